@@ -1,0 +1,118 @@
+//! What the CPU engine reaches on this machine: products against the multiply-add peak, and whole encoders.
+//!
+//! `cargo bench --bench encoder [-- avx512|avx2|portable]`. Random weights, medians (and minima) of wall-clock time;
+//! run it on an idle machine.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use text2vec_sidecar::backend::local::kernel::{
+    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, PackedLinear, Shape, Transformer, peak,
+};
+
+/// all-MiniLM-L6-v2.
+const MINILM: Shape =
+    Shape { hidden: 384, heads: 12, intermediate: 1536, layers: 6, activation: Activation::Gelu, epsilon: 1e-12 };
+/// bge-base and other BERT-base models.
+const BASE: Shape =
+    Shape { hidden: 768, heads: 12, intermediate: 3072, layers: 12, activation: Activation::Gelu, epsilon: 1e-12 };
+
+const TOKENS: [usize; 4] = [8, 32, 128, 384];
+
+fn main() {
+    let named = std::env::args().skip(1).find_map(|argument| argument.parse::<InstructionSet>().ok());
+    let kernels = match named.map_or_else(|| Ok(Kernels::detect()), Kernels::with) {
+        Ok(kernels) => kernels,
+        Err(error) => return eprintln!("{error}"),
+    };
+    let peak = peak::measure(kernels, 50) / 1e9;
+    println!("instruction set {}, peak {peak:.1} GFLOP/s on one thread", kernels.instruction_set());
+    products(kernels, peak);
+    encoders(kernels, "MiniLM-L6", MINILM);
+    if std::env::args().any(|argument| argument == "base") {
+        encoders(kernels, "BERT-base", BASE);
+    }
+}
+
+/// Repeatable small values.
+fn values(count: usize) -> Vec<f32> {
+    (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 27) as f32 - 0.0625).collect()
+}
+
+fn dense(outputs: usize, inputs: usize) -> Dense {
+    Dense { weight: values(outputs * inputs), bias: values(outputs) }
+}
+
+/// Seconds per call, median and minimum: calls for about `seconds`, after some to warm up.
+fn time(seconds: f64, mut call: impl FnMut()) -> (f64, f64) {
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < seconds / 5.0 {
+        call();
+    }
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < seconds || times.len() < 7 {
+        let call_start = Instant::now();
+        call();
+        times.push(call_start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
+}
+
+fn products(kernels: Kernels, peak: f64) {
+    println!("\nGEMM on one thread, weights hot: GFLOP/s median (best), share of the peak");
+    print!("{:>6}", "rows");
+    let shapes = [(1152, 384), (1536, 384), (384, 1536), (768, 3072)];
+    shapes.iter().for_each(|(outputs, inputs)| print!("  {:>24}", format!("n={outputs} k={inputs}")));
+    println!();
+    for rows in [1, 4, 8, 16, 32, 128, 1024] {
+        print!("{rows:>6}");
+        for (outputs, inputs) in shapes {
+            let Ok(layer) = PackedLinear::new(kernels, &dense(outputs, inputs), inputs) else { continue };
+            let input = values(rows * inputs);
+            let mut out = vec![0f32; rows * outputs];
+            let (median, best) = time(0.1, || layer.apply(&input, None, &mut out));
+            let rate = |seconds: f64| (2 * rows * outputs * inputs) as f64 / seconds / 1e9;
+            let text = format!("{:.1} ({:.1}) {:.0} %", rate(median), rate(best), 100.0 * rate(median) / peak);
+            print!("  {text:>24}");
+        }
+        println!();
+    }
+}
+
+fn encoders(kernels: Kernels, name: &str, shape: Shape) {
+    let Shape { hidden, intermediate, .. } = shape;
+    let norm = || Norm { gamma: vec![1.0; hidden], beta: values(hidden) };
+    let model = Transformer::new(kernels, shape, vec![values(30_000 * hidden), values(512 * hidden)], &norm(), |_| {
+        Ok(Block {
+            query: dense(hidden, hidden),
+            key: dense(hidden, hidden),
+            value: dense(hidden, hidden),
+            attention_output: dense(hidden, hidden),
+            attention_norm: norm(),
+            up: dense(intermediate, hidden),
+            down: dense(hidden, intermediate),
+            output_norm: norm(),
+        })
+    });
+    let model = Arc::new(model.expect("the shape is sound"));
+    println!("\n{name} f32, ms median (minimum)");
+    print!("{:>8}", "threads");
+    TOKENS.iter().for_each(|tokens| print!("  {:>20}", format!("1 × {tokens}")));
+    println!("  {:>20}", "32 × 32");
+    let most = std::thread::available_parallelism().map_or(1, |count| count.get());
+    for threads in (0..).map(|doublings| 1 << doublings).take_while(|&threads| threads <= most) {
+        let mut executor = Executor::new(Arc::clone(&model), threads).expect("threads can be started");
+        print!("{threads:>8}");
+        for lengths in TOKENS.iter().map(|&tokens| vec![tokens]).chain([vec![32; 32]]) {
+            let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+            let ids: Vec<u32> = (0..positions.len() as u32).map(|i| i.wrapping_mul(7919) % 30_000).collect();
+            let (median, best) = time(1.0, || {
+                std::hint::black_box(executor.forward(&[&ids, &positions], &lengths).expect("ids are in range"));
+            });
+            print!("  {:>20}", format!("{:.3} ({:.3})", median * 1e3, best * 1e3));
+        }
+        println!();
+    }
+}

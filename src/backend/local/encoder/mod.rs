@@ -1,0 +1,84 @@
+//! Encoders: packed token ids in, hidden states out. One file per model family.
+
+pub mod bert;
+
+use crate::error::Result;
+
+/// Token ids of several sequences, one after the other without padding.
+///
+/// It owns ids, token types and lengths, so that no encoder re-invents masks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenBatch {
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
+    lengths: Vec<usize>,
+}
+
+impl TokenBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        TokenBatch::default()
+    }
+
+    /// Adds a sequence. `type_ids` is as long as `ids`.
+    pub fn push(&mut self, ids: &[u32], type_ids: &[u32]) {
+        assert_eq!(ids.len(), type_ids.len(), "one token type per token");
+        self.ids.extend_from_slice(ids);
+        self.type_ids.extend_from_slice(type_ids);
+        self.lengths.push(ids.len());
+    }
+
+    /// Ids of all sequences, packed: `[tokens]`.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Token types of all sequences, packed: `[tokens]`.
+    pub fn type_ids(&self) -> &[u32] {
+        &self.type_ids
+    }
+
+    /// Length of each sequence in tokens.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Number of tokens in all sequences.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Each sequence's range of rows in the packed arrays, in order.
+    pub fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        self.lengths.iter().scan(0, |start, &length| {
+            let range = *start..*start + length;
+            *start = range.end;
+            Some(range)
+        })
+    }
+}
+
+/// Last hidden states of a [`TokenBatch`], packed like it: `[tokens, width]`, f32, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HiddenStates {
+    /// `tokens × width` values.
+    pub values: Vec<f32>,
+    /// Hidden size of the model.
+    pub width: usize,
+}
+
+impl HiddenStates {
+    /// The rows of one sequence.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> &[f32] {
+        &self.values[range.start * self.width..range.end * self.width]
+    }
+}
+
+/// A transformer's encoder: blocking, called by the inference thread.
+pub trait Encoder: Send {
+    /// Hidden states of every token. A sequence's states do not depend on its neighbours in the batch.
+    fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates>;
+
+    /// Width of the hidden states.
+    fn hidden_size(&self) -> usize;
+}

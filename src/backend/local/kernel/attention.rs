@@ -1,0 +1,237 @@
+//! Attention of one head within one sequence: no padding, no mask.
+
+use std::ops::Range;
+
+use super::math::exp;
+use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
+use super::tile::{Finish, Product};
+
+/// Most rows of a tile in any instruction set.
+const MOST_ROWS: usize = 16;
+
+/// The rows of one sequence, as the projection leaves them: queries (already scaled), keys and values of all heads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    /// Row 0 of the sequence: `[query | key | value]`, each `heads × size` wide, and a panel of readable values
+    /// beyond the last row.
+    pub projected: *const f32,
+    /// Distance of its rows.
+    pub stride: usize,
+    /// Number of heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub size: usize,
+    /// Tokens of the sequence.
+    pub tokens: usize,
+}
+
+/// Values of scratch memory that a sequence of that many tokens needs.
+pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> usize {
+    tokens.next_multiple_of(kernels.panel_width()) * (head_size + kernels.tile_rows())
+}
+
+/// `softmax(q kᵀ) v` of one head for some queries of the sequence.
+pub(super) struct AttentionTask<'a> {
+    sequence: Heads,
+    head: usize,
+    queries: Range<usize>,
+    out: *mut f32,
+    scratch: &'a mut [f32],
+}
+
+impl<'a> AttentionTask<'a> {
+    /// `out` is row 0 of the sequence in a matrix of `heads × size` columns, row by row.
+    ///
+    /// # Safety
+    /// When it runs, `sequence` must be readable as described there, and `out` writable for the queries' rows in this
+    /// head's columns, with nobody else accessing those meanwhile.
+    pub(super) unsafe fn new(
+        sequence: Heads,
+        head: usize,
+        queries: Range<usize>,
+        out: *mut f32,
+        scratch: &'a mut [f32],
+    ) -> Self {
+        assert!(head < sequence.heads && queries.end <= sequence.tokens);
+        AttentionTask { sequence, head, queries, out, scratch }
+    }
+}
+
+impl Task for AttentionTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let AttentionTask { sequence: Heads { projected, stride, heads, size, tokens }, head, queries, out, scratch } = self;
+        let panel = S::LANES * PANEL_VECTORS;
+        let padded = tokens.next_multiple_of(panel);
+        let (keys, scores) = scratch.split_at_mut(padded * size);
+        let scores = &mut scores[..S::TILE_ROWS * padded];
+        let width = heads * size;
+        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values and a panel beyond, the head is one
+        // of `heads`, `out` is writable for the queries in its columns, `keys` has room for `padded` keys and `scores`
+        // for `TILE_ROWS` rows of `padded` values.
+        unsafe {
+            let query = projected.add(head * size);
+            transpose(query.add(width), stride, size, tokens, panel, keys);
+            let value = query.add(2 * width);
+            for run in even_runs(queries, S::TILE_ROWS) {
+                for first in (0..tokens).step_by(panel) {
+                    let product = Product {
+                        depth: size,
+                        left: query.add(run.start * stride),
+                        left_stride: stride,
+                        right: keys[first * size..].as_ptr(),
+                        right_stride: panel,
+                        columns: (tokens - first).min(panel),
+                        finish: Finish::Plain,
+                        out: scores[first..].as_mut_ptr(),
+                        out_stride: padded,
+                    };
+                    product.compute(s, 0..run.len());
+                }
+                let mut shares = [0f32; MOST_ROWS];
+                for (row, share) in shares.iter_mut().enumerate().take(run.len()) {
+                    *share = exponentials(s, &mut scores[row * padded..][..tokens]);
+                }
+                for first in (0..size).step_by(panel) {
+                    let product = Product {
+                        depth: tokens,
+                        left: scores.as_ptr(),
+                        left_stride: padded,
+                        right: value.add(first),
+                        right_stride: stride,
+                        columns: (size - first).min(panel),
+                        finish: Finish::RowScale(shares.as_ptr()),
+                        out: out.add(run.start * width + head * size + first),
+                        out_stride: width,
+                    };
+                    product.compute(s, 0..run.len());
+                }
+            }
+        }
+    }
+}
+
+/// Lays keys out in panels, `[size][panel]`, zeros after the last: the right factor of the scores.
+///
+/// # Safety
+/// `keys` must be readable for `tokens` rows of `size` values.
+#[inline(always)]
+unsafe fn transpose(keys: *const f32, stride: usize, size: usize, tokens: usize, panel: usize, out: &mut [f32]) {
+    for (p, out) in out.chunks_exact_mut(panel * size).enumerate() {
+        for column in 0..panel {
+            let token = p * panel + column;
+            let slots = out[column..].iter_mut().step_by(panel);
+            if token < tokens {
+                // SAFETY: the token exists.
+                let key = unsafe { std::slice::from_raw_parts(keys.add(token * stride), size) };
+                slots.zip(key).for_each(|(slot, &value)| *slot = value);
+            } else {
+                slots.for_each(|slot| *slot = 0.0);
+            }
+        }
+    }
+}
+
+/// Replaces scores by `exp(score - largest)` and returns 1 ÷ their sum, by which the row is still to be multiplied.
+#[inline(always)]
+fn exponentials<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
+    let whole = scores.len() / S::LANES * S::LANES;
+    let tail = scores.len() - whole;
+    let row = scores.as_mut_ptr();
+    // SAFETY: whole vectors up to `whole`, `tail` values after it.
+    unsafe {
+        let mut largest = s.splat(f32::NEG_INFINITY);
+        for at in (0..whole).step_by(S::LANES) {
+            largest = s.max(largest, s.load(row.add(at)));
+        }
+        let mut largest = s.largest(largest);
+        for &score in &scores[whole..] {
+            // As in the vectors: a NaN score wins, and the row becomes NaN.
+            largest = if largest > score { largest } else { score };
+        }
+        let offset = s.splat(largest);
+        let mut sum = s.splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            let power = exp(s, s.sub(s.load(row.add(at)), offset));
+            sum = s.add(sum, power);
+            s.store(row.add(at), power);
+        }
+        if tail > 0 {
+            let power = s.keep_first(exp(s, s.sub(s.load_first(row.add(whole), tail), offset)), tail);
+            sum = s.add(sum, power);
+            s.store_first(row.add(whole), power, tail);
+        }
+        1.0 / s.sum(sum)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{exact_attention, values};
+    use super::*;
+
+    /// Attention of all heads, the queries in the given parts, on memory as the engine has it.
+    fn attend(kernels: Kernels, projected: &[f32], heads: usize, size: usize, parts: &[Range<usize>]) -> Vec<f32> {
+        let tokens = projected.len() / (3 * heads * size);
+        let mut readable = projected.to_vec();
+        readable.extend(vec![f32::NAN; kernels.panel_width()]);
+        let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
+        let mut out = vec![f32::NAN; tokens * heads * size];
+        let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+        for head in 0..heads {
+            for queries in parts {
+                // SAFETY: the buffers are as large as `Heads` and `scratch_len` ask, and ours.
+                let task =
+                    unsafe { AttentionTask::new(sequence, head, queries.clone(), out.as_mut_ptr(), &mut scratch) };
+                kernels.run(task);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn heads_and_sequences_of_all_tail_sizes_match_f64() {
+        let heads = 2;
+        for kernels in Kernels::available() {
+            for size in [1, 3, 8, 16, 20, 32, 48, 64, 80, 96, 128] {
+                for tokens in (1..=35).chain([47, 48, 63, 64, 65, 100]) {
+                    let projected: Vec<f32> = values(tokens * heads * size * 3, 11).iter().map(|x| x * 2.0).collect();
+                    let got = attend(kernels, &projected, heads, size, &[0..tokens]);
+                    for (&got, want) in got.iter().zip(exact_attention(&projected, heads, size)) {
+                        let error = (f64::from(got) - want).abs();
+                        assert!(error < 2e-5, "{kernels:?} size {size}, {tokens} tokens: {got} for {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_has_the_same_bits_in_whichever_part_it_is() {
+        for kernels in Kernels::available() {
+            let (heads, size, tokens) = (3, 32, 75);
+            let projected = values(tokens * heads * size * 3, 12);
+            let whole = attend(kernels, &projected, heads, size, &[0..tokens]);
+            let parts = attend(kernels, &projected, heads, size, &[30..75, 0..1, 1..30]);
+            assert_eq!(whole, parts, "{kernels:?}");
+        }
+    }
+
+    #[test]
+    fn large_scores_stay_finite_and_nan_is_not_hidden() {
+        for kernels in Kernels::available() {
+            let (heads, size, tokens) = (1, 16, 20);
+            let large: Vec<f32> = values(tokens * size * 3, 13).iter().map(|x| x * 1e4).collect();
+            assert!(attend(kernels, &large, heads, size, &[0..tokens]).iter().all(|x| x.is_finite()), "{kernels:?}");
+            for token in [0, 7, tokens - 1] {
+                // A NaN in a key reaches every query of its sequence.
+                let mut broken = values(tokens * size * 3, 13);
+                broken[token * size * 3 + size] = f32::NAN;
+                let out = attend(kernels, &broken, heads, size, &[0..tokens]);
+                assert!(out.iter().all(|x| x.is_nan()), "{kernels:?} {token}");
+            }
+        }
+    }
+}

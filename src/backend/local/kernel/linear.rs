@@ -1,0 +1,425 @@
+//! Linear layers: weights packed once into column panels, products with what follows them.
+
+use std::ops::Range;
+
+use super::math::Activation;
+use super::memory::AlignedBuffer;
+use super::simd::{Kernels, PANEL_VECTORS, Simd, Task};
+use super::tile::{Finish, Product, load_columns, store_columns};
+use crate::error::{Error, Result};
+
+/// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Dense {
+    /// `outputs × inputs` values.
+    pub weight: Vec<f32>,
+    /// `outputs` values; empty for no bias.
+    pub bias: Vec<f32>,
+}
+
+/// One allocation for all packed weights of a model, filled from the front.
+pub(super) struct Arena {
+    buffer: AlignedBuffer,
+    used: usize,
+}
+
+impl Arena {
+    /// Room for `len` values.
+    pub(super) fn with_room(len: usize) -> Arena {
+        Arena { buffer: AlignedBuffer::zeroed(len), used: 0 }
+    }
+
+    /// What was put in so far.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.buffer
+    }
+
+    /// The next `len` values, zeroed, on a cache line.
+    fn take(&mut self, len: usize) -> Result<(usize, &mut [f32])> {
+        let at = self.used;
+        let end = at.saturating_add(len);
+        let room = self.buffer.get_mut(at..end).ok_or_else(|| Error::internal("the weight arena was sized too small"))?;
+        self.used = end.next_multiple_of(16);
+        Ok((at, room))
+    }
+
+    /// Puts values in and tells where.
+    pub(super) fn put(&mut self, values: &[f32]) -> Result<Range<usize>> {
+        let (at, room) = self.take(values.len())?;
+        room.copy_from_slice(values);
+        Ok(at..at + values.len())
+    }
+
+    /// Room that [`Arena::put`] needs.
+    pub(super) const fn room(len: usize) -> usize {
+        len.next_multiple_of(16)
+    }
+}
+
+/// A packed layer: where its panels and its bias lie in the arena.
+///
+/// A panel holds [`Linear::panel_width`] neighbouring outputs, `[inputs][panel_width]`; the last one is filled up with
+/// zeros. A product thus reads the weights in one sweep, a whole vector of outputs at a time.
+#[derive(Debug, Clone)]
+pub(super) struct Linear {
+    outputs: usize,
+    inputs: usize,
+    panel_width: usize,
+    panels: Range<usize>,
+    bias: Range<usize>,
+}
+
+impl Linear {
+    /// Values of the arena that a layer takes.
+    pub(super) fn room(kernels: Kernels, outputs: usize, inputs: usize) -> usize {
+        let padded = outputs.next_multiple_of(kernels.panel_width());
+        Arena::room(padded * inputs) + Arena::room(padded)
+    }
+
+    /// Packs layers with the same inputs as one, their outputs side by side. Each is multiplied by its factor.
+    pub(super) fn pack(kernels: Kernels, arena: &mut Arena, parts: &[(&Dense, f32)], inputs: usize) -> Result<Linear> {
+        let mut outputs = 0;
+        for (part, _) in parts {
+            let rows = part.weight.len() / inputs.max(1);
+            let fits = inputs > 0 && rows > 0 && rows * inputs == part.weight.len();
+            if !fits || !(part.bias.is_empty() || part.bias.len() == rows) {
+                return Err(Error::config(format!(
+                    "a weight of {} and a bias of {} values do not make a layer with {inputs} inputs",
+                    part.weight.len(),
+                    part.bias.len()
+                )));
+            }
+            outputs += rows;
+        }
+        let panel_width = kernels.panel_width();
+        let padded = outputs.next_multiple_of(panel_width);
+        let (at, panels) = arena.take(padded * inputs)?;
+        let rows = parts.iter().flat_map(|(part, factor)| part.weight.chunks_exact(inputs).map(move |row| (row, factor)));
+        for (output, (row, factor)) in rows.enumerate() {
+            let panel = &mut panels[output / panel_width * panel_width * inputs..][..panel_width * inputs];
+            for (slot, &weight) in panel[output % panel_width..].iter_mut().step_by(panel_width).zip(row) {
+                *slot = weight * factor;
+            }
+        }
+        let panels = at..at + padded * inputs;
+        let (at, bias) = arena.take(padded)?;
+        let mut first = 0;
+        for (part, factor) in parts {
+            for (slot, &value) in bias[first..].iter_mut().zip(&part.bias) {
+                *slot = value * factor;
+            }
+            first += part.weight.len() / inputs;
+        }
+        Ok(Linear { outputs, inputs, panel_width, panels, bias: at..at + padded })
+    }
+
+    /// Number of column panels.
+    pub(super) fn panel_count(&self) -> usize {
+        self.outputs.div_ceil(self.panel_width)
+    }
+}
+
+/// What a product adds to `x Wᵀ`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Epilogue {
+    /// The bias.
+    Bias,
+    /// The bias, then an activation.
+    Activation(Activation),
+    /// The bias and a matrix of the output's shape and the given row distance.
+    Residual(*const f32, usize),
+}
+
+/// `out = epilogue(input · Wᵀ)` for some rows and some panels of columns.
+pub(super) struct LinearTask<'a> {
+    linear: &'a Linear,
+    panels: &'a [f32],
+    bias: &'a [f32],
+    input: *const f32,
+    input_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+    epilogue: Epilogue,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a> LinearTask<'a> {
+    /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0.
+    ///
+    /// # Safety
+    /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs, a residual for its
+    /// outputs, and `out` writable for the columns of the task's panels, with nobody else accessing those meanwhile.
+    pub(super) unsafe fn new(
+        (linear, arena): (&'a Linear, &'a Arena),
+        (input, input_stride): (*const f32, usize),
+        (out, out_stride): (*mut f32, usize),
+        epilogue: Epilogue,
+        rows: Range<usize>,
+    ) -> Self {
+        LinearTask {
+            linear,
+            panels: &arena.values()[linear.panels.clone()],
+            bias: &arena.values()[linear.bias.clone()],
+            input,
+            input_stride,
+            out,
+            out_stride,
+            epilogue,
+            rows,
+            columns: 0..linear.panel_count(),
+        }
+    }
+
+    /// Only these panels.
+    pub(super) fn panels(self, panels: Range<usize>) -> Self {
+        assert!(panels.end <= self.linear.panel_count());
+        LinearTask { columns: panels, ..self }
+    }
+}
+
+impl Task for LinearTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = S::LANES * PANEL_VECTORS;
+        assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
+        let depth = self.linear.inputs;
+        for panel in self.columns {
+            let first = panel * width;
+            let right = &self.panels[panel * width * depth..][..width * depth];
+            let bias = self.bias[first..][..width].as_ptr();
+            let columns = (self.linear.outputs - first).min(width);
+            // SAFETY: by the promise made to `new`, input, residual and out hold these rows and columns; `right` and
+            // `bias` were just sliced to whole panels.
+            unsafe {
+                let product = Product {
+                    depth,
+                    left: self.input,
+                    left_stride: self.input_stride,
+                    right: right.as_ptr(),
+                    right_stride: width,
+                    columns,
+                    finish: match self.epilogue {
+                        Epilogue::Bias | Epilogue::Activation(_) => Finish::Bias(bias),
+                        Epilogue::Residual(residual, stride) => {
+                            Finish::BiasResidual { bias, residual: residual.add(first), stride }
+                        }
+                    },
+                    out: self.out.add(first),
+                    out_stride: self.out_stride,
+                };
+                product.compute(s, self.rows.clone());
+                if let Epilogue::Activation(activation) = self.epilogue {
+                    activate(s, activation, product, self.rows.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Applies the activation to what a product just stored: it is still in the first-level cache, and the loop is small
+/// where code unrolled into every tile would not be.
+///
+/// # Safety
+/// `product.out` must be writable for these rows and columns.
+#[inline(always)]
+unsafe fn activate<S: Simd>(s: S, activation: Activation, product: Product, rows: Range<usize>) {
+    match activation {
+        // One loop per activation, with the choice outside of it.
+        Activation::Gelu => {
+            // SAFETY: handed on.
+            unsafe { map(s, product, rows, |x| Activation::Gelu.apply(s, x)) }
+        }
+        Activation::GeluTanh => {
+            // SAFETY: handed on.
+            unsafe { map(s, product, rows, |x| Activation::GeluTanh.apply(s, x)) }
+        }
+        Activation::Relu => {
+            // SAFETY: handed on.
+            unsafe { map(s, product, rows, |x| Activation::Relu.apply(s, x)) }
+        }
+    }
+}
+
+/// # Safety
+/// `product.out` must be writable for these rows and columns.
+#[inline(always)]
+unsafe fn map<S: Simd>(s: S, product: Product, rows: Range<usize>, function: impl Fn(S::Vector) -> S::Vector) {
+    let (out, stride, columns) = (product.out, product.out_stride, product.columns);
+    for row in rows {
+        // SAFETY: the row is writable for `columns` values, and the helpers stay within.
+        unsafe {
+            let row = out.add(row * stride);
+            if columns == S::LANES * PANEL_VECTORS {
+                // Two at once: a division takes long to answer.
+                for v in 0..PANEL_VECTORS {
+                    let at = row.add(v * S::LANES);
+                    s.store(at, function(s.load(at)));
+                }
+            } else {
+                for at in (0..columns).step_by(S::LANES) {
+                    store_columns(s, row, at, columns, function(load_columns(s, row, at, columns)));
+                }
+            }
+        }
+    }
+}
+
+/// A linear layer with its own memory.
+pub struct PackedLinear {
+    kernels: Kernels,
+    linear: Linear,
+    arena: Arena,
+}
+
+impl PackedLinear {
+    /// Packs a layer; an error if weight and bias do not fit together.
+    pub fn new(kernels: Kernels, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
+        let outputs = dense.weight.len() / inputs.max(1);
+        let mut arena = Arena::with_room(Linear::room(kernels, outputs, inputs));
+        let linear = Linear::pack(kernels, &mut arena, &[(dense, 1.0)], inputs)?;
+        Ok(PackedLinear { kernels, linear, arena })
+    }
+
+    /// `out = activation(input · Wᵀ + bias)`: `[rows, inputs]` → `[rows, outputs]`, on the calling thread.
+    ///
+    /// # Panics
+    /// If the slices are not of these shapes.
+    pub fn apply(&self, input: &[f32], activation: Option<Activation>, out: &mut [f32]) {
+        let (inputs, outputs) = (self.linear.inputs, self.linear.outputs);
+        let rows = input.len() / inputs;
+        assert_eq!((rows * inputs, rows * outputs), (input.len(), out.len()), "rows of input and output");
+        let epilogue = activation.map_or(Epilogue::Bias, Epilogue::Activation);
+        // SAFETY: the slices have these rows, and `out` is borrowed mutably.
+        let task = unsafe {
+            LinearTask::new(
+                (&self.linear, &self.arena),
+                (input.as_ptr(), inputs),
+                (out.as_mut_ptr(), outputs),
+                epilogue,
+                0..rows,
+            )
+        };
+        self.kernels.run(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{exact_product, values};
+    use super::*;
+
+    fn dense(outputs: usize, inputs: usize, seed: u64) -> Dense {
+        Dense { weight: values(outputs * inputs, seed), bias: values(outputs, seed + 1) }
+    }
+
+    #[test]
+    fn products_of_all_tail_sizes_match_f64() {
+        let columns = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 47, 48, 63, 64, 65];
+        for kernels in Kernels::available() {
+            for depth in [1, 2, 3, 8, 17, 64] {
+                for outputs in columns {
+                    let dense = dense(outputs, depth, 3);
+                    let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+                    let input = values(32 * depth, 5);
+                    let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
+                    for rows in 0..=32 {
+                        let mut out = vec![f32::NAN; rows * outputs];
+                        layer.apply(&input[..rows * depth], None, &mut out);
+                        for (i, (&got, &want)) in out.iter().zip(&exact).enumerate() {
+                            let error = (f64::from(got) - want).abs();
+                            assert!(error < 1e-5, "{kernels:?} {rows}×{depth}×{outputs} at {i}: {got} for {want}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_whatever_it_is_computed_with() {
+        let (depth, outputs, rows) = (100, 70, 61);
+        let dense = dense(outputs, depth, 7);
+        let input = values(rows * depth, 8);
+        for kernels in Kernels::available() {
+            let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+            for activation in [None, Some(Activation::Gelu), Some(Activation::GeluTanh), Some(Activation::Relu)] {
+                let mut all = vec![0f32; rows * outputs];
+                layer.apply(&input, activation, &mut all);
+                for count in 1..=rows {
+                    let skipped = rows - count;
+                    let mut some = vec![0f32; count * outputs];
+                    layer.apply(&input[skipped * depth..], activation, &mut some);
+                    assert_eq!(some, all[skipped * outputs..], "{kernels:?} {activation:?}: {count} rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_side_by_side_with_factors_and_a_residual_match_f64() {
+        let (depth, rows) = (24, 19);
+        let parts = [dense(20, depth, 1), Dense { bias: Vec::new(), ..dense(13, depth, 2) }, dense(9, depth, 3)];
+        let factors = [0.25f32, 1.0, -3.0];
+        let outputs = 42;
+        let input = values(rows * depth, 4);
+        let residual = values(rows * (outputs + 3), 5);
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for (part, factor) in parts.iter().zip(factors) {
+            weight.extend(part.weight.iter().map(|w| w * factor));
+            let filled = if part.bias.is_empty() { vec![0.0; 13] } else { part.bias.clone() };
+            bias.extend(filled.iter().map(|b| b * factor));
+        }
+        let exact = exact_product(&input, &weight, &bias, depth);
+        for kernels in Kernels::available() {
+            let mut arena = Arena::with_room(Linear::room(kernels, outputs, depth));
+            let parts: Vec<_> = parts.iter().zip(factors).collect();
+            let linear = Linear::pack(kernels, &mut arena, &parts, depth).unwrap();
+            // A wider output, so that a store beyond the columns shows.
+            let mut out = vec![7f32; rows * (outputs + 5)];
+            for panel in 0..linear.panel_count() {
+                for rows in [3..11, 0..3, 11..rows] {
+                    // SAFETY: all three matrices have these rows, and `out` is ours.
+                    let task = unsafe {
+                        LinearTask::new(
+                            (&linear, &arena),
+                            (input.as_ptr(), depth),
+                            (out.as_mut_ptr(), outputs + 5),
+                            Epilogue::Residual(residual.as_ptr(), outputs + 3),
+                            rows,
+                        )
+                    };
+                    kernels.run(task.panels(panel..panel + 1));
+                }
+            }
+            for (row, got) in out.chunks(outputs + 5).enumerate() {
+                for (column, &got) in got.iter().enumerate() {
+                    if column >= outputs {
+                        assert_eq!(got, 7.0, "{kernels:?} wrote beyond the columns");
+                    } else {
+                        let want = exact[row * outputs + column] + f64::from(residual[row * (outputs + 3) + column]);
+                        assert!((f64::from(got) - want).abs() < 1e-5, "{kernels:?} {row},{column}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_errors() {
+        let kernels = Kernels::detect();
+        let good = dense(4, 6, 1);
+        for (dense, inputs) in [
+            (Dense { weight: vec![0.0; 23], bias: Vec::new() }, 6),
+            (Dense { weight: good.weight.clone(), bias: vec![0.0; 3] }, 6),
+            (Dense::default(), 6),
+            (good.clone(), 0),
+        ] {
+            assert!(PackedLinear::new(kernels, &dense, inputs).is_err(), "{dense:?}");
+        }
+        let mut small = Arena::with_room(8);
+        assert!(Linear::pack(kernels, &mut small, &[(&good, 1.0)], 6).is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! The CPU engine: exact f32 transformers on packed rows. The only `unsafe` code of the crate is in here.
+//!
+//! # Map
+//!
+//! ```text
+//! transformer  a stack of blocks: weights packed once, forward passes shared out over a team     ── the way in
+//! team         threads in step: items of a phase are claimed, a phase ends when all are done
+//! linear       weights in column panels, products with bias, activation or residual
+//! attention    one head of one sequence: scores, softmax, context
+//! norm         LayerNorm
+//! tile         rows × one panel in registers; every product is made of tiles
+//! math         exp, GELU, …, of a vector
+//! simd         what a kernel may ask of an instruction set; which ones this CPU has
+//! avx512 avx2 portable    the three of them
+//! memory       aligned, zeroed, on huge pages
+//! peak         the multiply-add rate to measure products against
+//! ```
+//!
+//! # Invariants
+//!
+//! - *Every kernel is written once*, generic over [`simd::Simd`], and compiled per instruction set by [`simd::Task`].
+//!   An instruction set is a value that exists only where the CPU has it, so choosing one cannot go wrong.
+//! - *A row's bits depend on the row alone*, or for attention on its sequence alone: each sum runs in one fixed order,
+//!   whatever the number of rows, the split into tiles, the schedule and the number of threads. So a text's vector does
+//!   not depend on the texts it is packed with. Across instruction sets bits may differ.
+//! - *Any size works*: tails of rows, columns, heads and sequences are part of every kernel.
+//! - *NaN is not hidden*: it comes out where it went in, for the caller to find.
+//! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod linear;
+mod math;
+mod memory;
+mod norm;
+pub mod peak;
+mod portable;
+mod simd;
+mod team;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tile;
+mod transformer;
+
+pub use linear::{Dense, PackedLinear};
+pub use math::Activation;
+pub use simd::{InstructionSet, Kernels};
+pub use team::{Member, Team};
+pub use transformer::{Block, Executor, Norm, Shape, Transformer};

@@ -1,0 +1,109 @@
+//! LayerNorm of packed rows.
+
+use std::ops::Range;
+
+use super::simd::{Simd, Task};
+use super::tile::{load_columns, store_columns};
+
+/// `out = (x - mean) / √(variance + epsilon) · gamma + beta`, row by row. `input` and `out` may be the same matrix.
+pub(super) struct LayerNormTask<'a> {
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    epsilon: f32,
+    input: *const f32,
+    out: *mut f32,
+    rows: Range<usize>,
+}
+
+impl<'a> LayerNormTask<'a> {
+    /// The norm of some rows, `gamma.len()` wide and as far apart.
+    ///
+    /// # Safety
+    /// When it runs, `input` must be readable and `out` writable for these rows, with nobody else accessing those of
+    /// `out` meanwhile.
+    pub(super) unsafe fn new(
+        (gamma, beta, epsilon): (&'a [f32], &'a [f32], f32),
+        input: *const f32,
+        out: *mut f32,
+        rows: Range<usize>,
+    ) -> Self {
+        assert_eq!(gamma.len(), beta.len(), "one gamma and one beta per column");
+        LayerNormTask { gamma, beta, epsilon, input, out, rows }
+    }
+}
+
+impl Task for LayerNormTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = self.gamma.len();
+        let (gamma, beta) = (self.gamma.as_ptr(), self.beta.as_ptr());
+        for row in self.rows {
+            // SAFETY: the row is readable and writable for `width` values by the promise made to `new`, as are gamma
+            // and beta by their lengths; the helpers stay within `width`.
+            unsafe {
+                let (input, out) = (self.input.add(row * width), self.out.add(row * width));
+                let mean = s.splat(sum(s, width, |at| load_columns(s, input, at, width)) / width as f32);
+                let squares = sum(s, width, |at| {
+                    let distance = s.sub(load_columns(s, input, at, width), mean);
+                    // The lanes beyond the row hold zeros, which are not the mean.
+                    let left = width - at;
+                    let distance = if left < S::LANES { s.keep_first(distance, left) } else { distance };
+                    s.mul(distance, distance)
+                });
+                let scale = s.splat(1.0 / (squares / width as f32 + self.epsilon).sqrt());
+                for at in (0..width).step_by(S::LANES) {
+                    let distance = s.sub(load_columns(s, input, at, width), mean);
+                    let gamma = load_columns(s, gamma, at, width);
+                    let beta = load_columns(s, beta, at, width);
+                    let value = s.mul_add(s.mul(distance, scale), gamma, beta);
+                    store_columns(s, out, at, width, value);
+                }
+            }
+        }
+    }
+}
+
+/// The sum of a row given vector by vector; two chains of additions, as one would wait for itself.
+#[inline(always)]
+fn sum<S: Simd>(s: S, width: usize, vector: impl Fn(usize) -> S::Vector) -> f32 {
+    let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
+    let mut at = 0;
+    while at + S::LANES < width {
+        even = s.add(even, vector(at));
+        odd = s.add(odd, vector(at + S::LANES));
+        at += 2 * S::LANES;
+    }
+    if at < width {
+        even = s.add(even, vector(at));
+    }
+    s.sum(s.add(even, odd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Kernels;
+    use super::super::testing::{exact_layer_norm, values};
+    use super::*;
+
+    #[test]
+    fn norms_of_all_widths_match_f64() {
+        const ROWS: usize = 5;
+        for kernels in Kernels::available() {
+            for width in (1..=100).chain([384, 768, 1000]) {
+                let mut x: Vec<f32> = values(ROWS * width, 1).iter().map(|x| x * 3.0 + 0.5).collect();
+                let (gamma, beta) = (values(width, 2), values(width, 3));
+                let mut exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                exact_layer_norm(&mut exact[width..], &gamma, &beta, 1e-12);
+                let out = x.as_mut_ptr();
+                // SAFETY: `x` has `ROWS` rows and is not used meanwhile.
+                kernels.run(unsafe { LayerNormTask::new((&gamma, &beta, 1e-12), out, out, 1..ROWS) });
+                for (&got, &want) in x.iter().zip(&exact) {
+                    // With two columns a tiny difference is divided by itself.
+                    assert!((f64::from(got) - want).abs() < 2e-5, "{kernels:?} width {width}: {got} for {want}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What a kernel may ask of an instruction set: f32 vectors, and a way into code compiled for that set.
+
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::portable::Portable;
+use crate::error::{Error, Result};
+
+/// Vectors side by side in a weight panel and in a tile of accumulators.
+pub(super) const PANEL_VECTORS: usize = 2;
+
+/// An instruction set as a value. The value exists only on a CPU that has the instructions, so the arithmetic is safe
+/// to call; only memory access is not.
+///
+/// Every method works lane by lane, and no result depends on anything but the operands' lanes: kernels built from it
+/// are as deterministic as their loops.
+pub(super) trait Simd: Copy + Send + Sync + 'static {
+    /// f32 lanes of a vector.
+    const LANES: usize;
+    /// Most rows of [`PANEL_VECTORS`] accumulators that stay in registers beside their operands.
+    const TILE_ROWS: usize;
+    /// `LANES` f32 values.
+    type Vector: Copy;
+
+    /// Runs a task compiled for this instruction set.
+    fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// The same value in every lane.
+    fn splat(self, value: f32) -> Self::Vector;
+    /// `a + b`
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a - b`
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a × b`
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a ÷ b`
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a × b + c`, rounded once where the CPU can.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The smaller one; `b` if either is NaN.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger one; `b` if either is NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The nearest integer, ties to even, for |a| < 2²².
+    fn round(self, a: Self::Vector) -> Self::Vector;
+    /// `a × 2ⁿ` for integral n of -126..=127. NaN in `a` stays NaN.
+    fn scale_by_power(self, a: Self::Vector, n: Self::Vector) -> Self::Vector;
+    /// The first `count` lanes, zero in the others.
+    fn keep_first(self, a: Self::Vector, count: usize) -> Self::Vector;
+    /// The sum of all lanes, always in the same order.
+    fn sum(self, a: Self::Vector) -> f32;
+    /// The largest lane.
+    fn largest(self, a: Self::Vector) -> f32;
+
+    /// Asks for the cache line of an address, which may be any.
+    fn prefetch(self, address: *const f32);
+
+    /// # Safety
+    /// `from` must be readable for `LANES` values.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+    /// The first `count` lanes from memory, zero in the others.
+    ///
+    /// # Safety
+    /// `from` must be readable for `count` values; `count < LANES`.
+    unsafe fn load_first(self, from: *const f32, count: usize) -> Self::Vector;
+    /// # Safety
+    /// `to` must be writable for `LANES` values.
+    unsafe fn store(self, to: *mut f32, a: Self::Vector);
+    /// # Safety
+    /// `to` must be writable for `count` values; `count < LANES`.
+    unsafe fn store_first(self, to: *mut f32, a: Self::Vector, count: usize);
+}
+
+/// Work written once for every instruction set. `run` and all it inlines must be `#[inline(always)]`: that is how it
+/// comes to be compiled with the set's instructions.
+pub(super) trait Task {
+    /// What it returns.
+    type Output;
+    /// Does the work with the given instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction sets there are kernels for, the widest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InstructionSet {
+    /// 16 lanes; AVX-512 F, BW, VL, DQ.
+    Avx512,
+    /// 8 lanes; AVX2 and FMA.
+    Avx2,
+    /// 4 lanes in plain Rust, for the compiler to vectorise.
+    Portable,
+}
+
+impl InstructionSet {
+    /// Every set.
+    pub const ALL: [InstructionSet; 3] = [InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
+
+    /// Its name on the command line and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            InstructionSet::Avx512 => "avx512",
+            InstructionSet::Avx2 => "avx2",
+            InstructionSet::Portable => "portable",
+        }
+    }
+}
+
+impl std::fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for InstructionSet {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = InstructionSet::ALL.into_iter().find(|set| set.name() == name);
+        known.ok_or_else(|| Error::config(format!("unknown instruction set '{name}': use avx512, avx2 or portable")))
+    }
+}
+
+/// The kernels of one instruction set that this CPU has.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels(Token);
+
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Portable(Portable),
+}
+
+impl Kernels {
+    /// The widest this CPU has.
+    pub fn detect() -> Kernels {
+        static WIDEST: OnceLock<Kernels> = OnceLock::new();
+        *WIDEST.get_or_init(|| Kernels::available()[0])
+    }
+
+    /// Every set this CPU has, the widest first. Never empty.
+    pub fn available() -> Vec<Kernels> {
+        InstructionSet::ALL.into_iter().filter_map(|set| Kernels::with(set).ok()).collect()
+    }
+
+    /// A given set; an error if this CPU lacks it.
+    pub fn with(set: InstructionSet) -> Result<Kernels> {
+        let token = match set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => Avx512::detect().map(Token::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => Avx2::detect().map(Token::Avx2),
+            InstructionSet::Portable => Some(Token::Portable(Portable)),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        };
+        token.map(Kernels).ok_or_else(|| Error::config(format!("this CPU has no {set}: choose another instruction set")))
+    }
+
+    /// Which one it is.
+    pub fn instruction_set(self) -> InstructionSet {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => InstructionSet::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => InstructionSet::Avx2,
+            Token::Portable(_) => InstructionSet::Portable,
+        }
+    }
+
+    /// Runs a task with these instructions.
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.call(task),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => simd.call(task),
+            Token::Portable(simd) => simd.call(task),
+        }
+    }
+
+    /// Columns of a weight panel.
+    pub(super) fn panel_width(self) -> usize {
+        self.run(Widths).0
+    }
+
+    /// Rows of the largest tile.
+    pub(super) fn tile_rows(self) -> usize {
+        self.run(Widths).1
+    }
+}
+
+struct Widths;
+
+impl Task for Widths {
+    type Output = (usize, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (usize, usize) {
+        (S::LANES * PANEL_VECTORS, S::TILE_ROWS)
+    }
+}
+
+/// Splits `rows` into runs of at most `most` rows, as even as possible.
+pub(super) fn even_runs(rows: std::ops::Range<usize>, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let (start, count) = (rows.start, rows.len());
+    let runs = count.div_ceil(most);
+    (0..runs).map(move |i| start + count * i / runs..start + count * (i + 1) / runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All lane-wise operations on given operands, and the two reductions.
+    struct Operations<'a>([&'a [f32]; 3]);
+
+    impl Task for Operations<'_> {
+        type Output = Vec<Vec<f32>>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<Vec<f32>> {
+            let mut results = vec![Vec::new(); 13];
+            let [a, b, c] = self.0;
+            for at in (0..a.len()).step_by(S::LANES) {
+                let wide = |slice: &[f32]| {
+                    assert!(slice[at..].len() >= S::LANES);
+                    // SAFETY: just checked.
+                    unsafe { s.load(slice[at..].as_ptr()) }
+                };
+                let (x, y, z) = (wide(a), wide(b), wide(c));
+                let power = s.round(s.min(s.splat(100.0), s.max(s.splat(-100.0), y)));
+                let lanewise = [
+                    s.add(x, y),
+                    s.sub(x, y),
+                    s.mul(x, y),
+                    s.div(x, y),
+                    s.mul_add(x, y, z),
+                    s.min(x, y),
+                    s.max(x, y),
+                    s.round(x),
+                    s.scale_by_power(x, power),
+                    s.keep_first(x, S::LANES / 2 + 1),
+                ];
+                for (result, vector) in results.iter_mut().zip(lanewise) {
+                    let mut out = vec![0f32; S::LANES];
+                    // SAFETY: `out` has `LANES` values.
+                    unsafe { s.store(out.as_mut_ptr(), vector) };
+                    result.extend(out);
+                }
+                results[10].push(s.sum(x));
+                results[11].push(s.largest(x));
+                for count in 0..S::LANES {
+                    let mut out = vec![7f32; S::LANES];
+                    // SAFETY: both have at least `count` values.
+                    unsafe {
+                        let part = s.load_first(a[at..].as_ptr(), count);
+                        s.store(out.as_mut_ptr(), part);
+                        assert!(out[count..].iter().all(|&value| value == 0.0));
+                        out.fill(7.0);
+                        s.store_first(out.as_mut_ptr(), x, count);
+                    }
+                    let bits = |slice: &[f32]| slice.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&out[..count]), bits(&a[at..at + count]));
+                    assert!(out[count..].iter().all(|&value| value == 7.0), "wrote beyond {count}");
+                    results[12].extend(out);
+                }
+            }
+            results
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_computes_the_same_lanes() {
+        let values = |seed: f32| -> Vec<f32> { (0..64).map(|i| ((i as f32 + seed) * 1.7).sin() * 30.0).collect() };
+        let operands = [values(0.0), values(5.5), values(9.1)];
+        let [a, b, c] = operands.each_ref();
+        for kernels in Kernels::available() {
+            let got = kernels.run(Operations([a, b, c]));
+            let lanes = kernels.panel_width() / PANEL_VECTORS;
+            for i in 0..64 {
+                let (x, y, z) = (a[i], b[i], c[i]);
+                let exact = [x + y, x - y, x * y, x / y];
+                for (operation, want) in exact.into_iter().enumerate() {
+                    assert_eq!(got[operation][i], want, "{kernels:?} operation {operation}");
+                }
+                assert!((got[4][i] - x.mul_add(y, z)).abs() <= 1e-4);
+                assert_eq!((got[5][i], got[6][i]), (x.min(y), x.max(y)));
+                assert_eq!(got[7][i], x.round_ties_even());
+                assert_eq!(got[8][i], x * 2f32.powi(y.round_ties_even() as i32));
+                assert_eq!(got[9][i], if i % lanes <= lanes / 2 { x } else { 0.0 });
+            }
+            for (i, chunk) in a.chunks(lanes).enumerate() {
+                assert!((got[10][i] - chunk.iter().sum::<f32>()).abs() < 1e-4);
+                assert_eq!(got[11][i], chunk.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            }
+        }
+    }
+
+    #[test]
+    fn minimum_and_maximum_return_the_second_operand_for_nan() {
+        let (nan, one) = (vec![f32::NAN; 16], vec![1f32; 16]);
+        for kernels in Kernels::available() {
+            let first = kernels.run(Operations([&nan, &one, &one]));
+            assert_eq!((first[5][0], first[6][0]), (1.0, 1.0), "{kernels:?}");
+            let second = kernels.run(Operations([&one, &nan, &one]));
+            assert!(second[5][0].is_nan() && second[6][0].is_nan(), "{kernels:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_back_and_unknown_ones_are_refused() {
+        for set in InstructionSet::ALL {
+            assert_eq!(set.to_string().parse::<InstructionSet>().unwrap(), set);
+        }
+        assert!("sse9".parse::<InstructionSet>().is_err());
+        assert_eq!(Kernels::with(InstructionSet::Portable).unwrap().instruction_set(), InstructionSet::Portable);
+    }
+
+    #[test]
+    fn runs_are_even_and_cover_all_rows() {
+        assert_eq!(even_runs(3..35, 14).collect::<Vec<_>>(), [3..13, 13..24, 24..35]);
+        assert_eq!(even_runs(5..5, 14).count(), 0);
+    }
+}

@@ -1,0 +1,292 @@
+//! What a profile does with a text: which pieces are tokenized, how they are pooled, how the result is finished.
+//!
+//! The behaviour of the three profiles is that of the reference container (t2v-transformers-models `vectorizer.py`,
+//! sentence-transformers 5.1.0), odd corners included: a replaced container must not move anyone's vectors.
+
+use super::pooling;
+use super::sentences::{collapse_whitespace, split_sentences};
+use crate::contract::request::{EmbedRequest, PoolingStrategy, Profile, Task};
+use crate::error::{Error, Result};
+use crate::model::modules::{ModelDescription, PoolingMode};
+
+/// The limit the reference's `transformers` mode puts on each sentence, special tokens included.
+const TRANSFORMERS_MAX_TOKENS: usize = 500;
+
+/// How this server treats texts: the profile with its switches, and what the model says about itself.
+#[derive(Debug, Clone)]
+pub struct Treatment {
+    /// The profile.
+    pub profile: Profile,
+    /// `transformers` only: the whole text is one sequence, no sentences.
+    pub direct_tokenize: bool,
+    /// `<task>: ` goes in front of every text whose caller named a task.
+    pub task_prefixes: bool,
+    /// Honour `dimensions` also where the reference ignores it.
+    pub apply_dimensions: bool,
+    /// The model's own prompt for queries.
+    query_prompt: Option<String>,
+    /// The model's own prompt for documents.
+    document_prompt: Option<String>,
+    /// The model's own pooling.
+    model_pooling: Vec<PoolingMode>,
+    /// The model wants lower-cased text.
+    do_lower_case: bool,
+    /// Tokens per piece, special ones included.
+    max_tokens: usize,
+}
+
+/// Switches an operator may set beside the profile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Switches {
+    /// See [`Treatment::direct_tokenize`].
+    pub direct_tokenize: bool,
+    /// See [`Treatment::task_prefixes`].
+    pub task_prefixes: bool,
+    /// See [`Treatment::apply_dimensions`].
+    pub apply_dimensions: bool,
+}
+
+/// What is to be done for one text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Texts to tokenize, each a sequence of its own; never empty.
+    pub pieces: Vec<String>,
+    /// How a piece's token states become one vector; several modes are concatenated.
+    pub pooling: Vec<PoolingMode>,
+    /// What happens to the mean of the pieces' vectors.
+    pub finish: Finish,
+    /// `poolingStrategy` of the request had no effect.
+    pub pooling_ignored: bool,
+}
+
+/// The last steps of a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Finish {
+    /// `dimensions` as requested.
+    pub dimensions: Option<i64>,
+    /// Whether the profile cuts to `dimensions`.
+    pub cut: bool,
+    /// Whether the vector is scaled to length 1.
+    pub normalize: bool,
+}
+
+impl Finish {
+    /// Cuts and normalises. Answers whether `dimensions` was asked for and had no effect.
+    pub fn apply(self, vector: &mut Vec<f32>) -> bool {
+        let full = vector.len();
+        // Zero means unset to the reference; asking for the full length changes nothing and needs no warning.
+        let wanted = self.dimensions.filter(|&wanted| wanted != 0 && wanted != full as i64);
+        if let (true, Some(wanted)) = (self.cut, wanted) {
+            pooling::cut(vector, wanted);
+        }
+        if self.normalize {
+            pooling::normalize(vector);
+        }
+        wanted.is_some() && vector.len() == full
+    }
+}
+
+impl Treatment {
+    /// Combines profile, switches and the model's description.
+    pub fn new(profile: Profile, switches: Switches, model: &ModelDescription) -> Treatment {
+        let positions = model.usable_positions().unwrap_or(usize::MAX);
+        let tokenizer_limit = model.tokenizer_limit.unwrap_or(usize::MAX);
+        let limit = match profile {
+            Profile::Transformers => TRANSFORMERS_MAX_TOKENS,
+            Profile::SentenceTransformers => model.max_seq_length.unwrap_or(tokenizer_limit),
+            Profile::Onnx => tokenizer_limit,
+        };
+        // A model without any limit still gets one: T5 was trained on 512 tokens.
+        let max_tokens = match limit.min(positions) {
+            usize::MAX => 512,
+            limit => limit,
+        };
+        Treatment {
+            profile,
+            direct_tokenize: switches.direct_tokenize,
+            task_prefixes: switches.task_prefixes,
+            apply_dimensions: switches.apply_dimensions,
+            query_prompt: model.query_prompt().map(str::to_owned),
+            document_prompt: model.document_prompt().map(str::to_owned),
+            model_pooling: model
+                .pipeline
+                .as_ref()
+                .map(|pipeline| pipeline.pooling.clone())
+                .filter(|modes| !modes.is_empty())
+                .unwrap_or_else(|| vec![PoolingMode::Mean]),
+            do_lower_case: model.do_lower_case,
+            max_tokens,
+        }
+    }
+
+    /// Tokens per piece, special ones included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Plans one text.
+    pub fn plan(&self, request: &EmbedRequest) -> Result<Plan> {
+        let requested = request.pooling.as_deref().unwrap_or_default();
+        let mut text = match (self.task_prefixes, &request.task_name) {
+            (true, Some(task)) => format!("{task}: {}", request.text),
+            _ => request.text.clone(),
+        };
+        let own_prompt = match (self.profile, request.task()) {
+            (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
+            (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
+            _ => None,
+        };
+        if let Some(prompt) = request.prompt.as_deref().or(own_prompt) {
+            text.insert_str(0, prompt);
+        }
+        let finish = Finish { dimensions: request.dimensions, cut: self.apply_dimensions, normalize: true };
+        match self.profile {
+            Profile::Transformers => {
+                let pooling = match PoolingStrategy::from_wire(requested) {
+                    Some(PoolingStrategy::MaskedMean) => PoolingMode::Mean,
+                    Some(PoolingStrategy::Cls) => PoolingMode::Cls,
+                    None => {
+                        return Err(Error::invalid(format!(
+                            "invalid pooling method '{requested}': use masked_mean or cls"
+                        )));
+                    }
+                };
+                let pieces = if self.direct_tokenize { vec![text] } else { sentences(&text) };
+                if pieces.is_empty() {
+                    return Err(Error::invalid(
+                        "the text is empty: without a sentence there is no vector under the transformers profile",
+                    ));
+                }
+                let finish = Finish { normalize: false, ..finish };
+                Ok(Plan { pieces, pooling: vec![pooling], finish, pooling_ignored: false })
+            }
+            Profile::SentenceTransformers => {
+                // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
+                let stripped = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
+                let piece = if self.do_lower_case { stripped.to_lowercase() } else { stripped.to_owned() };
+                Ok(Plan {
+                    pieces: vec![piece],
+                    pooling: self.model_pooling.clone(),
+                    finish: Finish { cut: true, ..finish },
+                    pooling_ignored: ignores(requested, &self.model_pooling),
+                })
+            }
+            Profile::Onnx => {
+                let pooling = vec![PoolingMode::Mean];
+                let pooling_ignored = ignores(requested, &pooling);
+                Ok(Plan { pieces: vec![text], pooling, finish, pooling_ignored })
+            }
+        }
+    }
+}
+
+/// Whether a caller who wrote `requested` gets something else. Callers who say nothing, or the module's default (which
+/// Weaviate always sends), did not ask for anything.
+fn ignores(requested: &str, used: &[PoolingMode]) -> bool {
+    match PoolingStrategy::from_wire(requested) {
+        Some(PoolingStrategy::MaskedMean) => false,
+        Some(PoolingStrategy::Cls) => used != [PoolingMode::Cls],
+        None => true,
+    }
+}
+
+fn sentences(text: &str) -> Vec<String> {
+    let text = collapse_whitespace(text);
+    split_sentences(&text).into_iter().map(|span| text[span].to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::modules::{Markers, Pipeline};
+
+    fn model() -> ModelDescription {
+        let config = serde_json::json!({"model_type": "bert", "max_position_embeddings": 512});
+        ModelDescription {
+            dir: PathBuf::new(),
+            config: config.as_object().cloned().unwrap_or_default(),
+            tokenizer_limit: Some(384),
+            pipeline: Some(Pipeline { pooling: vec![PoolingMode::Cls], dense: Vec::new(), normalize: true }),
+            prompts: BTreeMap::from([("query".to_owned(), "Q: ".to_owned())]),
+            default_prompt_name: None,
+            max_seq_length: Some(256),
+            do_lower_case: false,
+            markers: Markers::default(),
+        }
+    }
+
+    fn treatment(profile: Profile) -> Treatment {
+        Treatment::new(profile, Switches::default(), &model())
+    }
+
+    #[test]
+    fn each_profile_has_its_own_token_limit() {
+        assert_eq!(treatment(Profile::Transformers).max_tokens(), 500);
+        assert_eq!(treatment(Profile::SentenceTransformers).max_tokens(), 256);
+        assert_eq!(treatment(Profile::Onnx).max_tokens(), 384);
+        let mut small = model();
+        small.config.insert("max_position_embeddings".into(), 128.into());
+        assert_eq!(Treatment::new(Profile::Transformers, Switches::default(), &small).max_tokens(), 128);
+    }
+
+    #[test]
+    fn prompts_and_prefixes_come_in_the_reference_order() {
+        let switches = Switches { task_prefixes: true, ..Switches::default() };
+        let treatment = Treatment::new(Profile::SentenceTransformers, switches, &model());
+        let pieces = |request: &EmbedRequest| treatment.plan(request).map(|plan| plan.pieces);
+        assert_eq!(pieces(&EmbedRequest::query(" x ")), Ok(vec!["Q: query:  x".to_owned()]));
+        assert_eq!(pieces(&EmbedRequest::passage(" x ")), Ok(vec!["x".to_owned()]));
+        let odd = EmbedRequest { task_name: Some("foo".into()), ..EmbedRequest::passage("x") };
+        assert_eq!(pieces(&odd), Ok(vec!["foo: x".to_owned()]));
+        let own = EmbedRequest { prompt: Some("mine ".into()), ..EmbedRequest::query("x") };
+        assert_eq!(pieces(&own), Ok(vec!["mine query: x".to_owned()]));
+    }
+
+    #[test]
+    fn only_the_transformers_profile_minds_the_pooling_strategy() {
+        let request = |pooling: &str| EmbedRequest { pooling: Some(pooling.into()), ..EmbedRequest::passage("x") };
+        let transformers = treatment(Profile::Transformers);
+        assert_eq!(transformers.plan(&request("")).expect("default").pooling, [PoolingMode::Mean]);
+        assert_eq!(transformers.plan(&request("cls")).expect("cls").pooling, [PoolingMode::Cls]);
+        let error = transformers.plan(&request("CLS")).expect_err("letter case counts");
+        assert!(error.message().starts_with("invalid pooling method 'CLS'"), "{error}");
+        for (profile, pooling, ignored) in [
+            (Profile::SentenceTransformers, "masked_mean", false),
+            (Profile::SentenceTransformers, "cls", false),
+            (Profile::SentenceTransformers, "max", true),
+            (Profile::Onnx, "cls", true),
+            (Profile::Onnx, "", false),
+        ] {
+            let plan = treatment(profile).plan(&request(pooling)).expect("accepted");
+            assert_eq!(plan.pooling_ignored, ignored, "{profile} {pooling}");
+        }
+    }
+
+    #[test]
+    fn dimensions_without_effect_are_reported() {
+        let finish = |dimensions, cut| Finish { dimensions, cut, normalize: false };
+        let apply = |finish: Finish| {
+            let mut vector = vec![3.0, 4.0, 0.0];
+            (finish.apply(&mut vector), vector.len())
+        };
+        assert_eq!(apply(finish(None, true)), (false, 3));
+        assert_eq!(apply(finish(Some(0), true)), (false, 3));
+        assert_eq!(apply(finish(Some(3), false)), (false, 3));
+        assert_eq!(apply(finish(Some(2), true)), (false, 2));
+        assert_eq!(apply(finish(Some(-1), true)), (false, 2));
+        assert_eq!(apply(finish(Some(9), true)), (true, 3));
+        assert_eq!(apply(finish(Some(2), false)), (true, 3));
+    }
+
+    #[test]
+    fn a_text_without_a_sentence_is_refused_only_where_sentences_are_made() {
+        for text in ["", " \n\u{1f}\u{2003}"] {
+            assert!(treatment(Profile::Transformers).plan(&EmbedRequest::passage(text)).is_err());
+            assert!(treatment(Profile::Onnx).plan(&EmbedRequest::passage(text)).is_ok());
+            assert!(treatment(Profile::SentenceTransformers).plan(&EmbedRequest::passage(text)).is_ok());
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Backends: texts in, vectors out.
+
+pub mod local;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
+
+use crate::contract::request::EmbedRequest;
+use crate::error::Result;
+
+/// A text's vector and what was done to get it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// The vector, float32. Shared, never copied, between caller and cache.
+    pub vector: Arc<[f32]>,
+    /// Tokens fed to the model, special ones included.
+    pub tokens: u32,
+    /// Whether the text, or one of its sentences, was longer than the token limit.
+    pub truncated: bool,
+    /// Settings of the request that had no effect under the server's profile, by their wire names.
+    pub ignored: Vec<&'static str>,
+}
+
+/// What a backend serves, as `/meta` and the answers tell it.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The model's name: its Hub id when known, else its directory's name.
+    pub name: String,
+    /// Changes whenever vectors may change: weights, tokenizer, profile and its switches.
+    pub fingerprint: String,
+    /// Length of a full vector.
+    pub dimensions: usize,
+}
+
+/// Texts in, vectors out.
+///
+/// The outer error is the call's (overload, not ready); the inner one is a text's (bad pooling, empty text), so that a
+/// bulk caller keeps what succeeded. One result per request, in order.
+pub trait Backend: Send + Sync {
+    /// Embeds the texts. Dropping the future abandons the work that has not begun.
+    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>>;
+
+    /// What is served.
+    fn info(&self) -> &ModelInfo;
+
+    /// What `GET /meta` answers.
+    fn meta(&self) -> Map<String, Value>;
+}

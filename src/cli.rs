@@ -1,0 +1,245 @@
+//! The subcommands: what each puts together.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::backend::Backend;
+use crate::backend::local::{LocalBackend, LocalOptions};
+use crate::config::{Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ReferenceEnv, ServeArgs};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, Result};
+use crate::model::hub::HubConfig;
+use crate::model::locate;
+use crate::server::{self, Readiness};
+use crate::telemetry;
+
+/// Lines of standard input that `embed` works on at once.
+const EMBED_LINES: usize = 64;
+
+/// Runs the chosen subcommand to its end.
+pub fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => runtime.block_on(serve(args)),
+        Command::Download(args) => runtime.block_on(download(args)),
+        Command::Embed(args) => runtime.block_on(embed(args)),
+        Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
+    }
+}
+
+/// Bind first, load second, ready last.
+async fn serve(args: ServeArgs) -> Result<()> {
+    let reference = ReferenceEnv::from_process()?;
+    init_telemetry(&args.model, &reference);
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::config(format!(
+            "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
+            args.listen
+        )),
+        _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
+    })?;
+    let address = listener.local_addr().unwrap_or(args.listen);
+    tracing::info!(%address, "live: HTTP and gRPC on one port");
+    let readiness = Readiness::default();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut server = tokio::spawn(server::run(listener, readiness.clone(), args.limits(), async {
+        // An error means that the sender is gone, which is a reason to stop as well.
+        let _ = stopped.await;
+    }));
+    let serving = async {
+        readiness.ready(load_and_warm(&args.model, &reference).await?);
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        loading = serving => return loading,
+        // The server ends by itself only when something is wrong with it.
+        ended = &mut server => return server_end(ended),
+        () = termination() => {}
+    }
+    tracing::info!("stopping: what is in flight is finished first");
+    drop(stop);
+    server_end(server.await)
+}
+
+fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {
+    let failed = |error: &dyn std::fmt::Display| Error::internal(format!("the server failed: {error}"));
+    ended.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+async fn download(args: DownloadArgs) -> Result<()> {
+    let config = HubConfig::from_env()?;
+    let found = locate::download(&args.model, args.revision.as_deref(), args.dir.as_deref(), &config).await?;
+    println!("{}", found.path.display());
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct EmbedLine<'a> {
+    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vector: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dims: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+/// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.
+async fn embed(args: EmbedArgs) -> Result<()> {
+    let reference = ReferenceEnv::from_process()?;
+    init_telemetry(&args.model, &reference);
+    let backend = load(&args.model, &reference).await?;
+    let settings = EmbedRequest {
+        task_name: Some(args.task.clone().into()),
+        pooling: Some(args.pooling.clone()),
+        dimensions: args.dimensions,
+        ..EmbedRequest::default()
+    };
+    let progress = progress_bar(args.texts.len());
+    let mut lines: Box<dyn Iterator<Item = std::io::Result<String>>> = if args.texts.is_empty() {
+        Box::new(std::io::stdin().lock().lines())
+    } else {
+        Box::new(args.texts.clone().into_iter().map(Ok))
+    };
+    let mut failed = 0;
+    loop {
+        let texts: Vec<String> = lines
+            .by_ref()
+            .take(EMBED_LINES)
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
+        if texts.is_empty() {
+            break;
+        }
+        let requests = texts.iter().map(|text| EmbedRequest { text: text.clone(), ..settings.clone() }).collect();
+        let results = backend.embed(requests).await?;
+        let mut out = std::io::stdout().lock();
+        for (text, result) in texts.iter().zip(&results) {
+            failed += usize::from(result.is_err());
+            let vector = result.as_ref().ok().map(|embedding| &*embedding.vector);
+            let error = result.as_ref().err().map(Error::message);
+            let line = serde_json::to_string(&EmbedLine { text, vector, dims: vector.map(<[f32]>::len), error })
+                .map_err(|error| Error::internal(format!("an answer could not be written as JSON: {error}")))?;
+            match writeln!(out, "{line}") {
+                Ok(()) => {}
+                // `head` has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(Error::internal(format!("standard output cannot be written: {error}"))),
+            }
+        }
+        progress.inc(texts.len() as u64);
+    }
+    progress.finish_and_clear();
+    match failed {
+        0 => Ok(()),
+        failed => Err(Error::invalid(format!("{failed} texts could not be embedded: see their \"error\""))),
+    }
+}
+
+/// Asks `/.well-known/ready`, as an image's HEALTHCHECK does.
+async fn healthcheck(args: HealthcheckArgs) -> Result<()> {
+    let mut address = args.listen;
+    if address.ip().is_unspecified() {
+        address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
+    }
+    let url = format!("http://{address}/.well-known/ready");
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let client = client.map_err(|error| Error::internal(format!("no HTTP client: {error}")))?;
+    let answer = client.get(&url).send().await;
+    let answer = answer.map_err(|_| Error::config(format!("{url} does not answer: is the server running there?")))?;
+    if answer.status().is_success() {
+        return Ok(());
+    }
+    let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
+    Err(Error::config(format!("{url} answered {status}: {body}")))
+}
+
+fn init_telemetry(args: &ModelArgs, reference: &ReferenceEnv) {
+    telemetry::init(args.log_format.or(reference.log_format).unwrap_or_default());
+    for warning in &reference.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Finds (or downloads) and loads the model.
+async fn load(args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend> {
+    let started = Instant::now();
+    let name = reference.model(args);
+    let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
+    let found = locate::locate(&name, args.revision.as_deref(), &hub).await?;
+    let options = LocalOptions {
+        dir: found.path,
+        marker_root: Some(found.markers),
+        id: found.id,
+        profile: args.profile.0,
+        hints: reference.hints,
+        direct_tokenize: args.direct_tokenize.unwrap_or(reference.direct_tokenize),
+        task_prefixes: args.task_prefixes,
+        reference_prefixes: reference.task_prefixes,
+        apply_dimensions: args.apply_dimensions.unwrap_or(false),
+    };
+    let backend = tokio::task::spawn_blocking(move || LocalBackend::load(&options))
+        .await
+        .map_err(|error| Error::internal(format!("loading the model failed: {error}")))??;
+    let (profile, chosen_by) = backend.profile();
+    tracing::info!(
+        model = backend.info().name,
+        %profile,
+        chosen_by,
+        dimensions = backend.info().dimensions,
+        max_tokens = backend.max_tokens(),
+        precision = "f32",
+        seconds = format!("{:.2}", started.elapsed().as_secs_f64()),
+        "model loaded"
+    );
+    Ok(backend)
+}
+
+/// A model is ready when it has made a vector.
+async fn load_and_warm(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
+    let backend = load(args, reference).await?;
+    let mut warmed = backend.embed(vec![EmbedRequest::passage("warm up")]).await?;
+    warmed.pop().unwrap_or_else(|| Err(Error::internal("no answer"))).map_err(|error| {
+        Error::config(format!("the model cannot embed a first text: {error}"))
+    })?;
+    tracing::info!("ready");
+    Ok(Arc::new(backend))
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn termination() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signals) => {
+                signals.recv().await;
+            }
+            // Without the handler the signal ends the process by itself.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+fn progress_bar(texts: usize) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let (length, template) = match texts {
+        0 => (None, "{spinner} {pos} texts, {per_sec}"),
+        texts => (Some(texts as u64), "{bar:40} {pos}/{len} texts, {per_sec}"),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(length, target).with_style(style)
+}

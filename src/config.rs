@@ -1,0 +1,278 @@
+//! Configuration: each flag is also a `T2V_*` variable. The variables of the reference container are read here and only
+//! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
+
+use crate::contract::request::Profile;
+use crate::error::{Error, Result};
+use crate::model::modules::ProfileHints;
+use crate::server::Limits;
+use crate::telemetry::LogFormat;
+
+/// Where the reference container's images keep their model.
+pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
+
+/// The model served when nothing else is said.
+pub const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+/// Weaviate's text2vec-transformers contract as one binary: text in, vectors out, over HTTP and gRPC on one port.
+#[derive(Debug, Parser)]
+#[command(name = "text2vec-sidecar", version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `serve` when left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve HTTP/1.1, h2c and gRPC on one port (the default)
+    Serve(ServeArgs),
+    /// Get a model from the Hub, into its cache or a directory
+    Download(DownloadArgs),
+    /// Embed texts given as arguments, or line by line on standard input, as JSON lines
+    Embed(EmbedArgs),
+    /// Ask a running server whether it is ready: exit code 0 or 1
+    Healthcheck(HealthcheckArgs),
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Address and port for HTTP and gRPC together
+    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// The model and its treatment.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Largest HTTP body and gRPC message accepted, in bytes
+    #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes)]
+    pub max_body_bytes: usize,
+    /// Most texts accepted in one request
+    #[arg(long, env = "T2V_MAX_TEXTS", default_value_t = Limits::default().max_texts)]
+    pub max_texts: usize,
+}
+
+/// Which model, and how it treats texts.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Directory or Hub id of the model [default: /app/models/model if it exists, else MODEL_NAME, else
+    /// sentence-transformers/all-MiniLM-L6-v2]
+    #[arg(long, env = "T2V_MODEL")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a Hub model [default: main]
+    #[arg(long, env = "T2V_REVISION")]
+    pub revision: Option<String>,
+    /// By which of the reference container's rules vectors are made: auto, transformers, sentence-transformers, onnx
+    #[arg(long, env = "T2V_PROFILE", default_value = "auto", value_parser = parse_profile)]
+    pub profile: ProfileChoice,
+    /// transformers profile: embed the whole text as one sequence instead of sentence by sentence
+    #[arg(long, env = "T2V_DIRECT_TOKENIZE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub direct_tokenize: Option<bool>,
+    /// Put "<task>: " in front of every text whose caller names a task
+    #[arg(long, env = "T2V_TASK_PREFIXES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub task_prefixes: Option<bool>,
+    /// Honour `dimensions` also under the profiles where the reference container ignores it
+    #[arg(long, env = "T2V_APPLY_DIMENSIONS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub apply_dimensions: Option<bool>,
+    /// How log lines look: text or json
+    #[arg(long, env = "T2V_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Flags of `download`.
+#[derive(Debug, Clone, Args)]
+pub struct DownloadArgs {
+    /// Hub id, for example sentence-transformers/all-MiniLM-L6-v2
+    pub model: String,
+    /// Branch, tag or commit [default: main]
+    #[arg(long, env = "T2V_REVISION")]
+    pub revision: Option<String>,
+    /// Put the files into this directory instead of the Hub cache
+    #[arg(long, env = "T2V_DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Flags of `embed`.
+#[derive(Debug, Clone, Args)]
+pub struct EmbedArgs {
+    /// Texts; without any, one text per line of standard input
+    pub texts: Vec<String>,
+    /// passage or query
+    #[arg(long, env = "T2V_TASK", default_value = "passage", value_parser = ["passage", "query"])]
+    pub task: String,
+    /// masked_mean or cls
+    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean")]
+    pub pooling: String,
+    /// Number of dimensions wanted
+    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
+    pub dimensions: Option<i64>,
+    /// The model and its treatment.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Flags of `healthcheck`.
+#[derive(Debug, Clone, Args)]
+pub struct HealthcheckArgs {
+    /// The server's own address, as given to `serve`
+    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+}
+
+/// A profile, or `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProfileChoice(
+    /// `None` is `auto`.
+    pub Option<Profile>,
+);
+
+fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
+    match text {
+        "auto" => Ok(ProfileChoice(None)),
+        other => other.parse().map(|profile| ProfileChoice(Some(profile))),
+    }
+}
+
+impl ServeArgs {
+    /// The limits of one request.
+    pub fn limits(&self) -> Limits {
+        Limits { max_body_bytes: self.max_body_bytes, max_texts: self.max_texts }
+    }
+}
+
+/// The reference container's variables, as far as they are understood, with its own ideas of what is true.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReferenceEnv {
+    /// `MODEL_NAME`.
+    pub model_name: Option<String>,
+    /// `ONNX_RUNTIME`, `USE_SENTENCE_TRANSFORMERS_VECTORIZER`.
+    pub hints: ProfileHints,
+    /// `T2V_TRANSFORMERS_DIRECT_TOKENIZE`: `true` or `1`.
+    pub direct_tokenize: bool,
+    /// `USE_QUERY_PASSAGE_PREFIXES`: any text at all, `false` included.
+    pub task_prefixes: bool,
+    /// `LOG_FORMAT`.
+    pub log_format: Option<LogFormat>,
+    /// Settings that cannot be honoured; each is said once at start.
+    pub warnings: Vec<String>,
+}
+
+/// The names of the reference container's variables that are read.
+pub const REFERENCE_VARIABLES: &[&str] = &[
+    "MODEL_NAME",
+    "ONNX_RUNTIME",
+    "USE_SENTENCE_TRANSFORMERS_VECTORIZER",
+    "T2V_TRANSFORMERS_DIRECT_TOKENIZE",
+    "USE_QUERY_PASSAGE_PREFIXES",
+    "LOG_FORMAT",
+    "ENABLE_CUDA",
+    "TRUST_REMOTE_CODE",
+    "AUTHENTICATION_ALLOWED_TOKENS",
+];
+
+impl ReferenceEnv {
+    /// Reads the process's environment.
+    pub fn from_process() -> Result<ReferenceEnv> {
+        ReferenceEnv::read(|name| std::env::var(name).ok())
+    }
+
+    /// Reads variables through `get`. Empty means unset.
+    pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<ReferenceEnv> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
+        if get("AUTHENTICATION_ALLOWED_TOKENS").is_some() {
+            return Err(Error::config(
+                "AUTHENTICATION_ALLOWED_TOKENS is set, but this version checks no tokens: unset it and guard the port by \
+                 other means",
+            ));
+        }
+        let mut warnings = Vec::new();
+        if is("ENABLE_CUDA", &["1", "true"]) {
+            warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
+        }
+        if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
+            warnings.push("TRUST_REMOTE_CODE is set, but code from a model is never executed".to_owned());
+        }
+        let log_format = match get("LOG_FORMAT").as_deref() {
+            Some("json") => Some(LogFormat::Json),
+            Some("text") => Some(LogFormat::Text),
+            _ => None,
+        };
+        Ok(ReferenceEnv {
+            model_name: get("MODEL_NAME"),
+            hints: ProfileHints {
+                onnx_runtime: is("ONNX_RUNTIME", &["true"]),
+                sentence_transformers: is("USE_SENTENCE_TRANSFORMERS_VECTORIZER", &["true"]),
+            },
+            direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
+            task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
+            log_format,
+            warnings,
+        })
+    }
+
+    /// The model to serve: flag, else the image's model directory, else `MODEL_NAME`, else the default.
+    pub fn model(&self, args: &ModelArgs) -> String {
+        self.model_with(args, Path::new(IMAGE_MODEL_DIR).is_dir())
+    }
+
+    fn model_with(&self, args: &ModelArgs, image_dir_exists: bool) -> String {
+        match (&args.model, image_dir_exists, &self.model_name) {
+            (Some(model), _, _) => model.clone(),
+            (None, true, _) => IMAGE_MODEL_DIR.to_owned(),
+            (None, false, Some(name)) => name.clone(),
+            (None, false, None) => DEFAULT_MODEL.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Result<ReferenceEnv> {
+        ReferenceEnv::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reference_variables_have_the_references_idea_of_truth() {
+        let direct = |value| env(&[("T2V_TRANSFORMERS_DIRECT_TOKENIZE", value)]).expect("env").direct_tokenize;
+        assert_eq!(["true", "1", "True", "yes", ""].map(direct), [true, true, false, false, false]);
+        let prefixes = |value| env(&[("USE_QUERY_PASSAGE_PREFIXES", value)]).expect("env").task_prefixes;
+        assert_eq!(["true", "false", "0", ""].map(prefixes), [true, true, true, false]);
+        assert_eq!(env(&[("ENABLE_CUDA", "1")]).expect("env").warnings.len(), 1);
+        assert!(env(&[("AUTHENTICATION_ALLOWED_TOKENS", "x")]).is_err());
+    }
+
+    #[test]
+    fn serve_is_the_default_and_the_model_has_an_order() {
+        let cli = Cli::parse_from(["text2vec-sidecar", "--model", "x", "--direct-tokenize"]);
+        assert!(cli.command.is_none());
+        assert_eq!(cli.serve.model.direct_tokenize, Some(true));
+        let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
+        assert_eq!(named.model_with(&cli.serve.model, true), "x");
+        let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
+        assert_eq!(named.model_with(&bare, true), IMAGE_MODEL_DIR);
+        assert_eq!(named.model_with(&bare, false), "org/name");
+        assert_eq!(env(&[]).expect("env").model_with(&bare, false), DEFAULT_MODEL);
+    }
+}

@@ -1,0 +1,150 @@
+//! Which model or URL serves passages and queries.
+//!
+//! Sources: `modules/text2vec-transformers/module.go` (environment), `usecases/modulecomponents/clients/transformers`
+//! (`url_builder`, precedence of class URLs). One rule is ours: with no variable set Weaviate refuses to start, while
+//! this sidecar has a model of its own and uses that.
+
+use super::class::Settings;
+use super::request::Task;
+use crate::error::{Error, Result};
+
+/// Base URLs of the inference services named by the environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferenceUrls {
+    /// For objects.
+    pub passage: String,
+    /// For everything else.
+    pub query: String,
+}
+
+/// Where a text is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint<'a> {
+    /// By this sidecar's own model for the task.
+    Local,
+    /// By the service with this base URL, as written; nothing is trimmed or checked.
+    Remote(&'a str),
+}
+
+/// What the operator configured; with a class's [`Settings`] it says where a text is embedded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Endpoints {
+    environment: Option<InferenceUrls>,
+    own_urls: Vec<String>,
+}
+
+impl InferenceUrls {
+    /// Reads `TRANSFORMERS_INFERENCE_API`, `TRANSFORMERS_PASSAGE_INFERENCE_API` and `TRANSFORMERS_QUERY_INFERENCE_API`,
+    /// in this order; an empty value is an unset variable. `None`: none is set, the local model serves.
+    ///
+    /// # Errors
+    /// `Config`, in Weaviate's words (which puts `init vectorizer: ` in front), if both the common variable and one of
+    /// the pair are set, or only one of the pair.
+    pub fn from_environment(common: &str, passage: &str, query: &str) -> Result<Option<InferenceUrls>> {
+        let pair = |passage: &str, query: &str| Some(InferenceUrls { passage: passage.into(), query: query.into() });
+        match (common, passage, query) {
+            ("", "", "") => Ok(None),
+            ("", _, "") => Err(Error::config("required variable TRANSFORMERS_QUERY_INFERENCE_API is not set")),
+            ("", "", _) => Err(Error::config("required variable TRANSFORMERS_PASSAGE_INFERENCE_API is not set")),
+            ("", passage, query) => Ok(pair(passage, query)),
+            (common, "", "") => Ok(pair(common, common)),
+            _ => Err(Error::config(
+                "either variable TRANSFORMERS_INFERENCE_API or both variables TRANSFORMERS_PASSAGE_INFERENCE_API and \
+                 TRANSFORMERS_QUERY_INFERENCE_API should be set",
+            )),
+        }
+    }
+
+    /// Whether both tasks have the same service: equal as text.
+    pub fn is_one_service(&self) -> bool {
+        self.passage == self.query
+    }
+}
+
+impl Endpoints {
+    /// `own_urls`: a comma-separated list of base URLs that name this sidecar itself (`T2V_SELF_URLS`). Blanks around
+    /// them and slashes at their ends do not count, nor does the letter case of scheme and host.
+    pub fn new(environment: Option<InferenceUrls>, own_urls: &str) -> Endpoints {
+        let own_urls = own_urls.split(',').map(comparable).filter(|url| !url.is_empty()).collect();
+        Endpoints { environment, own_urls }
+    }
+
+    /// What the environment named: the services whose meta and readiness count. Class URLs never do.
+    pub fn environment(&self) -> Option<&InferenceUrls> {
+        self.environment.as_ref()
+    }
+
+    /// Where texts of a task go: the class's common URL, else its URL for the task, else the environment's, else local.
+    /// Each side falls back on its own. A URL that names this sidecar is local.
+    pub fn resolve<'a>(&'a self, settings: &'a Settings, task: Task) -> Endpoint<'a> {
+        let of_task = match task {
+            Task::Passage => &settings.passage_inference_url,
+            Task::Query => &settings.query_inference_url,
+        };
+        let of_environment = self.environment.as_ref().map_or("", |urls| match task {
+            Task::Passage => &urls.passage,
+            Task::Query => &urls.query,
+        });
+        match [&settings.inference_url, of_task, of_environment].into_iter().find(|url| !url.is_empty()) {
+            Some(url) if !self.own_urls.contains(&comparable(url)) => Endpoint::Remote(url),
+            _ => Endpoint::Local,
+        }
+    }
+}
+
+/// The URL of a request: base and path put together as they are, so a trailing slash gives two.
+pub fn request_url(base: &str, path: &str) -> String {
+    format!("{base}{path}")
+}
+
+/// Weaviate's reading of its switches (`LOWERCASE_VECTORIZATION_INPUT`, …): on, enabled, 1 or true in any letter case;
+/// every other text, blanks included, is off.
+pub fn enabled(value: &str) -> bool {
+    ["on", "enabled", "1", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
+}
+
+/// Equal for URLs that name the same service as far as the text can tell.
+fn comparable(url: &str) -> String {
+    let url = url.trim().trim_end_matches('/');
+    let host = url.find("://").map_or(0, |at| at + 3);
+    let path = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
+    url[..path].to_ascii_lowercase() + &url[path..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_names_this_sidecar_is_local() {
+        let endpoints = Endpoints::new(None, " http://T2V:8080/ ,https://x/Base,, ");
+        let at = |url: &str| {
+            let settings = Settings { inference_url: url.to_owned(), ..Settings::default() };
+            matches!(endpoints.resolve(&settings, Task::Query), Endpoint::Local)
+        };
+        for url in ["", "http://t2v:8080", "http://t2v:8080//", "HTTP://t2v:8080", "https://X/Base/"] {
+            assert!(at(url), "{url}");
+        }
+        for url in ["http://t2v:8081", "http://t2v:8080/base", "https://x/base", "t2v:8080", " "] {
+            assert!(!at(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_names_this_sidecar_is_local_too() {
+        let urls = InferenceUrls::from_environment("", "http://me:1", "http://other:1").unwrap();
+        let endpoints = Endpoints::new(urls, "http://me:1");
+        assert_eq!(endpoints.resolve(&Settings::default(), Task::Passage), Endpoint::Local);
+        assert_eq!(endpoints.resolve(&Settings::default(), Task::Query), Endpoint::Remote("http://other:1"));
+    }
+
+    #[test]
+    fn four_words_are_on() {
+        for word in ["on", "ON", "enabled", "Enabled", "1", "true", "TRUE"] {
+            assert!(enabled(word), "{word}");
+        }
+        for word in ["", "yes", "false", "0", " true", "true ", "t", "11", "ｏｎ"] {
+            assert!(!enabled(word), "{word}");
+        }
+    }
+}

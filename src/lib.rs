@@ -1,0 +1,34 @@
+//! text2vec-sidecar stands beside Weaviate and turns text into vectors.
+//!
+//! # Layout
+//!
+//! The way of a text, from the wire to the vector:
+//!
+//! - [`server`]: one port for HTTP/1.1, h2c and gRPC; each surface only translates its wire format.
+//! - [`contract`]: what a request means, as Weaviate's `text2vec-transformers` module defines it. No I/O.
+//! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process.
+//! - [`model`]: what a model is on disk. No tensors.
+//! - [`error`]: one error type and one table of what each kind means on every wire.
+//! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`telemetry`]: logs.
+//!
+//! `main` only puts these together.
+
+#![warn(missing_docs)]
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod contract;
+pub mod error;
+pub mod model;
+pub mod server;
+pub mod telemetry;
+
+/// The gRPC interface `text2vec.v1`, generated from `proto/text2vec/v1/text2vec.proto`.
+pub mod proto {
+    #![allow(missing_docs, clippy::all)]
+    tonic::include_proto!("text2vec.v1");
+
+    /// Descriptors of the interface, for server reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/text2vec_descriptor.bin"));
+}

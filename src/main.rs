@@ -1,0 +1,17 @@
+//! A table of contents: configuration → logs → one subcommand → exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use text2vec_sidecar::cli;
+use text2vec_sidecar::config::Cli;
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What a model is on disk: where its files are, how they get there, and what they say. No tensors.
+
+pub mod hub;
+pub mod locate;
+pub mod modules;
+pub mod tokenizer;

@@ -1,0 +1,373 @@
+//! What a model directory says about the model: architecture, limits, pooling, prompts, and the reference image's
+//! marker files. Reads JSON, knows no tensors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::contract::request::Profile;
+use crate::error::{Error, Result};
+
+/// Everything a model directory says besides its weights and vocabulary.
+#[derive(Debug, Clone)]
+pub struct ModelDescription {
+    /// The directory.
+    pub dir: PathBuf,
+    /// `config.json` as it is.
+    pub config: Map<String, Value>,
+    /// `model_max_length` of `tokenizer_config.json`, when it is a real limit.
+    pub tokenizer_limit: Option<usize>,
+    /// The sentence-transformers pipeline, if `modules.json` is there.
+    pub pipeline: Option<Pipeline>,
+    /// Prompts by name, from `config_sentence_transformers.json`.
+    pub prompts: BTreeMap<String, String>,
+    /// Which of the prompts is used when none matches the task.
+    pub default_prompt_name: Option<String>,
+    /// `max_seq_length` of `sentence_bert_config.json`.
+    pub max_seq_length: Option<usize>,
+    /// `do_lower_case` of `sentence_bert_config.json`: the text is lower-cased before the tokenizer sees it.
+    pub do_lower_case: bool,
+    /// The reference image's marker files.
+    pub markers: Markers,
+}
+
+/// The modules of a sentence-transformers model, as far as they shape a vector after the transformer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pipeline {
+    /// Pooling modes of `1_Pooling`; their outputs are concatenated. Empty means mean pooling.
+    pub pooling: Vec<PoolingMode>,
+    /// Directories of the dense layers, in order.
+    pub dense: Vec<PathBuf>,
+    /// Whether the model normalises by itself.
+    pub normalize: bool,
+}
+
+/// The ways `1_Pooling/config.json` can make one vector of token states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolingMode {
+    /// First token.
+    Cls,
+    /// Mean over the tokens.
+    Mean,
+    /// Largest value of each position.
+    Max,
+    /// Sum over the tokens, divided by the square root of their number.
+    MeanSqrtLen,
+    /// Mean weighted by the position, counted from 1.
+    WeightedMean,
+    /// Last token.
+    LastToken,
+}
+
+/// Files by which the reference container's build script records its settings in the model directory. `None`: no file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Markers {
+    /// `model_name`: its presence chooses the sentence-transformers mode.
+    pub model_name: Option<String>,
+    /// `onnx_runtime` holds exactly `true`.
+    pub onnx_runtime: bool,
+    /// `use_query_passage_prefixes`: on only if it holds exactly `true`.
+    pub use_query_passage_prefixes: Option<bool>,
+    /// `trust_remote_code`: on only if it holds exactly `true`.
+    pub trust_remote_code: Option<bool>,
+}
+
+impl Markers {
+    /// Reads the marker files of a directory. `root` is where the image keeps them, which for a Hub cache is above the
+    /// snapshot.
+    pub fn read(root: &Path) -> Markers {
+        let text = |name: &str| std::fs::read_to_string(root.join(name)).ok();
+        Markers {
+            model_name: text("model_name").map(|name| name.trim().to_owned()),
+            onnx_runtime: text("onnx_runtime").as_deref() == Some("true"),
+            use_query_passage_prefixes: text("use_query_passage_prefixes").map(|value| value == "true"),
+            trust_remote_code: text("trust_remote_code").map(|value| value == "true"),
+        }
+    }
+}
+
+impl ModelDescription {
+    /// Reads a model directory. `marker_root` is where the reference image's marker files are (usually the directory
+    /// itself).
+    pub fn read(dir: &Path, marker_root: &Path) -> Result<ModelDescription> {
+        let config = read_json(&dir.join("config.json"))?.ok_or_else(|| {
+            Error::config(format!(
+                "{} has no config.json: --model must name a directory with config.json, tokenizer.json and \
+                 model.safetensors, or a Hub id",
+                dir.display()
+            ))
+        })?;
+        let tokenizer_config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let sentence = read_json(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
+        let prompts_config = read_json(&dir.join("config_sentence_transformers.json"))?.unwrap_or_default();
+        let prompts = prompts_config
+            .get("prompts")
+            .and_then(Value::as_object)
+            .map(|prompts| {
+                prompts.iter().filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+            })
+            .unwrap_or_default();
+        Ok(ModelDescription {
+            dir: dir.to_owned(),
+            config,
+            // Tokenizers without a limit carry the absurd number 1e30 instead.
+            tokenizer_limit: tokenizer_config
+                .get("model_max_length")
+                .and_then(Value::as_f64)
+                .filter(|&limit| (1.0..1e9).contains(&limit))
+                .map(|limit| limit as usize),
+            pipeline: read_pipeline(dir)?,
+            prompts,
+            default_prompt_name: string(&prompts_config, "default_prompt_name"),
+            max_seq_length: number(&sentence, "max_seq_length"),
+            do_lower_case: sentence.get("do_lower_case").and_then(Value::as_bool).unwrap_or(false),
+            markers: Markers::read(marker_root),
+        })
+    }
+
+    /// `model_type` of `config.json`, `""` when absent.
+    pub fn model_type(&self) -> &str {
+        self.config.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Size of the position table as far as texts may use it: tables that start behind the padding index (RoBERTa and
+    /// kin) have that many rows less. `None` for relative positions.
+    pub fn usable_positions(&self) -> Option<usize> {
+        let positions = number(&self.config, "max_position_embeddings")?;
+        match self.model_type() {
+            "roberta" | "xlm-roberta" | "camembert" | "mpnet" => {
+                Some(positions.saturating_sub(1 + number(&self.config, "pad_token_id").unwrap_or(1)))
+            }
+            _ => Some(positions),
+        }
+    }
+
+    /// The prompt sentence-transformers puts in front of a query: the one named `query`, else the default one.
+    pub fn query_prompt(&self) -> Option<&str> {
+        self.named_prompt(&["query"])
+    }
+
+    /// The prompt sentence-transformers puts in front of a document: the first of `document`, `passage`, `corpus`, else
+    /// the default one.
+    pub fn document_prompt(&self) -> Option<&str> {
+        self.named_prompt(&["document", "passage", "corpus"])
+    }
+
+    fn named_prompt(&self, names: &[&str]) -> Option<&str> {
+        let name = names.iter().find(|name| self.prompts.contains_key(**name)).copied();
+        self.prompts.get(name.or(self.default_prompt_name.as_deref())?).map(String::as_str)
+    }
+
+    /// The profile `auto` stands for: marker files first, then `hints` (the reference container's variables), then what
+    /// the reference's published image of this Hub id does, then the model's own pipeline.
+    pub fn auto_profile(&self, hints: ProfileHints, id: Option<&str>) -> (Profile, &'static str) {
+        if self.markers.onnx_runtime {
+            (Profile::Onnx, "the marker file onnx_runtime")
+        } else if self.markers.model_name.is_some() {
+            (Profile::SentenceTransformers, "the marker file model_name")
+        } else if self.model_type() == "t5" {
+            (Profile::SentenceTransformers, "T5 models are served so by the reference container")
+        } else if hints.onnx_runtime {
+            (Profile::Onnx, "ONNX_RUNTIME")
+        } else if hints.sentence_transformers {
+            (Profile::SentenceTransformers, "USE_SENTENCE_TRANSFORMERS_VECTORIZER")
+        } else if let Some(profile) = id.and_then(published_profile) {
+            (profile, "the reference container's published image of this model")
+        } else if self.pipeline.is_some() {
+            (Profile::SentenceTransformers, "modules.json")
+        } else {
+            (Profile::Transformers, "there is no modules.json")
+        }
+    }
+}
+
+/// Settings of the reference container that choose a mode where no marker file does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProfileHints {
+    /// `ONNX_RUNTIME`.
+    pub onnx_runtime: bool,
+    /// `USE_SENTENCE_TRANSFORMERS_VECTORIZER`.
+    pub sentence_transformers: bool,
+}
+
+/// How the reference container's published image serves a model of its README (CI matrix of t2v-transformers-models).
+fn published_profile(id: &str) -> Option<Profile> {
+    const SENTENCE_TRANSFORMERS: &[&str] = &[
+        "sentence-transformers/all-mpnet-base-v2",
+        "sentence-transformers/gtr-t5-base",
+        "sentence-transformers/gtr-t5-large",
+        "google/flan-t5-base",
+        "google/flan-t5-large",
+        "mixedbread-ai/mxbai-embed-large-v1",
+    ];
+    const TRANSFORMERS: &[&str] = &[
+        "distilbert-base-uncased",
+        "distilbert/distilbert-base-uncased",
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+        "sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
+        "sentence-transformers/multi-qa-mpnet-base-cos-v1",
+        "sentence-transformers/all-MiniLM-L12-v2",
+        "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "sentence-transformers/multi-qa-distilbert-cos-v1",
+        "BAAI/bge-small-en-v1.5",
+        "BAAI/bge-base-en-v1.5",
+        "Snowflake/snowflake-arctic-embed-xs",
+        "Snowflake/snowflake-arctic-embed-s",
+        "Snowflake/snowflake-arctic-embed-m",
+        "Snowflake/snowflake-arctic-embed-l",
+        "facebook/dpr-ctx_encoder-single-nq-base",
+        "facebook/dpr-question_encoder-single-nq-base",
+        "vblagoje/dpr-ctx_encoder-single-lfqa-wiki",
+        "vblagoje/dpr-question_encoder-single-lfqa-wiki",
+        "biu-nlp/abstract-sim-sentence",
+        "biu-nlp/abstract-sim-query",
+    ];
+    let among = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(id));
+    if among(SENTENCE_TRANSFORMERS) {
+        Some(Profile::SentenceTransformers)
+    } else if among(TRANSFORMERS) {
+        Some(Profile::Transformers)
+    } else if id.eq_ignore_ascii_case("BAAI/bge-m3") {
+        Some(Profile::Onnx)
+    } else {
+        None
+    }
+}
+
+fn read_pipeline(dir: &Path) -> Result<Option<Pipeline>> {
+    let path = dir.join("modules.json");
+    let Some(text) = read_text(&path)? else { return Ok(None) };
+    let modules: Vec<Map<String, Value>> = serde_json::from_str(&text)
+        .map_err(|error| Error::config(format!("{} is not a list of modules: {error}", path.display())))?;
+    let mut pipeline = Pipeline::default();
+    for module in &modules {
+        let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
+        let folder = dir.join(module.get("path").and_then(Value::as_str).unwrap_or_default());
+        match kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" => {}
+            "Pooling" => pipeline.pooling = read_pooling(&folder.join("config.json"))?,
+            "Dense" => pipeline.dense.push(folder),
+            "Normalize" => pipeline.normalize = true,
+            other => {
+                return Err(Error::config(format!(
+                    "{} names the module '{other}', which is not supported: use a model made of Transformer, Pooling, \
+                     Dense and Normalize, or serve this one with --profile transformers",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(Some(pipeline))
+}
+
+fn read_pooling(path: &Path) -> Result<Vec<PoolingMode>> {
+    let config = read_json(path)?.unwrap_or_default();
+    // The order in which sentence-transformers concatenates them.
+    let modes = [
+        ("pooling_mode_cls_token", PoolingMode::Cls),
+        ("pooling_mode_max_tokens", PoolingMode::Max),
+        ("pooling_mode_mean_tokens", PoolingMode::Mean),
+        ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
+        ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
+        ("pooling_mode_lasttoken", PoolingMode::LastToken),
+    ];
+    let on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let chosen: Vec<_> = modes.into_iter().filter(|(key, _)| on(key)).map(|(_, mode)| mode).collect();
+    Ok(if chosen.is_empty() { vec![PoolingMode::Mean] } else { chosen })
+}
+
+/// A file's text, `None` when there is no such file.
+pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::config(format!("{} cannot be read: {error}", path.display()))),
+    }
+}
+
+/// A file's JSON object, `None` when there is no such file.
+fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| Error::config(format!("{} is not a JSON object: {error}", path.display())))
+}
+
+/// A whole number of a JSON object, if it is one.
+pub(crate) fn number(object: &Map<String, Value>, key: &str) -> Option<usize> {
+    object.get(key).and_then(Value::as_u64).map(|value| value as usize)
+}
+
+fn string(object: &Map<String, Value>, key: &str) -> Option<String> {
+    object.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(config: Value) -> ModelDescription {
+        ModelDescription {
+            dir: PathBuf::new(),
+            config: config.as_object().cloned().unwrap_or_default(),
+            tokenizer_limit: None,
+            pipeline: None,
+            prompts: BTreeMap::new(),
+            default_prompt_name: None,
+            max_seq_length: None,
+            do_lower_case: false,
+            markers: Markers::default(),
+        }
+    }
+
+    #[test]
+    fn auto_prefers_markers_then_hints_then_the_published_image() {
+        let id = Some("sentence-transformers/all-MiniLM-L6-v2");
+        let hints = ProfileHints { onnx_runtime: true, sentence_transformers: true };
+        let mut model = description(serde_json::json!({"model_type": "bert"}));
+        model.pipeline = Some(Pipeline::default());
+        assert_eq!(model.auto_profile(ProfileHints::default(), None).0, Profile::SentenceTransformers);
+        assert_eq!(model.auto_profile(ProfileHints::default(), id).0, Profile::Transformers);
+        assert_eq!(model.auto_profile(hints, id).0, Profile::Onnx);
+        model.markers.model_name = Some("x".into());
+        assert_eq!(model.auto_profile(hints, id).0, Profile::SentenceTransformers);
+        model.markers.onnx_runtime = true;
+        assert_eq!(model.auto_profile(ProfileHints::default(), id).0, Profile::Onnx);
+        let bare = description(serde_json::json!({"model_type": "bert"}));
+        assert_eq!(bare.auto_profile(ProfileHints::default(), Some("me/mine")).0, Profile::Transformers);
+    }
+
+    #[test]
+    fn prompts_follow_the_task_and_fall_back_to_the_default() {
+        let mut model = description(serde_json::json!({}));
+        assert_eq!((model.query_prompt(), model.document_prompt()), (None, None));
+        model.prompts = [("query", "Q: "), ("passage", "P: "), ("corpus", "C: "), ("std", "S: ")]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into();
+        assert_eq!((model.query_prompt(), model.document_prompt()), (Some("Q: "), Some("P: ")));
+        model.prompts.remove("query");
+        model.default_prompt_name = Some("std".into());
+        assert_eq!(model.query_prompt(), Some("S: "));
+        model.default_prompt_name = Some("gone".into());
+        assert_eq!(model.query_prompt(), None);
+    }
+
+    #[test]
+    fn position_tables_behind_the_padding_index_are_shorter() {
+        let config = |kind: &str| serde_json::json!({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1});
+        assert_eq!(description(config("xlm-roberta")).usable_positions(), Some(512));
+        assert_eq!(description(config("bert")).usable_positions(), Some(514));
+        assert_eq!(description(serde_json::json!({"model_type": "t5"})).usable_positions(), None);
+    }
+
+    #[test]
+    fn only_the_exact_text_true_counts_in_a_marker_file() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for (text, expected) in [("true", true), ("True", false), ("true\n", false), ("", false)] {
+            std::fs::write(dir.path().join("use_query_passage_prefixes"), text).expect("write");
+            assert_eq!(Markers::read(dir.path()).use_query_passage_prefixes, Some(expected), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
+
+mod t2v;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Readiness, Service, health};
+use crate::error::{Error, ErrorKind};
+
+impl FromRef<Service> for Readiness {
+    fn from_ref(service: &Service) -> Readiness {
+        service.readiness.clone()
+    }
+}
+
+/// Every HTTP route.
+pub(super) fn router(service: Service) -> Router {
+    let max_body_bytes = service.limits.max_body_bytes;
+    let mut router = Router::new();
+    for (path, route) in [
+        ("/.well-known/live", get_only(get(health::live))),
+        ("/.well-known/ready", get_only(get(health::ready))),
+        ("/meta", get_only(get(t2v::meta))),
+        ("/vectors", axum::routing::post(t2v::vectors)),
+    ] {
+        router = router.route(path, route.clone()).route(&format!("{path}/"), route);
+    }
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .with_state(service)
+}
+
+/// The reference container answers HEAD with 405; axum would answer it like GET.
+fn get_only(route: MethodRouter<Service>) -> MethodRouter<Service> {
+    route.head(method_not_allowed)
+}
+
+/// Joins repeated slashes: a base URL that ends in `/` makes Weaviate ask for `//vectors`.
+pub(super) fn single_slashes<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
+    if !request.uri().path().contains("//") {
+        return request;
+    }
+    let mut path = String::with_capacity(request.uri().path().len());
+    for c in request.uri().path().chars() {
+        if c != '/' || !path.ends_with('/') {
+            path.push(c);
+        }
+    }
+    if let Some(query) = request.uri().query() {
+        path = format!("{path}?{query}");
+    }
+    let mut parts = request.uri().clone().into_parts();
+    if let Ok(joined) = path.parse() {
+        parts.path_and_query = Some(joined);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
+async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    // The port is shared: a gRPC client asking for an unknown service wants a gRPC status.
+    if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return tonic::Status::unimplemented(format!("no such gRPC method: {}", uri.path())).into_http();
+    }
+    let message = format!("no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready", uri.path());
+    json_response(StatusCode::NOT_FOUND, &json!({"error": message, "detail": "Not Found"}))
+}
+
+async fn method_not_allowed() -> Response {
+    let message = "this path takes another method: POST for /vectors, GET for the others";
+    json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": message, "detail": "Method Not Allowed"}))
+}
+
+/// An error as JSON with `error`, which is what Weaviate shows to its user.
+pub(super) fn error_response(error: &Error) -> Response {
+    error_response_with(error, None)
+}
+
+/// [`error_response`], with the `detail` the reference container has for it.
+fn error_response_with(error: &Error, detail: Option<Value>) -> Response {
+    let meaning = error.kind().meaning();
+    let status = StatusCode::from_u16(meaning.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut body = json!({"error": error.message()});
+    if let (Some(detail), Some(object)) = (detail, body.as_object_mut()) {
+        object.insert("detail".into(), detail);
+    }
+    let mut response = json_response(status, &body);
+    if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Unavailable) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => (status, [(CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => {
+            tracing::error!("an answer could not be written as JSON: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_slashes_are_joined_and_the_query_kept() {
+        for (given, expected) in [
+            ("//vectors", "/vectors"),
+            ("/a///b//?x=//y", "/a/b/?x=//y"),
+            ("/vectors/", "/vectors/"),
+            ("http://host:1//meta", "http://host:1/meta"),
+        ] {
+            let request = axum::http::Request::builder().uri(given).body(()).expect("request");
+            assert_eq!(single_slashes(request).uri().to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The reference container's API (`t2v-transformers-models`): `POST /vectors` and `GET /meta`, as Weaviate speaks it.
+//!
+//! Request: `{"text", "config": {"pooling_strategy", "task_type", "dimensions"}}`; other fields are ignored. Answer:
+//! `{"text", "vector", "dim", "dims"}`, float32 in the fewest digits that read back to the same float32. Beyond the
+//! reference: `{"texts": […]}` answers `{"texts", "vectors", "dim", "dims"}`, with `null` and an entry in `errors` for
+//! each text that failed. Bodies are checked as FastAPI does it, with the same 422 details, and `error` beside them.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{error_response, error_response_with, json_response};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind};
+use crate::server::Service;
+
+/// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
+pub async fn meta(State(service): State<Service>) -> Response {
+    match service.meta() {
+        Ok(meta) => json_response(StatusCode::OK, &meta),
+        Err(error) => error_response(&error),
+    }
+}
+
+#[derive(Serialize)]
+struct OneAnswer<'a> {
+    text: &'a str,
+    vector: &'a [f32],
+    dim: usize,
+    dims: usize,
+}
+
+#[derive(Serialize)]
+struct ManyAnswer<'a> {
+    texts: &'a [String],
+    vectors: Vec<Option<&'a [f32]>>,
+    dim: usize,
+    dims: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<Vec<Option<&'a str>>>,
+}
+
+/// `POST /vectors`.
+pub async fn vectors(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit = service.limits.max_body_bytes;
+            return error_response(&Error::new(
+                ErrorKind::TooLarge,
+                format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes"),
+            ));
+        }
+        Err(rejection) => {
+            return error_response(&Error::invalid(format!("the body could not be read: {}", rejection.body_text())));
+        }
+    };
+    match parse(&headers, &body) {
+        Ok(Body::One(request)) => one(&service, request).await,
+        Ok(Body::Many(requests)) => many(&service, requests).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn one(service: &Service, request: EmbedRequest) -> Response {
+    let text = request.text.clone();
+    match service.embed_one(request).await {
+        Ok(embedding) => {
+            let dim = embedding.vector.len();
+            json_response(StatusCode::OK, &OneAnswer { text: &text, vector: &embedding.vector, dim, dims: dim })
+        }
+        Err(error) => error_response(&error),
+    }
+}
+
+async fn many(service: &Service, requests: Vec<EmbedRequest>) -> Response {
+    let texts: Vec<String> = requests.iter().map(|request| request.text.clone()).collect();
+    let results = match service.embed(requests).await {
+        Ok(results) => results,
+        Err(error) => return error_response(&error),
+    };
+    let dim = results.iter().flatten().map(|embedding| embedding.vector.len()).next();
+    if let (None, Some(Err(error))) = (dim, results.first()) {
+        return error_response(error);
+    }
+    let errors: Vec<_> = results.iter().map(|result| result.as_ref().err().map(Error::message)).collect();
+    let answer = ManyAnswer {
+        texts: &texts,
+        vectors: results.iter().map(|result| result.as_ref().ok().map(|embedding| &*embedding.vector)).collect(),
+        dim: dim.unwrap_or(0),
+        dims: dim.unwrap_or(0),
+        errors: errors.iter().any(Option::is_some).then_some(errors),
+    };
+    json_response(StatusCode::OK, &answer)
+}
+
+enum Body {
+    One(EmbedRequest),
+    Many(Vec<EmbedRequest>),
+}
+
+/// Why a body is not accepted.
+enum Refusal {
+    /// 422 with FastAPI's list of details.
+    Details(Vec<Detail>),
+    /// 400.
+    Bad(Error, Option<Value>),
+}
+
+/// One entry of FastAPI's `detail`.
+struct Detail {
+    kind: &'static str,
+    location: Vec<Value>,
+    message: &'static str,
+    input: Value,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Refusal::Bad(error, detail) => error_response_with(&error, detail),
+            Refusal::Details(details) => {
+                let words: Vec<String> = details.iter().map(Detail::words).collect();
+                let details: Vec<Value> = details.into_iter().map(Detail::into_json).collect();
+                let body = json!({"error": words.join("; "), "detail": details});
+                json_response(StatusCode::UNPROCESSABLE_ENTITY, &body)
+            }
+        }
+    }
+}
+
+impl Detail {
+    /// For the person who reads Weaviate's message.
+    fn words(&self) -> String {
+        let path: Vec<_> = self.location.iter().skip(1).filter_map(Value::as_str).collect();
+        let place = if path.is_empty() { "the body".to_owned() } else { format!("'{}'", path.join(".")) };
+        match self.kind {
+            "json_invalid" => format!("{place} is not valid JSON: {}", self.input.as_str().unwrap_or_default()),
+            "model_attributes_type" if path.is_empty() => {
+                format!("{place} is not a JSON object: send {{\"text\": …}} with Content-Type: application/json")
+            }
+            _ => format!("{place}: {}", self.message),
+        }
+    }
+
+    fn into_json(self) -> Value {
+        // An echo helps while it is short; json_invalid has none in the reference either.
+        let echo = match &self.input {
+            _ if self.kind == "json_invalid" => json!({}),
+            Value::String(text) if text.len() > 500 => json!("…"),
+            Value::Array(_) | Value::Object(_) if self.input.to_string().len() > 500 => json!("…"),
+            input => input.clone(),
+        };
+        let mut detail = json!({"type": self.kind, "loc": self.location, "msg": self.message, "input": echo});
+        if let (true, Some(object)) = (self.kind == "json_invalid", detail.as_object_mut()) {
+            object.insert("ctx".into(), json!({"error": self.input}));
+        }
+        detail
+    }
+}
+
+fn refuse(kind: &'static str, location: &[&str], message: &'static str, input: Value) -> Refusal {
+    Refusal::Details(vec![detail(kind, location, message, input)])
+}
+
+fn detail(kind: &'static str, location: &[&str], message: &'static str, input: Value) -> Detail {
+    Detail { kind, location: location.iter().map(|&part| part.into()).collect(), message, input }
+}
+
+const NOT_AN_OBJECT: (&str, &str) =
+    ("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
+const NOT_A_STRING: (&str, &str) = ("string_type", "Input should be a valid string");
+
+/// FastAPI's validation of the body, plus `texts`.
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Body, Refusal> {
+    if body.is_empty() {
+        return Err(refuse("missing", &["body"], "Field required", Value::Null));
+    }
+    let text = decode_utf(body).ok_or_else(|| {
+        let detail = "There was an error parsing the body";
+        Refusal::Bad(Error::invalid("the body is not valid UTF-8"), Some(json!(detail)))
+    })?;
+    if !is_json(headers) {
+        return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, json!(text)));
+    }
+    let value: Value = serde_json::from_str(&text).map_err(|error| invalid_json(&text, &error))?;
+    let object = match value {
+        Value::Object(object) => object,
+        Value::Null => return Err(refuse("missing", &["body"], "Field required", Value::Null)),
+        other => return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, other)),
+    };
+    read_object(object).map_err(Refusal::Details)
+}
+
+fn read_object(mut object: Map<String, Value>) -> Result<Body, Vec<Detail>> {
+    let mut details = Vec::new();
+    let mut text = None;
+    let mut texts = None;
+    match (object.remove("text"), object.remove("texts")) {
+        (Some(Value::String(value)), _) => text = Some(value),
+        (Some(other), _) => details.push(detail(NOT_A_STRING.0, &["body", "text"], NOT_A_STRING.1, other)),
+        (None, Some(Value::Array(values))) => {
+            let mut strings = Vec::with_capacity(values.len());
+            for (index, value) in values.into_iter().enumerate() {
+                match value {
+                    Value::String(string) => strings.push(string),
+                    other => {
+                        let mut entry = detail(NOT_A_STRING.0, &["body", "texts"], NOT_A_STRING.1, other);
+                        entry.location.push(index.into());
+                        details.push(entry);
+                    }
+                }
+            }
+            texts = Some(strings);
+        }
+        (None, Some(other)) => {
+            details.push(detail("list_type", &["body", "texts"], "Input should be a valid list", other));
+        }
+        (None, None) => {
+            details.push(detail("missing", &["body", "text"], "Field required", Value::Object(object.clone())));
+        }
+    }
+    let settings = read_config(object.remove("config").unwrap_or_default(), &mut details);
+    match (text, texts) {
+        _ if !details.is_empty() => Err(details),
+        (Some(text), _) => Ok(Body::One(EmbedRequest { text, ..settings })),
+        (None, texts) => Ok(Body::Many(
+            texts.unwrap_or_default().into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect(),
+        )),
+    }
+}
+
+/// `config` as an [`EmbedRequest`] without text.
+fn read_config(config: Value, details: &mut Vec<Detail>) -> EmbedRequest {
+    let mut request = EmbedRequest::default();
+    let mut config = match config {
+        Value::Null => return request,
+        Value::Object(config) => config,
+        other => {
+            details.push(detail(NOT_AN_OBJECT.0, &["body", "config"], NOT_AN_OBJECT.1, other));
+            return request;
+        }
+    };
+    let mut string = |key: &str| match config.remove(key) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(value)) => Some(value),
+        Some(other) => {
+            details.push(detail(NOT_A_STRING.0, &["body", "config", key], NOT_A_STRING.1, other));
+            None
+        }
+    };
+    request.pooling = string("pooling_strategy");
+    request.task_name = string("task_type").map(Into::into);
+    match config.remove("dimensions") {
+        None | Some(Value::Null) => {}
+        Some(value) => match lenient_integer(&value) {
+            Ok(dimensions) => request.dimensions = Some(dimensions),
+            Err((kind, message)) => details.push(detail(kind, &["body", "config", "dimensions"], message, value)),
+        },
+    }
+    request
+}
+
+/// Pydantic's lenient integers: `256`, `256.0`, `"256"`, `true`. Numbers beyond 64 bits stay as large as they can be.
+fn lenient_integer(value: &Value) -> Result<i64, (&'static str, &'static str)> {
+    const PARSING: (&str, &str) = ("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
+    const FRACTION: (&str, &str) =
+        ("int_from_float", "Input should be a valid integer, got a number with a fractional part");
+    match value {
+        Value::Bool(on) => Ok(i64::from(*on)),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => Ok(integer),
+            // The cast saturates, which is what is wanted here.
+            (None, Some(float)) if float.fract() == 0.0 => Ok(float as i64),
+            _ => Err(FRACTION),
+        },
+        Value::String(text) => {
+            let digits = text.trim();
+            let digits = digits.split_once('.').map_or(digits, |(whole, rest)| match rest.trim_matches('0') {
+                "" => whole,
+                _ => digits,
+            });
+            digits.replace('_', "").parse().map_err(|_| PARSING)
+        }
+        _ => Err(("int_type", "Input should be a valid integer")),
+    }
+}
+
+/// FastAPI takes a missing Content-Type for JSON, and any `application/json` or `application/*+json`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
+    let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let kind = value.split(';').next().unwrap_or_default().trim();
+    kind.strip_prefix("application/").is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
+}
+
+/// Python's decoder accepts `NaN`, infinities and lone surrogates, and its server then fails on them. They cannot be
+/// embedded: 400. Everything else is FastAPI's `json_invalid`.
+fn invalid_json(text: &str, error: &serde_json::Error) -> Refusal {
+    let words = error.to_string();
+    if words.contains("surrogate") || words.contains("hex escape") {
+        return Refusal::Bad(Error::invalid(format!("the body has a lone surrogate, which is not text: {words}")), None);
+    }
+    let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let offset = (line_start + error.column().saturating_sub(1)).min(text.len());
+    let around = &text.as_bytes()[offset.saturating_sub(1)..];
+    if [&b"NaN"[..], b"Infinity", b"-Infinity"].iter().any(|word| around.starts_with(word) || around[around.len().min(1)..].starts_with(word)) {
+        return Refusal::Bad(Error::invalid("the body has a NaN or Infinity, which JSON does not know"), None);
+    }
+    let mut entry = detail("json_invalid", &["body"], "JSON decode error", json!(words));
+    entry.location.push(offset.into());
+    Refusal::Details(vec![entry])
+}
+
+/// Text from UTF-8 or UTF-16 with or without byte order mark, told apart as Python's `json.loads` does.
+fn decode_utf(body: &[u8]) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        if bytes.len() % 2 != 0 {
+            return None;
+        }
+        let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16(&units).ok()
+    };
+    match body {
+        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [first, 0, ..] if *first != 0 => utf16(body, u16::from_le_bytes),
+        [0, second, ..] if *second != 0 => utf16(body, u16::from_be_bytes),
+        _ => String::from_utf8(body.to_vec()).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_read_as_leniently_as_pydantic_does() {
+        for (value, expected) in [
+            (json!(256), Some(256)),
+            (json!(-3), Some(-3)),
+            (json!(64.0), Some(64)),
+            (json!("64"), Some(64)),
+            (json!(" 64 "), Some(64)),
+            (json!("64.0"), Some(64)),
+            (json!("1_000"), Some(1000)),
+            (json!(true), Some(1)),
+            (json!(1e300), Some(i64::MAX)),
+            (json!(64.5), None),
+            (json!("x"), None),
+            (json!(""), None),
+            (json!("6.5"), None),
+            (json!([]), None),
+        ] {
+            assert_eq!(lenient_integer(&value).ok(), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn bodies_in_utf16_are_read() {
+        let bytes: Vec<u8> = "{}é".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(decode_utf(&bytes).as_deref(), Some("{}é"));
+        assert_eq!(decode_utf(b"\xEF\xBB\xBF{}").as_deref(), Some("{}"));
+        assert_eq!(decode_utf(b"{\"a\":\"\xFF\"}"), None);
+    }
+}

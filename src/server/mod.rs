@@ -1,0 +1,199 @@
+//! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format; this file binds them together:
+//! readiness, the accept loop, shutdown.
+
+mod grpc;
+mod health;
+mod http;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower::util::MapRequest;
+
+use crate::backend::{Backend, Embedding};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
+/// first makes them see resets.
+const IDLE_CONNECTION: Duration = Duration::from_secs(150);
+
+/// Limits on what one request may carry. An answer that refuses names the flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of an HTTP body or of a gRPC message we accept.
+    pub max_body_bytes: usize,
+    /// Texts of one request.
+    pub max_texts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { max_body_bytes: 64 * 1024 * 1024, max_texts: 10_000 }
+    }
+}
+
+/// Where the server is in its life.
+#[derive(Clone)]
+enum Phase {
+    /// The port is bound, nothing can be embedded yet; the text says why.
+    Starting(Arc<str>),
+    /// Loaded and warmed.
+    Ready(Arc<dyn Backend>),
+    /// Stopping: what is in flight is finished.
+    Draining(Arc<dyn Backend>),
+}
+
+/// The server's readiness, shared by every surface: a latch that goes from starting to ready to draining.
+#[derive(Clone)]
+pub struct Readiness {
+    phase: Arc<watch::Sender<Phase>>,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Readiness { phase: Arc::new(watch::Sender::new(Phase::Starting("the model is being loaded".into()))) }
+    }
+}
+
+impl Readiness {
+    /// Not ready yet, for the given reason.
+    pub fn starting(&self, reason: &str) {
+        self.phase.send_replace(Phase::Starting(reason.into()));
+    }
+
+    /// Ready: the backend is loaded and warmed.
+    pub fn ready(&self, backend: Arc<dyn Backend>) {
+        self.phase.send_replace(Phase::Ready(backend));
+    }
+
+    /// No longer ready; requests that still arrive are served.
+    pub fn draining(&self) {
+        self.phase.send_modify(|phase| {
+            if let Phase::Ready(backend) = phase {
+                *phase = Phase::Draining(backend.clone());
+            }
+        });
+    }
+
+    /// Why the server is not ready, or `None` when it is.
+    fn reason(&self) -> Option<String> {
+        match &*self.phase.borrow() {
+            Phase::Starting(reason) => Some(reason.to_string()),
+            Phase::Ready(_) => None,
+            Phase::Draining(_) => Some("the server is shutting down".to_owned()),
+        }
+    }
+
+    fn backend(&self) -> Result<Arc<dyn Backend>> {
+        match &*self.phase.borrow() {
+            Phase::Starting(reason) => Err(Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),
+            Phase::Ready(backend) | Phase::Draining(backend) => Ok(backend.clone()),
+        }
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+}
+
+/// What the surfaces share.
+#[derive(Clone)]
+struct Service {
+    readiness: Readiness,
+    limits: Limits,
+}
+
+impl Service {
+    async fn embed(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+        let backend = self.readiness.backend()?;
+        if requests.len() > self.limits.max_texts {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "{} texts in one request, {} are allowed: send smaller batches or raise --max-texts",
+                    requests.len(),
+                    self.limits.max_texts
+                ),
+            ));
+        }
+        backend.embed(requests).await
+    }
+
+    async fn embed_one(&self, request: EmbedRequest) -> Result<Embedding> {
+        let mut results = self.embed(vec![request]).await?;
+        results.pop().unwrap_or_else(|| Err(Error::internal("the backend gave no answer for the text")))
+    }
+
+    fn meta(&self) -> Result<Map<String, Value>> {
+        let mut meta = self.readiness.backend()?.meta();
+        if let Some(Value::Object(sidecar)) = meta.get_mut("sidecar") {
+            sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
+            sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
+        }
+        Ok(meta)
+    }
+}
+
+/// Serves on a bound listener until `shutdown` resolves, then lets what is in flight finish.
+///
+/// Live as soon as this is called; ready when `readiness` says so.
+pub async fn run(
+    listener: TcpListener,
+    readiness: Readiness,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    let service = Service { readiness: readiness.clone(), limits };
+    let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
+    let router = MapRequest::new(router, http::single_slashes::<hyper::body::Incoming>);
+    let mut connections = auto::Builder::new(TokioExecutor::new());
+    connections.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION);
+    connections
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(60))
+        // Room for large batches without a round trip per 64 KiB.
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .max_concurrent_streams(1024);
+    let connections = Arc::new(connections);
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let stream = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, usually: serve what is open and try again.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        // Small answers must not wait for the peer's delayed acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let watcher = graceful.watcher();
+        let (connections, service) = (connections.clone(), TowerToHyperService::new(router.clone()));
+        tokio::spawn(async move {
+            let connection = connections.serve_connection(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!("a connection ended early: {error}");
+            }
+        });
+    }
+    readiness.draining();
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
+}

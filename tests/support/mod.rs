@@ -1,0 +1,133 @@
+//! What several tests need: the real model, a server on a free port, a plain HTTP client.
+#![allow(dead_code)] // each test binary uses its part of this
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
+use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::error::{Error, Result};
+use text2vec_sidecar::server::{self, Limits, Readiness};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The real all-MiniLM-L6-v2. `make model` gets it; `make test` calls that first.
+pub fn model_dir() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
+    assert!(dir.join("model.safetensors").is_file(), "{} is missing: run `make model` first", dir.display());
+    dir
+}
+
+/// The real model under a profile.
+pub fn options(profile: Profile) -> LocalOptions {
+    LocalOptions { profile: Some(profile), ..LocalOptions::new(model_dir()) }
+}
+
+/// A fixture file as JSON.
+pub fn fixture(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A running server. Dropping it without [`TestServer::stop`] leaves it to the end of the test's runtime.
+pub struct TestServer {
+    pub address: SocketAddr,
+    pub readiness: Readiness,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl TestServer {
+    /// Starts a server that is not ready yet.
+    pub async fn start_unready(limits: Limits) -> TestServer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("address");
+        let readiness = Readiness::default();
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(server::run(listener, readiness.clone(), limits, async {
+            let _ = stopped.await;
+        }));
+        TestServer { address, readiness, stop, server }
+    }
+
+    /// Starts a ready server in front of a backend.
+    pub async fn start(backend: Arc<dyn Backend>) -> TestServer {
+        let server = TestServer::start_unready(Limits::default()).await;
+        server.readiness.ready(backend);
+        server
+    }
+
+    /// Starts a ready server with the real model.
+    pub async fn start_model(options: LocalOptions) -> TestServer {
+        TestServer::start(Arc::new(LocalBackend::load(&options).expect("the model loads"))).await
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Shuts down in order.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.server.await.expect("the server task").expect("the server");
+    }
+}
+
+/// A backend of known vectors: `dimensions` values that follow from the text's length. The text `fail` fails.
+pub struct FakeBackend {
+    pub info: ModelInfo,
+}
+
+impl FakeBackend {
+    pub fn new(dimensions: usize) -> FakeBackend {
+        FakeBackend { info: ModelInfo { name: "fake".into(), fingerprint: "0".into(), dimensions } }
+    }
+}
+
+impl Backend for FakeBackend {
+    fn embed(
+        &self,
+        requests: Vec<EmbedRequest>,
+    ) -> futures_util::future::BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        let dimensions = self.info.dimensions;
+        let embed = move |request: EmbedRequest| match request.text.as_str() {
+            "fail" => Err(Error::invalid("this text fails")),
+            text => Ok(Embedding {
+                vector: (0..dimensions).map(|i| (text.len() + i) as f32).collect(),
+                tokens: 1,
+                truncated: false,
+                ignored: Vec::new(),
+            }),
+        };
+        Box::pin(async move { Ok(requests.into_iter().map(embed).collect()) })
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn meta(&self) -> Map<String, Value> {
+        Map::from_iter([("model".to_owned(), Value::from("fake"))])
+    }
+}
+
+/// A vector of JSON numbers.
+pub fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number") as f32).collect()
+}
+
+/// Largest absolute difference.
+pub fn max_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len(), "lengths");
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Length of a vector.
+pub fn norm(vector: &[f32]) -> f64 {
+    vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+}

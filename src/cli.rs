@@ -209,9 +209,10 @@ async fn load(args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend
 async fn load_and_warm(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
     let backend = load(args, reference).await?;
     let mut warmed = backend.embed(vec![EmbedRequest::passage("warm up")]).await?;
-    warmed.pop().unwrap_or_else(|| Err(Error::internal("no answer"))).map_err(|error| {
-        Error::config(format!("the model cannot embed a first text: {error}"))
-    })?;
+    warmed
+        .pop()
+        .unwrap_or_else(|| Err(Error::internal("no answer")))
+        .map_err(|error| Error::config(format!("the model cannot embed a first text: {error}")))?;
     tracing::info!("ready");
     Ok(Arc::new(backend))
 }

@@ -78,7 +78,7 @@ pub struct ModelArgs {
     #[arg(long, env = "T2V_DIRECT_TOKENIZE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub direct_tokenize: Option<bool>,
-    /// Put "<task>: " in front of every text whose caller names a task
+    /// Put `<task>: ` in front of every text whose caller names a task
     #[arg(long, env = "T2V_TASK_PREFIXES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub task_prefixes: Option<bool>,
@@ -96,7 +96,7 @@ pub struct ModelArgs {
 pub struct DownloadArgs {
     /// Hub id, for example sentence-transformers/all-MiniLM-L6-v2
     pub model: String,
-    /// Branch, tag or commit [default: main]
+    /// Branch, tag or commit of a Hub model [default: main]
     #[arg(long, env = "T2V_REVISION")]
     pub revision: Option<String>,
     /// Put the files into this directory instead of the Hub cache
@@ -126,7 +126,7 @@ pub struct EmbedArgs {
 /// Flags of `healthcheck`.
 #[derive(Debug, Clone, Args)]
 pub struct HealthcheckArgs {
-    /// The server's own address, as given to `serve`
+    /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 }

@@ -395,6 +395,7 @@ async fn offline_opens_no_connection() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&format!("http://{}", listener.local_addr().unwrap()), dir.path());
     config.offline = true;
+    config.read_timeout = Duration::from_millis(50);
 
     let cache = dir.path().display().to_string();
     for error in [
@@ -409,7 +410,6 @@ async fn offline_opens_no_connection() {
 
     // The same listener does see those who are not offline, so the line above can fail.
     config.offline = false;
-    config.read_timeout = Duration::from_millis(50);
     locate(ID, None, &config).await.unwrap_err();
     listener.accept().unwrap();
 }
@@ -481,7 +481,9 @@ async fn a_broken_download_continues_where_it_stopped() {
     let found = locate(ID, None, &config(&hub.origin, dir.path())).await.unwrap();
     assert_eq!(tree(&found.path), taken());
     let ranges: Vec<_> = hub.take_log().into_iter().filter(|s| s.server == "storage").map(|s| s.range).collect();
-    assert_eq!(ranges, [None, Some("bytes=70000-".to_owned())]);
+    let [None, Some(range)] = &ranges[..] else { panic!("{ranges:?}") };
+    let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
+    assert!((1..=70_000).contains(&from), "{range}");
 }
 
 #[tokio::test]

@@ -107,7 +107,9 @@ async fn onnx_profile_in_f32_beside_the_int8_reference() {
     let golden = fixture("minilm/D-avx2.json");
     let backend = LocalBackend::load(&options(Profile::Onnx)).expect("the model loads");
     let mut cosines = Vec::new();
-    for ((id, request), expected) in requests(&golden["config"]).into_iter().zip(golden["results"].as_array().expect("list")) {
+    for ((id, request), expected) in
+        requests(&golden["config"]).into_iter().zip(golden["results"].as_array().expect("list"))
+    {
         let vector = backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector").vector;
         assert!((norm(&vector) - 1.0).abs() < 1e-6, "text {id} is not normalised");
         let expected = floats(&expected["vector"]);
@@ -145,8 +147,8 @@ async fn a_vector_does_not_depend_on_its_batch() {
 /// The file's own limits (128 tokens, padded to 128) are not used.
 #[tokio::test]
 async fn the_tokenizer_file_s_truncation_and_padding_are_ignored() {
-    let file: Value =
-        serde_json::from_str(&std::fs::read_to_string(model_dir().join("tokenizer.json")).expect("file")).expect("JSON");
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(model_dir().join("tokenizer.json")).expect("file"))
+        .expect("JSON");
     assert_eq!(file["truncation"]["max_length"], 128, "the trap this test is about");
     let backend = LocalBackend::load(&direct()).expect("the model loads");
     let embed = |text: String| backend.embed(vec![EmbedRequest::passage(text)]);

@@ -57,7 +57,7 @@ fn whitespace_is_collapsed_as_python_does_it() {
 #[test]
 fn texts_without_words_have_no_sentences() {
     for text in ["", " ", "\n\n"] {
-        assert_eq!(split_sentences(text), []);
+        assert!(split_sentences(text).is_empty());
     }
 }
 
@@ -81,14 +81,14 @@ const HOSTILE: &str = r#"
 . ? ! " ') .) .␣ .␣.␣ ."␣ -- .- a. a.␣ A.␣b␣ !a a a, , -a a-b. x.) etc.␣ 1. ... ...␣ ?" é.␣É .␣␣ ␤. .␤ 　 .　 　. ␣ ),
 "#;
 
-/// Linear work on a megabyte is a fraction of a second even in a debug build. Quadratic work is some 10^12 steps, which
-/// is minutes at the least; the limit is far from both, so that a busy machine does not fail the test. The length is
+/// Linear work on half a megabyte is a fraction of a second even in a debug build. Quadratic work is 10^11 steps, which
+/// is minutes; the limit is far from both, so that a busy machine does not fail the test. The length is
 /// doubled step by step, so that quadratic work fails soon.
 #[test]
 fn time_is_linear_in_the_length_of_the_text() {
     for pattern in HOSTILE.split([' ', '\n']).filter(|pattern| !pattern.is_empty()) {
         let pattern = pattern.replace('␣', " ").replace('␤', "\n");
-        for length in (0..7).map(|doublings| 15_625 << doublings) {
+        for length in (0..6).map(|doublings| 15_625 << doublings) {
             let run = pattern.repeat(length / pattern.len());
             for text in [format!("x. {run}x"), format!("a{run}. B"), run] {
                 let start = Instant::now();

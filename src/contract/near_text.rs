@@ -150,7 +150,8 @@ impl Move {
     }
 }
 
-/// The vector of one search text (hybrid search): as one concept, including what the mean does to it (`-0` becomes `0`).
+/// The vector of one search text (hybrid search): as one concept, including what the mean does to it (`-0` becomes
+/// `0`).
 ///
 /// # Errors
 /// The embedding's error, in Weaviate's words, its kind kept.
@@ -228,10 +229,11 @@ fn parse_beacon(beacon: &str) -> Result<String> {
 
 /// The decoded path of a URL, as Go's `net/url` finds it; empty for an opaque URL (`weaviate:x`).
 fn url_path(url: &str) -> Result<String, &'static str> {
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
+    percent_decoded(fragment)?;
     if url.chars().any(|c| c.is_ascii_control()) {
         return Err("net/url: invalid control character in URL");
     }
-    let url = url.split('#').next().unwrap_or_default();
     let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     let (scheme, rest) = match url.split_once(':') {
         Some(("", _)) => return Err("missing protocol scheme"),
@@ -295,9 +297,8 @@ mod tests {
             ("weaviate:opaque".into(), Err("invalid cref URI: %!w(<nil>)")),
             (
                 ID.into(),
-                Err(
-                    "invalid cref URI: path must be of format '<class>/<uuid>', but got '11111111-1111-1111-1111-111111111111'",
-                ),
+                Err("invalid cref URI: path must be of format '<class>/<uuid>', but got \
+                     '11111111-1111-1111-1111-111111111111'"),
             ),
             (":x".into(), Err("invalid cref URI: parse \":x\": missing protocol scheme")),
             ("/%zz".into(), Err("invalid cref URI: parse \"/%zz\": invalid URL escape")),

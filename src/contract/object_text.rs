@@ -50,15 +50,15 @@ impl Object {
 /// `lowercase_input`: `LOWERCASE_VECTORIZATION_INPUT` is on ([`enabled`](super::endpoint::enabled)).
 ///
 /// 1. The class name, if it is vectorized.
-/// 2. Each vectorized property that the object has, in the byte order of names: one part per rendered value, lower-cased
-///    if asked, the property's name in front if that is vectorized.
+/// 2. Each vectorized property that the object has, in the byte order of names: one part per rendered value,
+///    lower-cased if asked, the property's name in front if that is vectorized.
 /// 3. Without source properties and without any part: the class name after all.
 ///
 /// The parts are joined with one blank; nothing is trimmed or limited. An empty string is a value and makes a part.
 ///
 /// # Errors
-/// `InvalidArgument`, in Weaviate's words, for a property that the class does not have or whose value is not of its data
-/// type. All properties are checked, also those that are not rendered; the first in byte order is reported.
+/// `InvalidArgument`, in Weaviate's words, for a property that the class does not have or whose value is not of its
+/// data type. All properties are checked, also those that are not rendered; the first in byte order is reported.
 pub fn object_text(
     object: &Object,
     class: &Class,

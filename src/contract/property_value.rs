@@ -269,7 +269,8 @@ mod tests {
             (
                 "object[]",
                 "[1]",
-                "invalid object[] property 'p' on class 'C': invalid object '0' in array: object must be a map, but got: json.Number",
+                "invalid object[] property 'p' on class 'C': invalid object '0' in array: object must be a map, but \
+                 got: json.Number",
             ),
             ("blob[]", "[]", "unrecognized data type 'blob[]'"),
             ("", "1", "unrecognized data type ''"),
@@ -309,7 +310,8 @@ mod tests {
             (r#"{"":1}"#, "property 'o.': must have a data type"),
             (
                 r#"{"d":1}"#,
-                "property 'o.d': invalid date property 'o.d' on class 'C': requires a string with a RFC3339 formatted date, but the given value is '1'",
+                "property 'o.d': invalid date property 'o.d' on class 'C': requires a string with a RFC3339 formatted \
+                 date, but the given value is '1'",
             ),
         ] {
             assert_eq!(convert(text), Err(format!("invalid object property 'o' on class 'C': {message}")));

@@ -81,9 +81,9 @@ impl Value {
 
 /// The number tokens of a JSON text, in the order they stand there.
 ///
-/// serde_json hands numbers over as `u64`, `i64` or a rounded `f64`, without their text, but it visits them in the order
-/// of the document. So the texts are picked up beside it: one pass each, where capturing raw values level by level
-/// would read deep nests once per level.
+/// serde_json hands numbers over as `u64`, `i64` or a rounded `f64`, without their text, but it visits them in the
+/// order of the document. So the texts are picked up beside it: one pass each, where capturing raw values level by
+/// level would read deep nests once per level.
 struct WrittenNumbers<'a> {
     rest: &'a str,
 }

@@ -356,7 +356,8 @@ mod tests {
 
     #[test]
     fn position_tables_behind_the_padding_index_are_shorter() {
-        let config = |kind: &str| serde_json::json!({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1});
+        let config =
+            |kind: &str| serde_json::json!({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1});
         assert_eq!(description(config("xlm-roberta")).usable_positions(), Some(512));
         assert_eq!(description(config("bert")).usable_positions(), Some(514));
         assert_eq!(description(serde_json::json!({"model_type": "t5"})).usable_positions(), None);

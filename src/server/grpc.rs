@@ -77,7 +77,11 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
     if !options.model.is_empty() && options.model != backend.info().name {
         return Err(Error::new(
             ErrorKind::NotFound,
-            format!("no model '{}' is served here: there is '{}', also meant by \"\"", options.model, backend.info().name),
+            format!(
+                "no model '{}' is served here: there is '{}', also meant by \"\"",
+                options.model,
+                backend.info().name
+            ),
         ));
     }
     let task = match proto::Task::try_from(options.task) {

@@ -310,7 +310,9 @@ fn start_inference(mut encoder: Box<dyn Encoder>, shared: Arc<Shared>) -> Result
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| shared.embed(encoder.as_mut(), &job)));
             let result = outcome.unwrap_or_else(|_| {
                 shared.counters.panics.fetch_add(1, Ordering::Relaxed);
-                Err(Error::internal("embedding this text failed on a bug in the sidecar: see its log, and please report it"))
+                Err(Error::internal(
+                    "embedding this text failed on a bug in the sidecar: see its log, and please report it",
+                ))
             });
             // The caller may have left meanwhile.
             let _ = job.reply.send(result);
@@ -343,8 +345,14 @@ fn fingerprint(dir: &Path, treatment: &Treatment) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
     hash.update(format!("{} {} {switches:?} f32\n", treatment.profile, treatment.max_tokens()));
-    let described = ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json",
-        "config_sentence_transformers.json"];
+    let described = [
+        "config.json",
+        "tokenizer.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+    ];
     let files = described.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
     let mut buffer = vec![0u8; 1 << 20];
     for path in files.chain(weights::weight_files(dir)?) {

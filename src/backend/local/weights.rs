@@ -74,7 +74,9 @@ impl Weights {
             .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
             .min_by_key(|prefix| prefix.len())
             .map(str::to_owned)
-            .ok_or_else(|| Error::config(format!("the weights have no tensor '{anchor}': they are of another architecture")))?;
+            .ok_or_else(|| {
+                Error::config(format!("the weights have no tensor '{anchor}': they are of another architecture"))
+            })?;
         let tensors = tensors
             .into_iter()
             .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_owned(), tensor)))

@@ -73,7 +73,8 @@ async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return tonic::Status::unimplemented(format!("no such gRPC method: {}", uri.path())).into_http();
     }
-    let message = format!("no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready", uri.path());
+    let message =
+        format!("no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready", uri.path());
     json_response(StatusCode::NOT_FOUND, &json!({"error": message, "detail": "Not Found"}))
 }
 

@@ -272,7 +272,8 @@ fn read_config(config: Value, details: &mut Vec<Detail>) -> EmbedRequest {
 
 /// Pydantic's lenient integers: `256`, `256.0`, `"256"`, `true`. Numbers beyond 64 bits stay as large as they can be.
 fn lenient_integer(value: &Value) -> Result<i64, (&'static str, &'static str)> {
-    const PARSING: (&str, &str) = ("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
+    const PARSING: (&str, &str) =
+        ("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
     const FRACTION: (&str, &str) =
         ("int_from_float", "Input should be a valid integer, got a number with a fractional part");
     match value {
@@ -308,12 +309,18 @@ fn is_json(headers: &HeaderMap) -> bool {
 fn invalid_json(text: &str, error: &serde_json::Error) -> Refusal {
     let words = error.to_string();
     if words.contains("surrogate") || words.contains("hex escape") {
-        return Refusal::Bad(Error::invalid(format!("the body has a lone surrogate, which is not text: {words}")), None);
+        return Refusal::Bad(
+            Error::invalid(format!("the body has a lone surrogate, which is not text: {words}")),
+            None,
+        );
     }
     let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
     let offset = (line_start + error.column().saturating_sub(1)).min(text.len());
     let around = &text.as_bytes()[offset.saturating_sub(1)..];
-    if [&b"NaN"[..], b"Infinity", b"-Infinity"].iter().any(|word| around.starts_with(word) || around[around.len().min(1)..].starts_with(word)) {
+    if [&b"NaN"[..], b"Infinity", b"-Infinity"]
+        .iter()
+        .any(|word| around.starts_with(word) || around[around.len().min(1)..].starts_with(word))
+    {
         return Refusal::Bad(Error::invalid("the body has a NaN or Infinity, which JSON does not know"), None);
     }
     let mut entry = detail("json_invalid", &["body"], "JSON decode error", json!(words));
@@ -324,7 +331,7 @@ fn invalid_json(text: &str, error: &serde_json::Error) -> Refusal {
 /// Text from UTF-8 or UTF-16 with or without byte order mark, told apart as Python's `json.loads` does.
 fn decode_utf(body: &[u8]) -> Option<String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        if bytes.len() % 2 != 0 {
+        if !bytes.len().is_multiple_of(2) {
             return None;
         }
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();

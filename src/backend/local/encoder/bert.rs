@@ -44,7 +44,10 @@ impl CandleBert {
 impl Encoder for CandleBert {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
         if let Some(id) = batch.ids().iter().find(|&&id| id >= self.vocabulary) {
-            return Err(Error::config(format!("tokenizer.json makes the id {id}, but the model knows {}", self.vocabulary)));
+            return Err(Error::config(format!(
+                "tokenizer.json makes the id {id}, but the model knows {}",
+                self.vocabulary
+            )));
         }
         let ranges: Vec<_> = batch.ranges().collect();
         let mut order: Vec<usize> = (0..ranges.len()).collect();
@@ -54,9 +57,10 @@ impl Encoder for CandleBert {
         for group in order.chunk_by(|&a, &b| ranges[a].len() == ranges[b].len()) {
             let length = ranges[group[0]].len();
             let gather = |source: &[u32]| group.iter().flat_map(|&i| source[ranges[i].clone()].to_vec()).collect();
-            let states = self
-                .forward_equal(gather(batch.ids()), gather(batch.type_ids()), (group.len(), length))
-                .map_err(|error| Error::internal(format!("the forward pass failed: {}", first_line(&error.to_string()))))?;
+            let states =
+                self.forward_equal(gather(batch.ids()), gather(batch.type_ids()), (group.len(), length)).map_err(
+                    |error| Error::internal(format!("the forward pass failed: {}", first_line(&error.to_string()))),
+                )?;
             for (rows, &index) in states.chunks_exact(length * self.width).zip(group) {
                 values[ranges[index].start * self.width..ranges[index].end * self.width].copy_from_slice(rows);
             }

@@ -1,0 +1,194 @@
+//! The binary as people meet it: subcommands, errors in one line, and a README that tells the truth.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+use clap::CommandFactory;
+use serde_json::Value;
+use support::{floats, model_dir};
+use text2vec_sidecar::config::{Cli, REFERENCE_VARIABLES};
+
+fn sidecar(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+    // Nothing of the developer's own settings; a backtrace must not appear even when asked for.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("T2V_") || name.starts_with("HF_") || REFERENCE_VARIABLES.contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1").env("RUST_LOG", "error").args(arguments);
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+/// One line on stderr that holds every given word, exit code 1, nothing on stdout.
+fn assert_one_line_error(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "more than a line: {text}");
+    assert!(output.stdout.is_empty());
+    for word in words {
+        assert!(text.contains(word), "'{word}' is not in: {text}");
+    }
+}
+
+#[test]
+fn a_missing_model_directory_is_said_in_one_line() {
+    let output = run(sidecar(&["--model", "./no/such/dir", "--listen", "127.0.0.1:0"]).env("HF_HUB_OFFLINE", "1"));
+    assert_one_line_error(&output, &["./no/such/dir"]);
+}
+
+#[test]
+fn unreadable_weights_and_unknown_architectures_are_said_in_one_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = |name: &str| std::fs::copy(model_dir().join(name), dir.path().join(name)).expect("copy");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        copy(name);
+    }
+    let path = dir.path().to_str().expect("a path").to_owned();
+    let serve = || run(&mut sidecar(&["--model", &path, "--listen", "127.0.0.1:0"]));
+    assert_one_line_error(&serve(), &["model.safetensors"]);
+    std::fs::write(dir.path().join("model.safetensors"), b"this is not a safetensors file").expect("write");
+    assert_one_line_error(&serve(), &["model.safetensors", "not a usable safetensors file", "download it again"]);
+    // A file that ends early, as an interrupted copy leaves it.
+    let whole = std::fs::read(model_dir().join("model.safetensors")).expect("weights");
+    std::fs::write(dir.path().join("model.safetensors"), &whole[..whole.len() / 2]).expect("write");
+    assert_one_line_error(&serve(), &["model.safetensors", "not a usable safetensors file"]);
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type":"llama"}"#).expect("write");
+    assert_one_line_error(&serve(), &["'llama'", "not supported"]);
+    std::fs::write(dir.path().join("config.json"), "{").expect("write");
+    assert_one_line_error(&serve(), &["config.json", "not a JSON object"]);
+}
+
+#[test]
+fn a_taken_port_is_said_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("address").to_string();
+    let output = run(&mut sidecar(&["--model", model_dir().to_str().expect("a path"), "--listen", &address]));
+    assert_one_line_error(&output, &[&address, "--listen", "T2V_LISTEN"]);
+}
+
+#[test]
+fn offline_with_nothing_cached_is_said_in_one_line() {
+    let cache = tempfile::tempdir().expect("a directory");
+    let mut command = sidecar(&["--listen", "127.0.0.1:0", "--model", "some-org/some-model"]);
+    let output = run(command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", cache.path()));
+    assert_one_line_error(&output, &["some-org/some-model", "HF_HUB_OFFLINE"]);
+}
+
+#[test]
+fn embed_writes_a_json_line_per_text() {
+    let model = model_dir();
+    let arguments = ["embed", "--model", model.to_str().expect("a path"), "The London Eye", "hello"];
+    let output = run(&mut sidecar(&arguments));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = json_lines(&output);
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["text"], "The London Eye");
+    // The first number of the reference's vector for this text.
+    assert!((floats(&lines[0]["vector"])[0] - 0.416_775_76).abs() < 1e-5, "{}", lines[0]);
+    assert_eq!((lines[1]["dims"].as_u64(), floats(&lines[1]["vector"]).len()), (Some(384), 384));
+}
+
+#[test]
+fn embed_reads_standard_input_and_marks_what_fails() {
+    let model = model_dir();
+    let arguments = ["embed", "--model", model.to_str().expect("a path"), "--profile", "transformers"];
+    let mut child = sidecar(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut input = child.stdin.take().expect("stdin");
+    let texts: String = (0..70).map(|i| if i == 40 { "\n".to_owned() } else { format!("line {i}\n") }).collect();
+    input.write_all(texts.as_bytes()).expect("write");
+    drop(input);
+    let output = child.wait_with_output().expect("an end");
+    let lines = json_lines(&output);
+    assert_eq!((lines.len(), output.status.code()), (70, Some(1)));
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line.get("error").is_some(), i == 40, "{line}");
+        assert_eq!(line.get("vector").is_some(), i != 40, "{line}");
+    }
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 texts could not be embedded"));
+}
+
+fn json_lines(output: &Output) -> Vec<Value> {
+    String::from_utf8(output.stdout.clone())
+        .expect("UTF-8")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+#[test]
+fn healthcheck_follows_the_server_and_sigterm_ends_it_with_0() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").to_string();
+    let check = || run(&mut sidecar(&["healthcheck", "--listen", &free]));
+    assert_one_line_error(&check(), &["does not answer"]);
+    let model = model_dir();
+    let mut server = sidecar(&["--model", model.to_str().expect("a path"), "--listen", &free]).spawn().expect("starts");
+    let started = std::time::Instant::now();
+    while !check().status.success() {
+        assert!(started.elapsed().as_secs() < 60, "not ready after a minute");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    assert_eq!(server.wait().expect("an end").code(), Some(0));
+}
+
+/// The flags as README's table shows them.
+fn table_from_code() -> String {
+    let mut rows = String::from("| command | flag | variable | default | meaning |\n|---|---|---|---|---|\n");
+    let command = Cli::command();
+    let mut seen = Vec::new();
+    for sub in command.get_subcommands() {
+        for argument in sub.get_arguments() {
+            let Some(long) = argument.get_long().filter(|&long| long != "help" && long != "version") else { continue };
+            let variable = argument.get_env().expect("every flag has a variable").to_str().expect("UTF-8");
+            assert!(variable.starts_with("T2V_"), "--{long} has the variable {variable}");
+            let users: Vec<_> = command
+                .get_subcommands()
+                .filter(|other| other.get_arguments().any(|theirs| theirs.get_long() == Some(long)))
+                .map(clap::Command::get_name)
+                .collect();
+            let default = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
+            let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+            let row = format!("| {} | `--{long}` | `{variable}` | {default} | {help} |\n", users.join(", "));
+            if !seen.contains(&row) {
+                rows.push_str(&row);
+                seen.push(row);
+            }
+        }
+    }
+    rows
+}
+
+/// With `UPDATE_README=1` the table is written instead of compared.
+#[test]
+fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
+    const BEGIN: &str = "<!-- flags: kept by tests/cli.rs -->\n";
+    const END: &str = "<!-- end of flags -->";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(path).expect("README.md");
+    let (before, rest) = readme.split_once(BEGIN).expect("the table's begin mark");
+    let (table, after) = rest.split_once(END).expect("the table's end mark");
+    let wanted = table_from_code();
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
+    } else {
+        assert_eq!(table, wanted, "run `UPDATE_README=1 cargo test --test cli readme` and look at the difference");
+    }
+    for variable in REFERENCE_VARIABLES {
+        assert!(after.contains(&format!("`{variable}`")), "README says nothing about {variable}");
+    }
+}

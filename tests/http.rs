@@ -1,0 +1,320 @@
+//! The reference container's HTTP API over real sockets: what Weaviate sends, and the reference's own exchanges replayed.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
+use text2vec_sidecar::backend::local::LocalOptions;
+use text2vec_sidecar::contract::request::Profile;
+use text2vec_sidecar::server::Limits;
+
+fn client() -> Client {
+    Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("client")
+}
+
+/// Requests as Weaviate's Go client writes them, byte for byte, without Content-Type.
+#[tokio::test]
+async fn every_request_of_weaviate_is_accepted() {
+    // Whole texts: under the transformers profile an empty query has no sentence, which is an error of its own.
+    let server =
+        TestServer::start_model(LocalOptions { direct_tokenize: true, ..options(Profile::Transformers) }).await;
+    let cases = fixture("contract/wire_exchange.json");
+    let mut accepted = 0;
+    for case in cases.as_array().expect("a list") {
+        let body = case["expected"]["request_body"].as_str().unwrap_or_default();
+        if body.is_empty() {
+            continue;
+        }
+        let mut request = client().post(server.url("/vectors")).body(body.to_owned());
+        for (name, value) in case["expected"]["request_headers"].as_object().expect("headers") {
+            request = request.header(name, value.as_str().expect("a header value"));
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status();
+        let answer: Value = response.json().await.expect("JSON");
+        let sent: Value = serde_json::from_str(body).expect("the request is JSON");
+        if matches!(sent["config"]["pooling_strategy"].as_str(), None | Some("" | "masked_mean" | "cls")) {
+            assert_eq!(status, StatusCode::OK, "{}: {answer}", case["name"]);
+            assert_eq!(floats(&answer["vector"]).len(), 384);
+            assert_eq!((&answer["dim"], &answer["dims"], &answer["text"]), (&json!(384), &json!(384), &sent["text"]));
+        } else {
+            // Accepted as a request; the pooling strategy is what is refused.
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            assert!(answer["error"].as_str().expect("error").starts_with("invalid pooling method"), "{answer}");
+        }
+        accepted += 1;
+    }
+    println!("{accepted} requests accepted");
+    assert!(accepted >= 40, "only {accepted}");
+    server.stop().await;
+}
+
+/// Where our answer is meant to differ from the reference's, and why. Names are those of the exchanges.
+const WANTED_DEVIATIONS: &[(&str, &[&str], u16, &str)] = &[
+    ("pool_bad", &["A", "B"], 400, "the caller's mistake, not the server's"),
+    ("pool_bad_empty_text", &["A", "B"], 400, "the caller's mistake, not the server's"),
+    ("empty_text", &["A"], 400, "no sentence, no vector: said clearly instead of a Python error"),
+    ("ws_text", &["A"], 400, "no sentence, no vector: said clearly instead of a Python error"),
+    ("lone_surrogate", &["A", "C"], 400, "not text; the reference's server fails on it"),
+    ("nan_dim", &["A", "C"], 400, "not JSON; the reference's server fails on it"),
+];
+
+/// Not replayed: pages of FastAPI itself, and paths where a friendlier answer is fine.
+const NOT_REPLAYED: &[&str] = &["openapi", "docs_none", "meta_slash", "root"];
+
+async fn replay(file: &str, options: LocalOptions) {
+    let server = TestServer::start_model(options).await;
+    let exchanges = fixture(&format!("minilm/http_{file}.json"));
+    let mut replayed = 0;
+    for exchange in exchanges.as_array().expect("a list") {
+        let name = exchange["name"].as_str().expect("name");
+        if NOT_REPLAYED.contains(&name) {
+            continue;
+        }
+        let method: Method = exchange["method"].as_str().expect("method").parse().expect("method");
+        let mut request = client().request(method, server.url(exchange["path"].as_str().expect("path")));
+        for (header, value) in exchange["headers"].as_object().into_iter().flatten() {
+            request = request.header(header, value.as_str().expect("a header value"));
+        }
+        if let Some(body) = exchange["request_body"].as_str() {
+            // One character per byte.
+            request =
+                request.body(body.chars().map(|c| u8::try_from(u32::from(c)).expect("a byte")).collect::<Vec<_>>());
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let body = response.bytes().await.expect("a body");
+        let deviation = WANTED_DEVIATIONS.iter().find(|(case, files, _, _)| *case == name && files.contains(&file));
+        let reference_status = exchange["status"].as_u64().expect("status") as u16;
+        let expected_status = deviation.map_or(reference_status, |(_, _, status, _)| *status);
+        assert_eq!(status, expected_status, "{file} {name}: {}", String::from_utf8_lossy(&body));
+        if exchange["method"] != "HEAD" {
+            check_body(file, name, status, deviation.is_some(), exchange, &body);
+        }
+        replayed += 1;
+    }
+    println!("http_{file}: {replayed} exchanges replayed");
+    assert!(replayed >= 7);
+    server.stop().await;
+}
+
+fn check_body(file: &str, name: &str, status: u16, deviates: bool, exchange: &Value, body: &[u8]) {
+    let parse = || -> Value {
+        serde_json::from_slice(body).unwrap_or_else(|error| panic!("{file} {name} is not JSON: {error}"))
+    };
+    match status {
+        204 => assert!(body.is_empty()),
+        200 if name == "meta" => {
+            let ours = parse();
+            let reference: Value = serde_json::from_str(exchange["body"].as_str().expect("body")).expect("JSON");
+            assert!(ours["model_path"].is_string());
+            for key in ["model_type", "hidden_size", "num_hidden_layers", "vocab_size"] {
+                assert_eq!(ours["model"][key], reference["model"][key], "{file} {key}");
+            }
+        }
+        200 => {
+            let ours = parse();
+            let summary = &exchange["body_summary"];
+            assert_eq!(ours["text"], summary["text"], "{file} {name}");
+            assert_eq!((&ours["dim"], &ours["dims"]), (&summary["dim"], &summary["dim"]), "{file} {name}");
+            for key in summary["keys"].as_array().expect("keys") {
+                assert!(ours.get(key.as_str().expect("a key")).is_some(), "{file} {name} lacks {key}");
+            }
+            // The int8 vectors of D are another matter; the f32 ones must be the same.
+            if file != "D" {
+                let head = floats(&summary["vector_head"]);
+                let difference = max_difference(&floats(&ours["vector"])[..head.len()], &head);
+                assert!(difference < 2e-5, "{file} {name}: {difference}");
+            }
+        }
+        _ => {
+            let ours = parse();
+            assert!(ours["error"].as_str().is_some_and(|text| !text.is_empty()), "{file} {name}: {ours}");
+            if deviates {
+                return;
+            }
+            let reference: Value = serde_json::from_str(exchange["body"].as_str().expect("body")).expect("JSON");
+            let shape = |detail: &Value| match detail {
+                Value::Array(entries) => entries
+                    .iter()
+                    .map(|entry| {
+                        let mut place = entry["loc"].as_array().expect("loc").clone();
+                        if entry["type"] == "json_invalid" {
+                            place.truncate(1); // character offsets are not compared
+                        }
+                        json!([entry["type"], place])
+                    })
+                    .collect(),
+                other => other.clone(),
+            };
+            assert_eq!(shape(&ours["detail"]), shape(&reference["detail"]), "{file} {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_transformers_mode_replayed() {
+    replay("A", options(Profile::Transformers)).await;
+}
+
+#[tokio::test]
+async fn direct_tokenize_replayed() {
+    replay("B", LocalOptions { direct_tokenize: true, ..options(Profile::Transformers) }).await;
+}
+
+#[tokio::test]
+async fn the_sentence_transformers_mode_replayed() {
+    replay("C", options(Profile::SentenceTransformers)).await;
+}
+
+#[tokio::test]
+async fn the_onnx_mode_replayed() {
+    replay("D", options(Profile::Onnx)).await;
+}
+
+#[tokio::test]
+async fn probes_tell_starting_ready_and_draining_apart() {
+    let server = TestServer::start_unready(Limits::default()).await;
+    let get = |path: &'static str| {
+        let request = client().get(server.url(path));
+        async move {
+            let response = request.send().await.expect("an answer");
+            (response.status().as_u16(), response.bytes().await.expect("body"))
+        }
+    };
+    assert_eq!(get("/.well-known/live").await.0, 204);
+    for path in ["/.well-known/ready", "/meta"] {
+        let (status, body) = get(path).await;
+        assert_eq!(status, 503, "{path}");
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["error"], "not ready: the model is being loaded", "{path}");
+    }
+    let refused = client().post(server.url("/vectors")).body(r#"{"text":"x"}"#).send().await.expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    server.readiness.ready(Arc::new(FakeBackend::new(3)));
+    assert_eq!(get("/.well-known/ready").await.0, 204);
+    server.readiness.draining();
+    let (status, body) = get("/.well-known/ready").await;
+    assert_eq!((status, String::from_utf8_lossy(&body).contains("shutting down")), (503, true));
+    // What still arrives is served.
+    let served = client().post(server.url("/vectors")).body(r#"{"text":"x"}"#).send().await.expect("an answer");
+    assert_eq!(served.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn slashes_and_methods_are_taken_as_clients_send_them() {
+    let server = TestServer::start(Arc::new(FakeBackend::new(3))).await;
+    for path in ["/vectors", "/vectors/", "//vectors", "//vectors//", "/vectors?x=1"] {
+        let response = client().post(server.url(path)).body(r#"{"text":"ab"}"#).send().await.expect("an answer");
+        assert_eq!(response.status(), 200, "{path}");
+        let answer: Value = response.json().await.expect("JSON");
+        assert_eq!(answer, json!({"text": "ab", "vector": [2.0, 3.0, 4.0], "dim": 3, "dims": 3}));
+    }
+    assert_eq!(client().get(server.url("//.well-known/ready")).send().await.expect("an answer").status(), 204);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_keeps_what_succeeds() {
+    let server = TestServer::start(Arc::new(FakeBackend::new(2))).await;
+    let post = |body: Value| {
+        let request = client().post(server.url("/vectors")).json(&body);
+        async move {
+            let response = request.send().await.expect("an answer");
+            (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+        }
+    };
+    let (status, answer) = post(json!({"texts": ["a", "bc"], "config": {"task_type": "query"}})).await;
+    let expected = json!({"texts": ["a", "bc"], "vectors": [[1.0, 2.0], [2.0, 3.0]], "dim": 2, "dims": 2});
+    assert_eq!((status, answer), (200, expected));
+    let (status, answer) = post(json!({"texts": ["a", "fail"]})).await;
+    assert_eq!((status, &answer["vectors"]), (200, &json!([[1.0, 2.0], null])));
+    assert_eq!(answer["errors"], json!([null, "this text fails"]));
+    let (status, answer) = post(json!({"texts": ["fail"]})).await;
+    assert_eq!((status, answer["error"].as_str()), (400, Some("this text fails")));
+    let (status, answer) = post(json!({"texts": []})).await;
+    assert_eq!((status, answer["vectors"].clone()), (200, json!([])));
+    let (status, answer) = post(json!({"texts": ["a", 5], "config": 5})).await;
+    assert_eq!((status, answer["detail"].as_array().map(Vec::len)), (422, Some(2)));
+    assert_eq!(answer["detail"][0]["loc"], json!(["body", "texts", 1]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn limits_are_named_in_their_errors() {
+    let server = TestServer::start_unready(Limits { max_body_bytes: 1000, max_texts: 2 }).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(2)));
+    let big = client().post(server.url("/vectors")).body(vec![b' '; 1001]).send().await.expect("an answer");
+    assert_eq!(big.status(), 413);
+    let answer: Value = big.json().await.expect("JSON");
+    assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-body-bytes")), "{answer}");
+    let many =
+        client().post(server.url("/vectors")).json(&json!({"texts": ["a", "b", "c"]})).send().await.expect("answer");
+    assert_eq!(many.status(), 413);
+    let answer: Value = many.json().await.expect("JSON");
+    assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-texts")), "{answer}");
+    server.stop().await;
+}
+
+/// float32 → shortest text → float32 is the identity, for every kind of number.
+#[tokio::test]
+async fn floats_are_printed_so_that_they_read_back_the_same() {
+    let server = TestServer::start_model(options(Profile::Transformers)).await;
+    let response =
+        client().post(server.url("/vectors")).body(r#"{"text":"The London Eye"}"#).send().await.expect("answer");
+    let text = response.text().await.expect("text");
+    let list = text.split_once('[').expect("[").1.split_once(']').expect("]").0;
+    let direct: Vec<f32> = list.split(',').map(|number| number.parse().expect("a float32")).collect();
+    let through_double: Vec<f32> =
+        list.split(',').map(|number| number.parse::<f64>().expect("a double") as f32).collect();
+    assert_eq!(direct.len(), 384);
+    assert_eq!(direct, through_double);
+    assert!(list.split(',').all(|number| number.len() <= 15), "more digits than a float32 needs");
+    server.stop().await;
+}
+
+/// Weaviate gives a ready probe 500 ms, also while an import keeps every core busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ready_answers_while_32_callers_keep_the_cpu_full() {
+    let server = TestServer::start_model(options(Profile::Transformers)).await;
+    let client = Client::builder().no_proxy().build().expect("client");
+    let text = "A passage of a few sentences. It keeps the encoder busy for a while, as an import does. ".repeat(4);
+    let callers: Vec<_> = (0..32)
+        .map(|caller| {
+            let (client, url, text) = (client.clone(), server.url("/vectors"), text.clone());
+            tokio::spawn(async move {
+                let mut answered = 0;
+                loop {
+                    let body = json!({"text": format!("{caller} {answered} {text}")});
+                    match client.post(&url).json(&body).send().await {
+                        Ok(response) if response.status() == 200 => answered += 1,
+                        other => panic!("a caller got {other:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut slowest = Duration::ZERO;
+    // A new connection each time, as a kubelet makes it.
+    for _ in 0..30 {
+        let started = std::time::Instant::now();
+        let fresh = Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("client");
+        let response = fresh.get(server.url("/.well-known/ready")).send().await.expect("an answer");
+        assert_eq!(response.status(), 204);
+        slowest = slowest.max(started.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("slowest of 30 ready probes under load: {slowest:?}");
+    for caller in callers {
+        assert!(!caller.is_finished(), "a caller stopped early");
+        caller.abort();
+    }
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::Backend;
 use crate::backend::local::{LocalBackend, LocalOptions};
+use crate::backend::paired::Paired;
 use crate::config::{Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ReferenceEnv, ServeArgs};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
@@ -52,12 +53,13 @@ async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!(%address, "live: HTTP and gRPC on one port");
     let readiness = Readiness::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(server::run(listener, readiness.clone(), args.limits(), async {
-        // An error means that the sender is gone, which is a reason to stop as well.
-        let _ = stopped.await;
-    }));
+    let mut server =
+        tokio::spawn(server::run(listener, readiness.clone(), args.limits(), reference.module(&args), async {
+            // An error means that the sender is gone, which is a reason to stop as well.
+            let _ = stopped.await;
+        }));
     let serving = async {
-        readiness.ready(load_and_warm(&args.model, &reference).await?);
+        readiness.ready(load_and_warm(&args, &reference).await?);
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -98,7 +100,7 @@ struct EmbedLine<'a> {
 async fn embed(args: EmbedArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
     init_telemetry(&args.model, &reference);
-    let backend = load(&args.model, &reference).await?;
+    let backend = load(&reference.model(&args.model), &args.model, &reference).await?;
     let settings = EmbedRequest {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
@@ -171,12 +173,11 @@ fn init_telemetry(args: &ModelArgs, reference: &ReferenceEnv) {
     }
 }
 
-/// Finds (or downloads) and loads the model.
-async fn load(args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend> {
+/// Finds (or downloads) and loads a model.
+async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend> {
     let started = Instant::now();
-    let name = reference.model(args);
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
-    let found = locate::locate(&name, args.revision.as_deref(), &hub).await?;
+    let found = locate::locate(name, args.revision.as_deref(), &hub).await?;
     let options = LocalOptions {
         dir: found.path,
         marker_root: Some(found.markers),
@@ -205,16 +206,21 @@ async fn load(args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend
     Ok(backend)
 }
 
-/// A model is ready when it has made a vector.
-async fn load_and_warm(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
-    let backend = load(args, reference).await?;
-    let mut warmed = backend.embed(vec![EmbedRequest::passage("warm up")]).await?;
-    warmed
-        .pop()
-        .unwrap_or_else(|| Err(Error::internal("no answer")))
-        .map_err(|error| Error::config(format!("the model cannot embed a first text: {error}")))?;
+/// A model is ready when it has made a vector of each kind.
+async fn load_and_warm(args: &ServeArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
+    let backend: Arc<dyn Backend> = match (&args.passage_model, &args.query_model) {
+        (Some(passage), Some(query)) => {
+            let passage = load(passage, &args.model, reference).await?;
+            let query = load(query, &args.model, reference).await?;
+            Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?)
+        }
+        _ => Arc::new(load(&reference.model(&args.model), &args.model, reference).await?),
+    };
+    for warmed in backend.embed(vec![EmbedRequest::passage("warm up"), EmbedRequest::query("warm up")]).await? {
+        warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
+    }
     tracing::info!("ready");
-    Ok(Arc::new(backend))
+    Ok(backend)
 }
 
 /// Resolves on SIGTERM or SIGINT.

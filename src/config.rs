@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
-use crate::server::Limits;
+use crate::server::{Limits, ModuleOptions};
 use crate::telemetry::LogFormat;
 
 /// Where the reference container's images keep their model.
@@ -53,12 +54,28 @@ pub struct ServeArgs {
     /// The model and its treatment.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Directory or Hub id of the encoder for passages, where queries have another; needs --query-model
+    #[arg(long, env = "T2V_PASSAGE_MODEL", requires = "query_model", conflicts_with = "model")]
+    pub passage_model: Option<String>,
+    /// Directory or Hub id of the encoder for queries; needs --passage-model
+    #[arg(long, env = "T2V_QUERY_MODEL", requires = "passage_model")]
+    pub query_model: Option<String>,
+    /// Base URLs, separated by commas, that mean this sidecar itself when a class or TRANSFORMERS_INFERENCE_API names them
+    #[arg(long, env = "T2V_SELF_URLS", default_value = "")]
+    pub self_urls: String,
+    /// Module service: lower-case the texts of objects, as a Weaviate with LOWERCASE_VECTORIZATION_INPUT does
+    #[arg(long, env = "T2V_LOWERCASE_INPUT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub lowercase_input: Option<bool>,
     /// Largest HTTP body and gRPC message accepted, in bytes
     #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes)]
     pub max_body_bytes: usize,
-    /// Most texts accepted in one request
+    /// Most texts, or objects, accepted in one request
     #[arg(long, env = "T2V_MAX_TEXTS", default_value_t = Limits::default().max_texts)]
     pub max_texts: usize,
+    /// Largest text accepted, in bytes
+    #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes)]
+    pub max_text_bytes: usize,
 }
 
 /// Which model, and how it treats texts.
@@ -148,11 +165,12 @@ fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
 impl ServeArgs {
     /// The limits of one request.
     pub fn limits(&self) -> Limits {
-        Limits { max_body_bytes: self.max_body_bytes, max_texts: self.max_texts }
+        Limits { max_body_bytes: self.max_body_bytes, max_texts: self.max_texts, max_text_bytes: self.max_text_bytes }
     }
 }
 
-/// The reference container's variables, as far as they are understood, with its own ideas of what is true.
+/// The variables of the reference container and of Weaviate's module, as far as they are understood, with their own ideas
+/// of what is true.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReferenceEnv {
     /// `MODEL_NAME`.
@@ -165,11 +183,15 @@ pub struct ReferenceEnv {
     pub task_prefixes: bool,
     /// `LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
+    /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
+    pub inference_urls: Option<InferenceUrls>,
+    /// `LOWERCASE_VECTORIZATION_INPUT`: on, enabled, 1 or true.
+    pub lowercase_input: bool,
     /// Settings that cannot be honoured; each is said once at start.
     pub warnings: Vec<String>,
 }
 
-/// The names of the reference container's variables that are read.
+/// The names of the reference container's and the module's variables that are read.
 pub const REFERENCE_VARIABLES: &[&str] = &[
     "MODEL_NAME",
     "ONNX_RUNTIME",
@@ -180,6 +202,10 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
     "ENABLE_CUDA",
     "TRUST_REMOTE_CODE",
     "AUTHENTICATION_ALLOWED_TOKENS",
+    "TRANSFORMERS_INFERENCE_API",
+    "TRANSFORMERS_PASSAGE_INFERENCE_API",
+    "TRANSFORMERS_QUERY_INFERENCE_API",
+    "LOWERCASE_VECTORIZATION_INPUT",
 ];
 
 impl ReferenceEnv {
@@ -210,7 +236,15 @@ impl ReferenceEnv {
             Some("text") => Some(LogFormat::Text),
             _ => None,
         };
+        let text = |name: &str| get(name).unwrap_or_default();
+        let inference_urls = InferenceUrls::from_environment(
+            &text("TRANSFORMERS_INFERENCE_API"),
+            &text("TRANSFORMERS_PASSAGE_INFERENCE_API"),
+            &text("TRANSFORMERS_QUERY_INFERENCE_API"),
+        )?;
         Ok(ReferenceEnv {
+            inference_urls,
+            lowercase_input: endpoint::enabled(&text("LOWERCASE_VECTORIZATION_INPUT")),
             model_name: get("MODEL_NAME"),
             hints: ProfileHints {
                 onnx_runtime: is("ONNX_RUNTIME", &["true"]),
@@ -221,6 +255,14 @@ impl ReferenceEnv {
             log_format,
             warnings,
         })
+    }
+
+    /// What the module service needs.
+    pub fn module(&self, args: &ServeArgs) -> ModuleOptions {
+        ModuleOptions {
+            endpoints: Endpoints::new(self.inference_urls.clone(), &args.self_urls),
+            lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
+        }
     }
 
     /// The model to serve: flag, else the image's model directory, else `MODEL_NAME`, else the default.

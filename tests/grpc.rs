@@ -123,7 +123,7 @@ async fn unknown_models_and_tasks_are_refused_clearly() {
 
 #[tokio::test]
 async fn limits_hold_for_grpc_too() {
-    let server = TestServer::start_unready(Limits { max_body_bytes: 1000, max_texts: 2 }).await;
+    let server = TestServer::start_unready(Limits { max_body_bytes: 1000, max_texts: 2, ..Limits::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(2)));
     let mut client = VectorizerClient::new(channel(&server).await);
     let many = client.vectorize(texts(&["a", "b", "c"])).await.expect_err("too many");

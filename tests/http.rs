@@ -248,7 +248,7 @@ async fn a_batch_keeps_what_succeeds() {
 
 #[tokio::test]
 async fn limits_are_named_in_their_errors() {
-    let server = TestServer::start_unready(Limits { max_body_bytes: 1000, max_texts: 2 }).await;
+    let server = TestServer::start_unready(Limits { max_body_bytes: 1000, max_texts: 2, ..Limits::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(2)));
     let big = client().post(server.url("/vectors")).body(vec![b' '; 1001]).send().await.expect("an answer");
     assert_eq!(big.status(), 413);

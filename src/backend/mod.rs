@@ -1,6 +1,7 @@
 //! Backends: texts in, vectors out.
 
 pub mod local;
+pub mod paired;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format; this file binds them together:
 //! readiness, the accept loop, shutdown.
 
+mod classes;
 mod grpc;
 mod health;
 mod http;
@@ -18,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::util::MapRequest;
 
+use self::classes::Classes;
 use crate::backend::{Backend, Embedding};
+use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -31,14 +34,25 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(150);
 pub struct Limits {
     /// Bytes of an HTTP body or of a gRPC message we accept.
     pub max_body_bytes: usize,
-    /// Texts of one request.
+    /// Texts, or objects, of one request.
     pub max_texts: usize,
+    /// Bytes of one text.
+    pub max_text_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_body_bytes: 64 * 1024 * 1024, max_texts: 10_000 }
+        Limits { max_body_bytes: 64 * 1024 * 1024, max_texts: 10_000, max_text_bytes: 4 * 1024 * 1024 }
     }
+}
+
+/// What the module service is told by the operator, as Weaviate's module is by its environment.
+#[derive(Debug, Clone, Default)]
+pub struct ModuleOptions {
+    /// Where texts are embedded when the class does not say, and which URLs mean this sidecar.
+    pub endpoints: Endpoints,
+    /// Objects' texts are lower-cased (`LOWERCASE_VECTORIZATION_INPUT`).
+    pub lowercase_input: bool,
 }
 
 /// Where the server is in its life.
@@ -110,22 +124,49 @@ impl Readiness {
 struct Service {
     readiness: Readiness,
     limits: Limits,
+    module: Arc<Module>,
+}
+
+/// What the module service needs beside the backend.
+struct Module {
+    endpoints: Endpoints,
+    lowercase_input: bool,
+    classes: Classes,
 }
 
 impl Service {
-    async fn embed(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+    /// Embeds the texts of one request; a text over its limit is refused alone.
+    async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
         let backend = self.readiness.backend()?;
-        if requests.len() > self.limits.max_texts {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "{} texts in one request, {} are allowed: send smaller batches or raise --max-texts",
-                    requests.len(),
-                    self.limits.max_texts
-                ),
-            ));
+        self.check_texts(requests.len())?;
+        let max = self.limits.max_text_bytes;
+        let too_long: Vec<(usize, usize)> = requests
+            .iter()
+            .enumerate()
+            .filter(|(_, request)| request.text.len() > max)
+            .map(|(index, request)| (index, request.text.len()))
+            .collect();
+        if too_long.is_empty() {
+            return backend.embed(requests).await;
         }
-        backend.embed(requests).await
+        requests.retain(|request| request.text.len() <= max);
+        let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
+        for (index, length) in too_long {
+            let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
+            results.insert(index.min(results.len()), Err(Error::new(ErrorKind::TooLarge, message)));
+        }
+        Ok(results)
+    }
+
+    /// Refuses a request with too many texts or objects.
+    fn check_texts(&self, texts: usize) -> Result<()> {
+        let max = self.limits.max_texts;
+        if texts > max {
+            let message =
+                format!("{texts} texts in one request, {max} are allowed: send less at once or raise --max-texts");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        Ok(())
     }
 
     async fn embed_one(&self, request: EmbedRequest) -> Result<Embedding> {
@@ -138,6 +179,7 @@ impl Service {
         if let Some(Value::Object(sidecar)) = meta.get_mut("sidecar") {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
+            sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
         }
         Ok(meta)
     }
@@ -150,9 +192,12 @@ pub async fn run(
     listener: TcpListener,
     readiness: Readiness,
     limits: Limits,
+    module: ModuleOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let service = Service { readiness: readiness.clone(), limits };
+    let ModuleOptions { endpoints, lowercase_input } = module;
+    let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
+    let service = Service { readiness: readiness.clone(), limits, module };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = MapRequest::new(router, http::single_slashes::<hyper::body::Incoming>);
     let mut connections = auto::Builder::new(TokioExecutor::new());

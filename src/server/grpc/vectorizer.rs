@@ -1,0 +1,95 @@
+//! Service `Vectorizer`: texts in, vectors out.
+
+use futures_util::StreamExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
+use crate::backend::Embedding;
+use crate::contract::request::{EmbedRequest, Task};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto;
+use crate::proto::vectorizer_server::Vectorizer;
+use crate::server::Service;
+
+impl From<Result<Embedding>> for proto::VectorizeResult {
+    fn from(result: Result<Embedding>) -> proto::VectorizeResult {
+        use proto::vectorize_result::Result as Outcome;
+        match result {
+            Ok(embedding) => proto::VectorizeResult {
+                tokens: embedding.tokens,
+                truncated: embedding.truncated,
+                ignored_settings: embedding.ignored.iter().map(|&name| name.to_owned()).collect(),
+                result: Some(Outcome::Vector(proto::Vector { values: embedding.vector.to_vec() })),
+            },
+            Err(error) => proto::VectorizeResult { result: Some(Outcome::Error(error.into())), ..Default::default() },
+        }
+    }
+}
+
+/// The settings of a request, without a text.
+fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Result<EmbedRequest> {
+    let options = options.unwrap_or_default();
+    let backend = service.readiness.backend()?;
+    if !options.model.is_empty() && options.model != backend.info().name {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "no model '{}' is served here: there is '{}', also meant by \"\"",
+                options.model,
+                backend.info().name
+            ),
+        ));
+    }
+    let task = match proto::Task::try_from(options.task) {
+        Ok(proto::Task::Query) => Task::Query,
+        Ok(proto::Task::Passage | proto::Task::Unspecified) => Task::Passage,
+        Err(_) => return Err(Error::invalid(format!("unknown task {}: use TASK_PASSAGE or TASK_QUERY", options.task))),
+    };
+    Ok(EmbedRequest {
+        text: String::new(),
+        task_name: Some(task.as_str().into()),
+        pooling: Some(options.pooling_strategy),
+        dimensions: options.dimensions,
+        prompt: options.prompt,
+    })
+}
+
+#[tonic::async_trait]
+impl Vectorizer for Service {
+    async fn vectorize(
+        &self,
+        request: Request<proto::VectorizeRequest>,
+    ) -> Result<Response<proto::VectorizeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let response = within_deadline(&metadata, async {
+            let settings = settings(self, request.options)?;
+            let requests = request.texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
+            let results = self.embed(requests).await?.into_iter().map(Into::into).collect();
+            let backend = self.readiness.backend()?;
+            let info = backend.info();
+            Ok(proto::VectorizeResponse { results, model: info.name.clone(), fingerprint: info.fingerprint.clone() })
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    type VectorizeStreamStream = AnswerStream<proto::VectorizeStreamResponse>;
+
+    async fn vectorize_stream(
+        &self,
+        request: Request<Streaming<proto::VectorizeStreamRequest>>,
+    ) -> Result<Response<Self::VectorizeStreamStream>, Status> {
+        let service = self.clone();
+        let answers = request.into_inner().map(move |item| {
+            let service = service.clone();
+            async move {
+                let proto::VectorizeStreamRequest { id, text, options } = item?;
+                let result = match settings(&service, options) {
+                    Ok(settings) => service.embed_one(EmbedRequest { text, ..settings }).await,
+                    Err(error) => Err(error),
+                };
+                Ok(proto::VectorizeStreamResponse { id, result: Some(result.into()) })
+            }
+        });
+        Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT))))
+    }
+}

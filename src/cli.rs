@@ -188,11 +188,14 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         task_prefixes: args.task_prefixes,
         reference_prefixes: reference.task_prefixes,
         apply_dimensions: args.apply_dimensions.unwrap_or(false),
+        engine: args.engine,
+        threads: args.threads,
     };
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load(&options))
         .await
         .map_err(|error| Error::internal(format!("loading the model failed: {error}")))??;
     let (profile, chosen_by) = backend.profile();
+    let (engine, threads) = backend.engine();
     tracing::info!(
         model = backend.info().name,
         %profile,
@@ -200,6 +203,8 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         dimensions = backend.info().dimensions,
         max_tokens = backend.max_tokens(),
         precision = "f32",
+        engine,
+        threads,
         seconds = format!("{:.2}", started.elapsed().as_secs_f64()),
         "model loaded"
     );

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::local::Engine;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
@@ -103,6 +104,12 @@ pub struct ModelArgs {
     #[arg(long, env = "T2V_APPLY_DIMENSIONS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub apply_dimensions: Option<bool>,
+    /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or candle (slow; for comparison)
+    #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
+    pub engine: Engine,
+    /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]
+    #[arg(long, env = "T2V_THREADS")]
+    pub threads: Option<usize>,
     /// How log lines look: text or json
     #[arg(long, env = "T2V_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,

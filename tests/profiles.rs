@@ -17,16 +17,24 @@ use text2vec_sidecar::model::locate::{self, Layout};
 /// The real model's files, linked into another directory.
 fn link_model(to: &Path) {
     fs::create_dir_all(to.join("1_Pooling")).expect("a directory");
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "modules.json",
-        "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"]
-    {
+    for name in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+    ] {
         std::os::unix::fs::symlink(model_dir().join(name), to.join(name)).expect("a link");
     }
 }
 
 /// Loads what `--model` would name, without any network.
 fn load(path: &Path, change: impl FnOnce(&mut LocalOptions)) -> (LocalBackend, Layout) {
-    let offline = HubConfig::from_vars(|name| (name == "HF_HUB_OFFLINE").then(|| "1".to_owned())).expect("a configuration");
+    let offline =
+        HubConfig::from_vars(|name| (name == "HF_HUB_OFFLINE").then(|| "1".to_owned())).expect("a configuration");
     let found = locate::find(path.to_str().expect("a path"), None, &offline).expect("a model").expect("a model");
     let mut options = LocalOptions { marker_root: Some(found.markers), id: found.id, ..LocalOptions::new(found.path) };
     change(&mut options);
@@ -106,8 +114,14 @@ async fn the_models_own_prompts_follow_the_task() {
     fs::write(dir.path().join("config_sentence_transformers.json"), prompts.to_string()).expect("write");
     let (prompted, _) = load(dir.path(), |_| {});
     let vector = async |backend, request| embed(backend, request).await.vector;
-    assert_eq!(vector(&prompted, EmbedRequest::query("x")).await, vector(&plain, EmbedRequest::passage("search: x")).await);
-    assert_eq!(vector(&prompted, EmbedRequest::passage("x")).await, vector(&plain, EmbedRequest::passage("found: x")).await);
+    assert_eq!(
+        vector(&prompted, EmbedRequest::query("x")).await,
+        vector(&plain, EmbedRequest::passage("search: x")).await
+    );
+    assert_eq!(
+        vector(&prompted, EmbedRequest::passage("x")).await,
+        vector(&plain, EmbedRequest::passage("found: x")).await
+    );
     let (transformers, _) = load(dir.path(), |options| options.profile = Some(Profile::Transformers));
     assert!(norm(&vector(&transformers, EmbedRequest::query("x")).await) > 2.0, "not normalised, no prompt");
 }
@@ -129,9 +143,11 @@ async fn dimensions_are_applied_where_told_and_what_had_no_effect_is_counted() {
     assert_eq!((&cut.vector[..], cut.ignored.len()), (&full.vector[..100], 0));
     assert_ne!(applying.info().fingerprint, as_reference.info().fingerprint);
 
-    let onnx = LocalBackend::load(&LocalOptions { apply_dimensions: true, ..options(Profile::Onnx) }).expect("it loads");
+    let onnx =
+        LocalBackend::load(&LocalOptions { apply_dimensions: true, ..options(Profile::Onnx) }).expect("it loads");
     let cut = embed(&onnx, request(100)).await;
     assert!((norm(&cut.vector) - 1.0).abs() < 1e-6 && cut.vector.len() == 100, "cut, then normalised");
-    let scaled: Vec<f32> = full.vector[..100].iter().map(|v| (f64::from(*v) / norm(&full.vector[..100])) as f32).collect();
+    let scaled: Vec<f32> =
+        full.vector[..100].iter().map(|v| (f64::from(*v) / norm(&full.vector[..100])) as f32).collect();
     assert!(max_difference(&cut.vector, &scaled) < 1e-6);
 }

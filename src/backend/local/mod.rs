@@ -1,6 +1,7 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod encoder;
+pub mod kernel;
 pub mod plan;
 pub mod pooling;
 pub mod sentences;
@@ -9,6 +10,7 @@ pub mod weights;
 use std::io::Read;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,8 +21,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use self::encoder::bert::{self, CandleBert};
+use self::encoder::packed_bert::{BertConfig, PackedBert};
 use self::encoder::{Encoder, TokenBatch};
+use self::kernel::{InstructionSet, Kernels};
 use self::plan::{Plan, Switches, Treatment};
+use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Profile};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,6 +60,36 @@ pub struct LocalOptions {
     pub reference_prefixes: bool,
     /// Honour `dimensions` under every profile.
     pub apply_dimensions: bool,
+    /// What runs the encoder.
+    pub engine: Engine,
+    /// Threads of a forward pass; `None` takes what the process may use (CPU set and cgroup quota).
+    pub threads: Option<usize>,
+}
+
+/// What runs an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// Our kernels, with the widest instruction set the CPU has.
+    #[default]
+    Auto,
+    /// Our kernels with this instruction set.
+    Kernels(InstructionSet),
+    /// Candle's own operations: the oracle in tests.
+    Candle,
+}
+
+impl FromStr for Engine {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Engine::Auto),
+            "candle" => Ok(Engine::Candle),
+            set => set.parse().map(Engine::Kernels).map_err(|_| {
+                Error::config(format!("unknown engine '{text}': use auto, avx512, avx2, portable or candle"))
+            }),
+        }
+    }
 }
 
 impl LocalOptions {
@@ -70,6 +105,8 @@ impl LocalOptions {
             task_prefixes: None,
             reference_prefixes: false,
             apply_dimensions: false,
+            engine: Engine::Auto,
+            threads: None,
         }
     }
 }
@@ -81,6 +118,8 @@ pub struct LocalBackend {
     info: ModelInfo,
     description: ModelDescription,
     profile_reason: &'static str,
+    engine: &'static str,
+    threads: usize,
 }
 
 struct Shared {
@@ -137,7 +176,12 @@ impl LocalBackend {
                 "this model has a Dense layer (2_Dense), which is not supported yet: use --profile transformers or onnx",
             ));
         }
-        let encoder = load_encoder(&description)?;
+        let threads = match options.threads {
+            Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let (encoder, engine) = load_encoder(&description, options.engine, threads)?;
         let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
         let width = encoder.hidden_size();
         let dimensions = match profile {
@@ -150,12 +194,17 @@ impl LocalBackend {
         let info = ModelInfo { name, fingerprint: fingerprint(&description.dir, &treatment)?, dimensions };
         let shared = Arc::new(Shared { tokenizer, treatment, counters: Counters::default() });
         let jobs = start_inference(encoder, shared.clone())?;
-        Ok(LocalBackend { shared, jobs, info, description, profile_reason })
+        Ok(LocalBackend { shared, jobs, info, description, profile_reason, engine, threads })
     }
 
     /// The profile texts are treated by, and what chose it.
     pub fn profile(&self) -> (Profile, &'static str) {
         (self.shared.treatment.profile, self.profile_reason)
+    }
+
+    /// What runs the encoder (an instruction set of our kernels, or candle), and on how many threads.
+    pub fn engine(&self) -> (&'static str, usize) {
+        (self.engine, self.threads)
     }
 
     /// Tokens per sequence, special ones included.
@@ -224,6 +273,8 @@ impl Backend for LocalBackend {
                 "apply_dimensions": treatment.apply_dimensions,
                 "precision": "f32",
                 "device": "cpu",
+                "engine": self.engine,
+                "threads": self.threads,
                 "truncated_texts": count(&counters.truncated_texts),
                 "ignored_dimensions": count(&counters.ignored_dimensions),
                 "ignored_pooling": count(&counters.ignored_pooling),
@@ -325,19 +376,32 @@ fn start_inference(mut encoder: Box<dyn Encoder>, shared: Arc<Shared>) -> Result
     Ok(sender)
 }
 
-fn load_encoder(description: &ModelDescription) -> Result<Box<dyn Encoder>> {
+/// The encoder, and the name of what runs it.
+fn load_encoder(
+    description: &ModelDescription,
+    engine: Engine,
+    threads: usize,
+) -> Result<(Box<dyn Encoder>, &'static str)> {
     let files = weights::weight_files(&description.dir)?;
-    let device = Device::Cpu;
-    match description.model_type() {
-        "bert" => {
-            let weights = weights::Weights::load(&files, bert::ANCHOR, &device)?;
-            Ok(Box::new(CandleBert::new(&description.config, weights, &device)?))
-        }
-        other => Err(Error::config(format!(
-            "the architecture '{other}' of {} is not supported: supported are bert",
+    if description.model_type() != "bert" {
+        return Err(Error::config(format!(
+            "the architecture '{}' of {} is not supported: supported are bert",
+            description.model_type(),
             description.dir.display()
-        ))),
+        )));
     }
+    let weights = Weights::open(&files, bert::ANCHOR)?;
+    let kernels = match engine {
+        Engine::Candle => {
+            let encoder = CandleBert::new(&description.config, &weights, &Device::Cpu)?;
+            return Ok((Box::new(encoder), "candle"));
+        }
+        Engine::Auto => Kernels::detect(),
+        Engine::Kernels(set) => Kernels::with(set)?,
+    };
+    let config = BertConfig::from_json(&description.config)?;
+    let encoder = PackedBert::new(&config, kernels, threads, |name| weights.tensor(name))?;
+    Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 
 /// 128 bits, as hex, over everything that can change a vector.

@@ -1,7 +1,6 @@
 //! BERT on Candle: any Candle device. The reference path for other executors.
 
 use candle_core::{Device, Tensor};
-use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::{Map, Value};
 
@@ -22,11 +21,10 @@ pub struct CandleBert {
 
 impl CandleBert {
     /// Builds the encoder from `config.json` and weights without prefix.
-    pub fn new(config: &Map<String, Value>, weights: Weights, device: &Device) -> Result<CandleBert> {
+    pub fn new(config: &Map<String, Value>, weights: &Weights, device: &Device) -> Result<CandleBert> {
         let config: Config = serde_json::from_value(Value::Object(config.clone()))
             .map_err(|error| Error::config(format!("config.json does not describe a BERT model: {error}")))?;
-        let builder = VarBuilder::from_tensors(weights.into_tensors(), candle_core::DType::F32, device);
-        let model = BertModel::load(builder, &config).map_err(|error| {
+        let model = BertModel::load(weights.candle(device)?, &config).map_err(|error| {
             Error::config(format!("the weights do not fit config.json: {}", first_line(&error.to_string())))
         })?;
         let (width, vocabulary) = (config.hidden_size, config.vocab_size as u32);

@@ -1,6 +1,7 @@
 //! Encoders: packed token ids in, hidden states out. One file per model family.
 
 pub mod bert;
+pub mod packed_bert;
 
 use crate::error::Result;
 

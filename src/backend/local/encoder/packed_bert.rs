@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::kernel::{Block, Dense, Executor, Kernels, Norm, Shape, Transformer};
+use crate::backend::local::kernel::{Activation, Block, Dense, Executor, Kernels, Norm, Shape, Transformer};
 use crate::error::{Error, Result};
 
 /// Which relative of BERT.
@@ -38,6 +40,44 @@ pub struct BertConfig {
     pub positions: usize,
     /// Rows of the token type embedding; not used by DistilBERT.
     pub token_types: usize,
+}
+
+impl BertConfig {
+    /// Reads `config.json`. What it leaves out has BERT's defaults, as in transformers' `BertConfig`: the files of some
+    /// models hold a few keys only.
+    pub fn from_json(config: &Map<String, Value>) -> Result<BertConfig> {
+        let count = |key: &str, default: usize| match config.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => match value.as_u64() {
+                Some(count) if (1..=u64::from(u32::MAX)).contains(&count) => Ok(count as usize),
+                _ => Err(Error::config(format!("config.json: {key} must be a positive number, got {value}"))),
+            },
+        };
+        let activation = match config.get("hidden_act").and_then(Value::as_str).unwrap_or("gelu") {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            other => {
+                let message = format!("config.json: the activation '{other}' is not supported: use the engine candle");
+                return Err(Error::config(message));
+            }
+        };
+        let shape = Shape {
+            hidden: count("hidden_size", 768)?,
+            heads: count("num_attention_heads", 12)?,
+            intermediate: count("intermediate_size", 3072)?,
+            layers: count("num_hidden_layers", 12)?,
+            activation,
+            epsilon: config.get("layer_norm_eps").and_then(Value::as_f64).unwrap_or(1e-12) as f32,
+        };
+        Ok(BertConfig {
+            family: Family::Bert,
+            shape,
+            vocabulary: count("vocab_size", 30522)?,
+            positions: count("max_position_embeddings", 512)?,
+            token_types: count("type_vocab_size", 2)?,
+        })
+    }
 }
 
 /// A tensor in f32: its shape and its values, row-major.
@@ -447,7 +487,7 @@ mod tests {
     fn bad_input_is_an_error() {
         let config = config(Family::Roberta { padding_id: 1 }, 48, 3);
         let mut encoder = build(&config, Kernels::detect(), 2);
-        assert_eq!(encoder.forward(&TokenBatch::new()).unwrap().values, []);
+        assert!(encoder.forward(&TokenBatch::new()).unwrap().values.is_empty());
         let empty_text = encoder.forward(&batch(&[text(0, 1), text(3, 1), text(0, 1)])).unwrap();
         assert_eq!(empty_text.values, encoder.forward(&batch(&[text(3, 1)])).unwrap().values);
         let error = encoder.forward(&batch(&[(vec![2, 50], vec![0, 0])])).unwrap_err();

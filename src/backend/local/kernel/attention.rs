@@ -35,12 +35,12 @@ pub(super) struct AttentionTask<'a> {
     sequence: Heads,
     head: usize,
     queries: Range<usize>,
-    out: *mut f32,
+    out: (*mut f32, usize),
     scratch: &'a mut [f32],
 }
 
 impl<'a> AttentionTask<'a> {
-    /// `out` is row 0 of the sequence in a matrix of `heads × size` columns, row by row.
+    /// `out` is row 0 of the sequence, and the distance of rows, in a matrix of `heads × size` columns.
     ///
     /// # Safety
     /// When it runs, `sequence` must be readable as described there, and `out` writable for the queries' rows in this
@@ -49,7 +49,7 @@ impl<'a> AttentionTask<'a> {
         sequence: Heads,
         head: usize,
         queries: Range<usize>,
-        out: *mut f32,
+        out: (*mut f32, usize),
         scratch: &'a mut [f32],
     ) -> Self {
         assert!(head < sequence.heads && queries.end <= sequence.tokens);
@@ -62,7 +62,8 @@ impl Task for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask { sequence: Heads { projected, stride, heads, size, tokens }, head, queries, out, scratch } = self;
+        let AttentionTask { sequence: Heads { projected, stride, heads, size, tokens }, head, queries, out, scratch } =
+            self;
         let panel = S::LANES * PANEL_VECTORS;
         let padded = tokens.next_multiple_of(panel);
         let (keys, scores) = scratch.split_at_mut(padded * size);
@@ -103,8 +104,8 @@ impl Task for AttentionTask<'_> {
                         right_stride: stride,
                         columns: (size - first).min(panel),
                         finish: Finish::RowScale(shares.as_ptr()),
-                        out: out.add(run.start * width + head * size + first),
-                        out_stride: width,
+                        out: out.0.add(run.start * out.1 + head * size + first),
+                        out_stride: out.1,
                     };
                     product.compute(s, 0..run.len());
                 }
@@ -172,8 +173,13 @@ mod tests {
     use super::super::testing::{exact_attention, values};
     use super::*;
 
-    /// Attention of all heads, the queries in the given parts, on memory as the engine has it.
-    fn attend(kernels: Kernels, projected: &[f32], heads: usize, size: usize, parts: &[Range<usize>]) -> Vec<f32> {
+    /// Attention of all heads, on memory as the engine has it.
+    fn attend(kernels: Kernels, projected: &[f32], heads: usize, size: usize) -> Vec<f32> {
+        attend_in_parts(kernels, projected, heads, size, &[0, projected.len() / (3 * heads * size)])
+    }
+
+    /// The same, the queries divided at the given rows.
+    fn attend_in_parts(kernels: Kernels, projected: &[f32], heads: usize, size: usize, cuts: &[usize]) -> Vec<f32> {
         let tokens = projected.len() / (3 * heads * size);
         let mut readable = projected.to_vec();
         readable.extend(vec![f32::NAN; kernels.panel_width()]);
@@ -181,10 +187,10 @@ mod tests {
         let mut out = vec![f32::NAN; tokens * heads * size];
         let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
         for head in 0..heads {
-            for queries in parts {
+            for cut in cuts.windows(2) {
+                let out = (out.as_mut_ptr(), heads * size);
                 // SAFETY: the buffers are as large as `Heads` and `scratch_len` ask, and ours.
-                let task =
-                    unsafe { AttentionTask::new(sequence, head, queries.clone(), out.as_mut_ptr(), &mut scratch) };
+                let task = unsafe { AttentionTask::new(sequence, head, cut[0]..cut[1], out, &mut scratch) };
                 kernels.run(task);
             }
         }
@@ -198,7 +204,7 @@ mod tests {
             for size in [1, 3, 8, 16, 20, 32, 48, 64, 80, 96, 128] {
                 for tokens in (1..=35).chain([47, 48, 63, 64, 65, 100]) {
                     let projected: Vec<f32> = values(tokens * heads * size * 3, 11).iter().map(|x| x * 2.0).collect();
-                    let got = attend(kernels, &projected, heads, size, &[0..tokens]);
+                    let got = attend(kernels, &projected, heads, size);
                     for (&got, want) in got.iter().zip(exact_attention(&projected, heads, size)) {
                         let error = (f64::from(got) - want).abs();
                         assert!(error < 2e-5, "{kernels:?} size {size}, {tokens} tokens: {got} for {want}");
@@ -209,12 +215,25 @@ mod tests {
     }
 
     #[test]
+    fn long_sequences_match_f64() {
+        for kernels in Kernels::available() {
+            for tokens in [191, 192, 193, 390] {
+                let projected = values(tokens * 32 * 3, 14);
+                let got = attend(kernels, &projected, 1, 32);
+                for (&got, want) in got.iter().zip(exact_attention(&projected, 1, 32)) {
+                    assert!((f64::from(got) - want).abs() < 2e-6, "{kernels:?} {tokens} tokens: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_query_has_the_same_bits_in_whichever_part_it_is() {
         for kernels in Kernels::available() {
             let (heads, size, tokens) = (3, 32, 75);
             let projected = values(tokens * heads * size * 3, 12);
-            let whole = attend(kernels, &projected, heads, size, &[0..tokens]);
-            let parts = attend(kernels, &projected, heads, size, &[30..75, 0..1, 1..30]);
+            let whole = attend(kernels, &projected, heads, size);
+            let parts = attend_in_parts(kernels, &projected, heads, size, &[0, 1, 30, 75]);
             assert_eq!(whole, parts, "{kernels:?}");
         }
     }
@@ -224,12 +243,12 @@ mod tests {
         for kernels in Kernels::available() {
             let (heads, size, tokens) = (1, 16, 20);
             let large: Vec<f32> = values(tokens * size * 3, 13).iter().map(|x| x * 1e4).collect();
-            assert!(attend(kernels, &large, heads, size, &[0..tokens]).iter().all(|x| x.is_finite()), "{kernels:?}");
+            assert!(attend(kernels, &large, heads, size).iter().all(|x| x.is_finite()), "{kernels:?}");
             for token in [0, 7, tokens - 1] {
                 // A NaN in a key reaches every query of its sequence.
                 let mut broken = values(tokens * size * 3, 13);
                 broken[token * size * 3 + size] = f32::NAN;
-                let out = attend(kernels, &broken, heads, size, &[0..tokens]);
+                let out = attend(kernels, &broken, heads, size);
                 assert!(out.iter().all(|x| x.is_nan()), "{kernels:?} {token}");
             }
         }

@@ -45,9 +45,15 @@ impl AlignedBuffer {
     pub(super) fn reserve(&mut self, len: usize) {
         if self.len < len {
             // Freed first: the old and the new need not be there at once.
-            *self = AlignedBuffer::zeroed(0);
+            *self = AlignedBuffer::default();
             *self = AlignedBuffer::zeroed(len);
         }
+    }
+}
+
+impl Default for AlignedBuffer {
+    fn default() -> Self {
+        AlignedBuffer::zeroed(0)
     }
 }
 
@@ -80,7 +86,8 @@ mod tests {
 
     #[test]
     fn buffers_are_aligned_zeroed_and_of_the_asked_length() {
-        for (len, alignment) in [(0, 64), (1, 64), (17, 64), (HUGE_PAGE / 4, HUGE_PAGE), (HUGE_PAGE / 4 + 1, HUGE_PAGE)] {
+        for (len, alignment) in [(0, 64), (1, 64), (17, 64), (HUGE_PAGE / 4, HUGE_PAGE), (HUGE_PAGE / 4 + 1, HUGE_PAGE)]
+        {
             let mut buffer = AlignedBuffer::zeroed(len);
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_ptr() as usize % alignment, 0, "{len}");

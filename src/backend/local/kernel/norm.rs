@@ -10,21 +10,21 @@ pub(super) struct LayerNormTask<'a> {
     gamma: &'a [f32],
     beta: &'a [f32],
     epsilon: f32,
-    input: *const f32,
-    out: *mut f32,
+    input: (*const f32, usize),
+    out: (*mut f32, usize),
     rows: Range<usize>,
 }
 
 impl<'a> LayerNormTask<'a> {
-    /// The norm of some rows, `gamma.len()` wide and as far apart.
+    /// The norm of some rows, `gamma.len()` wide. `input` and `out` are row 0 and the distance of rows.
     ///
     /// # Safety
     /// When it runs, `input` must be readable and `out` writable for these rows, with nobody else accessing those of
     /// `out` meanwhile.
     pub(super) unsafe fn new(
         (gamma, beta, epsilon): (&'a [f32], &'a [f32], f32),
-        input: *const f32,
-        out: *mut f32,
+        input: (*const f32, usize),
+        out: (*mut f32, usize),
         rows: Range<usize>,
     ) -> Self {
         assert_eq!(gamma.len(), beta.len(), "one gamma and one beta per column");
@@ -43,15 +43,9 @@ impl Task for LayerNormTask<'_> {
             // SAFETY: the row is readable and writable for `width` values by the promise made to `new`, as are gamma
             // and beta by their lengths; the helpers stay within `width`.
             unsafe {
-                let (input, out) = (self.input.add(row * width), self.out.add(row * width));
-                let mean = s.splat(sum(s, width, |at| load_columns(s, input, at, width)) / width as f32);
-                let squares = sum(s, width, |at| {
-                    let distance = s.sub(load_columns(s, input, at, width), mean);
-                    // The lanes beyond the row hold zeros, which are not the mean.
-                    let left = width - at;
-                    let distance = if left < S::LANES { s.keep_first(distance, left) } else { distance };
-                    s.mul(distance, distance)
-                });
+                let (input, out) = (self.input.0.add(row * self.input.1), self.out.0.add(row * self.out.1));
+                let mean = s.splat(sum::<S, false>(s, input, width, s.splat(0.0)) / width as f32);
+                let squares = sum::<S, true>(s, input, width, mean);
                 let scale = s.splat(1.0 / (squares / width as f32 + self.epsilon).sqrt());
                 for at in (0..width).step_by(S::LANES) {
                     let distance = s.sub(load_columns(s, input, at, width), mean);
@@ -65,20 +59,49 @@ impl Task for LayerNormTask<'_> {
     }
 }
 
-/// The sum of a row given vector by vector; two chains of additions, as one would wait for itself.
+/// The sum of a row, or of its squared distances from the mean; in two chains of additions, as one would wait for itself.
+///
+/// # Safety
+/// `row` must be readable for `width` values.
 #[inline(always)]
-fn sum<S: Simd>(s: S, width: usize, vector: impl Fn(usize) -> S::Vector) -> f32 {
+unsafe fn sum<S: Simd, const SQUARES: bool>(s: S, row: *const f32, width: usize, mean: S::Vector) -> f32 {
     let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
     let mut at = 0;
-    while at + S::LANES < width {
-        even = s.add(even, vector(at));
-        odd = s.add(odd, vector(at + S::LANES));
-        at += 2 * S::LANES;
-    }
-    if at < width {
-        even = s.add(even, vector(at));
+    // SAFETY: the helper stays within `width`.
+    unsafe {
+        while at + S::LANES < width {
+            even = s.add(even, term::<S, SQUARES>(s, row, at, width, mean));
+            odd = s.add(odd, term::<S, SQUARES>(s, row, at + S::LANES, width, mean));
+            at += 2 * S::LANES;
+        }
+        if at < width {
+            even = s.add(even, term::<S, SQUARES>(s, row, at, width, mean));
+        }
     }
     s.sum(s.add(even, odd))
+}
+
+/// A vector of what [`sum`] adds up, zero beyond the row.
+///
+/// # Safety
+/// `row` must be readable for `width` values.
+#[inline(always)]
+unsafe fn term<S: Simd, const SQUARES: bool>(
+    s: S,
+    row: *const f32,
+    at: usize,
+    width: usize,
+    mean: S::Vector,
+) -> S::Vector {
+    // SAFETY: the helper stays within `width`.
+    let values = unsafe { load_columns(s, row, at, width) };
+    if !SQUARES {
+        return values;
+    }
+    let distance = s.sub(values, mean);
+    // The lanes beyond the row hold zeros, which are not the mean.
+    let distance = if width - at < S::LANES { s.keep_first(distance, width - at) } else { distance };
+    s.mul(distance, distance)
 }
 
 #[cfg(test)]
@@ -98,7 +121,8 @@ mod tests {
                 exact_layer_norm(&mut exact[width..], &gamma, &beta, 1e-12);
                 let out = x.as_mut_ptr();
                 // SAFETY: `x` has `ROWS` rows and is not used meanwhile.
-                kernels.run(unsafe { LayerNormTask::new((&gamma, &beta, 1e-12), out, out, 1..ROWS) });
+                let task = unsafe { LayerNormTask::new((&gamma, &beta, 1e-12), (out, width), (out, width), 1..ROWS) };
+                kernels.run(task);
                 for (&got, &want) in x.iter().zip(&exact) {
                     // With two columns a tiny difference is divided by itself.
                     assert!((f64::from(got) - want).abs() < 2e-5, "{kernels:?} width {width}: {got} for {want}");

@@ -41,3 +41,18 @@ pub fn measure(kernels: Kernels, rounds: usize) -> f64 {
     }
     best
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_chains_are_computed() {
+        for kernels in Kernels::available() {
+            let (operations, total) = kernels.run(Chains(40_000));
+            let lanes = operations / (40_000 * CHAINS * 2);
+            // Each chain nears offset ÷ (1 - factor) = 1.
+            assert!((f64::from(total) / (lanes * CHAINS) as f64 - 1.0).abs() < 1e-3, "{kernels:?}: {total}");
+        }
+    }
+}

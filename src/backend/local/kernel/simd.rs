@@ -74,8 +74,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_first(self, to: *mut f32, a: Self::Vector, count: usize);
 }
 
-/// Work written once for every instruction set. `run` and all it inlines must be `#[inline(always)]`: that is how it
-/// comes to be compiled with the set's instructions.
+/// Work written once for every instruction set. `run` and all that it does with vectors must be `#[inline(always)]`: that
+/// is how it comes to be compiled with the set's instructions. Closures are not, so kernels have none.
 pub(super) trait Task {
     /// What it returns.
     type Output;
@@ -159,7 +159,9 @@ impl Kernels {
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
-        token.map(Kernels).ok_or_else(|| Error::config(format!("this CPU has no {set}: choose another instruction set")))
+        token
+            .map(Kernels)
+            .ok_or_else(|| Error::config(format!("this CPU has no {set}: choose another instruction set")))
     }
 
     /// Which one it is.

@@ -88,7 +88,8 @@ impl Team {
         let mut team = Team { shared, threads: Vec::new() };
         for index in 1..size {
             let shared = Arc::clone(&team.shared);
-            let thread = std::thread::Builder::new().name(format!("encoder-{index}")).spawn(move || shared.serve(index));
+            let thread =
+                std::thread::Builder::new().name(format!("encoder-{index}")).spawn(move || shared.serve(index));
             team.threads.push(thread.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?);
         }
         Ok(team)

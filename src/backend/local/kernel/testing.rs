@@ -11,8 +11,7 @@ pub(crate) fn values(count: usize, seed: u64) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    (0..8).for_each(|_| drop(next()));
-    (0..count).map(|_| next()).collect()
+    (0..8 + count).map(|_| next()).skip(8).collect()
 }
 
 /// `input · weightᵀ + bias`; an empty bias is none.

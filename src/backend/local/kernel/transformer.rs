@@ -23,7 +23,7 @@ use super::team::{Member, Team};
 use crate::error::{Error, Result};
 
 /// Below this many rows per thread products are shared out by columns.
-const FEW_ROWS: usize = 40;
+const FEW_ROWS: usize = 24;
 /// Rows of a block in the rows schedule: its feed-forward values stay in the second-level cache.
 const BLOCK_ROWS: usize = 56;
 /// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
@@ -200,26 +200,31 @@ enum Schedule {
     Rows,
 }
 
+impl Schedule {
+    fn for_rows(rows: usize, threads: usize) -> Schedule {
+        if threads > 1 && rows < FEW_ROWS * threads { Schedule::Columns } else { Schedule::Rows }
+    }
+}
+
 /// Runs a [`Transformer`] with threads and scratch memory of its own.
 pub struct Executor {
     model: Arc<Transformer>,
     team: Team,
     scratch: Scratch,
-    /// Overrides the choice by the number of rows.
-    schedule: Option<Schedule>,
 }
 
-/// Memory of a forward pass, kept for the next one.
+/// Memory of a forward pass, kept for the next one. Rows are [`row_stride`] apart.
+#[derive(Default)]
 struct Scratch {
-    /// `[tokens, hidden]`: the residual stream, and at the end the result.
+    /// The residual stream, `hidden` wide, and at the end the result.
     states: AlignedBuffer,
-    /// `[tokens, stride]`: queries, keys and values, and a panel beyond.
+    /// Queries, keys and values, `3 × hidden` wide, and a panel beyond.
     projected: AlignedBuffer,
-    /// `[tokens, hidden]`: what attention gives.
+    /// What attention gives, `hidden` wide.
     context: AlignedBuffer,
-    /// `[tokens, hidden]`, columns schedule: sums before a norm.
+    /// Columns schedule: sums before a norm, `hidden` wide.
     sums: AlignedBuffer,
-    /// `[tokens, intermediate]`, columns schedule.
+    /// Columns schedule: between the feed-forward matrices, `intermediate` wide.
     between: AlignedBuffer,
     /// One per member: attention's scratch, or a block's sums and intermediate values.
     members: Vec<AlignedBuffer>,
@@ -229,16 +234,9 @@ impl Executor {
     /// An executor with `threads` threads, the caller's included.
     pub fn new(model: Arc<Transformer>, threads: usize) -> Result<Executor> {
         let team = Team::new(threads)?;
-        let empty = || AlignedBuffer::zeroed(0);
-        let scratch = Scratch {
-            states: empty(),
-            projected: empty(),
-            context: empty(),
-            sums: empty(),
-            between: empty(),
-            members: (0..team.size()).map(|_| empty()).collect(),
-        };
-        Ok(Executor { model, team, scratch, schedule: None })
+        let members = (0..team.size()).map(|_| AlignedBuffer::default()).collect();
+        let scratch = Scratch { members, ..Scratch::default() };
+        Ok(Executor { model, team, scratch })
     }
 
     /// The model.
@@ -269,11 +267,7 @@ impl Executor {
         if tokens == 0 {
             return Ok(Vec::new());
         }
-        let schedule = self.schedule.unwrap_or(if self.team.size() > 1 && tokens < FEW_ROWS * self.team.size() {
-            Schedule::Columns
-        } else {
-            Schedule::Rows
-        });
+        let schedule = Schedule::for_rows(tokens, self.team.size());
         let sequences: Vec<_> = lengths
             .iter()
             .scan(0, |start, &length| {
@@ -284,7 +278,11 @@ impl Executor {
         let memory = self.scratch.prepare(model, schedule, tokens, lengths.iter().copied().max().unwrap_or(0));
         let pass = Pass { model, schedule, rows, sequences: &sequences, tokens, threads: self.team.size(), memory };
         self.team.run(&|member| pass.take_part(member))?;
-        Ok(self.scratch.states[..tokens * hidden].to_vec())
+        let mut states = Vec::with_capacity(tokens * hidden);
+        for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {
+            states.extend_from_slice(&row[..hidden]);
+        }
+        Ok(states)
     }
 }
 
@@ -292,50 +290,92 @@ impl Scratch {
     /// Makes room for a pass.
     fn prepare(&mut self, model: &Transformer, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
         let Shape { hidden, heads, intermediate, .. } = model.shape;
-        let stride = projected_stride(hidden);
-        let panel = model.kernels.panel_width();
-        self.states.reserve(tokens * hidden);
-        self.projected.reserve(tokens * stride + panel);
-        self.context.reserve(tokens * hidden);
         let mut member = attention::scratch_len(model.kernels, longest, hidden / heads);
-        match schedule {
-            Schedule::Columns => {
-                self.sums.reserve(tokens * hidden);
-                self.between.reserve(tokens * intermediate);
-            }
-            Schedule::Rows => member = member.max(BLOCK_ROWS * (hidden + intermediate)),
-        }
-        for memory in &mut self.members {
-            memory.reserve(member);
-        }
-        let shared = |buffer: &mut AlignedBuffer| Matrix(buffer.as_mut_ptr());
+        let (column_tokens, block_rows) = match schedule {
+            Schedule::Columns => (tokens, 0),
+            Schedule::Rows => (0, BLOCK_ROWS),
+        };
+        member = member.max(block_rows * (row_stride(hidden) + row_stride(intermediate)));
         Memory {
-            states: shared(&mut self.states),
-            projected: shared(&mut self.projected),
-            context: shared(&mut self.context),
-            sums: shared(&mut self.sums),
-            between: shared(&mut self.between),
-            members: self.members.iter_mut().map(|buffer| (shared(buffer), buffer.len())).collect(),
+            states: Matrix::with_room(&mut self.states, tokens, hidden, 0),
+            projected: Matrix::with_room(&mut self.projected, tokens, 3 * hidden, model.kernels.panel_width()),
+            context: Matrix::with_room(&mut self.context, tokens, hidden, 0),
+            sums: Matrix::with_room(&mut self.sums, column_tokens, hidden, 0),
+            between: Matrix::with_room(&mut self.between, column_tokens, intermediate, 0),
+            members: self.members.iter_mut().map(|memory| MemberMemory::with_room(memory, member)).collect(),
         }
     }
 }
 
-/// Distance of the rows of queries, keys and values: an odd number of cache lines, so that the same columns of
-/// neighbouring rows do not compete for the same few lines of the cache.
-fn projected_stride(hidden: usize) -> usize {
-    let lines = (3 * hidden).div_ceil(16);
-    (lines + 1 - lines % 2) * 16
+/// Distance of a matrix' rows: an odd number of cache lines, so that the same columns of neighbouring rows do not compete
+/// for the same few lines of the cache.
+fn row_stride(columns: usize) -> usize {
+    (columns.div_ceil(16) | 1) * 16
 }
 
 /// A matrix that the members of a team share. They keep to rows or columns that the schedule gives to one of them per
 /// phase, or only read.
 #[derive(Clone, Copy)]
-struct Matrix(*mut f32);
+struct Matrix {
+    start: *mut f32,
+    stride: usize,
+}
 
 // SAFETY: only a pointer; every access is in an `unsafe` block that says why it is alone.
 unsafe impl Send for Matrix {}
 // SAFETY: as above.
 unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    /// A matrix in a buffer that is made large enough for it and some values beyond.
+    fn with_room(buffer: &mut AlignedBuffer, rows: usize, columns: usize, beyond: usize) -> Matrix {
+        let stride = row_stride(columns);
+        buffer.reserve(rows * stride + beyond);
+        Matrix { start: buffer.as_mut_ptr(), stride }
+    }
+
+    /// The matrix without its first rows.
+    ///
+    /// # Safety
+    /// It must have these rows.
+    unsafe fn skip_rows(self, row: usize) -> Matrix {
+        // SAFETY: handed on.
+        Matrix { start: unsafe { self.start.add(row * self.stride) }, ..self }
+    }
+
+    /// It as the left factor of a product.
+    fn input(self) -> (*const f32, usize) {
+        (self.start, self.stride)
+    }
+
+    /// It as a result.
+    fn out(self) -> (*mut f32, usize) {
+        (self.start, self.stride)
+    }
+
+    /// It as what is added to a product.
+    fn residual(self) -> Epilogue {
+        Epilogue::Residual(self.start, self.stride)
+    }
+}
+
+/// Memory of one member.
+struct MemberMemory {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: as for `Matrix`; a member accesses only its own.
+unsafe impl Send for MemberMemory {}
+// SAFETY: as above.
+unsafe impl Sync for MemberMemory {}
+
+impl MemberMemory {
+    fn with_room(buffer: &mut AlignedBuffer, len: usize) -> MemberMemory {
+        buffer.reserve(len);
+        MemberMemory { start: buffer.as_mut_ptr(), len: buffer.len() }
+    }
+}
 
 /// The buffers of [`Scratch`] while the members share them.
 struct Memory {
@@ -344,7 +384,7 @@ struct Memory {
     context: Matrix,
     sums: Matrix,
     between: Matrix,
-    members: Vec<(Matrix, usize)>,
+    members: Vec<MemberMemory>,
 }
 
 /// One forward pass, as its members see it.
@@ -368,63 +408,58 @@ impl Pass<'_> {
 
     fn by_columns(&self, member: &Member<'_>) {
         let Memory { states, projected, context, sums, between, .. } = self.memory;
-        let Shape { hidden, intermediate, activation, .. } = self.model.shape;
-        let stride = projected_stride(hidden);
-        let norm = |norm: &PackedNorm| self.each_rows(member, |rows| self.norm(norm, (sums, states), rows.clone(), rows));
+        let activation = Epilogue::Activation(self.model.shape.activation);
         self.each_rows(member, |rows| {
             self.embed(sums, rows.clone());
-            self.norm(&self.model.embedding_norm, (sums, states), rows.clone(), rows);
+            self.norm(&self.model.embedding_norm, (sums, states), rows);
         });
         for block in &self.model.blocks {
-            self.product_by_columns(member, &block.projection, (states, hidden), (projected, stride), Epilogue::Bias);
+            self.product_by_columns(member, &block.projection, (states, projected), Epilogue::Bias);
             self.attend(member);
-            let residual = Epilogue::Residual(states.0, hidden);
-            self.product_by_columns(member, &block.attention_output, (context, hidden), (sums, hidden), residual);
-            norm(&block.attention_norm);
-            let activation = Epilogue::Activation(activation);
-            self.product_by_columns(member, &block.up, (states, hidden), (between, intermediate), activation);
-            self.product_by_columns(member, &block.down, (between, intermediate), (sums, hidden), residual);
-            norm(&block.output_norm);
+            self.product_by_columns(member, &block.attention_output, (context, sums), states.residual());
+            self.each_rows(member, |rows| self.norm(&block.attention_norm, (sums, states), rows));
+            self.product_by_columns(member, &block.up, (states, between), activation);
+            self.product_by_columns(member, &block.down, (between, sums), states.residual());
+            self.each_rows(member, |rows| self.norm(&block.output_norm, (sums, states), rows));
         }
     }
 
     fn by_rows(&self, member: &Member<'_>) {
         let Memory { states, projected, context, .. } = self.memory;
         let Shape { hidden, intermediate, activation, .. } = self.model.shape;
-        let stride = projected_stride(hidden);
-        let (own, own_len) = self.memory.members[member.index()];
+        let activation = Epilogue::Activation(activation);
+        let own = &self.memory.members[member.index()];
+        // The member's own sums and intermediate values; row 0 is the block's first.
+        let sums = Matrix { start: own.start, stride: row_stride(hidden) };
+        let between =
+            Matrix { start: own.start.wrapping_add(BLOCK_ROWS * sums.stride), stride: row_stride(intermediate) };
+        assert!(own.len >= BLOCK_ROWS * (sums.stride + between.stride));
         // As many blocks for each thread.
         let count = self.tokens.div_ceil(BLOCK_ROWS).next_multiple_of(self.threads);
         let block_of = |item: usize| self.tokens * item / count..self.tokens * (item + 1) / count;
-        assert!(own_len >= BLOCK_ROWS * (hidden + intermediate));
-        // The member's own sums and intermediate values; row 0 is the block's first.
-        // SAFETY: just checked to be within the member's memory.
-        let (sums, between) = (own, Matrix(unsafe { own.0.add(BLOCK_ROWS * hidden) }));
         member.phase(count, |item| {
             let rows = block_of(item);
             self.embed(states, rows.clone());
-            self.norm(&self.model.embedding_norm, (states, states), rows.clone(), rows.clone());
+            self.norm(&self.model.embedding_norm, (states, states), rows.clone());
             if let Some(first) = self.model.blocks.first() {
-                self.product(&first.projection, (states, hidden), (projected, stride), Epilogue::Bias, rows);
+                self.product(&first.projection, (states, projected), Epilogue::Bias, rows);
             }
         });
         for (layer, block) in self.model.blocks.iter().enumerate() {
             self.attend(member);
             member.phase(count, |item| {
                 let rows = block_of(item);
-                let own_rows = 0..rows.len();
-                // SAFETY: the rows exist.
-                let at = |matrix: Matrix| Matrix(unsafe { matrix.0.add(rows.start * hidden) });
-                let residual = Epilogue::Residual(at(states).0, hidden);
-                let (context, block_states) = ((at(context), hidden), (at(states), hidden));
-                self.product(&block.attention_output, context, (sums, hidden), residual, own_rows.clone());
-                self.norm(&block.attention_norm, (sums, states), own_rows.clone(), rows.clone());
-                let activation = Epilogue::Activation(activation);
-                self.product(&block.up, block_states, (between, intermediate), activation, own_rows.clone());
-                self.product(&block.down, (between, intermediate), (sums, hidden), residual, own_rows.clone());
-                self.norm(&block.output_norm, (sums, states), own_rows, rows.clone());
+                // SAFETY: the matrices have `tokens` rows.
+                let [states, context, projected] =
+                    [states, context, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
+                let rows = 0..rows.len();
+                self.product(&block.attention_output, (context, sums), states.residual(), rows.clone());
+                self.norm(&block.attention_norm, (sums, states), rows.clone());
+                self.product(&block.up, (states, between), activation, rows.clone());
+                self.product(&block.down, (between, sums), states.residual(), rows.clone());
+                self.norm(&block.output_norm, (sums, states), rows.clone());
                 if let Some(next) = self.model.blocks.get(layer + 1) {
-                    self.product(&next.projection, (states, hidden), (projected, stride), Epilogue::Bias, rows);
+                    self.product(&next.projection, (states, projected), Epilogue::Bias, rows);
                 }
             });
         }
@@ -441,7 +476,7 @@ impl Pass<'_> {
         let hidden = self.model.shape.hidden;
         for token in rows {
             // SAFETY: `out` has `tokens` rows, and these are given to this member.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.0.add(token * hidden), hidden) };
+            let out = unsafe { std::slice::from_raw_parts_mut(out.skip_rows(token).start, hidden) };
             out.fill(0.0);
             for (table, rows) in self.model.tables.iter().zip(self.rows) {
                 let row = &table[rows[token] as usize * hidden..][..hidden];
@@ -450,31 +485,21 @@ impl Pass<'_> {
         }
     }
 
-    /// The norm of some rows of `input` into as many rows of `out`.
-    fn norm(&self, norm: &PackedNorm, (input, out): (Matrix, Matrix), from: Range<usize>, to: Range<usize>) {
-        let hidden = self.model.shape.hidden;
+    /// The norm of some rows.
+    fn norm(&self, norm: &PackedNorm, (input, out): (Matrix, Matrix), rows: Range<usize>) {
         let arena = self.model.arena.values();
         let parameters = (&arena[norm.gamma.clone()], &arena[norm.beta.clone()], self.model.shape.epsilon);
         // SAFETY: both matrices have these rows, and those of `out` are given to this member.
-        unsafe {
-            let (input, out) = (input.0.add(from.start * hidden), out.0.add(to.start * hidden));
-            self.model.kernels.run(LayerNormTask::new(parameters, input, out, 0..from.len()));
-        }
+        let task = unsafe { LayerNormTask::new(parameters, input.input(), out.out(), rows) };
+        self.model.kernels.run(task);
     }
 
-    /// All columns of some rows of a product, by this member alone. Row 0 is where the matrices point.
-    fn product(
-        &self,
-        linear: &Linear,
-        (input, input_stride): (Matrix, usize),
-        (out, out_stride): (Matrix, usize),
-        epilogue: Epilogue,
-        rows: Range<usize>,
-    ) {
+    /// All columns of some rows of a product, by this member alone.
+    fn product(&self, linear: &Linear, (input, out): (Matrix, Matrix), epilogue: Epilogue, rows: Range<usize>) {
         let layer = (linear, &self.model.arena);
         // SAFETY: the matrices have these rows, as wide as the layer; those of `out` are given to this member, and the
         // input's were written by it or in an earlier phase.
-        let task = unsafe { LinearTask::new(layer, (input.0, input_stride), (out.0, out_stride), epilogue, rows) };
+        let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, rows) };
         self.model.kernels.run(task);
     }
 
@@ -483,8 +508,7 @@ impl Pass<'_> {
         &self,
         member: &Member<'_>,
         linear: &Linear,
-        (input, input_stride): (Matrix, usize),
-        (out, out_stride): (Matrix, usize),
+        (input, out): (Matrix, Matrix),
         epilogue: Epilogue,
     ) {
         let panels = linear.panel_count();
@@ -492,10 +516,9 @@ impl Pass<'_> {
         member.phase(pieces, |item| {
             let piece = panels * item / pieces..panels * (item + 1) / pieces;
             let layer = (linear, &self.model.arena);
-            let (input, out) = ((input.0.cast_const(), input_stride), (out.0, out_stride));
             // SAFETY: the matrices have `tokens` rows, as wide as the layer; the piece's columns of `out` are given to
             // this member, and the input was written in an earlier phase.
-            let task = unsafe { LinearTask::new(layer, input, out, epilogue, 0..self.tokens) };
+            let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens) };
             self.model.kernels.run(task.panels(piece));
         });
     }
@@ -503,25 +526,147 @@ impl Pass<'_> {
     /// Attention of every sequence and head, shared out.
     fn attend(&self, member: &Member<'_>) {
         let Shape { hidden, heads, .. } = self.model.shape;
-        let stride = projected_stride(hidden);
-        let (scratch, scratch_len) = self.memory.members[member.index()];
+        let Memory { projected, context, ref members, .. } = self.memory;
+        let own = &members[member.index()];
         member.phase(self.sequences.len() * heads, |item| {
             let sequence = &self.sequences[item / heads];
             // SAFETY: the scratch is this member's own. The sequence's rows exist, their queries, keys and values were
             // written in an earlier phase, and the buffer has a panel beyond the last. The head's columns of the
             // context are given to this member.
             unsafe {
-                let scratch = std::slice::from_raw_parts_mut(scratch.0, scratch_len);
+                let scratch = std::slice::from_raw_parts_mut(own.start, own.len);
                 let rows = Heads {
-                    projected: self.memory.projected.0.add(sequence.start * stride),
-                    stride,
+                    projected: projected.skip_rows(sequence.start).start,
+                    stride: projected.stride,
                     heads,
                     size: hidden / heads,
                     tokens: sequence.len(),
                 };
-                let out = self.memory.context.0.add(sequence.start * hidden);
+                let out = context.skip_rows(sequence.start).out();
                 self.model.kernels.run(AttentionTask::new(rows, item % heads, 0..sequence.len(), out, scratch));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::values;
+    use super::*;
+
+    const SHAPE: Shape =
+        Shape { hidden: 40, heads: 2, intermediate: 70, layers: 2, activation: Activation::GeluTanh, epsilon: 1e-5 };
+
+    fn block(seed: u64) -> Block {
+        let Shape { hidden, intermediate, .. } = SHAPE;
+        let dense = |outputs: usize, inputs: usize, seed: u64| Dense {
+            weight: values(outputs * inputs, seed).iter().map(|x| x * 0.3).collect(),
+            bias: values(outputs, seed + 1),
+        };
+        let norm = |seed: u64| Norm { gamma: values(hidden, seed), beta: values(hidden, seed + 1) };
+        Block {
+            query: dense(hidden, hidden, seed),
+            key: dense(hidden, hidden, seed + 10),
+            value: dense(hidden, hidden, seed + 20),
+            attention_output: dense(hidden, hidden, seed + 30),
+            attention_norm: norm(seed + 40),
+            up: dense(intermediate, hidden, seed + 50),
+            down: dense(hidden, intermediate, seed + 60),
+            output_norm: norm(seed + 70),
+        }
+    }
+
+    fn model(kernels: Kernels) -> Arc<Transformer> {
+        let norm = Norm { gamma: values(SHAPE.hidden, 1), beta: values(SHAPE.hidden, 2) };
+        let table = values(300 * SHAPE.hidden, 3);
+        Arc::new(Transformer::new(kernels, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64))).unwrap())
+    }
+
+    #[test]
+    fn both_schedules_give_the_same_bits_for_any_number_of_rows() {
+        for kernels in Kernels::available() {
+            let model = model(kernels);
+            let mut one = Executor::new(Arc::clone(&model), 1).unwrap();
+            for threads in [2, 3] {
+                let mut several = Executor::new(Arc::clone(&model), threads).unwrap();
+                for length in [1, 2, 5, 13, 30, FEW_ROWS * threads - 1, FEW_ROWS * threads, 2 * BLOCK_ROWS + 1, 250] {
+                    let rows: Vec<u32> = (0..length as u32).map(|i| i * 37 % 300).collect();
+                    let expected = one.forward(&[&rows], &[length]).unwrap();
+                    assert!(expected.iter().all(|x| x.is_finite()));
+                    let got = several.forward(&[&rows], &[length]).unwrap();
+                    assert_eq!(got, expected, "{kernels:?}, {threads} threads, {length} rows");
+                    // Cut in two, the second half starts within a tile and a block of the others.
+                    let (left, right) = (length / 3, length - length / 3);
+                    let cut = several.forward(&[&rows], &[left, right]).unwrap();
+                    let alone = one.forward(&[&rows[left..]], &[right]).unwrap();
+                    assert_eq!(cut[left * SHAPE.hidden..], alone, "{kernels:?}, {threads} threads, {length} rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_are_shared_out_by_columns_and_many_by_rows() {
+        assert_eq!(Schedule::for_rows(1, 1), Schedule::Rows);
+        assert_eq!(Schedule::for_rows(2 * FEW_ROWS - 1, 2), Schedule::Columns);
+        assert_eq!(Schedule::for_rows(2 * FEW_ROWS, 2), Schedule::Rows);
+    }
+
+    #[test]
+    fn scratch_memory_of_a_longer_pass_does_not_change_a_shorter_one() {
+        let mut executor = Executor::new(model(Kernels::detect()), 2).unwrap();
+        let rows: Vec<u32> = (0..200).collect();
+        let before = executor.forward(&[&rows[..20]], &[20]).unwrap();
+        executor.forward(&[&rows], &[200]).unwrap();
+        assert_eq!(executor.forward(&[&rows[..20]], &[20]).unwrap(), before);
+    }
+
+    #[test]
+    fn wrong_indices_and_lengths_are_errors() {
+        let mut executor = Executor::new(model(Kernels::detect()), 2).unwrap();
+        assert!(executor.forward(&[&[0, 1, 299]], &[3]).is_ok());
+        assert!(executor.forward(&[&[0, 1, 300]], &[3]).is_err(), "no such row");
+        assert!(executor.forward(&[&[0, 1, 2]], &[2]).is_err(), "a token too many");
+        assert!(executor.forward(&[&[0, 1], &[0, 1]], &[2]).is_err(), "a table too many");
+        assert!(executor.forward(&[], &[2]).is_err(), "no table");
+        assert!(executor.forward(&[&[]], &[0, 0]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn parameters_that_do_not_fit_the_shape_are_errors() {
+        let kernels = Kernels::detect();
+        let norm = Norm { gamma: vec![1.0; SHAPE.hidden], beta: vec![0.0; SHAPE.hidden] };
+        let build = |shape: Shape, table: usize, change: &dyn Fn(&mut Block)| {
+            Transformer::new(kernels, shape, vec![vec![0.0; table]], &norm, |layer| {
+                let mut block = block(layer as u64);
+                change(&mut block);
+                Ok(block)
+            })
+            .map(|_| ())
+        };
+        let table = 3 * SHAPE.hidden;
+        build(SHAPE, table, &|_| ()).unwrap();
+        assert!(build(SHAPE, table + 1, &|_| ()).is_err());
+        assert!(build(SHAPE, 0, &|_| ()).is_err());
+        for shape in [
+            Shape { heads: 3, ..SHAPE },
+            Shape { heads: 0, ..SHAPE },
+            Shape { hidden: 0, ..SHAPE },
+            Shape { hidden: usize::MAX - 1, ..SHAPE },
+            Shape { layers: usize::MAX, ..SHAPE },
+            Shape { intermediate: 71, ..SHAPE },
+        ] {
+            assert!(build(shape, table, &|_| ()).is_err(), "{shape:?}");
+        }
+        let changes: [&dyn Fn(&mut Block); 5] = [
+            &|block| block.query.weight.truncate(40),
+            &|block| block.key.bias.truncate(39),
+            &|block| block.up.weight.extend([0.0; 40]),
+            &|block| std::mem::swap(&mut block.up.bias, &mut block.down.bias),
+            &|block| block.output_norm.beta.push(0.0),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            assert!(build(SHAPE, table, change).is_err(), "change {index}");
+        }
     }
 }

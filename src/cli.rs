@@ -190,6 +190,7 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         apply_dimensions: args.apply_dimensions.unwrap_or(false),
         engine: args.engine,
         threads: args.threads,
+        waiting_tokens: args.max_waiting_tokens,
     };
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load(&options))
         .await

@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::backend::local::Engine;
+use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine};
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
@@ -77,6 +78,9 @@ pub struct ServeArgs {
     /// Largest text accepted, in bytes
     #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes)]
     pub max_text_bytes: usize,
+    /// Seconds a request may wait for room before it is refused; Weaviate itself gives up after 50
+    #[arg(long, env = "T2V_MAX_WAIT_SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
+    pub max_wait_seconds: u64,
 }
 
 /// Which model, and how it treats texts.
@@ -110,6 +114,9 @@ pub struct ModelArgs {
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]
     #[arg(long, env = "T2V_THREADS")]
     pub threads: Option<usize>,
+    /// Tokens that may wait to be computed; requests beyond wait for room
+    #[arg(long, env = "T2V_MAX_WAITING_TOKENS", default_value_t = DEFAULT_WAITING_TOKENS)]
+    pub max_waiting_tokens: usize,
     /// How log lines look: text or json
     #[arg(long, env = "T2V_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -172,7 +179,12 @@ fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
 impl ServeArgs {
     /// The limits of one request.
     pub fn limits(&self) -> Limits {
-        Limits { max_body_bytes: self.max_body_bytes, max_texts: self.max_texts, max_text_bytes: self.max_text_bytes }
+        Limits {
+            max_body_bytes: self.max_body_bytes,
+            max_texts: self.max_texts,
+            max_text_bytes: self.max_text_bytes,
+            max_wait: Duration::from_secs(self.max_wait_seconds),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ fn requests(config: &Value) -> Vec<(u64, EmbedRequest)> {
             pooling: word("pooling_strategy"),
             dimensions: config.get("dimensions").and_then(Value::as_i64),
             prompt: None,
+            deadline: None,
         };
         (entry["id"].as_u64().expect("id"), request)
     };

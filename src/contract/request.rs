@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Instant;
 
 /// What the text is: something to be found, or something searched with.
 ///
@@ -77,6 +78,8 @@ pub struct EmbedRequest {
     pub dimensions: Option<i64>,
     /// Replaces the model's own prompt for the task.
     pub prompt: Option<String>,
+    /// Until when the request may wait for its turn where much is waiting. Says nothing about the vector.
+    pub deadline: Option<Instant>,
 }
 
 impl EmbedRequest {

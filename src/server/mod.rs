@@ -8,7 +8,7 @@ mod http;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -38,11 +38,18 @@ pub struct Limits {
     pub max_texts: usize,
     /// Bytes of one text.
     pub max_text_bytes: usize,
+    /// How long a request may wait for its turn. Weaviate gives a request up after 50 s.
+    pub max_wait: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_body_bytes: 64 * 1024 * 1024, max_texts: 10_000, max_text_bytes: 4 * 1024 * 1024 }
+        Limits {
+            max_body_bytes: 64 * 1024 * 1024,
+            max_texts: 10_000,
+            max_text_bytes: 4 * 1024 * 1024,
+            max_wait: Duration::from_secs(45),
+        }
     }
 }
 
@@ -139,6 +146,10 @@ impl Service {
     async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
         let backend = self.readiness.backend()?;
         self.check_texts(requests.len())?;
+        let deadline = Instant::now() + self.limits.max_wait;
+        for request in &mut requests {
+            request.deadline = Some(deadline);
+        }
         let max = self.limits.max_text_bytes;
         let too_long: Vec<(usize, usize)> = requests
             .iter()
@@ -180,6 +191,7 @@ impl Service {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
+            sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
         }
         Ok(meta)
     }

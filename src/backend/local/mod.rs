@@ -1,6 +1,8 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
+pub mod batcher;
 pub mod encoder;
+mod inference;
 pub mod kernel;
 pub mod plan;
 pub mod pooling;
@@ -8,7 +10,6 @@ pub mod sentences;
 pub mod weights;
 
 use std::io::Read;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,22 +19,23 @@ use candle_core::Device;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
 
+use self::batcher::{Batcher, Class, Piece};
+use self::encoder::Encoder;
 use self::encoder::bert::{self, CandleBert};
 use self::encoder::packed_bert::{BertConfig, PackedBert};
-use self::encoder::{Encoder, TokenBatch};
+use self::inference::{Counters, Sequence};
 use self::kernel::{InstructionSet, Kernels};
 use self::plan::{Plan, Switches, Treatment};
 use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
-use crate::contract::request::{EmbedRequest, Profile};
+use crate::contract::request::{EmbedRequest, Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::modules::{ModelDescription, ProfileHints};
-use crate::model::tokenizer::TextTokenizer;
+use crate::model::tokenizer::{TextTokenizer, Tokens};
 
-/// Texts that may wait between the tokenizer and the inference thread.
-const WAITING_TEXTS: usize = 256;
+/// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
+pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
 
 /// Up to this many bytes a call's texts are tokenized where the call runs (about 0.3 ms); more goes to a thread for
 /// blocking work, so that other connections are served meanwhile.
@@ -64,6 +66,8 @@ pub struct LocalOptions {
     pub engine: Engine,
     /// Threads of a forward pass; `None` takes what the process may use (CPU set and cgroup quota).
     pub threads: Option<usize>,
+    /// Tokens that may wait to be computed before callers wait for room.
+    pub waiting_tokens: usize,
 }
 
 /// What runs an encoder.
@@ -107,14 +111,16 @@ impl LocalOptions {
             apply_dimensions: false,
             engine: Engine::Auto,
             threads: None,
+            waiting_tokens: DEFAULT_WAITING_TOKENS,
         }
     }
 }
 
 /// Embeds in this process: a tokenizer, an encoder on its own thread, and the rules between them.
 pub struct LocalBackend {
-    shared: Arc<Shared>,
-    jobs: mpsc::Sender<Job>,
+    preparation: Arc<Preparation>,
+    batcher: Batcher<Sequence>,
+    counters: Arc<Counters>,
     info: ModelInfo,
     description: ModelDescription,
     profile_reason: &'static str,
@@ -122,28 +128,14 @@ pub struct LocalBackend {
     threads: usize,
 }
 
-struct Shared {
+/// From request to token ids.
+struct Preparation {
     tokenizer: TextTokenizer,
     treatment: Treatment,
-    counters: Counters,
 }
 
-/// What happened to texts since the start; shown in `/meta`.
-#[derive(Default)]
-struct Counters {
-    truncated_texts: AtomicU64,
-    ignored_dimensions: AtomicU64,
-    ignored_pooling: AtomicU64,
-    panics: AtomicU64,
-}
-
-/// One text on its way to the inference thread.
-struct Job {
-    batch: TokenBatch,
-    plan: Plan,
-    truncated: bool,
-    reply: oneshot::Sender<Result<Embedding>>,
-}
+/// A text ready to be queued, or why it cannot be embedded.
+type Prepared = Result<(Plan, Vec<Tokens>)>;
 
 impl LocalBackend {
     /// Loads a model. Blocking: reads and hashes the weights.
@@ -192,14 +184,16 @@ impl LocalBackend {
         };
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
         let info = ModelInfo { name, fingerprint: fingerprint(&description.dir, &treatment)?, dimensions };
-        let shared = Arc::new(Shared { tokenizer, treatment, counters: Counters::default() });
-        let jobs = start_inference(encoder, shared.clone())?;
-        Ok(LocalBackend { shared, jobs, info, description, profile_reason, engine, threads })
+        let batcher = Batcher::new(queue_options(threads, options.waiting_tokens));
+        let counters = Arc::new(Counters::default());
+        start_inference(encoder, batcher.clone(), counters.clone())?;
+        let preparation = Arc::new(Preparation { tokenizer, treatment });
+        Ok(LocalBackend { preparation, batcher, counters, info, description, profile_reason, engine, threads })
     }
 
     /// The profile texts are treated by, and what chose it.
     pub fn profile(&self) -> (Profile, &'static str) {
-        (self.shared.treatment.profile, self.profile_reason)
+        (self.preparation.treatment.profile, self.profile_reason)
     }
 
     /// What runs the encoder (an instruction set of our kernels, or candle), and on how many threads.
@@ -209,43 +203,66 @@ impl LocalBackend {
 
     /// Tokens per sequence, special ones included.
     pub fn max_tokens(&self) -> usize {
-        self.shared.treatment.max_tokens()
+        self.preparation.treatment.max_tokens()
+    }
+}
+
+impl LocalBackend {
+    async fn embed_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+        let deadline = requests.iter().filter_map(|request| request.deadline).min();
+        let queries = requests.iter().all(|request| request.task() == Task::Query);
+        let class = if queries { Class::Query } else { Class::Passage };
+        let mut sequences = Vec::new();
+        let mut answers = Vec::with_capacity(requests.len());
+        for prepared in self.prepare_all(requests).await? {
+            answers.push(prepared.map(|(plan, tokens)| {
+                let (pieces, answer) = inference::sequences(plan, tokens);
+                sequences.extend(pieces);
+                answer
+            }));
+        }
+        let tokens = sequences.iter().map(Piece::tokens).sum();
+        // Held until every text is answered: who leaves earlier takes what is still waiting along.
+        let _submission = match tokens {
+            0 => None,
+            tokens => Some(self.batcher.admit(class, tokens, deadline).await?.submit(sequences)?),
+        };
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(stopped())),
+                Err(error) => Err(error),
+            });
+        }
+        Ok(results)
+    }
+
+    async fn prepare_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {
+        if requests.iter().map(|request| request.text.len()).sum::<usize>() <= INLINE_BYTES {
+            return Ok(requests.iter().map(|request| self.preparation.prepare(request)).collect());
+        }
+        let caller = Arc::new(());
+        let (preparation, presence) = (self.preparation.clone(), Arc::downgrade(&caller));
+        let work = move || {
+            // A caller who left costs no more tokenizing.
+            let present = |_: &&EmbedRequest| presence.strong_count() > 0;
+            requests.iter().take_while(present).map(|request| preparation.prepare(request)).collect()
+        };
+        let prepared = tokio::task::spawn_blocking(work).await;
+        drop(caller);
+        prepared.map_err(|error| Error::internal(format!("tokenizing failed: {error}")))
+    }
+}
+
+impl Drop for LocalBackend {
+    fn drop(&mut self) {
+        self.batcher.close();
     }
 }
 
 impl Backend for LocalBackend {
     fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        Box::pin(async move {
-            let (replies, answers): (Vec<_>, Vec<_>) = requests.iter().map(|_| oneshot::channel()).unzip();
-            let work: Vec<_> = requests.into_iter().zip(replies).collect();
-            if work.iter().map(|(request, _)| request.text.len()).sum::<usize>() <= INLINE_BYTES {
-                for (request, reply) in work {
-                    if let Some(job) = self.shared.prepare(&request, reply) {
-                        self.jobs.send(job).await.map_err(|_| stopped())?;
-                    }
-                }
-            } else {
-                let (shared, jobs) = (self.shared.clone(), self.jobs.clone());
-                tokio::task::spawn_blocking(move || {
-                    for (request, reply) in work {
-                        // A caller who left costs no tokenizing either.
-                        if reply.is_closed() {
-                            continue;
-                        }
-                        if let Some(job) = shared.prepare(&request, reply)
-                            && jobs.blocking_send(job).is_err()
-                        {
-                            return;
-                        }
-                    }
-                });
-            }
-            let mut results = Vec::with_capacity(answers.len());
-            for answer in answers {
-                results.push(answer.await.unwrap_or_else(|_| Err(stopped())));
-            }
-            Ok(results)
-        })
+        Box::pin(self.embed_all(requests))
     }
 
     fn info(&self) -> &ModelInfo {
@@ -253,7 +270,9 @@ impl Backend for LocalBackend {
     }
 
     fn meta(&self) -> Map<String, Value> {
-        let Shared { treatment, counters, .. } = &*self.shared;
+        let treatment = &self.preparation.treatment;
+        let counters = &self.counters;
+        let waiting = |class| self.batcher.depth(class).tokens;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut meta = Map::new();
         meta.insert("model".into(), Value::Object(self.description.config.clone()));
@@ -278,102 +297,45 @@ impl Backend for LocalBackend {
                 "truncated_texts": count(&counters.truncated_texts),
                 "ignored_dimensions": count(&counters.ignored_dimensions),
                 "ignored_pooling": count(&counters.ignored_pooling),
-                "inference_panics": count(&counters.panics),
+                "failed_texts": count(&counters.failed_texts),
+                "max_waiting_tokens": self.batcher.options().waiting_tokens,
+                "waiting_tokens": {"query": waiting(Class::Query), "passage": waiting(Class::Passage)},
             }),
         );
         meta
     }
 }
 
-impl Shared {
-    /// Plans and tokenizes one text. A text that cannot be embedded is answered at once.
-    fn prepare(&self, request: &EmbedRequest, reply: oneshot::Sender<Result<Embedding>>) -> Option<Job> {
-        let prepared = self.treatment.plan(request).and_then(|plan| {
-            let mut batch = TokenBatch::new();
-            let mut truncated = false;
-            for piece in &plan.pieces {
-                let tokens = self.tokenizer.encode(piece)?;
-                truncated |= tokens.truncated;
-                batch.push(&tokens.ids, &tokens.type_ids);
-            }
-            Ok((plan, batch, truncated))
-        });
-        match prepared {
-            Ok((plan, batch, truncated)) => Some(Job { batch, plan, truncated, reply }),
-            Err(error) => {
-                // The caller may have left meanwhile.
-                let _ = reply.send(Err(error));
-                None
-            }
-        }
-    }
-
-    fn embed(&self, encoder: &mut dyn Encoder, job: &Job) -> Result<Embedding> {
-        let hidden = encoder.forward(&job.batch)?;
-        let pooled = job
-            .batch
-            .ranges()
-            .map(|range| {
-                let rows = hidden.rows(range);
-                job.plan.pooling.iter().flat_map(|&mode| pooling::pool(rows, hidden.width, mode)).collect()
-            })
-            .collect();
-        let mut vector: Vec<f32> = pooling::mean_of(pooled);
-        let dimensions_ignored = job.plan.finish.apply(&mut vector);
-        if vector.iter().any(|value| !value.is_finite()) {
-            return Err(Error::internal("the model made a value that is not a finite number for this text"));
-        }
-        let mut ignored = Vec::new();
-        for (name, is_ignored, counter) in [
-            ("dimensions", dimensions_ignored, &self.counters.ignored_dimensions),
-            ("poolingStrategy", job.plan.pooling_ignored, &self.counters.ignored_pooling),
-        ] {
-            if is_ignored {
-                ignored.push(name);
-                if counter.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::warn!(
-                        "a request's {name} had no effect under the {} profile (said once; counted in /meta)",
-                        self.treatment.profile
-                    );
-                }
-            }
-        }
-        if job.truncated && self.counters.truncated_texts.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(
-                "a text was longer than {} tokens and was cut (said once; counted in /meta)",
-                self.treatment.max_tokens()
-            );
-        }
-        let tokens = job.batch.tokens() as u32;
-        Ok(Embedding { vector: vector.into(), tokens, truncated: job.truncated, ignored })
+impl Preparation {
+    fn prepare(&self, request: &EmbedRequest) -> Prepared {
+        let mut plan = self.treatment.plan(request)?;
+        // From here on a text is its tokens: what waits in the queue need not keep both.
+        let pieces = std::mem::take(&mut plan.pieces);
+        let tokens = pieces.iter().map(|piece| self.tokenizer.encode(piece)).collect::<Result<_>>()?;
+        Ok((plan, tokens))
     }
 }
 
-/// Starts the inference thread. It ends when the backend is dropped.
-fn start_inference(mut encoder: Box<dyn Encoder>, shared: Arc<Shared>) -> Result<mpsc::Sender<Job>> {
-    let (sender, mut receiver) = mpsc::channel::<Job>(WAITING_TEXTS);
-    let work = move || {
-        while let Some(job) = receiver.blocking_recv() {
-            if job.reply.is_closed() {
-                continue;
-            }
-            // A text that trips over a bug must not take the service with it.
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| shared.embed(encoder.as_mut(), &job)));
-            let result = outcome.unwrap_or_else(|_| {
-                shared.counters.panics.fetch_add(1, Ordering::Relaxed);
-                Err(Error::internal(
-                    "embedding this text failed on a bug in the sidecar: see its log, and please report it",
-                ))
-            });
-            // The caller may have left meanwhile.
-            let _ = job.reply.send(result);
-        }
-    };
+/// Batches small enough that a query never waits long for a running one (about 15 ms of MiniLM on two cores), and large
+/// enough that weights are not read for a few tokens only.
+fn queue_options(threads: usize, waiting_tokens: usize) -> batcher::Options {
+    let batch_tokens = 64 * threads.max(2);
+    batcher::Options {
+        batch_tokens,
+        query_batch_tokens: batch_tokens,
+        query_fill_tokens: 0,
+        queries_in_a_row: 8,
+        waiting_tokens,
+    }
+}
+
+/// Starts the inference thread. It ends when the queue does.
+fn start_inference(mut encoder: Box<dyn Encoder>, batcher: Batcher<Sequence>, counters: Arc<Counters>) -> Result<()> {
     std::thread::Builder::new()
         .name("inference".into())
-        .spawn(work)
+        .spawn(move || inference::work(&batcher, encoder.as_mut(), &counters))
         .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
-    Ok(sender)
+    Ok(())
 }
 
 /// The encoder, and the name of what runs it.

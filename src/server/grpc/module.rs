@@ -71,6 +71,7 @@ impl Service {
             pooling: Some(settings.pooling_strategy.clone()),
             dimensions: settings.dimensions,
             prompt: None,
+            deadline: None,
         })
     }
 

@@ -51,6 +51,7 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
         pooling: Some(options.pooling_strategy),
         dimensions: options.dimensions,
         prompt: options.prompt,
+        deadline: None,
     })
 }
 

@@ -1,0 +1,479 @@
+//! The queue in front of the encoder: bounded, two classes, continuous batches.
+//!
+//! A call asks for room ([`Batcher::admit`]), puts its pieces in ([`Admission::submit`]) and holds the [`Submission`]
+//! while it awaits its answers; the inference thread takes a [`Batch`] whenever it is free ([`Batcher::next_batch`]).
+//! A *piece* is one token sequence; a *call* is all the pieces that one request brings, of one text or of many. Nothing
+//! here knows tensors or tokenizers.
+//!
+//! The rules, each one tested:
+//!
+//! - **No timer.** A waiting consumer gets a piece the moment it comes; while it computes, what comes is gathered.
+//! - **Budget.** A batch never weighs more than its class's budget, except one piece that alone weighs more.
+//! - **Sharing.** Calls of a class take turns, first come first; a turn is one piece, and more while the turn stays
+//!   within a quarter of the budget. So a call waits for one turn of each call that was there before it, however much
+//!   these bring. Pieces of a call keep their order.
+//! - **Queries first.** While queries wait, batches are for them, but at most [`Options::queries_in_a_row`] while a
+//!   passage waits; then the passages have one batch.
+//! - **Bounded room, waiting at the door.** What waits never weighs more than [`Options::waiting_tokens`]; whoever finds
+//!   no room waits, first come first, until its whole call fits or its deadline passes. One eighth of the room is the
+//!   queries', the rest the passages': an import that fills its part makes no query wait, and queries without end take
+//!   no room from passages. A call larger than its class's part has it to itself once that part is empty.
+//! - **Who leaves costs nothing.** Dropping the future, the [`Admission`] or the [`Submission`] gives its room back at
+//!   once; a piece that says [`Piece::is_cancelled`] is dropped instead of dispatched.
+//! - **Drain.** After [`Batcher::close`] nobody is admitted; who was admitted before is served, then the consumers end.
+
+mod lane;
+mod room;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use self::lane::Lane;
+use self::room::Room;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The queries' part of [`Options::waiting_tokens`] is one in so many. Queries are short, and their part is worth
+/// hundreds of them even in a small room.
+const QUERY_PART: usize = 8;
+
+/// Who is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Somebody waits in front of a screen.
+    Query,
+    /// Import and everything else.
+    Passage,
+}
+
+impl Class {
+    /// Both, in the order they are served.
+    pub const ALL: [Class; 2] = [Class::Query, Class::Passage];
+
+    /// Label for metrics, `/meta` and texts.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::Query => "query",
+            Class::Passage => "passage",
+        }
+    }
+}
+
+/// One token sequence on its way to the encoder. Both methods are called with the queue locked: they must be quick and
+/// must not call the batcher.
+pub trait Piece: Send {
+    /// Its weight, special tokens included. Asked once.
+    fn tokens(&self) -> usize;
+
+    /// Whether nobody wants the answer any more.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Sizes, all in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Budget of a batch of passages. A query that comes while one is computed waits for at most this much.
+    pub batch_tokens: usize,
+    /// Budget of a batch of queries.
+    pub query_batch_tokens: usize,
+    /// A batch of queries that weighs less is filled with passages up to this weight (and no further than
+    /// `query_batch_tokens`). 0 = never. Worth while where a small batch takes as long as a slightly larger one.
+    pub query_fill_tokens: usize,
+    /// Batches of queries that may follow each other while a passage waits.
+    pub queries_in_a_row: usize,
+    /// What may wait, of both classes together, before callers wait for room.
+    pub waiting_tokens: usize,
+}
+
+impl Options {
+    /// The part of [`Options::waiting_tokens`] that a class has.
+    pub const fn room(&self, class: Class) -> usize {
+        let queries = self.waiting_tokens / QUERY_PART;
+        match class {
+            Class::Query => queries,
+            Class::Passage => self.waiting_tokens - queries,
+        }
+    }
+}
+
+/// What the consumer computes in one go.
+#[derive(Debug)]
+pub struct Batch<P> {
+    /// Whose turn it was. Passages may be in a batch of queries, after them ([`Options::query_fill_tokens`]).
+    pub class: Class,
+    /// Weight of all pieces.
+    pub tokens: usize,
+    /// Never empty.
+    pub pieces: Vec<P>,
+}
+
+/// How much of a class waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Calls with pieces in the queue.
+    pub calls: usize,
+    /// Pieces in the queue.
+    pub pieces: usize,
+    /// Tokens in the queue.
+    pub tokens: usize,
+    /// For how long the oldest call in the queue has been there.
+    pub oldest: Option<Duration>,
+    /// Calls that wait for room, outside the queue.
+    pub at_the_door: usize,
+    /// Pieces dropped since the start because their caller had left.
+    pub dropped: u64,
+}
+
+/// Handle to the queue; clones share it.
+pub struct Batcher<P> {
+    shared: Arc<Shared<P>>,
+}
+
+impl<P> Clone for Batcher<P> {
+    fn clone(&self) -> Self {
+        Batcher { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<P> {
+    options: Options,
+    state: Mutex<State<P>>,
+    news: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    Open,
+    /// Closed to new calls; those inside are served.
+    Draining,
+    /// Nothing more is served.
+    Stopped,
+}
+
+struct State<P> {
+    phase: Phase,
+    /// Indexed by class.
+    lanes: [Lane<P>; 2],
+    /// Indexed by class.
+    rooms: [Room; 2],
+    /// Calls that have room and did not submit yet.
+    unsubmitted: usize,
+    /// Batches of queries in a row that a waiting passage has seen.
+    overtaken: usize,
+    /// Consumers that wait for news: waking nobody costs a system call.
+    parked: usize,
+}
+
+impl<P: Piece> Batcher<P> {
+    /// An empty queue.
+    pub fn new(options: Options) -> Self {
+        let state = State {
+            phase: Phase::Open,
+            lanes: [Lane::new(options.query_batch_tokens / 4), Lane::new(options.batch_tokens / 4)],
+            rooms: Class::ALL.map(|class| Room::new(options.room(class))),
+            unsubmitted: 0,
+            overtaken: 0,
+            parked: 0,
+        };
+        Batcher { shared: Arc::new(Shared { options, state: Mutex::new(state), news: Condvar::new() }) }
+    }
+
+    /// The sizes in force.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// Waits for room for a whole call of `tokens`, which may be an upper bound. A call that finds room is admitted
+    /// even if its deadline has passed. Must run where tokio's timer runs if there is a deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when the deadline passes first, [`ErrorKind::Unavailable`] after [`Batcher::close`].
+    pub async fn admit(&self, class: Class, tokens: usize, deadline: Option<Instant>) -> Result<Admission<P>> {
+        let entry = self.shared.change(|state, _| {
+            if state.phase > Phase::Open {
+                return Err(closing());
+            }
+            let room = &mut state.rooms[class as usize];
+            if room.enter(tokens) {
+                state.unsubmitted += 1;
+                return Ok(None);
+            }
+            Ok(Some(room.wait(tokens)))
+        })?;
+        let admission = || Admission { shared: self.shared.clone(), class, tokens: Some(tokens) };
+        let Some((number, admitted)) = entry else {
+            return Ok(admission());
+        };
+        let mut at_the_door = AtTheDoor { shared: &self.shared, class, number, tokens, inside: false };
+        let admitted = match deadline {
+            None => admitted.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), admitted).await {
+                Ok(admitted) => admitted,
+                Err(_) => return Err(self.no_room(class, tokens)),
+            },
+        };
+        admitted.map_err(|_| closing())?;
+        at_the_door.inside = true;
+        Ok(admission())
+    }
+
+    fn no_room(&self, class: Class, tokens: usize) -> Error {
+        let Options { waiting_tokens, .. } = self.shared.options;
+        let (room, label) = (self.shared.options.room(class), class.as_str());
+        Error::new(
+            ErrorKind::Overloaded,
+            format!(
+                "too much work is waiting: the {tokens} tokens of this request found no room in time among the {room} \
+                 that may wait for the class '{label}'; try again later (limit: --max-waiting-tokens, now \
+                 {waiting_tokens} for all classes)"
+            ),
+        )
+    }
+
+    /// The next batch, as soon as there is a piece; `None` when the queue is closed and empty. Blocks its thread. Any
+    /// number of threads may call it.
+    pub fn next_batch(&self) -> Option<Batch<P>> {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        loop {
+            let mut dropped = Vec::new();
+            let batch = state.take(&shared.options, &mut dropped);
+            let ended = state.has_ended();
+            if batch.is_some() || ended {
+                shared.settle(state, dropped);
+                return batch;
+            }
+            if !dropped.is_empty() {
+                shared.settle(state, dropped);
+                state = shared.lock();
+                continue;
+            }
+            state.parked += 1;
+            state = shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.parked -= 1;
+        }
+    }
+
+    /// Admits nobody from now on. Who waits for room is refused; who has room is served; then consumers get `None`.
+    pub fn close(&self) {
+        self.shared.change(|state, _| state.close(Phase::Draining));
+    }
+
+    /// Closes, and drops what waits: for when no consumer is left, or no time.
+    pub fn stop(&self) {
+        self.shared.change(|state, dropped| {
+            state.close(Phase::Stopped);
+            for class in Class::ALL {
+                let tokens = state.lanes[class as usize].clear(dropped);
+                state.rooms[class as usize].leave(tokens);
+            }
+        });
+    }
+
+    /// What waits of a class now. Costs one lock and no scan.
+    pub fn depth(&self, class: Class) -> Depth {
+        let state = self.shared.lock();
+        let at_the_door = state.rooms[class as usize].at_the_door();
+        Depth { at_the_door, ..state.lanes[class as usize].depth(Instant::now()) }
+    }
+}
+
+impl<P> Shared<P> {
+    /// No code of ours panics with the lock held; a [`Piece`]'s may, and each step before it left the state whole.
+    fn lock(&self) -> MutexGuard<'_, State<P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every change goes through here or through [`Shared::settle`]: whoever can go on afterwards is told.
+    fn change<R>(&self, change: impl FnOnce(&mut State<P>, &mut Vec<P>) -> R) -> R {
+        let mut dropped = Vec::new();
+        let mut state = self.lock();
+        let result = change(&mut state, &mut dropped);
+        self.settle(state, dropped);
+        result
+    }
+
+    /// Ends a change: admits who fits now, wakes consumers, and drops pieces outside the lock, as their drop may run
+    /// anybody's code.
+    fn settle(&self, mut state: MutexGuard<'_, State<P>>, dropped: Vec<P>) {
+        let admitted = state.admit_waiting();
+        let (parked, pieces, ended) = (state.parked > 0, state.has_pieces(), state.has_ended());
+        drop(state);
+        if parked && ended {
+            self.news.notify_all();
+        } else if parked && pieces {
+            // One is enough: if it leaves something, it wakes the next.
+            self.news.notify_one();
+        }
+        for caller in admitted {
+            // A caller who left meanwhile gives the room back itself.
+            let _ = caller.send(());
+        }
+        drop(dropped);
+    }
+}
+
+impl<P> State<P> {
+    fn has_pieces(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.is_empty())
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.phase {
+            Phase::Open => false,
+            Phase::Draining => self.unsubmitted == 0 && !self.has_pieces(),
+            Phase::Stopped => true,
+        }
+    }
+
+    fn close(&mut self, phase: Phase) {
+        if self.phase < phase {
+            self.phase = phase;
+        }
+        self.rooms.iter_mut().for_each(Room::turn_away);
+    }
+
+    fn admit_waiting(&mut self) -> Vec<oneshot::Sender<()>> {
+        let mut admitted = Vec::new();
+        for room in &mut self.rooms {
+            while let Some(caller) = room.admit_next() {
+                self.unsubmitted += 1;
+                admitted.push(caller);
+            }
+        }
+        admitted
+    }
+}
+
+impl<P: Piece> State<P> {
+    fn take(&mut self, options: &Options, dropped: &mut Vec<P>) -> Option<Batch<P>> {
+        loop {
+            let [queries, passages] = &mut self.lanes;
+            let passages_wait = !passages.is_empty();
+            let class = match (queries.is_empty(), passages_wait) {
+                (true, false) => return None,
+                (false, false) => Class::Query,
+                (true, true) => Class::Passage,
+                (false, true) if self.overtaken < options.queries_in_a_row => Class::Query,
+                (false, true) => Class::Passage,
+            };
+            let mut batch = Batch { class, tokens: 0, pieces: Vec::new() };
+            let [query_room, passage_room] = &mut self.rooms;
+            match class {
+                Class::Query => {
+                    queries.take(options.query_batch_tokens, &mut batch, query_room, dropped);
+                    let fill = options.query_fill_tokens.min(options.query_batch_tokens);
+                    if !batch.pieces.is_empty() && batch.tokens < fill {
+                        passages.take(fill, &mut batch, passage_room, dropped);
+                    }
+                }
+                Class::Passage => passages.take(options.batch_tokens, &mut batch, passage_room, dropped),
+            }
+            // Else all that the class had was dropped.
+            if !batch.pieces.is_empty() {
+                let overtaking = class == Class::Query && passages_wait;
+                self.overtaken = if overtaking { self.overtaken + 1 } else { 0 };
+                return Some(batch);
+            }
+        }
+    }
+}
+
+/// A caller who waits for room, until it is admitted or leaves.
+struct AtTheDoor<'a, P> {
+    shared: &'a Shared<P>,
+    class: Class,
+    number: u64,
+    tokens: usize,
+    /// Admitted, and aware of it.
+    inside: bool,
+}
+
+impl<P> Drop for AtTheDoor<'_, P> {
+    fn drop(&mut self) {
+        if !self.inside {
+            self.shared.change(|state, _| {
+                let room = &mut state.rooms[self.class as usize];
+                if !room.give_up(self.number) {
+                    // Admitted in the moment of leaving.
+                    room.leave(self.tokens);
+                    state.unsubmitted -= 1;
+                }
+            });
+        }
+    }
+}
+
+/// Room for one call. Dropping it gives the room back.
+#[must_use = "dropping it gives the room back"]
+pub struct Admission<P> {
+    shared: Arc<Shared<P>>,
+    class: Class,
+    /// `None` once submitted.
+    tokens: Option<usize>,
+}
+
+impl<P: Piece> Admission<P> {
+    /// Queues the call's pieces, in this order, and gives room that they do not need back. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is queued, and the pieces are dropped: [`ErrorKind::Internal`] if they weigh more than was admitted,
+    /// [`ErrorKind::Unavailable`] after [`Batcher::stop`].
+    pub fn submit(mut self, pieces: impl IntoIterator<Item = P>) -> Result<Submission<P>> {
+        let pieces: Vec<(usize, P)> = pieces.into_iter().map(|piece| (piece.tokens(), piece)).collect();
+        let needed: usize = pieces.iter().map(|(tokens, _)| tokens).sum();
+        let admitted = self.tokens.unwrap_or(0);
+        if needed > admitted {
+            return Err(Error::internal(format!("a call admitted for {admitted} tokens brought {needed}")));
+        }
+        let since = Instant::now();
+        let call = self.shared.change(|state, dropped| {
+            if state.phase == Phase::Stopped {
+                dropped.extend(pieces.into_iter().map(|(_, piece)| piece));
+                return Err(closing());
+            }
+            self.tokens = None;
+            state.unsubmitted -= 1;
+            state.rooms[self.class as usize].leave(admitted - needed);
+            Ok(state.lanes[self.class as usize].push(pieces, since))
+        })?;
+        Ok(Submission { shared: self.shared.clone(), class: self.class, call })
+    }
+}
+
+impl<P> Drop for Admission<P> {
+    fn drop(&mut self) {
+        if let Some(tokens) = self.tokens {
+            self.shared.change(|state, _| {
+                state.unsubmitted -= 1;
+                state.rooms[self.class as usize].leave(tokens);
+            });
+        }
+    }
+}
+
+/// A call in the queue: to be held while its answers are awaited. Dropping it withdraws what was not dispatched yet.
+#[must_use = "dropping it withdraws the call's pieces"]
+pub struct Submission<P> {
+    shared: Arc<Shared<P>>,
+    class: Class,
+    call: u64,
+}
+
+impl<P> Drop for Submission<P> {
+    fn drop(&mut self) {
+        self.shared.change(|state, dropped| {
+            let tokens = state.lanes[self.class as usize].withdraw(self.call, dropped);
+            state.rooms[self.class as usize].leave(tokens);
+        });
+    }
+}
+
+fn closing() -> Error {
+    Error::new(ErrorKind::Unavailable, "the server is shutting down")
+}

@@ -1,0 +1,261 @@
+//! The inference thread: batches of sequences in, finished vectors out.
+//!
+//! A text is one sequence, or one per sentence; its sequences may be computed in different batches. Whoever computes the
+//! last of them finishes the text and answers.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::batcher::{Batcher, Piece};
+use super::encoder::{Encoder, TokenBatch};
+use super::plan::Plan;
+use super::pooling;
+use crate::backend::Embedding;
+use crate::error::{Error, Result};
+use crate::model::tokenizer::Tokens;
+
+/// What happened to texts since the start; shown in `/meta`.
+#[derive(Default)]
+pub struct Counters {
+    /// Texts, or sentences of texts, beyond the token limit.
+    pub truncated_texts: AtomicU64,
+    /// Requests whose `dimensions` had no effect.
+    pub ignored_dimensions: AtomicU64,
+    /// Requests whose pooling strategy had no effect.
+    pub ignored_pooling: AtomicU64,
+    /// Texts that could not be computed, panics included.
+    pub failed_texts: AtomicU64,
+}
+
+/// One sequence of a text, waiting to be computed.
+pub struct Sequence {
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
+    /// Which of the text's sequences this is.
+    index: usize,
+    text: Arc<Text>,
+}
+
+/// A text whose sequences are being computed.
+struct Text {
+    plan: Plan,
+    tokens: u32,
+    truncated: bool,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    /// The vector of each sequence; empty until computed.
+    vectors: Vec<Vec<f32>>,
+    missing: usize,
+    /// Gone once answered.
+    reply: Option<oneshot::Sender<Result<Embedding>>>,
+}
+
+impl Piece for Sequence {
+    fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.text.progress().reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+/// A text's sequences, ready to be queued, and where its vector will arrive.
+pub fn sequences(plan: Plan, tokens: Vec<Tokens>) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
+    let (reply, answer) = oneshot::channel();
+    let progress = Progress { vectors: vec![Vec::new(); tokens.len()], missing: tokens.len(), reply: Some(reply) };
+    let text = Arc::new(Text {
+        plan,
+        tokens: tokens.iter().map(|tokens| tokens.ids.len() as u32).sum(),
+        truncated: tokens.iter().any(|tokens| tokens.truncated),
+        progress: Mutex::new(progress),
+    });
+    let sequence = |(index, tokens): (usize, Tokens)| Sequence {
+        ids: tokens.ids,
+        type_ids: tokens.type_ids,
+        index,
+        text: text.clone(),
+    };
+    (tokens.into_iter().enumerate().map(sequence).collect(), answer)
+}
+
+/// Computes batches until the queue has ended. Runs on a thread of its own.
+pub fn work(batcher: &Batcher<Sequence>, encoder: &mut dyn Encoder, counters: &Counters) {
+    while let Some(batch) = batcher.next_batch() {
+        match (compute(encoder, &batch.pieces, counters), &batch.pieces[..]) {
+            (Ok(()), _) => {}
+            (Err(error), [alone]) => alone.text.fail(error, counters),
+            // One of them is the cause: its neighbours must not suffer.
+            (Err(_), sequences) => {
+                for sequence in sequences {
+                    if let Err(error) = compute(encoder, std::slice::from_ref(sequence), counters) {
+                        sequence.text.fail(error, counters);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Forward pass and pooling of some sequences; each text that becomes complete is answered.
+fn compute(encoder: &mut dyn Encoder, sequences: &[Sequence], counters: &Counters) -> Result<()> {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut batch = TokenBatch::new();
+        for sequence in sequences {
+            batch.push(&sequence.ids, &sequence.type_ids);
+        }
+        let hidden = encoder.forward(&batch)?;
+        for (sequence, range) in sequences.iter().zip(batch.ranges()) {
+            let rows = hidden.rows(range);
+            let pooling = sequence.text.plan.pooling.iter();
+            let vector = pooling.flat_map(|&mode| pooling::pool(rows, hidden.width, mode)).collect();
+            sequence.text.computed(sequence.index, vector, counters);
+        }
+        Ok(())
+    }));
+    outcome.unwrap_or_else(|_| {
+        Err(Error::internal("embedding this text failed on a bug in the sidecar: see its log, and please report it"))
+    })
+}
+
+impl Text {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a sequence's vector; with the last one the text is finished and answered.
+    fn computed(&self, index: usize, vector: Vec<f32>, counters: &Counters) {
+        let mut progress = self.progress();
+        if std::mem::replace(&mut progress.vectors[index], vector).is_empty() {
+            progress.missing -= 1;
+        }
+        if progress.missing == 0
+            && let Some(reply) = progress.reply.take()
+        {
+            let vectors = std::mem::take(&mut progress.vectors);
+            drop(progress);
+            // The caller may have left meanwhile.
+            let _ = reply.send(self.finish(vectors, counters));
+        }
+    }
+
+    fn fail(&self, error: Error, counters: &Counters) {
+        if let Some(reply) = self.progress().reply.take() {
+            counters.failed_texts.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens);
+            // The caller may have left meanwhile.
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    /// The mean of the sequences' vectors, cut and normalised as the profile has it.
+    fn finish(&self, vectors: Vec<Vec<f32>>, counters: &Counters) -> Result<Embedding> {
+        let mut vector = pooling::mean_of(vectors);
+        let dimensions_ignored = self.plan.finish.apply(&mut vector);
+        if vector.iter().any(|value| !value.is_finite()) {
+            counters.failed_texts.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::internal("the model made a value that is not a finite number for this text"));
+        }
+        let mut ignored = Vec::new();
+        for (name, is_ignored, counter) in [
+            ("dimensions", dimensions_ignored, &counters.ignored_dimensions),
+            ("poolingStrategy", self.plan.pooling_ignored, &counters.ignored_pooling),
+        ] {
+            if is_ignored {
+                ignored.push(name);
+                if counter.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!("a request's {name} has no effect under this profile (said once; counted in /meta)");
+                }
+            }
+        }
+        if self.truncated && counters.truncated_texts.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!("a text was longer than the token limit and was cut (said once; counted in /meta)");
+        }
+        Ok(Embedding { vector: vector.into(), tokens: self.tokens, truncated: self.truncated, ignored })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::local::batcher::{Class, Options};
+    use crate::backend::local::encoder::HiddenStates;
+    use crate::backend::local::plan::Finish;
+    use crate::model::modules::PoolingMode;
+
+    /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
+    struct Fake;
+
+    impl Encoder for Fake {
+        fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+            assert!(!batch.ids().contains(&13), "the poisoned id");
+            if batch.ids().contains(&14) {
+                return Err(Error::internal("the failing id"));
+            }
+            let state = |&id: &u32| if id == 15 { f32::NAN } else { id as f32 };
+            let values = batch.ids().iter().flat_map(|id| [state(id), 1.0]).collect();
+            Ok(HiddenStates { values, width: 2 })
+        }
+
+        fn hidden_size(&self) -> usize {
+            2
+        }
+    }
+
+    fn text(ids: &[&[u32]]) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
+        let plan = Plan {
+            pieces: Vec::new(),
+            pooling: vec![PoolingMode::Mean],
+            finish: Finish::default(),
+            pooling_ignored: false,
+        };
+        let tokens = |ids: &&[u32]| Tokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false };
+        sequences(plan, ids.iter().map(tokens).collect())
+    }
+
+    /// All in one batch: every text is answered, the bad ones with their own error.
+    #[tokio::test]
+    async fn a_poisoned_text_does_not_take_its_neighbours_with_it() {
+        let options = Options {
+            batch_tokens: 100,
+            query_batch_tokens: 100,
+            query_fill_tokens: 0,
+            queries_in_a_row: 1,
+            waiting_tokens: 1000,
+        };
+        let batcher = Batcher::new(options);
+        let texts = [
+            text(&[&[1, 3]]),
+            text(&[&[13]]),
+            text(&[&[4], &[8, 8]]),
+            text(&[&[14]]),
+            text(&[&[5], &[13], &[6]]),
+            text(&[&[15]]),
+            text(&[&[9]]),
+        ];
+        let (pieces, answers): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
+        let admission = batcher.admit(Class::Passage, 100, None).await.expect("room");
+        let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        batcher.close();
+        let counters = Counters::default();
+        work(&batcher, &mut Fake, &counters);
+        drop(submission);
+        let mut results = Vec::new();
+        for answer in answers {
+            results.push(answer.await.expect("every text is answered").map(|embedding| embedding.vector.to_vec()));
+        }
+        assert_eq!(results[0], Ok(vec![2.0, 1.0]));
+        assert_eq!(results[2], Ok(vec![6.0, 1.0]), "the mean of its two sequences");
+        assert_eq!(results[6], Ok(vec![9.0, 1.0]));
+        for (index, words) in [(1, "a bug"), (3, "the failing id"), (4, "a bug"), (5, "not a finite number")] {
+            let error = results[index].as_ref().expect_err("a bad text");
+            assert!(error.message().contains(words), "{index}: {error}");
+        }
+        assert_eq!(counters.failed_texts.load(Ordering::Relaxed), 4);
+    }
+}

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::backend::Backend;
 use crate::backend::local::{LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
+use crate::cache::Cached;
 use crate::config::{Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ReferenceEnv, ServeArgs};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
@@ -53,11 +54,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!(%address, "live: HTTP and gRPC on one port");
     let readiness = Readiness::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server =
-        tokio::spawn(server::run(listener, readiness.clone(), args.limits(), reference.module(&args), async {
-            // An error means that the sender is gone, which is a reason to stop as well.
-            let _ = stopped.await;
-        }));
+    let mut server = tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args), async {
+        // An error means that the sender is gone, which is a reason to stop as well.
+        let _ = stopped.await;
+    }));
     let serving = async {
         readiness.ready(load_and_warm(&args, &reference).await?);
         std::future::pending::<Result<()>>().await
@@ -226,7 +226,10 @@ async fn load_and_warm(args: &ServeArgs, reference: &ReferenceEnv) -> Result<Arc
         warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
     }
     tracing::info!("ready");
-    Ok(backend)
+    Ok(match Cached::around(backend.clone(), reference.cache(args)) {
+        Some(cached) => cached,
+        None => backend,
+    })
 }
 
 /// Resolves on SIGTERM or SIGINT.

@@ -9,11 +9,12 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine};
+use crate::cache::CacheOptions;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
-use crate::server::{Limits, ModuleOptions};
+use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
 
 /// Where the reference container's images keep their model.
@@ -79,8 +80,27 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes)]
     pub max_text_bytes: usize,
     /// Seconds a request may wait for room before it is refused; Weaviate itself gives up after 50
-    #[arg(long, env = "T2V_MAX_WAIT_SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
-    pub max_wait_seconds: u64,
+    #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
+    pub max_wait: u64,
+    /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
+    /// ENABLE_CACHE says no]
+    #[arg(long, env = "T2V_CACHE_BYTES")]
+    pub cache_bytes: Option<u64>,
+    /// Seconds after which a vector is forgotten [default: never]
+    #[arg(long, env = "T2V_CACHE_TTL", value_name = "SECONDS")]
+    pub cache_ttl: Option<u64>,
+    /// Seconds after which a connection is asked to close, so that replicas behind one address share the traffic
+    #[arg(long, env = "T2V_MAX_CONNECTION_AGE", value_name = "SECONDS",
+          default_value_t = Lifetimes::default().max_connection_age.as_secs())]
+    pub max_connection_age: u64,
+    /// Seconds from SIGTERM, when the server turns unready, until it refuses new connections
+    #[arg(long, env = "T2V_DRAIN_DELAY", value_name = "SECONDS",
+          default_value_t = Lifetimes::default().drain_delay.as_secs())]
+    pub drain_delay: u64,
+    /// Seconds from SIGTERM until the server ends, with everything in flight finished or not
+    #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
+          default_value_t = Lifetimes::default().shutdown_grace.as_secs())]
+    pub shutdown_grace: u64,
 }
 
 /// Which model, and how it treats texts.
@@ -183,7 +203,7 @@ impl ServeArgs {
             max_body_bytes: self.max_body_bytes,
             max_texts: self.max_texts,
             max_text_bytes: self.max_text_bytes,
-            max_wait: Duration::from_secs(self.max_wait_seconds),
+            max_wait: Duration::from_secs(self.max_wait),
         }
     }
 }
@@ -206,6 +226,8 @@ pub struct ReferenceEnv {
     pub inference_urls: Option<InferenceUrls>,
     /// `LOWERCASE_VECTORIZATION_INPUT`: on, enabled, 1 or true.
     pub lowercase_input: bool,
+    /// `ENABLE_CACHE` is `0` or `false`. The reference has a cache only when asked; here it is the other way round.
+    pub cache_off: bool,
     /// Settings that cannot be honoured; each is said once at start.
     pub warnings: Vec<String>,
 }
@@ -225,6 +247,7 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
     "TRANSFORMERS_PASSAGE_INFERENCE_API",
     "TRANSFORMERS_QUERY_INFERENCE_API",
     "LOWERCASE_VECTORIZATION_INPUT",
+    "ENABLE_CACHE",
 ];
 
 impl ReferenceEnv {
@@ -263,6 +286,7 @@ impl ReferenceEnv {
         )?;
         Ok(ReferenceEnv {
             inference_urls,
+            cache_off: is("ENABLE_CACHE", &["0", "false", "False"]),
             lowercase_input: endpoint::enabled(&text("LOWERCASE_VECTORIZATION_INPUT")),
             model_name: get("MODEL_NAME"),
             hints: ProfileHints {
@@ -276,12 +300,26 @@ impl ReferenceEnv {
         })
     }
 
-    /// What the module service needs.
-    pub fn module(&self, args: &ServeArgs) -> ModuleOptions {
-        ModuleOptions {
-            endpoints: Endpoints::new(self.inference_urls.clone(), &args.self_urls),
-            lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
+    /// What the server is to be told.
+    pub fn server(&self, args: &ServeArgs) -> ServerOptions {
+        ServerOptions {
+            limits: args.limits(),
+            module: ModuleOptions {
+                endpoints: Endpoints::new(self.inference_urls.clone(), &args.self_urls),
+                lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
+            },
+            lifetimes: Lifetimes {
+                max_connection_age: Duration::from_secs(args.max_connection_age),
+                drain_delay: Duration::from_secs(args.drain_delay),
+                shutdown_grace: Duration::from_secs(args.shutdown_grace),
+            },
         }
+    }
+
+    /// Size and memory of the cache.
+    pub fn cache(&self, args: &ServeArgs) -> CacheOptions {
+        let default = if self.cache_off { 0 } else { CacheOptions::default().max_bytes };
+        CacheOptions { max_bytes: args.cache_bytes.unwrap_or(default), ttl: args.cache_ttl.map(Duration::from_secs) }
     }
 
     /// The model to serve: flag, else the image's model directory, else `MODEL_NAME`, else the default.

@@ -6,6 +6,7 @@
 //!
 //! - [`server`]: one port for HTTP/1.1, h2c and gRPC; each surface only translates its wire format.
 //! - [`contract`]: what a request means, as Weaviate's `text2vec-transformers` module defines it. No I/O.
+//! - [`cache`]: vectors made before, in front of any backend; equal texts share one computation.
 //! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process.
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
@@ -16,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod contract;

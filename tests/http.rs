@@ -8,9 +8,9 @@ use std::time::Duration;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
-use text2vec_sidecar::backend::local::LocalOptions;
+use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::Profile;
-use text2vec_sidecar::server::Limits;
+use text2vec_sidecar::server::{Lifetimes, Limits, ServerOptions};
 
 fn client() -> Client {
     Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().expect("client")
@@ -317,4 +317,107 @@ async fn ready_answers_while_32_callers_keep_the_cpu_full() {
         caller.abort();
     }
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}
+
+#[tokio::test]
+async fn a_caller_may_say_how_long_it_waits() {
+    let server = TestServer::start_model(options(Profile::Transformers)).await;
+    let post = |timeout: &'static str, texts: usize| {
+        let body = json!({"texts": vec!["A sentence of some length, again and again. ".repeat(20); texts]});
+        let request = client().post(server.url("/vectors")).header("X-Request-Timeout", timeout).json(&body);
+        async move {
+            let response = request.send().await.expect("an answer");
+            (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+        }
+    };
+    let started = std::time::Instant::now();
+    let (status, answer) = post("0.2", 500).await;
+    assert_eq!(status, 504, "{answer}");
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(post("30", 1).await.0, 200);
+    for bad in ["soon", "-1", "NaN", ""] {
+        assert_eq!(post(bad, 1).await.0, 400, "{bad}");
+    }
+    server.stop().await;
+}
+
+/// The queue is bounded: who finds no room within --max-wait is refused, and told so in the documented way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_room_in_time_is_refused_and_told_how() {
+    let backend = LocalBackend::load(&LocalOptions { waiting_tokens: 2000, ..options(Profile::Transformers) });
+    let limits = Limits { max_wait: Duration::from_millis(300), ..Limits::default() };
+    let server = TestServer::start_unready(limits).await;
+    server.readiness.ready(Arc::new(backend.expect("the model loads")));
+    let client = client();
+    let calls = (0..60).map(|i| {
+        let body = json!({"text": format!("{i} {}", "words and more words follow each other. ".repeat(40))});
+        client.post(server.url("/vectors")).json(&body).send()
+    });
+    let (mut served, mut refused) = (0, 0);
+    for response in futures_util::future::join_all(calls).await {
+        let response = response.expect("an answer");
+        match response.status().as_u16() {
+            200 => served += 1,
+            429 => {
+                refused += 1;
+                assert_eq!(response.headers()["retry-after"], "1");
+                let answer: Value = response.json().await.expect("JSON");
+                assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-waiting-tokens")), "{answer}");
+            }
+            other => panic!("status {other}"),
+        }
+    }
+    println!("{served} served, {refused} refused");
+    assert!(served > 0 && refused > 0);
+    server.stop().await;
+}
+
+/// After its age a connection is told to close with its next answer, never between two requests.
+#[tokio::test]
+async fn old_connections_are_asked_to_close_with_their_next_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let lifetimes = Lifetimes { max_connection_age: Duration::from_millis(300), ..Lifetimes::default() };
+    let server = TestServer::start_with(ServerOptions { lifetimes, ..ServerOptions::default() }).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(2)));
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.expect("a connection");
+    let mut exchange = async |what: &str| {
+        stream.write_all(b"GET /.well-known/ready HTTP/1.1\r\nHost: x\r\n\r\n").await.expect(what);
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if stream.read(&mut byte).await.expect(what) == 0 {
+                break;
+            }
+            answer.push(byte[0]);
+        }
+        String::from_utf8(answer).expect("text").to_lowercase()
+    };
+    assert!(!exchange("young").await.contains("connection: close"));
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let answer = exchange("old").await;
+    assert!(answer.starts_with("http/1.1 204") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(exchange("closed").await, "");
+    server.stop().await;
+}
+
+/// What was accepted before the end is answered; what comes after is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutting_down_answers_what_is_in_flight() {
+    for round in 0..5 {
+        let server = TestServer::start_model(options(Profile::Transformers)).await;
+        let address = server.address;
+        let calls: Vec<_> = (0..16)
+            .map(|i| {
+                let (client, url) = (client(), server.url("/vectors"));
+                let body = json!({"text": format!("{round} {i} {}", "a passage that takes a while. ".repeat(20))});
+                tokio::spawn(async move { client.post(url).json(&body).send().await.map(|response| response.status()) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        server.stop().await;
+        for call in calls {
+            assert_eq!(call.await.expect("a task").expect("an answer"), 200, "round {round}");
+        }
+        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "still listening");
+    }
 }

@@ -18,7 +18,7 @@ use text2vec_sidecar::proto::object_result::Result as Outcome;
 use text2vec_sidecar::proto::vectorize_batch_stream_request::Message;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
 use text2vec_sidecar::proto::{self, ClassConfig, Object};
-use text2vec_sidecar::server::{Limits, ModuleOptions};
+use text2vec_sidecar::server::{Limits, ModuleOptions, ServerOptions};
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -142,7 +142,7 @@ async fn empty_and_skipped_objects_get_neither_vector_nor_error() {
 #[tokio::test]
 async fn the_service_lower_cases_when_told_to() {
     let module = ModuleOptions { lowercase_input: true, ..ModuleOptions::default() };
-    let server = TestServer::start_with(Limits::default(), module).await;
+    let server = TestServer::start_with(ServerOptions { module, ..ServerOptions::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(4)));
     let mut client = ModuleClient::new(channel(&server).await);
     let request = proto::VectorizeObjectRequest {
@@ -226,8 +226,8 @@ async fn a_query_vector_is_what_the_module_would_search_with() {
 async fn urls_decide_between_here_and_elsewhere() {
     let urls = InferenceUrls { passage: "http://me:8080".into(), query: "http://other:8080".into() };
     let endpoints = Endpoints::new(Some(urls), "http://me:8080/");
-    let server =
-        TestServer::start_with(Limits::default(), ModuleOptions { endpoints, ..ModuleOptions::default() }).await;
+    let module = ModuleOptions { endpoints, ..ModuleOptions::default() };
+    let server = TestServer::start_with(ServerOptions { module, ..ServerOptions::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(3)));
     let mut client = ModuleClient::new(channel(&server).await);
     let request =

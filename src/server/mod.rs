@@ -2,6 +2,7 @@
 //! readiness, the accept loop, shutdown.
 
 mod classes;
+mod connection;
 mod grpc;
 mod health;
 mod http;
@@ -10,24 +11,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower::util::MapRequest;
 
 use self::classes::Classes;
+use self::connection::Connections;
 use crate::backend::{Backend, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
-
-/// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
-/// first makes them see resets.
-const IDLE_CONNECTION: Duration = Duration::from_secs(150);
 
 /// Limits on what one request may carry. An answer that refuses names the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +114,10 @@ impl Readiness {
         }
     }
 
+    fn is_draining(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Draining(_))
+    }
+
     fn subscribe(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
@@ -197,60 +194,74 @@ impl Service {
     }
 }
 
-/// Serves on a bound listener until `shutdown` resolves, then lets what is in flight finish.
+/// When connections and the server end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// After this long a connection is asked to make room for a new one (`Connection: close`, GOAWAY), so that replicas
+    /// added behind one address get traffic.
+    pub max_connection_age: Duration,
+    /// From the wish to stop until new connections are refused: time for others to notice that the server is not ready.
+    pub drain_delay: Duration,
+    /// From the wish to stop until everything ends, finished or not.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Lifetimes {
+            max_connection_age: Duration::from_secs(300),
+            drain_delay: Duration::from_secs(1),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Everything [`run`] can be told.
+#[derive(Debug, Clone, Default)]
+pub struct ServerOptions {
+    /// Limits on requests.
+    pub limits: Limits,
+    /// The module service.
+    pub module: ModuleOptions,
+    /// Ends of connections and of the server.
+    pub lifetimes: Lifetimes,
+}
+
+/// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
+/// [`Lifetimes::drain_delay`], what is in flight finished within [`Lifetimes::shutdown_grace`].
 ///
 /// Live as soon as this is called; ready when `readiness` says so.
 pub async fn run(
     listener: TcpListener,
     readiness: Readiness,
-    limits: Limits,
-    module: ModuleOptions,
+    options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ModuleOptions { endpoints, lowercase_input } = module;
+    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input }, lifetimes } = options;
     let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
     let service = Service { readiness: readiness.clone(), limits, module };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
-    let router = MapRequest::new(router, http::single_slashes::<hyper::body::Incoming>);
-    let mut connections = auto::Builder::new(TokioExecutor::new());
-    connections.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION);
-    connections
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(60))
-        // Room for large batches without a round trip per 64 KiB.
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(16 * 1024 * 1024)
-        .max_concurrent_streams(1024);
-    let connections = Arc::new(connections);
-    let graceful = GracefulShutdown::new();
+    let mut connections = Connections::new(router, readiness.clone(), lifetimes.max_connection_age);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let stream = tokio::select! {
+        tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file descriptors, usually: serve what is open and try again.
-                    tracing::warn!("a connection could not be accepted: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-        };
-        // Small answers must not wait for the peer's delayed acknowledgement.
-        let _ = stream.set_nodelay(true);
-        let watcher = graceful.watcher();
-        let (connections, service) = (connections.clone(), TowerToHyperService::new(router.clone()));
-        tokio::spawn(async move {
-            let connection = connections.serve_connection(TokioIo::new(stream), service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!("a connection ended early: {error}");
-            }
-        });
+            accepted = listener.accept() => connections.take(accepted).await,
+        }
     }
     readiness.draining();
+    let deadline = tokio::time::Instant::now() + lifetimes.shutdown_grace;
+    let mut refusing = std::pin::pin!(tokio::time::sleep(lifetimes.drain_delay.min(lifetimes.shutdown_grace)));
+    loop {
+        tokio::select! {
+            () = &mut refusing => break,
+            accepted = listener.accept() => connections.take(accepted).await,
+        }
+    }
     drop(listener);
-    graceful.shutdown().await;
+    match connections.finish(deadline).await {
+        0 => tracing::info!("stopped: nothing was left undone"),
+        left => tracing::warn!("stopped: {left} connections were cut off after {:?}", lifetimes.shutdown_grace),
+    }
     Ok(())
 }

@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 use text2vec_sidecar::error::{Error, Result};
-use text2vec_sidecar::server::{self, Limits, ModuleOptions, Readiness};
+use text2vec_sidecar::server::{self, Limits, Readiness, ServerOptions};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -45,16 +46,17 @@ pub struct TestServer {
 impl TestServer {
     /// Starts a server that is not ready yet.
     pub async fn start_unready(limits: Limits) -> TestServer {
-        TestServer::start_with(limits, ModuleOptions::default()).await
+        TestServer::start_with(ServerOptions { limits, ..ServerOptions::default() }).await
     }
 
-    /// Starts a server that is not ready yet, with a configured module.
-    pub async fn start_with(limits: Limits, module: ModuleOptions) -> TestServer {
+    /// Starts a server that is not ready yet, told everything. Tests have no time for a drain delay.
+    pub async fn start_with(mut options: ServerOptions) -> TestServer {
+        options.lifetimes.drain_delay = Duration::ZERO;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("address");
         let readiness = Readiness::default();
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(server::run(listener, readiness.clone(), limits, module, async {
+        let server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
             let _ = stopped.await;
         }));
         TestServer { address, readiness, stop, server }

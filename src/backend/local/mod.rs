@@ -329,11 +329,23 @@ fn queue_options(threads: usize, waiting_tokens: usize) -> batcher::Options {
     }
 }
 
+struct StopAtEnd<'a>(&'a Batcher<Sequence>);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// Starts the inference thread. It ends when the queue does.
 fn start_inference(mut encoder: Box<dyn Encoder>, batcher: Batcher<Sequence>, counters: Arc<Counters>) -> Result<()> {
     std::thread::Builder::new()
         .name("inference".into())
-        .spawn(move || inference::work(&batcher, encoder.as_mut(), &counters))
+        .spawn(move || {
+            // Should this thread ever end on a panic, callers must not wait for it.
+            let _last = StopAtEnd(&batcher);
+            inference::work(&batcher, encoder.as_mut(), &counters);
+        })
         .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
     Ok(())
 }

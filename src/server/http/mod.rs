@@ -2,6 +2,9 @@
 
 mod t2v;
 
+use std::future::Future;
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -12,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Readiness, Service, health};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 impl FromRef<Service> for Readiness {
     fn from_ref(service: &Service) -> Readiness {
@@ -66,6 +69,21 @@ pub(super) fn single_slashes<B>(mut request: axum::http::Request<B>) -> axum::ht
         }
     }
     request
+}
+
+/// Header by which a caller says how many seconds it waits; fractions are fine.
+pub(super) const TIMEOUT_HEADER: &str = "x-request-timeout";
+
+/// Runs a call no longer than its caller waits for it. What is given up costs nothing more.
+async fn within_deadline<T>(headers: &HeaderMap, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return call.await };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    let patience = seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| Error::invalid(format!("{TIMEOUT_HEADER} must be a number of seconds, got {value:?}")))?;
+    tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::DeadlineExceeded, format!("not done within the caller's deadline of {patience:?}")))
+    })
 }
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {

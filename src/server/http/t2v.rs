@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{error_response, error_response_with, json_response};
+use super::{error_response, error_response_with, json_response, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind};
 use crate::server::Service;
@@ -65,15 +65,15 @@ pub async fn vectors(
         }
     };
     match parse(&headers, &body) {
-        Ok(Body::One(request)) => one(&service, request).await,
-        Ok(Body::Many(requests)) => many(&service, requests).await,
+        Ok(Body::One(request)) => one(&service, &headers, request).await,
+        Ok(Body::Many(requests)) => many(&service, &headers, requests).await,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn one(service: &Service, request: EmbedRequest) -> Response {
+async fn one(service: &Service, headers: &HeaderMap, request: EmbedRequest) -> Response {
     let text = request.text.clone();
-    match service.embed_one(request).await {
+    match within_deadline(headers, service.embed_one(request)).await {
         Ok(embedding) => {
             let dim = embedding.vector.len();
             json_response(StatusCode::OK, &OneAnswer { text: &text, vector: &embedding.vector, dim, dims: dim })
@@ -82,9 +82,9 @@ async fn one(service: &Service, request: EmbedRequest) -> Response {
     }
 }
 
-async fn many(service: &Service, requests: Vec<EmbedRequest>) -> Response {
+async fn many(service: &Service, headers: &HeaderMap, requests: Vec<EmbedRequest>) -> Response {
     let texts: Vec<String> = requests.iter().map(|request| request.text.clone()).collect();
-    let results = match service.embed(requests).await {
+    let results = match within_deadline(headers, service.embed(requests)).await {
         Ok(results) => results,
         Err(error) => return error_response(&error),
     };

@@ -95,6 +95,13 @@ impl<P> Lane<P> {
     }
 }
 
+#[cfg(test)]
+impl<P> Lane<P> {
+    pub(super) fn turns(&self) -> usize {
+        self.turns.len()
+    }
+}
+
 impl<P: Piece> Lane<P> {
     /// Adds pieces to the batch, turn by turn, until the next one would lift it over the budget. Pieces nobody wants
     /// go to `dropped`. Whatever leaves the lane gives its room back.

@@ -578,6 +578,7 @@ proptest! {
                 let alone = holders.iter().filter(|&&tokens| tokens > 0).count() + usize::from(unheard > 0) == 1;
                 prop_assert!(held <= options.room(class) || alone, "{} of {}", held, options.room(class));
                 let depth = batcher.depth(class);
+                prop_assert_eq!(depth.calls, batcher.shared.lock().lanes[class as usize].turns());
                 prop_assert_eq!(depth.calls, callers.iter().filter(|c| c.class == class && c.waits()).count());
             }
         }

@@ -1,0 +1,551 @@
+//! `Cached`: a [`Backend`] around a [`Backend`] that remembers vectors and computes equal texts once.
+//!
+//! - **Key**: 128 bits of SHA-256 over a secret of this process, the model's fingerprint, and everything in the request
+//!   that can change the vector, as the caller wrote it. Who chooses texts cannot look for collisions without the secret.
+//! - **Room**: moka with its LRU policy, entries weighed by what they occupy. Queries have a quarter of the bytes to
+//!   themselves, so that an import cannot flush them.
+//! - **Equal misses** in flight share one computation, within a call and across calls. The computation belongs to all who
+//!   wait for it: it goes on while one of them is left, and is dropped with the last. So a caller who leaves neither
+//!   fails nor delays another, and work that nobody wants is abandoned as it is without a cache. The price: a batch whose
+//!   caller left is finished if another call waits for one of its texts.
+//! - **Errors** are never kept. An error of a text itself (its settings are invalid, it is too large) is everybody's who
+//!   sent that text. Any other error, overload and deadline above all, is of the call that met it: who merely joined that
+//!   call asks again, joining once more at most, then by itself. So nobody is told of a limit that another one hit, and a
+//!   hundred joiners do not all rush at a backend that has just refused one.
+//! - **Priority and deadline** stay the call's. The task is part of the key, so a query never waits for a passage's
+//!   computation. The deadline is a point in time, so asking again does not prolong it; of equal texts in one call the
+//!   first one's counts.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::mem::size_of;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared, join_all, try_join};
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::backend::{Backend, Embedding, ModelInfo};
+use crate::contract::request::{EmbedRequest, Task};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The queries' share of the bytes: one in so many.
+const QUERY_SHARE: u64 = 4;
+
+/// What an entry costs beside key and value, in bytes: moka's nodes, counters and place in the hash table, 218 to 256
+/// as a counting allocator saw it (moka 0.12.16, 64 bits, without and with a time to live), and what the system's
+/// allocator adds to some six allocations.
+const ENTRY_OVERHEAD: usize = 304;
+
+/// Counters in front of the values behind an `Arc`.
+const ARC_HEADER: usize = 2 * size_of::<usize>();
+
+/// So many times a text joins another call's computation before its caller asks by itself.
+const JOINS: usize = 2;
+
+/// After so many bytes hashed, or entries written, other tasks get a turn.
+const BYTES_PER_TURN: usize = 256 * 1024;
+const ENTRIES_PER_TURN: usize = 64;
+
+/// How large the cache may be, and how long it remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Bytes for vectors, keys and what surrounds them; 0 is no cache.
+    pub max_bytes: u64,
+    /// Entries older than this are forgotten; `None`: when room is needed. Vectors of one fingerprint do not age, so this
+    /// is for upstreams whose model may change behind their back.
+    pub ttl: Option<Duration>,
+}
+
+impl Default for CacheOptions {
+    fn default() -> Self {
+        CacheOptions { max_bytes: 64 * 1024 * 1024, ttl: None }
+    }
+}
+
+/// What the cache has done and holds, for metrics and `/meta`. Counts are of texts since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Answered from memory.
+    pub hits: u64,
+    /// Given to the backend behind.
+    pub misses: u64,
+    /// Joined to an equal text that was being computed, in this call or another.
+    pub coalesced: u64,
+    /// Forgotten because room was needed or their time was over.
+    pub evictions: u64,
+    /// Vectors held.
+    pub entries: u64,
+    /// Bytes they occupy, never more than `max_bytes`.
+    pub bytes: u64,
+    /// The bound on `bytes`.
+    pub max_bytes: u64,
+}
+
+/// See the module.
+pub struct Cached {
+    inner: Arc<dyn Backend>,
+    keys: KeyMaker,
+    store: Arc<Store>,
+}
+
+impl Cached {
+    /// Puts a cache around a backend, or nothing if it is to have no room.
+    pub fn around(inner: Arc<dyn Backend>, options: CacheOptions) -> Option<Arc<Cached>> {
+        (options.max_bytes > 0).then(|| {
+            let keys = KeyMaker::new(&inner.info().fingerprint);
+            Arc::new(Cached { inner, keys, store: Arc::new(Store::new(options)) })
+        })
+    }
+
+    /// The counters, and what is held now.
+    pub fn stats(&self) -> CacheStats {
+        self.store.stats()
+    }
+
+    /// Embeds all texts, from memory as far as possible.
+    async fn embed_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+        let keys = self.keys.keys(&requests).await;
+        let mut answers: Vec<Option<Result<Embedding>>> = keys.iter().map(|key| self.store.get(key).map(Ok)).collect();
+        for round in 0..=JOINS {
+            if answers.iter().all(Option::is_some) {
+                break;
+            }
+            let Work { own, joined, places } = self.begin(&mut answers, &keys, &requests, round < JOINS);
+            let own = async {
+                let Some(batch) = own else { return Ok(None) };
+                let outcome = batch.await;
+                // An error of our own call is its answer: what others still compute need not be awaited.
+                outcome.as_ref().as_ref().map_err(Error::clone)?;
+                Ok(Some(outcome))
+            };
+            let (own, joined) = try_join(own, join_all(joined).map(Ok)).await?;
+            for (text, place) in places {
+                answers[text] = match place {
+                    Place::Own(position) => answer_at(own.as_ref(), position),
+                    Place::Joined(batch, position) => answer_at(joined.get(batch), position).filter(is_of_the_text),
+                };
+            }
+        }
+        // Not reached: in the last round nothing is joined, and a computation answers every text or fails.
+        let missing = || Err(Error::internal("the backend gave no answer for the text"));
+        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
+    }
+
+    /// Finds for each text without an answer who computes it: another call, if one is at it and `join` allows, else this
+    /// one.
+    fn begin(
+        &self,
+        answers: &mut [Option<Result<Embedding>>],
+        keys: &[Key],
+        requests: &[EmbedRequest],
+        join: bool,
+    ) -> Work {
+        let store = &self.store;
+        let mut work = Work::default();
+        let mut joined: HashMap<u64, usize> = HashMap::new();
+        let mut positions: HashMap<Key, usize> = HashMap::new();
+        let mut own: Vec<usize> = Vec::new();
+        let mut claims: Vec<(Key, usize)> = Vec::new();
+        // Declared after `work`: a batch whose last clone is dropped under this lock would ask for it again.
+        let mut flights = store.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        for text in 0..answers.len() {
+            let key = keys[text];
+            if answers[text].is_some() {
+                continue;
+            }
+            if let Some(&position) = positions.get(&key) {
+                work.places.push((text, Place::Own(position)));
+                continue;
+            }
+            let seat = flights.get(&key);
+            if let Some(seat) = seat
+                && join
+                && let Some(batch) = seat.batch.upgrade()
+            {
+                let batch = *joined.entry(seat.flight).or_insert_with(|| {
+                    work.joined.push(batch);
+                    work.joined.len() - 1
+                });
+                work.places.push((text, Place::Joined(batch, seat.position)));
+                continue;
+            }
+            // Without `join`, what another call is computing is computed beside it. Else the seat is ours, also one whose
+            // callers have all left.
+            if seat.is_none() || join {
+                // A computation writes its vectors before it leaves its seats: look again, now that there is none.
+                if let Some(embedding) = store.get(&key) {
+                    answers[text] = Some(Ok(embedding));
+                    continue;
+                }
+                claims.push((key, own.len()));
+            }
+            positions.insert(key, own.len());
+            work.places.push((text, Place::Own(own.len())));
+            own.push(text);
+        }
+        store.misses.fetch_add(own.len() as u64, Ordering::Relaxed);
+        store.coalesced.fetch_add((work.places.len() - own.len()) as u64, Ordering::Relaxed);
+        if !own.is_empty() {
+            let flight = store.next_flight.fetch_add(1, Ordering::Relaxed);
+            let claim = Claim { store: store.clone(), flight, keys: claims.iter().map(|&(key, _)| key).collect() };
+            let own_keys = own.iter().map(|&text| keys[text]).collect();
+            let own_requests = own.iter().map(|&text| requests[text].clone()).collect();
+            let batch = compute(self.inner.clone(), own_keys, own_requests, claim).boxed().shared();
+            if let Some(weak) = batch.downgrade() {
+                let seat = |(key, position)| (key, Seat { flight, position, batch: weak.clone() });
+                flights.extend(claims.into_iter().map(seat));
+            }
+            work.own = Some(batch);
+        }
+        work
+    }
+}
+
+impl Backend for Cached {
+    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        self.embed_all(requests).boxed()
+    }
+
+    fn info(&self) -> &ModelInfo {
+        self.inner.info()
+    }
+
+    /// The inner backend's meta, with `sidecar.cache`.
+    fn meta(&self) -> Map<String, Value> {
+        let CacheStats { hits, misses, coalesced, evictions, entries, bytes, max_bytes } = self.stats();
+        let stats = json!({
+            "hits": hits,
+            "misses": misses,
+            "coalesced": coalesced,
+            "evictions": evictions,
+            "entries": entries,
+            "bytes": bytes,
+            "max_bytes": max_bytes,
+            "ttl_seconds": self.store.ttl.map(|ttl| ttl.as_secs_f64()),
+        });
+        let mut meta = self.inner.meta();
+        if let Value::Object(sidecar) = meta.entry("sidecar").or_insert_with(|| json!({})) {
+            sidecar.insert("cache".into(), stats);
+        }
+        meta
+    }
+}
+
+/// What became of one call to the backend behind.
+type Outcome = Arc<Result<Vec<Result<Embedding>>>>;
+
+/// A computation that all who wait for it drive, each with a clone.
+type Batch = Shared<BoxFuture<'static, Outcome>>;
+
+/// Where the texts without an answer get theirs.
+#[derive(Default)]
+struct Work {
+    own: Option<Batch>,
+    joined: Vec<Batch>,
+    /// Index of a text of the call, and its source.
+    places: Vec<(usize, Place)>,
+}
+
+/// Where in which batch a text is.
+enum Place {
+    Own(usize),
+    /// Index into [`Work::joined`], position in that batch.
+    Joined(usize, usize),
+}
+
+/// Where a key is being computed. Weak: the table must not keep a computation alive that nobody waits for.
+struct Seat {
+    flight: u64,
+    position: usize,
+    batch: WeakShared<BoxFuture<'static, Outcome>>,
+}
+
+/// The seats a computation holds; given up when it ends or is dropped.
+struct Claim {
+    store: Arc<Store>,
+    flight: u64,
+    keys: Vec<Key>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut flights = self.store.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            // Another computation may have taken over the seat.
+            if flights.get(key).is_some_and(|seat| seat.flight == self.flight) {
+                flights.remove(key);
+            }
+        }
+    }
+}
+
+/// Asks the backend and keeps what it answers. Holds `claim` to its end, after the vectors can be found in the store.
+async fn compute(inner: Arc<dyn Backend>, keys: Vec<Key>, requests: Vec<EmbedRequest>, claim: Claim) -> Outcome {
+    // A panic would poison the computation for all who share it.
+    let result = AssertUnwindSafe(async { inner.embed(requests).await }).catch_unwind().await;
+    let result = match result {
+        Err(_) => Err(Error::internal("the backend panicked")),
+        Ok(Ok(results)) if results.len() != keys.len() => {
+            Err(Error::internal(format!("the backend gave {} answers for {} texts", results.len(), keys.len())))
+        }
+        Ok(result) => result,
+    };
+    if let Ok(results) = &result {
+        for (index, (key, result)) in keys.iter().zip(results).enumerate() {
+            if let Ok(embedding) = result {
+                claim.store.insert(*key, embedding.clone());
+            }
+            if (index + 1).is_multiple_of(ENTRIES_PER_TURN) {
+                claim.store.settle();
+                tokio::task::yield_now().await;
+            }
+        }
+        claim.store.settle();
+    }
+    Arc::new(result)
+}
+
+/// The answer at a position of a batch, if the batch as a whole did not fail.
+fn answer_at(outcome: Option<&Outcome>, position: usize) -> Option<Result<Embedding>> {
+    outcome?.as_ref().as_ref().ok()?.get(position).cloned()
+}
+
+/// Whether any call with this text would get this answer.
+fn is_of_the_text(answer: &Result<Embedding>) -> bool {
+    match answer {
+        Ok(_) => true,
+        Err(error) => matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge),
+    }
+}
+
+/// What a vector is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    /// Which share of the room it uses; also in the digest, by its name.
+    task: Task,
+    digest: [u8; 16],
+}
+
+/// Makes keys for one model.
+struct KeyMaker {
+    /// Has taken in the secret and the fingerprint.
+    start: Sha256,
+}
+
+impl KeyMaker {
+    fn new(fingerprint: &str) -> KeyMaker {
+        // The standard library's hash maps are seeded with 128 bits from the operating system.
+        let seeded = RandomState::new();
+        let mut start = Sha256::new();
+        for word in 0..4u64 {
+            let mut hasher = seeded.build_hasher();
+            hasher.write_u64(word);
+            start.update(hasher.finish().to_le_bytes());
+        }
+        start.update((fingerprint.len() as u64).to_le_bytes());
+        start.update(fingerprint);
+        KeyMaker { start }
+    }
+
+    /// Keys of a call's texts, letting other tasks run between long ones.
+    async fn keys(&self, requests: &[EmbedRequest]) -> Vec<Key> {
+        let mut keys = Vec::with_capacity(requests.len());
+        let mut bytes = 0;
+        for request in requests {
+            keys.push(self.key(request));
+            bytes += request.text.len();
+            if bytes >= BYTES_PER_TURN {
+                bytes = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        keys
+    }
+
+    fn key(&self, request: &EmbedRequest) -> Key {
+        // All fields by name: a new one must be thought of here. The deadline cannot change the vector.
+        let EmbedRequest { text, task_name, pooling, dimensions, prompt, deadline: _ } = request;
+        let mut hash = self.start.clone();
+        // Lengths keep one field's end from being read as another's start.
+        for field in [task_name.as_deref(), pooling.as_deref(), prompt.as_deref()] {
+            hash.update([u8::from(field.is_some())]);
+            hash.update((field.map_or(0, str::len) as u64).to_le_bytes());
+            hash.update(field.unwrap_or_default());
+        }
+        hash.update([u8::from(dimensions.is_some())]);
+        hash.update(dimensions.unwrap_or_default().to_le_bytes());
+        hash.update(text);
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.finalize()[..16]);
+        Key { task: request.task(), digest }
+    }
+}
+
+type Segment = moka::sync::Cache<Key, Embedding>;
+
+/// The vectors held, those being computed, and the counters.
+struct Store {
+    passages: Segment,
+    queries: Segment,
+    flights: Mutex<HashMap<Key, Seat>>,
+    next_flight: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    coalesced: AtomicU64,
+    evictions: Arc<AtomicU64>,
+    max_bytes: u64,
+    ttl: Option<Duration>,
+}
+
+impl Store {
+    fn new(CacheOptions { max_bytes, ttl }: CacheOptions) -> Store {
+        // moka refuses times beyond a thousand years.
+        let ttl = ttl.map(|ttl| ttl.min(Duration::from_secs(100 * 365 * 24 * 3600)));
+        let evictions = Arc::new(AtomicU64::new(0));
+        let for_queries = max_bytes / QUERY_SHARE;
+        Store {
+            passages: segment(max_bytes - for_queries, ttl, &evictions),
+            queries: segment(for_queries, ttl, &evictions),
+            flights: Mutex::default(),
+            next_flight: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            coalesced: AtomicU64::new(0),
+            evictions,
+            max_bytes,
+            ttl,
+        }
+    }
+
+    fn segment(&self, task: Task) -> &Segment {
+        match task {
+            Task::Passage => &self.passages,
+            Task::Query => &self.queries,
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<Embedding> {
+        let found = self.segment(key.task).get(key)?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(found)
+    }
+
+    fn insert(&self, key: Key, embedding: Embedding) {
+        self.segment(key.task).insert(key, embedding);
+    }
+
+    /// Makes moka evict what is over the bound now, not with a later access.
+    fn settle(&self) {
+        self.passages.run_pending_tasks();
+        self.queries.run_pending_tasks();
+    }
+
+    fn stats(&self) -> CacheStats {
+        self.settle();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheStats {
+            hits: count(&self.hits),
+            misses: count(&self.misses),
+            coalesced: count(&self.coalesced),
+            evictions: count(&self.evictions),
+            entries: self.passages.entry_count() + self.queries.entry_count(),
+            bytes: self.passages.weighted_size() + self.queries.weighted_size(),
+            max_bytes: self.max_bytes,
+        }
+    }
+}
+
+/// One share of the room.
+fn segment(max_bytes: u64, ttl: Option<Duration>, evictions: &Arc<AtomicU64>) -> Segment {
+    let evictions = evictions.clone();
+    let builder = Segment::builder()
+        .eviction_policy(EvictionPolicy::lru())
+        .max_capacity(max_bytes)
+        .weigher(|_, embedding| u32::try_from(weight(embedding)).unwrap_or(u32::MAX))
+        .eviction_listener(move |_, _, cause: RemovalCause| {
+            if cause.was_evicted() {
+                evictions.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    match ttl {
+        Some(ttl) => builder.time_to_live(ttl).build(),
+        None => builder.build(),
+    }
+}
+
+/// Bytes an entry occupies.
+fn weight(embedding: &Embedding) -> usize {
+    let Embedding { vector, ignored, .. } = embedding;
+    size_of::<Key>()
+        + size_of::<Embedding>()
+        + ARC_HEADER
+        + size_of_val::<[f32]>(vector)
+        + ignored.capacity() * size_of::<&str>()
+        + ENTRY_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_can_change_the_vector_is_in_the_key() {
+        let maker = KeyMaker::new("model");
+        let text = |text: &str| EmbedRequest { text: text.to_owned(), ..EmbedRequest::default() };
+        let requests = [
+            text("a"),
+            text("b"),
+            text(""),
+            EmbedRequest::query("a"),
+            EmbedRequest { task_name: Some("passage".into()), ..text("a") },
+            EmbedRequest { task_name: Some("".into()), ..text("a") },
+            EmbedRequest { pooling: Some("cls".into()), ..text("a") },
+            EmbedRequest { pooling: Some("".into()), ..text("a") },
+            EmbedRequest { prompt: Some("cls".into()), ..text("a") },
+            EmbedRequest { prompt: Some("".into()), ..text("a") },
+            EmbedRequest { dimensions: Some(0), ..text("a") },
+            EmbedRequest { dimensions: Some(-1), ..text("a") },
+            EmbedRequest { dimensions: Some(1), ..text("a") },
+            // Fields that run into each other when lengths are left out.
+            EmbedRequest { pooling: Some("x".into()), prompt: Some("\u{1}y".into()), ..text("a") },
+            EmbedRequest { pooling: Some("x\u{1}".into()), prompt: Some("y".into()), ..text("a") },
+            EmbedRequest { prompt: Some("z".into()), ..text("\0a") },
+        ];
+        let keys: Vec<Key> = requests.iter().map(|request| maker.key(request)).collect();
+        for (i, key) in keys.iter().enumerate() {
+            assert_eq!(*key, maker.key(&requests[i]), "the same request has the same key");
+            assert!(!keys[..i].contains(key), "{:?} has the key of another", requests[i]);
+            let other = KeyMaker { start: Sha256::new().chain_update("other model") };
+            assert_ne!(*key, other.key(&requests[i]));
+        }
+    }
+
+    #[test]
+    fn keys_are_secret_to_the_process_and_differ_by_model() {
+        let request = EmbedRequest::passage("a");
+        assert_ne!(KeyMaker::new("model").key(&request), KeyMaker::new("model").key(&request));
+        assert_eq!(KeyMaker::new("model").key(&request).task, Task::Passage);
+        assert_eq!(KeyMaker::new("model").key(&EmbedRequest::query("a")).task, Task::Query);
+    }
+
+    #[test]
+    fn an_entry_weighs_its_vector_and_all_around_it() {
+        let embedding = |dimensions: usize, ignored: &[&'static str]| Embedding {
+            vector: vec![0.0; dimensions].into(),
+            tokens: 1,
+            truncated: false,
+            ignored: ignored.to_vec(),
+        };
+        let empty = weight(&embedding(0, &[]));
+        assert!(empty > size_of::<Key>() + size_of::<Embedding>());
+        assert_eq!(weight(&embedding(384, &[])) - empty, 384 * 4);
+        assert_eq!(weight(&embedding(0, &["dimensions"])) - empty, size_of::<&str>());
+    }
+}

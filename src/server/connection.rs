@@ -1,0 +1,134 @@
+//! Connections: HTTP/1.1 and h2c told apart by their first bytes, their age, and their end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Version};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::Readiness;
+use super::http::single_slashes;
+
+/// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
+/// first makes them see resets.
+const IDLE_CONNECTION: Duration = Duration::from_secs(150);
+
+/// The open connections.
+pub struct Connections {
+    protocols: Arc<auto::Builder<TokioExecutor>>,
+    router: Router,
+    readiness: Readiness,
+    max_age: Duration,
+    closing: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    /// No connection yet.
+    pub fn new(router: Router, readiness: Readiness, max_age: Duration) -> Connections {
+        let mut protocols = auto::Builder::new(TokioExecutor::new());
+        protocols.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION);
+        protocols
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(60))
+            // Room for large batches without a round trip per 64 KiB.
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .max_concurrent_streams(1024);
+        let (closing, tasks) = (watch::Sender::new(false), JoinSet::new());
+        Connections { protocols: Arc::new(protocols), router, readiness, max_age, closing, tasks }
+    }
+
+    /// Serves what the listener accepted.
+    pub async fn take(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        // Connections that ended meanwhile.
+        while self.tasks.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                // Small answers must not wait for the peer's delayed acknowledgement.
+                let _ = stream.set_nodelay(true);
+                self.tasks.spawn(self.serve(stream));
+            }
+            Err(error) => {
+                // Out of file descriptors, usually: serve what is open and try again.
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Lets every connection finish what it is at, until the deadline. Answers how many had to be cut off.
+    pub async fn finish(mut self, deadline: Instant) -> usize {
+        self.closing.send_replace(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout_at(deadline, all).await;
+        self.tasks.len()
+    }
+
+    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+        let (protocols, router, readiness) = (self.protocols.clone(), self.router.clone(), self.readiness.clone());
+        let (max_age, mut closing) = (self.max_age, self.closing.subscribe());
+        let retiring = Arc::new(AtomicBool::new(false));
+        let is_http2 = Arc::new(AtomicBool::new(false));
+        let (retires, speaks_http2) = (retiring.clone(), is_http2.clone());
+        let service = tower::service_fn(move |request: Request<Incoming>| {
+            let http2 = request.version() == Version::HTTP_2;
+            speaks_http2.store(http2, Ordering::Relaxed);
+            let answer = router.clone().call(single_slashes(request));
+            let (retires, readiness) = (retires.clone(), readiness.clone());
+            async move {
+                let mut response: Response = answer.await?;
+                // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.
+                if !http2 && (retires.load(Ordering::Relaxed) || readiness.is_draining()) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        async move {
+            let service = TowerToHyperService::new(service);
+            let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service).into_owned());
+            let mut age = pin!(tokio::time::sleep(max_age));
+            let (mut old, mut last) = (false, false);
+            loop {
+                tokio::select! {
+                    ended = connection.as_mut() => {
+                        if let Err(error) = ended {
+                            tracing::debug!("a connection ended early: {error}");
+                        }
+                        return;
+                    }
+                    () = age.as_mut(), if !old => {
+                        old = true;
+                        retiring.store(true, Ordering::Relaxed);
+                        if is_http2.load(Ordering::Relaxed) {
+                            connection.as_mut().graceful_shutdown();
+                        }
+                    }
+                    // An error means that the server is gone, which is a reason to end as well.
+                    _ = closing.changed(), if !last => {
+                        last = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -275,6 +275,7 @@ part "start" start_servers
 part "grpcurl" grpcurl_checks
 part "grpcio through reflection" python_tests test_grpc.py
 part "Weaviate" python_tests test_weaviate.py -m "not sidecar_stopped and not sidecar_restarted"
+part "bulk loader" python_tests test_loader.py
 stop_sidecar
 part "Weaviate while the sidecar is down" python_tests test_weaviate.py -m sidecar_stopped
 start_sidecar

@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e
+.PHONY: run test lint model e2e bench bench-load
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -22,7 +22,19 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-# An unmodified Weaviate and its Python client, gRPC tools without our proto file: against the real binary and model.
+# GFLOP/s of the kernels against the machine's peak, milliseconds of the encoder by tokens and threads.
+bench:
+	cargo bench --bench encoder
+
+# The whole server over HTTP and gRPC at 1, 8, 32 and 128 connections: benches/load.rs says what can be asked of it.
+bench-load: model
+	cargo build --release
+	T2V_BIN=target/release/text2vec-sidecar T2V_TEST_MODEL=$(MODEL_DIR) cargo bench --bench load -- --start $(LOAD)
+
+# Against the real binary and model: Weaviate's own module beside ours, object by object (Go); an unmodified Weaviate and
+# its Python client; gRPC tools without our proto file. Needs Go; the first run builds Weaviate.
 e2e: model
 	cargo build
+	cd deploy/weaviate-module && T2V_BIN=$(CURDIR)/target/debug/text2vec-sidecar \
+	  T2V_TEST_MODEL=$(CURDIR)/models/all-MiniLM-L6-v2 go test -count=1 ./...
 	T2V_BIN=target/debug/text2vec-sidecar T2V_TEST_MODEL=models/all-MiniLM-L6-v2 bash tests/e2e/run.sh

@@ -232,7 +232,7 @@ pub struct ReferenceEnv {
     pub warnings: Vec<String>,
 }
 
-/// The names of the reference container's and the module's variables that are read.
+/// The names of the reference container's and the module's variables that mean something here.
 pub const REFERENCE_VARIABLES: &[&str] = &[
     "MODEL_NAME",
     "ONNX_RUNTIME",

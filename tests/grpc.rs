@@ -187,3 +187,35 @@ async fn an_unknown_service_is_a_grpc_status() {
     assert_eq!(status.code(), Code::Unimplemented);
     server.stop().await;
 }
+
+/// Clients find the services without a proto file, whichever version of reflection they speak.
+#[tokio::test]
+async fn reflection_lists_the_services_in_both_versions() {
+    macro_rules! listed {
+        ($version:ident, $channel:expr) => {{
+            use tonic_reflection::pb::$version::ServerReflectionRequest;
+            use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
+            use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
+            use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            let request = ServerReflectionRequest { host: String::new(), message_request };
+            let mut client = ServerReflectionClient::new($channel);
+            let answers = client.server_reflection_info(tokio_stream::iter([request])).await.expect("a stream");
+            let answer = answers.into_inner().message().await.expect("an answer").expect("an answer");
+            match answer.message_response {
+                Some(MessageResponse::ListServicesResponse(list)) => {
+                    list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        }};
+    }
+    let server = TestServer::start(Arc::new(FakeBackend::new(2))).await;
+    let services = [listed!(v1, channel(&server).await), listed!(v1alpha, channel(&server).await)];
+    for list in services {
+        for name in ["text2vec.v1.Vectorizer", "text2vec.v1.Module", "grpc.health.v1.Health"] {
+            assert!(list.iter().any(|listed| listed == name), "{name} is not in {list:?}");
+        }
+    }
+    server.stop().await;
+}

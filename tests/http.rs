@@ -345,11 +345,11 @@ async fn a_caller_may_say_how_long_it_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_finds_no_room_in_time_is_refused_and_told_how() {
     let backend = LocalBackend::load(&LocalOptions { waiting_tokens: 2000, ..options(Profile::Transformers) });
-    let limits = Limits { max_wait: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { max_wait: Duration::from_millis(100), ..Limits::default() };
     let server = TestServer::start_unready(limits).await;
     server.readiness.ready(Arc::new(backend.expect("the model loads")));
     let client = client();
-    let calls = (0..60).map(|i| {
+    let calls = (0..200).map(|i| {
         let body = json!({"text": format!("{i} {}", "words and more words follow each other. ".repeat(40))});
         client.post(server.url("/vectors")).json(&body).send()
     });

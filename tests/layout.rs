@@ -89,9 +89,10 @@ fn modules_name_only_those_they_may_know() {
 fn foreign_crates_stay_behind_their_module() {
     for (file, code) in sources() {
         for (name, places) in FOREIGN {
-            let named = code.split(&format!("{name}::")).zip(code.split(&format!("{name}::")).skip(1)).any(|(before, _)| {
-                !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-            });
+            let named = code
+                .split(&format!("{name}::"))
+                .zip(code.split(&format!("{name}::")).skip(1))
+                .any(|(before, _)| !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
             assert!(!named || places.iter().any(|place| file.starts_with(place)), "{file} names {name}");
         }
     }

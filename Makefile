@@ -34,7 +34,7 @@ bench-load: model
 # Against the real binary and model: Weaviate's own module beside ours, object by object (Go); an unmodified Weaviate and
 # its Python client; gRPC tools without our proto file. Needs Go; the first run builds Weaviate.
 e2e: model
-	cargo build
+	cargo build --tests # the binary as `make test` has built it
 	cd deploy/weaviate-module && T2V_BIN=$(CURDIR)/target/debug/text2vec-sidecar \
 	  T2V_TEST_MODEL=$(CURDIR)/models/all-MiniLM-L6-v2 go test -count=1 ./...
 	T2V_BIN=target/debug/text2vec-sidecar T2V_TEST_MODEL=models/all-MiniLM-L6-v2 bash tests/e2e/run.sh

@@ -43,6 +43,7 @@ pub fn run(cli: Cli) -> Result<()> {
 async fn serve(args: ServeArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
     init_telemetry(&args.model, &reference);
+    raise_file_limit(args.max_connections);
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
             "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
@@ -71,6 +72,19 @@ async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!("stopping: what is in flight is finished first");
     drop(stop);
     server_end(server.await)
+}
+
+/// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more.
+fn raise_file_limit(connections: usize) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < connections as u64 + 64 => tracing::warn!(
+            files,
+            connections,
+            "fewer open files are allowed than --max-connections needs: connections beyond them wait; see ulimit -n"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the limit of open files could not be raised: {error}"),
+    }
 }
 
 fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {
@@ -191,6 +205,7 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         engine: args.engine,
         threads: args.threads,
         waiting_tokens: args.max_waiting_tokens,
+        queries_first: args.queries_first,
     };
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load(&options))
         .await

@@ -82,6 +82,9 @@ pub struct ServeArgs {
     /// Seconds a request may wait for room before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
     pub max_wait: u64,
+    /// Connections served at once; one more is told to come back later, except for health checks
+    #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
+    pub max_connections: usize,
     /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
     /// ENABLE_CACHE says no]
     #[arg(long, env = "T2V_CACHE_BYTES")]
@@ -137,6 +140,10 @@ pub struct ModelArgs {
     /// Tokens that may wait to be computed; requests beyond wait for room
     #[arg(long, env = "T2V_MAX_WAITING_TOKENS", default_value_t = DEFAULT_WAITING_TOKENS)]
     pub max_waiting_tokens: usize,
+    /// Serve queries before passages that came earlier
+    #[arg(long, env = "T2V_QUERIES_FIRST", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub queries_first: bool,
     /// How log lines look: text or json
     #[arg(long, env = "T2V_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -204,6 +211,7 @@ impl ServeArgs {
             max_texts: self.max_texts,
             max_text_bytes: self.max_text_bytes,
             max_wait: Duration::from_secs(self.max_wait),
+            max_connections: self.max_connections,
         }
     }
 }

@@ -34,6 +34,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tokenizers", &["model/tokenizer.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs"]),
     ("moka", &["cache.rs"]),
+    ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("libc", &["backend/local/kernel/"]),

@@ -2,38 +2,45 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::Service;
 
 use super::Readiness;
-use super::http::single_slashes;
+use super::http::{error_response, single_slashes};
+use crate::error::{Error, ErrorKind};
 
 /// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
 /// first makes them see resets.
 const IDLE_CONNECTION: Duration = Duration::from_secs(150);
+
+/// How long a connection over the limit may take to ask something.
+const REFUSED_CONNECTION: Duration = Duration::from_secs(5);
+
+/// Connections over the limit that may be open at once to be told so; more wait to be accepted.
+const REFUSED_AT_ONCE: usize = 1024;
 
 /// The open connections.
 pub struct Connections {
     protocols: Arc<auto::Builder<TokioExecutor>>,
     router: Router,
     readiness: Readiness,
+    limit: usize,
     max_age: Duration,
     closing: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -41,7 +48,7 @@ pub struct Connections {
 
 impl Connections {
     /// No connection yet.
-    pub fn new(router: Router, readiness: Readiness, max_age: Duration) -> Connections {
+    pub fn new(router: Router, readiness: Readiness, limit: usize, max_age: Duration) -> Connections {
         let mut protocols = auto::Builder::new(TokioExecutor::new());
         protocols.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION);
         protocols
@@ -53,18 +60,25 @@ impl Connections {
             .initial_connection_window_size(16 * 1024 * 1024)
             .max_concurrent_streams(1024);
         let (closing, tasks) = (watch::Sender::new(false), JoinSet::new());
-        Connections { protocols: Arc::new(protocols), router, readiness, max_age, closing, tasks }
+        Connections { protocols: Arc::new(protocols), router, readiness, limit, max_age, closing, tasks }
     }
 
-    /// Serves what the listener accepted.
-    pub async fn take(&mut self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+    /// Waits for a connection and serves it. May be dropped at any time without losing one.
+    ///
+    /// A connection over the limit is told so by an answer, except where it asks for the server's health.
+    pub async fn accept(&mut self, listener: &TcpListener) {
+        while self.tasks.len() >= self.limit.saturating_add(REFUSED_AT_ONCE) {
+            self.tasks.join_next().await;
+        }
+        let accepted = listener.accept().await;
         // Connections that ended meanwhile.
         while self.tasks.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
                 // Small answers must not wait for the peer's delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
-                self.tasks.spawn(self.serve(stream));
+                let over_limit = self.tasks.len() >= self.limit;
+                self.tasks.spawn(self.serve(stream, over_limit));
             }
             Err(error) => {
                 // Out of file descriptors, usually: serve what is open and try again.
@@ -82,19 +96,25 @@ impl Connections {
         self.tasks.len()
     }
 
-    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn serve(&self, stream: TcpStream, over_limit: bool) -> impl Future<Output = ()> + Send + 'static {
         let (protocols, router, readiness) = (self.protocols.clone(), self.router.clone(), self.readiness.clone());
         let (max_age, mut closing) = (self.max_age, self.closing.subscribe());
-        let retiring = Arc::new(AtomicBool::new(false));
+        let limit = self.limit;
+        // Whoever is over the limit is to leave after one answer.
+        let retiring = Arc::new(AtomicBool::new(over_limit));
         let is_http2 = Arc::new(AtomicBool::new(false));
         let (retires, speaks_http2) = (retiring.clone(), is_http2.clone());
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let http2 = request.version() == Version::HTTP_2;
             speaks_http2.store(http2, Ordering::Relaxed);
+            let refusal = (over_limit && !asks_for_health(request.uri().path())).then(|| refuse(&request, limit));
             let answer = router.clone().call(single_slashes(request));
             let (retires, readiness) = (retires.clone(), readiness.clone());
             async move {
-                let mut response: Response = answer.await?;
+                let mut response: Response = match refusal {
+                    Some(refusal) => refusal,
+                    None => answer.await?,
+                };
                 // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.
                 if !http2 && (retires.load(Ordering::Relaxed) || readiness.is_draining()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -105,7 +125,7 @@ impl Connections {
         async move {
             let service = TowerToHyperService::new(service);
             let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service).into_owned());
-            let mut age = pin!(tokio::time::sleep(max_age));
+            let mut age = pin!(tokio::time::sleep(if over_limit { REFUSED_CONNECTION } else { max_age }));
             let (mut old, mut last) = (false, false);
             loop {
                 tokio::select! {
@@ -131,4 +151,19 @@ impl Connections {
             }
         }
     }
+}
+
+/// Probes come on connections of their own, and must not fail because others have too many.
+fn asks_for_health(path: &str) -> bool {
+    path.starts_with("/.well-known/") || path.starts_with("/grpc.health.v1.Health/")
+}
+
+fn refuse<B>(request: &Request<B>, limit: usize) -> Response {
+    let message = format!(
+        "too many connections: {limit} are open; keep fewer open, add a replica, or raise --max-connections (now {limit})"
+    );
+    let error = Error::new(ErrorKind::Overloaded, message);
+    let is_grpc =
+        request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc { tonic::Status::from(error).into_http() } else { error_response(&error) }
 }

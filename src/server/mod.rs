@@ -33,6 +33,8 @@ pub struct Limits {
     pub max_text_bytes: usize,
     /// How long a request may wait for its turn. Weaviate gives a request up after 50 s.
     pub max_wait: Duration,
+    /// Connections served at once.
+    pub max_connections: usize,
 }
 
 impl Default for Limits {
@@ -42,6 +44,7 @@ impl Default for Limits {
             max_texts: 10_000,
             max_text_bytes: 4 * 1024 * 1024,
             max_wait: Duration::from_secs(45),
+            max_connections: 8192,
         }
     }
 }
@@ -189,6 +192,7 @@ impl Service {
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
+            sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
         }
         Ok(meta)
     }
@@ -241,12 +245,13 @@ pub async fn run(
     let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
     let service = Service { readiness: readiness.clone(), limits, module };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
-    let mut connections = Connections::new(router, readiness.clone(), lifetimes.max_connection_age);
+    let mut connections =
+        Connections::new(router, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => connections.take(accepted).await,
+            () = connections.accept(&listener) => {}
         }
     }
     readiness.draining();
@@ -255,7 +260,7 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut refusing => break,
-            accepted = listener.accept() => connections.take(accepted).await,
+            () = connections.accept(&listener) => {}
         }
     }
     drop(listener);

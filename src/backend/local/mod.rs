@@ -68,6 +68,8 @@ pub struct LocalOptions {
     pub threads: Option<usize>,
     /// Tokens that may wait to be computed before callers wait for room.
     pub waiting_tokens: usize,
+    /// Queries are served before passages that came earlier.
+    pub queries_first: bool,
 }
 
 /// What runs an encoder.
@@ -112,6 +114,7 @@ impl LocalOptions {
             engine: Engine::Auto,
             threads: None,
             waiting_tokens: DEFAULT_WAITING_TOKENS,
+            queries_first: true,
         }
     }
 }
@@ -126,6 +129,7 @@ pub struct LocalBackend {
     profile_reason: &'static str,
     engine: &'static str,
     threads: usize,
+    queries_first: bool,
 }
 
 /// From request to token ids.
@@ -188,7 +192,18 @@ impl LocalBackend {
         let counters = Arc::new(Counters::default());
         start_inference(encoder, batcher.clone(), counters.clone())?;
         let preparation = Arc::new(Preparation { tokenizer, treatment });
-        Ok(LocalBackend { preparation, batcher, counters, info, description, profile_reason, engine, threads })
+        let queries_first = options.queries_first;
+        Ok(LocalBackend {
+            preparation,
+            batcher,
+            counters,
+            info,
+            description,
+            profile_reason,
+            engine,
+            threads,
+            queries_first,
+        })
     }
 
     /// The profile texts are treated by, and what chose it.
@@ -210,7 +225,7 @@ impl LocalBackend {
 impl LocalBackend {
     async fn embed_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
         let deadline = requests.iter().filter_map(|request| request.deadline).min();
-        let queries = requests.iter().all(|request| request.task() == Task::Query);
+        let queries = self.queries_first && requests.iter().all(|request| request.task() == Task::Query);
         let class = if queries { Class::Query } else { Class::Passage };
         let mut sequences = Vec::new();
         let mut answers = Vec::with_capacity(requests.len());
@@ -298,6 +313,7 @@ impl Backend for LocalBackend {
                 "ignored_dimensions": count(&counters.ignored_dimensions),
                 "ignored_pooling": count(&counters.ignored_pooling),
                 "failed_texts": count(&counters.failed_texts),
+                "queries_first": self.queries_first,
                 "max_waiting_tokens": self.batcher.options().waiting_tokens,
                 "waiting_tokens": {"query": waiting(Class::Query), "passage": waiting(Class::Passage)},
             }),

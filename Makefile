@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e bench bench-load
+.PHONY: run test lint model e2e soak bench bench-load
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -30,6 +30,11 @@ bench:
 bench-load: model
 	cargo build --release
 	T2V_BIN=target/release/text2vec-sidecar T2V_TEST_MODEL=$(MODEL_DIR) cargo bench --bench load -- --start $(LOAD)
+
+# A quarter of an hour of everything at once, callers who leave and bad input among it: memory stays flat.
+soak: model
+	cargo build --release
+	T2V_BIN=target/release/text2vec-sidecar T2V_SOAK_SECONDS=900 cargo test --test soak -- --nocapture
 
 # Against the real binary and model: Weaviate's own module beside ours, object by object (Go); an unmodified Weaviate and
 # its Python client; gRPC tools without our proto file. Needs Go; the first run builds Weaviate.

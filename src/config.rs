@@ -79,7 +79,7 @@ pub struct ServeArgs {
     /// Largest text accepted, in bytes
     #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes)]
     pub max_text_bytes: usize,
-    /// Seconds a request may wait for room before it is refused; Weaviate itself gives up after 50
+    /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
     pub max_wait: u64,
     /// Connections served at once; one more is told to come back later, except for health checks

@@ -3,11 +3,10 @@
 
 mod support;
 
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use support::model_dir;
+use support::process::Process;
 use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::object::Properties;
 use text2vec_sidecar::proto::{ClassConfig, Object, VectorizeBatchRequest};
@@ -15,43 +14,9 @@ use tonic::Code;
 
 const CLASS: &str = r#"{"class":"Article","properties":[{"name":"body","dataType":["text"]}]}"#;
 
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// CPU time of a process, all threads, user and system (fields 14 and 15 of its stat line, in hundredths of a second).
-fn cpu_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process");
-    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a stat line").1.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system");
-    Duration::from_millis(ticks * 10)
-}
-
 #[tokio::test]
 async fn a_cancelled_or_expired_batch_leaves_the_cpu_idle() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let server = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"))
-        .args(["--model", model_dir().to_str().expect("a path"), "--listen", &address.to_string()])
-        .env("RUST_LOG", "error")
-        .spawn()
-        .expect("the server starts");
-    let server = Server(server);
-    let pid = server.0.id();
-    let client = reqwest::Client::new();
-    let started = Instant::now();
-    loop {
-        let answer = client.get(format!("http://{address}/.well-known/ready")).send().await;
-        if answer.is_ok_and(|answer| answer.status() == 204) {
-            break;
-        }
-        assert!(started.elapsed() < Duration::from_secs(60), "not ready after a minute");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let server = Process::start(&[], &[]).await;
     let sentence = "The harbour master wrote down the name of each ship that came in with the evening tide. ";
     let objects: Vec<_> = (0..1000)
         .map(|i| Object {
@@ -61,10 +26,10 @@ async fn a_cancelled_or_expired_batch_leaves_the_cpu_idle() {
         .collect();
     let config = Some(ClassConfig { class_json: CLASS.into(), ..ClassConfig::default() });
     let request = VectorizeBatchRequest { objects, config, ..VectorizeBatchRequest::default() };
-    let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).expect("a URL");
+    let channel = tonic::transport::Channel::from_shared(server.url("")).expect("a URL");
     let mut client = ModuleClient::new(channel.connect().await.expect("a connection"));
     for kind in ["cancelled", "expired"] {
-        let before = cpu_time(pid);
+        let before = server.cpu_time();
         if kind == "cancelled" {
             let call = client.vectorize_batch(request.clone());
             assert!(
@@ -77,12 +42,12 @@ async fn a_cancelled_or_expired_batch_leaves_the_cpu_idle() {
             let status = client.vectorize_batch(limited).await.expect_err("too long for its deadline");
             assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
         }
-        let used = cpu_time(pid) - before;
+        let used = server.cpu_time() - before;
         assert!(used > Duration::from_millis(200), "the call did no work: {used:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let idle_from = cpu_time(pid);
+        let idle_from = server.cpu_time();
         tokio::time::sleep(Duration::from_millis(1000)).await;
-        let afterwards = cpu_time(pid) - idle_from;
+        let afterwards = server.cpu_time() - idle_from;
         println!("{kind}: {used:?} of CPU in the call, {afterwards:?} in the second that begins 200 ms after it");
         assert!(afterwards <= Duration::from_millis(30), "{kind}: still busy: {afterwards:?}");
     }

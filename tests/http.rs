@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::Profile;
+use text2vec_sidecar::proto::VectorizeRequest;
+use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
 use text2vec_sidecar::server::{Lifetimes, Limits, ServerOptions};
 
 fn client() -> Client {
@@ -362,7 +364,10 @@ async fn who_finds_no_room_in_time_is_refused_and_told_how() {
                 refused += 1;
                 assert_eq!(response.headers()["retry-after"], "1");
                 let answer: Value = response.json().await.expect("JSON");
-                assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-waiting-tokens")), "{answer}");
+                assert!(
+                    answer["error"].as_str().is_some_and(|text| text.contains("too much work is waiting")),
+                    "{answer}"
+                );
             }
             other => panic!("status {other}"),
         }
@@ -398,6 +403,52 @@ async fn old_connections_are_asked_to_close_with_their_next_answer() {
     assert!(answer.starts_with("http/1.1 204") && answer.contains("connection: close"), "{answer}");
     assert_eq!(exchange("closed").await, "");
     server.stop().await;
+}
+
+/// Whoever has one connection too many is told so; probes, which come on their own connections, are not.
+#[tokio::test]
+async fn a_connection_over_the_limit_is_refused_but_a_probe_is_not() {
+    use support::process::Connection;
+    let server = TestServer::start_unready(Limits { max_connections: 2, ..Limits::default() }).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(2)));
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut connection = Connection::open(server.address).await.expect("a connection");
+        assert_eq!(connection.post(r#"{"text": "a"}"#).await.expect("an answer").status(), 200);
+        open.push(connection);
+    }
+    let mut third = Connection::open(server.address).await.expect("a connection");
+    let refusal = third.post(r#"{"text": "a"}"#).await.expect("an answer");
+    assert_eq!(refusal.status(), 429);
+    assert_eq!(refusal.headers()["retry-after"], "1");
+    assert_eq!(refusal.headers()["connection"], "close");
+    assert!(String::from_utf8_lossy(refusal.body()).contains("--max-connections"), "{:?}", refusal.body());
+    let channel = tonic::transport::Channel::from_shared(server.url("")).expect("a URL");
+    let mut grpc = VectorizerClient::new(channel.connect().await.expect("a connection"));
+    let request = VectorizeRequest { texts: vec!["a".into()], ..VectorizeRequest::default() };
+    let status = grpc.vectorize(request).await.expect_err("one connection too many");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("--max-connections"), "{status}");
+    for _ in 0..3 {
+        let ready = client().get(server.url("/.well-known/ready")).send().await.expect("an answer");
+        assert_eq!(ready.status(), 204);
+    }
+    let meta: Value = open[0]
+        .get("/meta")
+        .await
+        .map(|answer| serde_json::from_slice(answer.body()).expect("JSON"))
+        .expect("an answer");
+    assert_eq!(meta["sidecar"]["max_connections"], 2, "{meta}");
+    drop((open, third, grpc));
+    // The server notices by and by.
+    for _ in 0..100 {
+        let mut next = Connection::open(server.address).await.expect("a connection");
+        if next.post(r#"{"text": "a"}"#).await.expect("an answer").status() == 200 {
+            return server.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the places of those who left are not given to others");
 }
 
 /// What was accepted before the end is answered; what comes after is not.

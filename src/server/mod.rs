@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -263,6 +264,8 @@ pub async fn run(
             () = connections.accept(&listener) => {}
         }
     }
+    // Whoever waits in the system's queue came in time.
+    while connections.accept(&listener).now_or_never().is_some() {}
     drop(listener);
     match connections.finish(deadline).await {
         0 => tracing::info!("stopped: nothing was left undone"),

@@ -1,6 +1,8 @@
 //! What several tests need: the real model, a server on a free port, a plain HTTP client.
 #![allow(dead_code)] // each test binary uses its part of this
 
+pub mod process;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +121,7 @@ impl Backend for FakeBackend {
     }
 
     fn meta(&self) -> Map<String, Value> {
-        Map::from_iter([("model".to_owned(), Value::from("fake"))])
+        Map::from_iter([("model".to_owned(), Value::from("fake")), ("sidecar".to_owned(), Value::Object(Map::new()))])
     }
 }
 

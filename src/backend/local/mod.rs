@@ -19,6 +19,7 @@ use candle_core::Device;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use self::batcher::{Batcher, Class, Piece};
 use self::encoder::Encoder;
@@ -238,18 +239,28 @@ impl LocalBackend {
         }
         let tokens = sequences.iter().map(Piece::tokens).sum();
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
-        let _submission = match tokens {
+        let submission = match tokens {
             0 => None,
             tokens => Some(self.batcher.admit(class, tokens, deadline).await?.submit(sequences)?),
         };
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(stopped())),
-                Err(error) => Err(error),
-            });
+        let mut results = std::pin::pin!(collect(answers));
+        if let (Some(submission), Some(deadline)) = (&submission, deadline) {
+            match tokio::time::timeout_at(deadline.into(), &mut results).await {
+                Ok(results) => return Ok(results),
+                Err(_) if submission.withdraw_untouched() => {
+                    return Err(Error::new(
+                        ErrorKind::Overloaded,
+                        format!(
+                            "too much work is waiting: the turn of the {tokens} tokens of this request did not come in \
+                             time; try again later, or raise --max-wait if the caller waits longer"
+                        ),
+                    ));
+                }
+                // Begun: it would be a waste to give it up now.
+                Err(_) => {}
+            }
         }
-        Ok(results)
+        Ok(results.await)
     }
 
     async fn prepare_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {
@@ -343,6 +354,18 @@ fn queue_options(threads: usize, waiting_tokens: usize) -> batcher::Options {
         queries_in_a_row: 8,
         waiting_tokens,
     }
+}
+
+/// One result per text, in order.
+async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> Vec<Result<Embedding>> {
+    let mut results = Vec::with_capacity(answers.len());
+    for answer in answers {
+        results.push(match answer {
+            Ok(answer) => answer.await.unwrap_or_else(|_| Err(stopped())),
+            Err(error) => Err(error),
+        });
+    }
+    results
 }
 
 struct StopAtEnd<'a>(&'a Batcher<Sequence>);

@@ -26,6 +26,8 @@ struct Call<P> {
     since: Instant,
     /// Its key in `turns`.
     turn: u64,
+    /// A piece of it was dispatched.
+    begun: bool,
     /// What this turn gave so far. A turn that a batch's end cuts short goes on in the next batch.
     taken: Taken,
 }
@@ -54,7 +56,7 @@ impl<P> Lane<P> {
             self.pieces += pieces.len();
             self.tokens += pieces.iter().map(|(tokens, _)| tokens).sum::<usize>();
             self.turns.insert(number, number);
-            let call = Call { pieces: pieces.into(), since, turn: number, taken: Taken::default() };
+            let call = Call { pieces: pieces.into(), since, turn: number, begun: false, taken: Taken::default() };
             self.calls.insert(number, call);
         }
         number
@@ -72,6 +74,11 @@ impl<P> Lane<P> {
         self.dropped += call.pieces.len() as u64;
         dropped.extend(call.pieces.into_iter().map(|(_, piece)| piece));
         tokens
+    }
+
+    /// Whether a call is here and nothing of it was dispatched yet.
+    pub(super) fn is_untouched(&self, number: u64) -> bool {
+        self.calls.get(&number).is_some_and(|call| !call.begun)
     }
 
     /// Takes everything out. Returns its weight.
@@ -132,6 +139,7 @@ impl<P: Piece> Lane<P> {
                     self.dropped += 1;
                     dropped.push(piece);
                 } else {
+                    call.begun = true;
                     call.taken.pieces += 1;
                     call.taken.tokens += tokens;
                     batch.tokens += tokens;

@@ -18,6 +18,8 @@
 //!   no room waits, first come first, until its whole call fits or its deadline passes. One eighth of the room is the
 //!   queries', the rest the passages': an import that fills its part makes no query wait, and queries without end take
 //!   no room from passages. A call larger than its class's part has it to itself once that part is empty.
+//! - **A deadline is for the beginning.** A call of which nothing was dispatched by its deadline can be withdrawn whole
+//!   ([`Submission::withdraw_untouched`]); one that has begun is finished.
 //! - **Who leaves costs nothing.** Dropping the future, the [`Admission`] or the [`Submission`] gives its room back at
 //!   once; a piece that says [`Piece::is_cancelled`] is dropped instead of dispatched.
 //! - **Drain.** After [`Batcher::close`] nobody is admitted; who was admitted before is served, then the consumers end.
@@ -463,6 +465,22 @@ pub struct Submission<P> {
     shared: Arc<Shared<P>>,
     class: Class,
     call: u64,
+}
+
+impl<P> Submission<P> {
+    /// Withdraws the whole call if nothing of it was dispatched yet: for when its deadline has passed. Answers whether it
+    /// did; where it did not, the call is being served.
+    pub fn withdraw_untouched(&self) -> bool {
+        self.shared.change(|state, dropped| {
+            let lane = &mut state.lanes[self.class as usize];
+            let untouched = lane.is_untouched(self.call);
+            if untouched {
+                let tokens = lane.withdraw(self.call, dropped);
+                state.rooms[self.class as usize].leave(tokens);
+            }
+            untouched
+        })
+    }
 }
 
 impl<P> Drop for Submission<P> {

@@ -136,6 +136,21 @@ fn queries_overtake_and_are_not_delayed_by_passages() {
 }
 
 #[test]
+fn a_call_can_be_withdrawn_for_its_deadline_until_it_has_begun() {
+    let batcher = Batcher::new(OPTIONS);
+    let begun = put(&batcher, Class::Passage, 0, &[60, 60]);
+    let untouched = put(&batcher, Class::Passage, 1, &[60, 60]);
+    assert_eq!(names(&batcher.take_now().unwrap()), [(0, 0)]);
+    assert!(!begun.withdraw_untouched(), "it is being served");
+    assert!(untouched.withdraw_untouched());
+    assert!(!untouched.withdraw_untouched(), "it is gone");
+    assert_eq!(batcher.held(Class::Passage), 60, "the room of the other's second piece");
+    assert_eq!(names(&batcher.take_now().unwrap()), [(0, 1)]);
+    assert!(batcher.take_now().is_none());
+    assert!(!begun.withdraw_untouched(), "it is done");
+}
+
+#[test]
 fn a_small_batch_of_queries_is_filled_up_to_the_weight_given() {
     let batcher = Batcher::new(Options { query_fill_tokens: 30, ..OPTIONS });
     let _passages = put(&batcher, Class::Passage, 0, &[10; 100]);

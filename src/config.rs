@@ -85,6 +85,9 @@ pub struct ServeArgs {
     /// Connections served at once; one more is told to come back later, except for health checks
     #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
     pub max_connections: usize,
+    /// Bytes of request bodies in memory at once; requests beyond wait to be read
+    #[arg(long, env = "T2V_MAX_INFLIGHT_BYTES", default_value_t = Limits::default().max_inflight_bytes)]
+    pub max_inflight_bytes: usize,
     /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
     /// ENABLE_CACHE says no]
     #[arg(long, env = "T2V_CACHE_BYTES")]
@@ -212,6 +215,7 @@ impl ServeArgs {
             max_text_bytes: self.max_text_bytes,
             max_wait: Duration::from_secs(self.max_wait),
             max_connections: self.max_connections,
+            max_inflight_bytes: self.max_inflight_bytes,
         }
     }
 }

@@ -264,6 +264,36 @@ async fn limits_are_named_in_their_errors() {
     server.stop().await;
 }
 
+/// Bodies wait for room before they are read, over both protocols; whoever finds none in time is refused by the same rule.
+#[tokio::test]
+async fn bodies_in_memory_are_bounded() {
+    use tokio::io::AsyncWriteExt;
+    let limits = Limits { max_inflight_bytes: 100_000, max_wait: Duration::from_millis(300), ..Limits::default() };
+    let server = TestServer::start_unready(limits).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(2)));
+    let mut slow = tokio::net::TcpStream::connect(server.address).await.expect("a connection");
+    let head = "POST /vectors HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.expect("a part of a body");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let text = "word ".repeat(4000);
+    let refused = client().post(server.url("/vectors")).json(&json!({"text": text})).send().await.expect("an answer");
+    assert_eq!(refused.status(), 429);
+    let answer: Value = refused.json().await.expect("JSON");
+    assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-inflight-bytes")), "{answer}");
+    let channel = tonic::transport::Channel::from_shared(server.url("")).expect("a URL");
+    let mut grpc = VectorizerClient::new(channel.connect().await.expect("a connection"));
+    let request = VectorizeRequest { texts: vec![text.clone()], ..VectorizeRequest::default() };
+    let status = grpc.vectorize(request.clone()).await.expect_err("no room");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("--max-inflight-bytes"), "{status}");
+    drop(slow);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    grpc.vectorize(request).await.expect("there is room again");
+    let served = client().post(server.url("/vectors")).json(&json!({"text": text})).send().await.expect("an answer");
+    assert_eq!(served.status(), 200);
+    server.stop().await;
+}
+
 /// float32 → shortest text → float32 is the identity, for every kind of number.
 #[tokio::test]
 async fn floats_are_printed_so_that_they_read_back_the_same() {

@@ -6,11 +6,13 @@ mod connection;
 mod grpc;
 mod health;
 mod http;
+mod inflight;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::middleware;
 use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 
 use self::classes::Classes;
 use self::connection::Connections;
+use self::inflight::{BodyRoom, hold_room};
 use crate::backend::{Backend, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
@@ -36,6 +39,8 @@ pub struct Limits {
     pub max_wait: Duration,
     /// Connections served at once.
     pub max_connections: usize,
+    /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
+    pub max_inflight_bytes: usize,
 }
 
 impl Default for Limits {
@@ -46,6 +51,7 @@ impl Default for Limits {
             max_text_bytes: 4 * 1024 * 1024,
             max_wait: Duration::from_secs(45),
             max_connections: 8192,
+            max_inflight_bytes: 256 * 1024 * 1024,
         }
     }
 }
@@ -194,6 +200,7 @@ impl Service {
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
+            sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
         }
         Ok(meta)
     }
@@ -246,6 +253,7 @@ pub async fn run(
     let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
     let service = Service { readiness: readiness.clone(), limits, module };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
+    let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
     let mut connections =
         Connections::new(router, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
     let mut shutdown = std::pin::pin!(shutdown);

@@ -1,0 +1,201 @@
+//! How many bytes of request bodies are in memory at once: what the queue's budget is for tokens, this is for everything
+//! before the queue. A body waits for room before it is read; TCP's and HTTP/2's flow control make its sender wait.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use super::Limits;
+use super::http::error_response;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Room is counted in pieces of this many bytes; small bodies need no counting finer than this.
+const PIECE: usize = 1024;
+/// A gRPC message begins with a flag and its length, big-endian.
+const GRPC_PREFIX: usize = 5;
+
+/// Room for the bodies of requests under way.
+#[derive(Clone)]
+pub struct BodyRoom {
+    room: Arc<Semaphore>,
+    pieces: u32,
+    limits: Limits,
+}
+
+impl BodyRoom {
+    /// Room for [`Limits::max_inflight_bytes`].
+    pub fn new(limits: Limits) -> BodyRoom {
+        let pieces = limits.max_inflight_bytes.div_ceil(PIECE).clamp(1, u32::MAX as usize >> 4) as u32;
+        BodyRoom { room: Arc::new(Semaphore::new(pieces as usize)), pieces, limits }
+    }
+
+    /// Waits for room for so many bytes. What is larger than the whole room has it alone.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when there is no room within [`Limits::max_wait`].
+    async fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let pieces = u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX).min(self.pieces);
+        let admission = self.room.clone().acquire_many_owned(pieces);
+        match tokio::time::timeout(self.limits.max_wait, admission).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(Error::internal("the room for bodies is closed")),
+            Err(_) => Err(self.no_room(bytes, self.limits.max_wait)),
+        }
+    }
+
+    fn no_room(&self, bytes: usize, waited: Duration) -> Error {
+        let message = format!(
+            "too much work is waiting: the {bytes} bytes of this request found no room within {waited:?}; try again later \
+             (limit: --max-inflight-bytes, now {})",
+            self.limits.max_inflight_bytes
+        );
+        Error::new(ErrorKind::Overloaded, message)
+    }
+}
+
+/// Holds room for a request's body until the request is answered.
+pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return next.run(request).await;
+    }
+    if is_grpc(request.headers()) {
+        // Each message says its length; the answer of a unary method is the end of its only one.
+        let meter = Arc::new(Meter { room, message: Mutex::default() });
+        let held = meter.clone();
+        let request = request.map(|body| metered(body, meter));
+        let response = next.run(request).await;
+        drop(held);
+        return response;
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    // Too large a body is refused without being read; one of unknown length may be as large as allowed.
+    match room.admit(length.unwrap_or(usize::MAX).min(room.limits.max_body_bytes)).await {
+        Ok(_held) => next.run(request).await,
+        Err(error) => error_response(&error),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A gRPC body whose messages wait for room as they begin.
+fn metered(body: Body, meter: Arc<Meter>) -> Body {
+    Body::from_stream(body.into_data_stream().then(move |chunk| {
+        let meter = meter.clone();
+        async move {
+            let chunk = chunk.map_err(|error| Status::unknown(error.to_string()))?;
+            meter.read(&chunk).await?;
+            Ok::<Bytes, Status>(chunk)
+        }
+    }))
+}
+
+/// The room that the message being read has.
+struct Meter {
+    room: BodyRoom,
+    message: Mutex<Message>,
+}
+
+#[derive(Default)]
+struct Message {
+    /// What has come of its prefix.
+    prefix: Vec<u8>,
+    /// Bytes still to come after the prefix.
+    missing: usize,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Message {
+    /// Reads on; the length of the largest message that began, if one did.
+    fn read(&mut self, mut chunk: &[u8]) -> Option<usize> {
+        let mut largest = None;
+        while !chunk.is_empty() {
+            let body = self.missing.min(chunk.len());
+            self.missing -= body;
+            chunk = &chunk[body..];
+            let prefix = (GRPC_PREFIX - self.prefix.len()).min(chunk.len());
+            self.prefix.extend_from_slice(&chunk[..prefix]);
+            chunk = &chunk[prefix..];
+            if let [_, length @ ..] = &self.prefix[..]
+                && let Ok(length) = <[u8; 4]>::try_from(length)
+            {
+                self.missing = u32::from_be_bytes(length) as usize;
+                self.prefix.clear();
+                largest = largest.max(Some(self.missing));
+            }
+        }
+        largest
+    }
+}
+
+impl Meter {
+    async fn read(&self, chunk: &[u8]) -> Result<()> {
+        let begun = {
+            let mut message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+            let begun = message.read(chunk);
+            if begun.is_some() {
+                // The one before was read whole: what a stream has under way is bounded elsewhere.
+                message.held = None;
+            }
+            begun
+        };
+        if let Some(length) = begun {
+            // A message over the limit is refused by its decoder.
+            let held = self.room.admit(length.min(self.room.limits.max_body_bytes)).await?;
+            self.message.lock().unwrap_or_else(PoisonError::into_inner).held = Some(held);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_however_their_bytes_are_cut() {
+        let mut bytes = Vec::new();
+        for length in [3, 0, 300, 1] {
+            bytes.push(0);
+            bytes.extend(u32::to_be_bytes(length));
+            bytes.extend(vec![7; length as usize]);
+        }
+        for size in 1..bytes.len() {
+            let mut message = Message::default();
+            let begun: Vec<_> = bytes.chunks(size).filter_map(|chunk| message.read(chunk)).collect();
+            assert_eq!(begun.iter().max(), Some(&300), "{size}");
+            assert_eq!((message.missing, message.prefix.len()), (0, 0), "{size}");
+            if size <= 5 {
+                assert_eq!(begun, [3, 0, 300, 1], "{size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_room_and_is_refused_when_none_comes() {
+        let limits = Limits { max_inflight_bytes: 10_000, max_wait: Duration::from_millis(300), ..Limits::default() };
+        let room = BodyRoom::new(limits);
+        let held = room.admit(8_000).await.expect("room");
+        let error = room.admit(3_000).await.expect_err("no room");
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.message().contains("--max-inflight-bytes"), "{error}");
+        let waiting = tokio::spawn({
+            let room = room.clone();
+            async move { room.admit(usize::MAX).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(held);
+        waiting.await.expect("a task").expect("what is larger than the room has it alone");
+    }
+}

@@ -189,6 +189,7 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         reference_prefixes: reference.task_prefixes,
         apply_dimensions: args.apply_dimensions.unwrap_or(false),
         engine: args.engine,
+        precision: args.precision,
         threads: args.threads,
         waiting_tokens: args.max_waiting_tokens,
     };
@@ -203,7 +204,7 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         chosen_by,
         dimensions = backend.info().dimensions,
         max_tokens = backend.max_tokens(),
-        precision = "f32",
+        precision = args.precision.name(),
         engine,
         threads,
         seconds = format!("{:.2}", started.elapsed().as_secs_f64()),

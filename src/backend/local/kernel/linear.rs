@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::math::Activation;
 use super::memory::AlignedBuffer;
+use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
 use super::tile::{Finish, Product, load_columns, store_columns};
 use crate::error::{Error, Result};
@@ -72,13 +73,18 @@ pub(super) struct Linear {
 
 impl Linear {
     /// Values of the arena that a layer takes.
-    pub(super) fn room(kernels: Kernels, outputs: usize, inputs: usize) -> usize {
+    pub(super) fn room((kernels, _): (Kernels, Precision), outputs: usize, inputs: usize) -> usize {
         let padded = outputs.next_multiple_of(kernels.panel_width());
         Arena::room(padded * inputs) + Arena::room(padded)
     }
 
     /// Packs layers with the same inputs as one, their outputs side by side. Each is multiplied by its factor.
-    pub(super) fn pack(kernels: Kernels, arena: &mut Arena, parts: &[(&Dense, f32)], inputs: usize) -> Result<Linear> {
+    pub(super) fn pack(
+        (kernels, _): (Kernels, Precision),
+        arena: &mut Arena,
+        parts: &[(&Dense, f32)],
+        inputs: usize,
+    ) -> Result<Linear> {
         let mut outputs = 0;
         for (part, _) in parts {
             let rows = part.weight.len() / inputs.max(1);
@@ -278,10 +284,10 @@ pub struct PackedLinear {
 
 impl PackedLinear {
     /// Packs a layer; an error if weight and bias do not fit together.
-    pub fn new(kernels: Kernels, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
+    pub fn new(kernels: Kernels, precision: Precision, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
         let outputs = dense.weight.len() / inputs.max(1);
-        let mut arena = Arena::with_room(Linear::room(kernels, outputs, inputs));
-        let linear = Linear::pack(kernels, &mut arena, &[(dense, 1.0)], inputs)?;
+        let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, inputs));
+        let linear = Linear::pack((kernels, precision), &mut arena, &[(dense, 1.0)], inputs)?;
         Ok(PackedLinear { kernels, linear, arena })
     }
 
@@ -324,7 +330,7 @@ mod tests {
             for depth in [1, 2, 3, 8, 17, 64] {
                 for outputs in columns {
                     let dense = dense(outputs, depth, 3);
-                    let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+                    let layer = PackedLinear::new(kernels, Precision::F32, &dense, depth).unwrap();
                     let input = values(32 * depth, 5);
                     let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
                     for rows in 0..=32 {
@@ -346,7 +352,7 @@ mod tests {
         for kernels in Kernels::available() {
             for depth in [191, 192, 193, 384, 385, 1000, 3072] {
                 let dense = dense(outputs, depth, 9);
-                let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+                let layer = PackedLinear::new(kernels, Precision::F32, &dense, depth).unwrap();
                 let input = values(rows * depth, 10);
                 let mut out = vec![f32::NAN; rows * outputs];
                 layer.apply(&input, None, &mut out);
@@ -365,7 +371,7 @@ mod tests {
         let dense = dense(outputs, depth, 7);
         let input = values(rows * depth, 8);
         for kernels in Kernels::available() {
-            let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+            let layer = PackedLinear::new(kernels, Precision::F32, &dense, depth).unwrap();
             for activation in [None, Some(Activation::Gelu), Some(Activation::GeluTanh), Some(Activation::Relu)] {
                 let mut all = vec![0f32; rows * outputs];
                 layer.apply(&input, activation, &mut all);
@@ -395,9 +401,9 @@ mod tests {
         }
         let exact = exact_product(&input, &weight, &bias, depth);
         for kernels in Kernels::available() {
-            let mut arena = Arena::with_room(Linear::room(kernels, outputs, depth));
+            let mut arena = Arena::with_room(Linear::room((kernels, Precision::F32), outputs, depth));
             let parts: Vec<_> = parts.iter().zip(factors).collect();
-            let linear = Linear::pack(kernels, &mut arena, &parts, depth).unwrap();
+            let linear = Linear::pack((kernels, Precision::F32), &mut arena, &parts, depth).unwrap();
             // A wider output, so that a store beyond the columns shows.
             let mut out = vec![7f32; rows * (outputs + 5)];
             for panel in 0..linear.panel_count() {
@@ -438,9 +444,9 @@ mod tests {
             (Dense::default(), 6),
             (good.clone(), 0),
         ] {
-            assert!(PackedLinear::new(kernels, &dense, inputs).is_err(), "{dense:?}");
+            assert!(PackedLinear::new(kernels, Precision::F32, &dense, inputs).is_err(), "{dense:?}");
         }
         let mut small = Arena::with_room(8);
-        assert!(Linear::pack(kernels, &mut small, &[(&good, 1.0)], 6).is_err());
+        assert!(Linear::pack((kernels, Precision::F32), &mut small, &[(&good, 1.0)], 6).is_err());
     }
 }

@@ -38,6 +38,7 @@ mod memory;
 mod norm;
 pub mod peak;
 mod portable;
+mod precision;
 mod simd;
 mod team;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod transformer;
 
 pub use linear::{Dense, PackedLinear};
 pub use math::Activation;
+pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};
 pub use team::{Member, Team};
 pub use transformer::{Block, Executor, Norm, Shape, Transformer};

@@ -18,6 +18,7 @@ use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask};
 use super::math::Activation;
 use super::memory::AlignedBuffer;
 use super::norm::LayerNormTask;
+use super::precision::Precision;
 use super::simd::Kernels;
 use super::team::{Member, Team};
 use crate::error::{Error, Result};
@@ -97,6 +98,7 @@ struct PackedNorm {
 /// Packed weights of an encoder: immutable, shared by its executors.
 pub struct Transformer {
     kernels: Kernels,
+    precision: Precision,
     shape: Shape,
     arena: Arena,
     tables: Vec<Vec<f32>>,
@@ -111,11 +113,15 @@ impl Transformer {
     /// do not fit the shape are errors.
     pub fn new(
         kernels: Kernels,
+        precision: Precision,
         shape: Shape,
         tables: Vec<Vec<f32>>,
         embedding_norm: &Norm,
         mut block: impl FnMut(usize) -> Result<Block>,
     ) -> Result<Transformer> {
+        if precision != Precision::F32 {
+            return Err(Error::config(format!("the precision {precision} is not available yet: use f32")));
+        }
         let Shape { hidden, heads, intermediate, layers, .. } = shape;
         let sized = hidden > 0 && heads > 0 && intermediate > 0 && hidden % heads == 0;
         if !sized || hidden.max(intermediate) > 1 << 20 || layers > 1 << 12 {
@@ -128,10 +134,10 @@ impl Transformer {
             return Err(Error::config(format!("an embedding table of {} values has no rows of {hidden}", table.len())));
         }
         let norm_room = 2 * Arena::room(hidden);
-        let block_room = Linear::room(kernels, 3 * hidden, hidden)
-            + Linear::room(kernels, hidden, hidden)
-            + Linear::room(kernels, intermediate, hidden)
-            + Linear::room(kernels, hidden, intermediate)
+        let block_room = Linear::room((kernels, precision), 3 * hidden, hidden)
+            + Linear::room((kernels, precision), hidden, hidden)
+            + Linear::room((kernels, precision), intermediate, hidden)
+            + Linear::room((kernels, precision), hidden, intermediate)
             + 2 * norm_room;
         let mut arena = Arena::with_room(norm_room + layers * block_room);
         let embedding_norm = pack_norm(&mut arena, embedding_norm, hidden)?;
@@ -149,7 +155,7 @@ impl Transformer {
                         )));
                     }
                 }
-                Linear::pack(kernels, &mut arena, parts, inputs)
+                Linear::pack((kernels, precision), &mut arena, parts, inputs)
             };
             let Block { query, key, value, .. } = &parameters;
             let projection = pack(&[(query, scale), (key, 1.0), (value, 1.0)], hidden, hidden)?;
@@ -160,7 +166,7 @@ impl Transformer {
             let output_norm = pack_norm(&mut arena, &parameters.output_norm, hidden)?;
             blocks.push(PackedBlock { projection, attention_output, attention_norm, up, down, output_norm });
         }
-        Ok(Transformer { kernels, shape, arena, tables, embedding_norm, blocks })
+        Ok(Transformer { kernels, precision, shape, arena, tables, embedding_norm, blocks })
     }
 
     /// Its sizes.
@@ -171,6 +177,11 @@ impl Transformer {
     /// The kernels it is packed for.
     pub fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    /// The numbers of its weights.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Bytes of packed weights and embedding tables.
@@ -579,7 +590,10 @@ mod tests {
     fn model(kernels: Kernels) -> Arc<Transformer> {
         let norm = Norm { gamma: values(SHAPE.hidden, 1), beta: values(SHAPE.hidden, 2) };
         let table = values(300 * SHAPE.hidden, 3);
-        Arc::new(Transformer::new(kernels, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64))).unwrap())
+        Arc::new(
+            Transformer::new(kernels, Precision::F32, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64)))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -637,7 +651,7 @@ mod tests {
         let kernels = Kernels::detect();
         let norm = Norm { gamma: vec![1.0; SHAPE.hidden], beta: vec![0.0; SHAPE.hidden] };
         let build = |shape: Shape, table: usize, change: &dyn Fn(&mut Block)| {
-            Transformer::new(kernels, shape, vec![vec![0.0; table]], &norm, |layer| {
+            Transformer::new(kernels, Precision::F32, shape, vec![vec![0.0; table]], &norm, |layer| {
                 let mut block = block(layer as u64);
                 change(&mut block);
                 Ok(block)

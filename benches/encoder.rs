@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use text2vec_sidecar::backend::local::kernel::{
-    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, PackedLinear, Shape, Transformer, peak,
+    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, PackedLinear, Precision, Shape, Transformer,
+    peak,
 };
 
 /// all-MiniLM-L6-v2.
@@ -69,7 +70,9 @@ fn products(kernels: Kernels, peak: f64) {
     for rows in [1, 4, 8, 16, 32, 128, 1024] {
         print!("{rows:>6}");
         for (outputs, inputs) in shapes {
-            let Ok(layer) = PackedLinear::new(kernels, &dense(outputs, inputs), inputs) else { continue };
+            let Ok(layer) = PackedLinear::new(kernels, Precision::F32, &dense(outputs, inputs), inputs) else {
+                continue;
+            };
             let input = values(rows * inputs);
             let mut out = vec![0f32; rows * outputs];
             let (median, best) = time(0.1, || layer.apply(&input, None, &mut out));
@@ -84,18 +87,25 @@ fn products(kernels: Kernels, peak: f64) {
 fn encoders(kernels: Kernels, name: &str, shape: Shape) {
     let Shape { hidden, intermediate, .. } = shape;
     let norm = || Norm { gamma: vec![1.0; hidden], beta: values(hidden) };
-    let model = Transformer::new(kernels, shape, vec![values(30_000 * hidden), values(512 * hidden)], &norm(), |_| {
-        Ok(Block {
-            query: dense(hidden, hidden),
-            key: dense(hidden, hidden),
-            value: dense(hidden, hidden),
-            attention_output: dense(hidden, hidden),
-            attention_norm: norm(),
-            up: dense(intermediate, hidden),
-            down: dense(hidden, intermediate),
-            output_norm: norm(),
-        })
-    });
+    let model = Transformer::new(
+        kernels,
+        Precision::F32,
+        shape,
+        vec![values(30_000 * hidden), values(512 * hidden)],
+        &norm(),
+        |_| {
+            Ok(Block {
+                query: dense(hidden, hidden),
+                key: dense(hidden, hidden),
+                value: dense(hidden, hidden),
+                attention_output: dense(hidden, hidden),
+                attention_norm: norm(),
+                up: dense(intermediate, hidden),
+                down: dense(hidden, intermediate),
+                output_norm: norm(),
+            })
+        },
+    );
     let model = Arc::new(model.expect("the shape is sound"));
     println!("\n{name} f32, ms median (minimum)");
     print!("{:>8}", "threads");

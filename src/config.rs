@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine};
+use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Precision};
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
@@ -137,6 +137,9 @@ pub struct ModelArgs {
     /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or candle (slow; for comparison)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
+    /// Numbers of the weights: f32 (exact), f16 (half the memory), bf16, or int8 (fastest; vectors differ a little)
+    #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
+    pub precision: Precision,
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]
     #[arg(long, env = "T2V_THREADS")]
     pub threads: Option<usize>,

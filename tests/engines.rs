@@ -8,7 +8,7 @@ use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::encoder::bert::{ANCHOR, CandleBert};
 use text2vec_sidecar::backend::local::encoder::packed_bert::{BertConfig, PackedBert};
 use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
-use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels};
+use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels, Precision};
 use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
@@ -45,7 +45,7 @@ fn hidden_states_are_those_of_candle_and_bits_do_not_depend_on_batch_or_threads(
     let description = BertConfig::from_json(&config()).expect("a description");
     for kernels in Kernels::available() {
         let set = kernels.instruction_set();
-        let one = PackedBert::new(&description, kernels, 1, |name| weights.tensor(name));
+        let one = PackedBert::new(&description, (kernels, Precision::F32), 1, |name| weights.tensor(name));
         let mut one = one.expect("an encoder");
         let mut two = one.sibling(2).expect("two threads");
         let together = two.forward(&packed).expect("all packed");

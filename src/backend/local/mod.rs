@@ -26,6 +26,7 @@ use self::encoder::Encoder;
 use self::encoder::bert::{self, CandleBert};
 use self::encoder::packed_bert::{BertConfig, PackedBert};
 use self::inference::{Counters, Sequence};
+pub use self::kernel::Precision;
 use self::kernel::{InstructionSet, Kernels};
 use self::plan::{Plan, Switches, Treatment};
 use self::weights::Weights;
@@ -65,6 +66,8 @@ pub struct LocalOptions {
     pub apply_dimensions: bool,
     /// What runs the encoder.
     pub engine: Engine,
+    /// Numbers of the weights; other ones than f32 need our kernels.
+    pub precision: Precision,
     /// Threads of a forward pass; `None` takes what the process may use (CPU set and cgroup quota).
     pub threads: Option<usize>,
     /// Tokens that may wait to be computed before callers wait for room.
@@ -113,6 +116,7 @@ impl LocalOptions {
             reference_prefixes: false,
             apply_dimensions: false,
             engine: Engine::Auto,
+            precision: Precision::F32,
             threads: None,
             waiting_tokens: DEFAULT_WAITING_TOKENS,
             queries_first: true,
@@ -129,6 +133,7 @@ pub struct LocalBackend {
     description: ModelDescription,
     profile_reason: &'static str,
     engine: &'static str,
+    precision: Precision,
     threads: usize,
     queries_first: bool,
 }
@@ -178,7 +183,7 @@ impl LocalBackend {
             Some(threads) => threads,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let (encoder, engine) = load_encoder(&description, options.engine, threads)?;
+        let (encoder, engine) = load_encoder(&description, options.engine, options.precision, threads)?;
         let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
         let width = encoder.hidden_size();
         let dimensions = match profile {
@@ -188,7 +193,9 @@ impl LocalBackend {
             Profile::Transformers | Profile::Onnx => width,
         };
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let info = ModelInfo { name, fingerprint: fingerprint(&description.dir, &treatment)?, dimensions };
+        let info =
+            ModelInfo { name, fingerprint: fingerprint(&description.dir, &treatment, options.precision)?, dimensions };
+        let precision = options.precision;
         let batcher = Batcher::new(queue_options(threads, options.waiting_tokens));
         let counters = Arc::new(Counters::default());
         start_inference(encoder, batcher.clone(), counters.clone())?;
@@ -202,6 +209,7 @@ impl LocalBackend {
             description,
             profile_reason,
             engine,
+            precision,
             threads,
             queries_first,
         })
@@ -316,7 +324,7 @@ impl Backend for LocalBackend {
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
                 "apply_dimensions": treatment.apply_dimensions,
-                "precision": "f32",
+                "precision": self.precision.name(),
                 "device": "cpu",
                 "engine": self.engine,
                 "threads": self.threads,
@@ -393,6 +401,7 @@ fn start_inference(mut encoder: Box<dyn Encoder>, batcher: Batcher<Sequence>, co
 fn load_encoder(
     description: &ModelDescription,
     engine: Engine,
+    precision: Precision,
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
     let files = weights::weight_files(&description.dir)?;
@@ -405,6 +414,11 @@ fn load_encoder(
     }
     let weights = Weights::open(&files, bert::ANCHOR)?;
     let kernels = match engine {
+        Engine::Candle if precision != Precision::F32 => {
+            return Err(Error::config(format!(
+                "the engine candle computes in f32 only: leave out --engine candle, or --precision {precision}"
+            )));
+        }
         Engine::Candle => {
             let encoder = CandleBert::new(&description.config, &weights, &Device::Cpu)?;
             return Ok((Box::new(encoder), "candle"));
@@ -413,15 +427,15 @@ fn load_encoder(
         Engine::Kernels(set) => Kernels::with(set)?,
     };
     let config = BertConfig::from_json(&description.config)?;
-    let encoder = PackedBert::new(&config, kernels, threads, |name| weights.tensor(name))?;
+    let encoder = PackedBert::new(&config, (kernels, precision), threads, |name| weights.tensor(name))?;
     Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 
 /// 128 bits, as hex, over everything that can change a vector.
-fn fingerprint(dir: &Path, treatment: &Treatment) -> Result<String> {
+fn fingerprint(dir: &Path, treatment: &Treatment, precision: Precision) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
-    hash.update(format!("{} {} {switches:?} f32\n", treatment.profile, treatment.max_tokens()));
+    hash.update(format!("{} {} {switches:?} {precision}\n", treatment.profile, treatment.max_tokens()));
     let described = [
         "config.json",
         "tokenizer.json",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::kernel::{Activation, Block, Dense, Executor, Kernels, Norm, Shape, Transformer};
+use crate::backend::local::kernel::{Activation, Block, Dense, Executor, Kernels, Norm, Precision, Shape, Transformer};
 use crate::error::{Error, Result};
 
 /// Which relative of BERT.
@@ -98,7 +98,7 @@ impl PackedBert {
     /// error that names it; a missing tensor is the source's error.
     pub fn new(
         config: &BertConfig,
-        kernels: Kernels,
+        (kernels, precision): (Kernels, Precision),
         threads: usize,
         tensors: impl FnMut(&str) -> Result<NamedTensor>,
     ) -> Result<PackedBert> {
@@ -121,7 +121,7 @@ impl PackedBert {
             Family::Bert | Family::Roberta { .. } => &BERT_NAMES,
             Family::DistilBert => &DISTILBERT_NAMES,
         };
-        let model = Transformer::new(kernels, shape, tables, &embedding_norm, |layer| {
+        let model = Transformer::new(kernels, precision, shape, tables, &embedding_norm, |layer| {
             let name = |part: &str| format!("{}.{layer}.{part}", names.layers);
             Ok(Block {
                 query: tensors.dense(&name(names.query), hidden, hidden)?,
@@ -349,7 +349,7 @@ mod tests {
 
     fn build(config: &BertConfig, kernels: Kernels, threads: usize) -> PackedBert {
         let tensors = tensors(config);
-        PackedBert::new(config, kernels, threads, |name| {
+        PackedBert::new(config, (kernels, Precision::F32), threads, |name| {
             tensors.get(name).cloned().ok_or_else(|| Error::config(format!("no tensor '{name}'")))
         })
         .unwrap()
@@ -503,7 +503,7 @@ mod tests {
         let tensors = tensors(&good);
         let kernels = Kernels::with(InstructionSet::Portable).unwrap();
         let load = |config: &BertConfig, wrong: &str| {
-            PackedBert::new(config, kernels, 1, |name| {
+            PackedBert::new(config, (kernels, Precision::F32), 1, |name| {
                 let (mut shape, mut values) = tensors.get(name).cloned().ok_or_else(|| Error::config("missing"))?;
                 if name == wrong {
                     shape.reverse();

@@ -1,32 +1,34 @@
-//! AVX2 and FMA: eight lanes, 16 registers.
+//! AVX2, FMA and F16C: eight lanes, 16 registers.
 
 use std::arch::x86_64::*;
 
 use super::simd::{Simd, Task};
 
-/// Proof that the CPU has AVX2 and FMA: only [`Avx2::detect`] makes one.
+/// Proof that the CPU has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx2(());
 
 impl Avx2 {
     /// The proof, if this CPU has the instructions.
     pub(super) fn detect() -> Option<Avx2> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
+        let has =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has.then_some(Avx2(()))
     }
 }
 
 /// The task with every instruction of the set allowed; a function of its own, so that each task gets its own registers.
 #[inline(never)]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn compiled<T: Task>(task: T, simd: Avx2) -> T::Output {
     task.run(simd)
 }
 
 /// Methods of one instruction each.
 macro_rules! instructions {
-    ($($name:ident($($operand:ident),*) = $instruction:expr;)*) => {$(
+    ($($name:ident($($operand:ident: $kind:ty),*) -> $output:ty = $instruction:expr;)*) => {$(
         #[inline(always)]
-        fn $name(self, $($operand: __m256),*) -> __m256 {
+        fn $name(self, $($operand: $kind),*) -> $output {
             // SAFETY: an `Avx2` exists only where the CPU has the instruction, see `detect`.
             unsafe { $instruction }
         }
@@ -53,7 +55,10 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     // 6 × 2 accumulators, two weights and one broadcast of 16 registers.
     const TILE_ROWS: usize = 6;
+    // 4 × 2 accumulators, two weights and one broadcast in two halves each.
+    const WIDENING_ROWS: usize = 4;
     type Vector = __m256;
+    type Words = __m256i;
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
@@ -68,18 +73,44 @@ impl Simd for Avx2 {
     }
 
     instructions! {
-        add(a, b) = _mm256_add_ps(a, b);
-        sub(a, b) = _mm256_sub_ps(a, b);
-        mul(a, b) = _mm256_mul_ps(a, b);
-        div(a, b) = _mm256_div_ps(a, b);
-        mul_add(a, b, c) = _mm256_fmadd_ps(a, b, c);
-        min(a, b) = _mm256_min_ps(a, b);
-        max(a, b) = _mm256_max_ps(a, b);
-        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        scale_by_power(a, n) = {
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
+        max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        round(a: __m256) -> __m256 = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        scale_by_power(a: __m256, n: __m256) -> __m256 = {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
         };
+        splat_word(word: u32) -> __m256i = _mm256_set1_epi32(word as i32);
+        add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        add_byte_products(sums: __m256i, a: __m256i, b: __m256i) -> __m256i = {
+            // Bytes 0 and 2, then 1 and 3 of each lane, as 16 bits.
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(a, _mm256_set1_epi16(0xFF)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            _mm256_add_epi32(_mm256_add_epi32(sums, even), odd)
+        };
+        add_bf16_products(sums: __m256, a: __m256i, b: __m256i) -> __m256 = {
+            let high = _mm256_set1_epi32(0xFFFF_0000u32 as i32);
+            let low = _mm256_fmadd_ps(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
+                sums,
+            );
+            _mm256_fmadd_ps(
+                _mm256_castsi256_ps(_mm256_and_si256(a, high)),
+                _mm256_castsi256_ps(_mm256_and_si256(b, high)),
+                low,
+            )
+        };
+        integers_to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+        bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
     }
 
     #[inline(always)]
@@ -122,5 +153,38 @@ impl Simd for Avx2 {
     unsafe fn store_first(self, to: *mut f32, a: __m256, count: usize) {
         // SAFETY: writable for `count` values by contract; masked lanes are not accessed.
         unsafe { _mm256_maskstore_ps(to, first(count), a) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const f32) -> __m256i {
+        // SAFETY: readable for eight words by contract.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f32) -> __m256 {
+        // SAFETY: readable for eight values of 16 bits by contract.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, a: __m256) {
+        // SAFETY: writable for eight bytes by contract.
+        unsafe {
+            let integers = _mm256_cvtps_epi32(a);
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256::<1>(integers));
+            _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, a: __m256) {
+        // SAFETY: writable for eight values of 16 bits by contract.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            let even = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF)));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+            let halves = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+            let packed = _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            _mm_storeu_si128(to.cast(), packed);
+        }
     }
 }

@@ -1,12 +1,18 @@
-//! AVX-512: sixteen lanes, 32 registers, masked tails.
+//! AVX-512: sixteen lanes, 32 registers, masked tails; products of bytes and of bf16 where the CPU has them.
 
 use std::arch::x86_64::*;
 
+use super::dot::{Dot, DotTask, WithBf16, WithBytes};
 use super::simd::{Simd, Task};
 
 /// Proof that the CPU has AVX-512 F, BW, VL and DQ: only [`Avx512::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512 {
+    /// The CPU has AVX512_VNNI too.
+    vnni: bool,
+    /// The CPU has AVX512_BF16 too.
+    bf16: bool,
+}
 
 impl Avx512 {
     /// The proof, if this CPU has the instructions.
@@ -17,7 +23,15 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
-        has.then_some(Avx512(()))
+        let vnni = has && is_x86_feature_detected!("avx512vnni");
+        let bf16 = has && is_x86_feature_detected!("avx512bf16");
+        has.then_some(Avx512 { vnni, bf16 })
+    }
+
+    /// The same without the extensions: what older CPUs have.
+    #[cfg(test)]
+    pub(super) fn plain(self) -> Avx512 {
+        Avx512 { vnni: false, bf16: false }
     }
 }
 
@@ -30,9 +44,9 @@ fn compiled<T: Task>(task: T, simd: Avx512) -> T::Output {
 
 /// Methods of one instruction each.
 macro_rules! instructions {
-    ($($name:ident($($operand:ident),*) -> $output:ty = $instruction:expr;)*) => {$(
+    ($($name:ident($($operand:ident: $kind:ty),*) -> $output:ty = $instruction:expr;)*) => {$(
         #[inline(always)]
-        fn $name(self, $($operand: __m512),*) -> $output {
+        fn $name(self, $($operand: $kind),*) -> $output {
             // SAFETY: an `Avx512` exists only where the CPU has the instruction, see `detect`.
             unsafe { $instruction }
         }
@@ -49,12 +63,23 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     // 14 × 2 accumulators, two weights and one broadcast of 32 registers.
     const TILE_ROWS: usize = 14;
+    // 12 × 2 accumulators, two weights and one broadcast in two halves each.
+    const WIDENING_ROWS: usize = 12;
     type Vector = __m512;
+    type Words = __m512i;
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: an `Avx512` exists only where the CPU has the features, see `detect`.
         unsafe { compiled(task, self) }
+    }
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        if self.vnni { Vnni(self).call(task) } else { self.call(WithBytes(task)) }
+    }
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        if self.bf16 { Bf16Pairs(self).call(task) } else { self.call(WithBf16(task)) }
     }
 
     #[inline(always)]
@@ -64,17 +89,43 @@ impl Simd for Avx512 {
     }
 
     instructions! {
-        add(a, b) -> __m512 = _mm512_add_ps(a, b);
-        sub(a, b) -> __m512 = _mm512_sub_ps(a, b);
-        mul(a, b) -> __m512 = _mm512_mul_ps(a, b);
-        div(a, b) -> __m512 = _mm512_div_ps(a, b);
-        mul_add(a, b, c) -> __m512 = _mm512_fmadd_ps(a, b, c);
-        min(a, b) -> __m512 = _mm512_min_ps(a, b);
-        max(a, b) -> __m512 = _mm512_max_ps(a, b);
-        round(a) -> __m512 = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        scale_by_power(a, n) -> __m512 = _mm512_scalef_ps(a, n);
-        sum(a) -> f32 = _mm512_reduce_add_ps(a);
-        largest(a) -> f32 = _mm512_reduce_max_ps(a);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+        max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        round(a: __m512) -> __m512 = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        scale_by_power(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
+        sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
+        largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
+        splat_word(word: u32) -> __m512i = _mm512_set1_epi32(word as i32);
+        add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        add_byte_products(sums: __m512i, a: __m512i, b: __m512i) -> __m512i = {
+            // Bytes 0 and 2, then 1 and 3 of each lane, as 16 bits.
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(a, _mm512_set1_epi16(0xFF)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            _mm512_add_epi32(_mm512_add_epi32(sums, even), odd)
+        };
+        add_bf16_products(sums: __m512, a: __m512i, b: __m512i) -> __m512 = {
+            let high = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
+            let low = _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(b)),
+                sums,
+            );
+            _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_and_si512(a, high)),
+                _mm512_castsi512_ps(_mm512_and_si512(b, high)),
+                low,
+            )
+        };
+        integers_to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+        bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
     }
 
     #[inline(always)]
@@ -106,5 +157,157 @@ impl Simd for Avx512 {
     unsafe fn store_first(self, to: *mut f32, a: __m512, count: usize) {
         // SAFETY: writable for `count` values by contract; masked lanes are not accessed.
         unsafe { _mm512_mask_storeu_ps(to, first(count), a) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const f32) -> __m512i {
+        // SAFETY: readable for 16 words by contract.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f32) -> __m512 {
+        // SAFETY: readable for 16 values of 16 bits by contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, a: __m512) {
+        // SAFETY: writable for 16 bytes by contract.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(a))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, a: __m512) {
+        // SAFETY: writable for 16 values of 16 bits by contract.
+        unsafe {
+            let bits = _mm512_castps_si512(a);
+            let even = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let halves = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, rounded, quiet));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(halves));
+        }
+    }
+}
+
+/// Products of bytes by one instruction. Made only where the CPU has AVX512_VNNI.
+#[derive(Clone, Copy)]
+struct Vnni(Avx512);
+
+/// Products of bf16 by one instruction. Made only where the CPU has AVX512_BF16.
+#[derive(Clone, Copy)]
+struct Bf16Pairs(Avx512);
+
+/// As [`compiled`], with products of bytes.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")]
+fn compiled_vnni<T: DotTask>(task: T, dot: Vnni) -> T::Output {
+    task.run(dot)
+}
+
+/// As [`compiled`], with products of bf16.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
+fn compiled_bf16<T: DotTask>(task: T, dot: Bf16Pairs) -> T::Output {
+    task.run(dot)
+}
+
+impl Dot for Vnni {
+    type Simd = Avx512;
+    type Left = __m512i;
+    type Right = __m512i;
+    type Sums = __m512i;
+    const TILE_ROWS: usize = Avx512::TILE_ROWS;
+    const RIGHT_WORDS: usize = Avx512::LANES;
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+    #[inline(always)]
+    fn call<T: DotTask>(self, task: T) -> T::Output {
+        // SAFETY: a `Vnni` exists only where the CPU has the features, see `call_bytes`.
+        unsafe { compiled_vnni(task, self) }
+    }
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        self.0.splat_word(0)
+    }
+    #[inline(always)]
+    fn multiply_add(self, left: __m512i, right: __m512i, sums: __m512i) -> __m512i {
+        // SAFETY: a `Vnni` exists only where the CPU has the instruction.
+        unsafe { _mm512_dpbusd_epi32(sums, left, right) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        self.0.add_words(a, b)
+    }
+    #[inline(always)]
+    fn values(self, sums: __m512i) -> __m512 {
+        self.0.integers_to_f32(sums)
+    }
+    #[inline(always)]
+    fn bits(self, sums: __m512i) -> __m512 {
+        self.0.bits(sums)
+    }
+    #[inline(always)]
+    unsafe fn left(self, from: *const f32) -> __m512i {
+        // SAFETY: readable by contract.
+        self.0.splat_word(unsafe { *from.cast() })
+    }
+    #[inline(always)]
+    unsafe fn right(self, from: *const f32) -> __m512i {
+        // SAFETY: readable for 16 words by contract.
+        unsafe { self.0.load_words(from) }
+    }
+}
+
+impl Dot for Bf16Pairs {
+    type Simd = Avx512;
+    type Left = __m512i;
+    type Right = __m512i;
+    type Sums = __m512;
+    const TILE_ROWS: usize = Avx512::TILE_ROWS;
+    const RIGHT_WORDS: usize = Avx512::LANES;
+    const INTEGERS: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+    #[inline(always)]
+    fn call<T: DotTask>(self, task: T) -> T::Output {
+        // SAFETY: a `Bf16Pairs` exists only where the CPU has the features, see `call_bf16`.
+        unsafe { compiled_bf16(task, self) }
+    }
+    #[inline(always)]
+    fn zero(self) -> __m512 {
+        self.0.splat(0.0)
+    }
+    #[inline(always)]
+    fn multiply_add(self, left: __m512i, right: __m512i, sums: __m512) -> __m512 {
+        // SAFETY: a `Bf16Pairs` exists only where the CPU has the instruction; both types are 64 bytes.
+        unsafe { _mm512_dpbf16_ps(sums, std::mem::transmute(left), std::mem::transmute(right)) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        self.0.add(a, b)
+    }
+    #[inline(always)]
+    fn values(self, sums: __m512) -> __m512 {
+        sums
+    }
+    #[inline(always)]
+    fn bits(self, sums: __m512) -> __m512 {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn left(self, from: *const f32) -> __m512i {
+        // SAFETY: readable by contract.
+        self.0.splat_word(unsafe { *from.cast() })
+    }
+    #[inline(always)]
+    unsafe fn right(self, from: *const f32) -> __m512i {
+        // SAFETY: readable for 16 words by contract.
+        unsafe { self.0.load_words(from) }
     }
 }

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::math::Activation;
 use super::memory::AlignedBuffer;
+use super::operand::{self, OperandTask, depth_words, scale_at};
+use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product, load_columns, store_columns};
+use super::tile::{Finish, Product, Scales, load_columns, store_columns};
 use crate::error::{Error, Result};
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
@@ -57,28 +61,50 @@ impl Arena {
     }
 }
 
-/// A packed layer: where its panels and its bias lie in the arena.
+/// A packed layer: where its panels and what else a product needs lie in the arena.
 ///
 /// A panel holds [`Linear::panel_width`] neighbouring outputs, `[inputs][panel_width]`; the last one is filled up with
-/// zeros. A product thus reads the weights in one sweep, a whole vector of outputs at a time.
+/// zeros. A product thus reads the weights in one sweep, a whole vector of outputs at a time. Of bf16 two neighbouring
+/// inputs of an output lie together, of bytes four: what one instruction multiplies and sums up.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
     outputs: usize,
     inputs: usize,
+    precision: Precision,
     panel_width: usize,
     panels: Range<usize>,
     bias: Range<usize>,
+    /// Of bytes: the factor of each output, and its weights' sum.
+    factors: Range<usize>,
+    sums: Range<usize>,
+}
+
+/// Two values as f16 in a word; an error if they are too large for that.
+pub(super) fn f16_word(first: f32, second: f32) -> Result<f32> {
+    let (first, second) = (f16::from_f32(first), f16::from_f32(second));
+    if !(first.is_finite() && second.is_finite()) {
+        return Err(Error::config("a weight is too large for f16, or not a number: use --precision f32"));
+    }
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    Ok(f32::from_bits(u32::from_ne_bytes([a, b, c, d])))
 }
 
 impl Linear {
     /// Values of the arena that a layer takes.
-    pub(super) fn room(kernels: Kernels, outputs: usize, inputs: usize) -> usize {
-        let padded = outputs.next_multiple_of(kernels.panel_width());
-        Arena::room(padded * inputs) + Arena::room(padded)
+    pub(super) fn room((kernels, precision): (Kernels, Precision), outputs: usize, inputs: usize) -> usize {
+        let width = kernels.panel_width();
+        let padded = outputs.next_multiple_of(width);
+        let scales = if precision == Precision::Int8 { 2 * Arena::room(padded) } else { 0 };
+        Arena::room(padded / width * panel_words(precision, width, inputs)) + Arena::room(padded) + scales
     }
 
     /// Packs layers with the same inputs as one, their outputs side by side. Each is multiplied by its factor.
-    pub(super) fn pack(kernels: Kernels, arena: &mut Arena, parts: &[(&Dense, f32)], inputs: usize) -> Result<Linear> {
+    pub(super) fn pack(
+        (kernels, precision): (Kernels, Precision),
+        arena: &mut Arena,
+        parts: &[(&Dense, f32)],
+        inputs: usize,
+    ) -> Result<Linear> {
         let mut outputs = 0;
         for (part, _) in parts {
             let rows = part.weight.len() / inputs.max(1);
@@ -92,18 +118,49 @@ impl Linear {
             }
             outputs += rows;
         }
+        if precision == Precision::Int8 && inputs > MOST_BYTES {
+            return Err(Error::config(format!("{inputs} inputs are too many for int8: use another --precision")));
+        }
         let panel_width = kernels.panel_width();
         let padded = outputs.next_multiple_of(panel_width);
-        let (at, panels) = arena.take(padded * inputs)?;
+        let words = panel_words(precision, panel_width, inputs);
+        let (at, panels) = arena.take(padded / panel_width * words)?;
+        let panels_range = at..at + panels.len();
+        let mut scales = [Vec::new(), Vec::new()];
         let rows =
-            parts.iter().flat_map(|(part, factor)| part.weight.chunks_exact(inputs).map(move |row| (row, factor)));
+            parts.iter().flat_map(|(part, factor)| part.weight.chunks_exact(inputs).map(move |row| (row, *factor)));
         for (output, (row, factor)) in rows.enumerate() {
-            let panel = &mut panels[output / panel_width * panel_width * inputs..][..panel_width * inputs];
-            for (slot, &weight) in panel[output % panel_width..].iter_mut().step_by(panel_width).zip(row) {
-                *slot = weight * factor;
+            let panel = &mut panels[output / panel_width * words..][..words];
+            let column = output % panel_width;
+            match precision {
+                Precision::F32 => {
+                    for (slot, &weight) in panel[column..].iter_mut().step_by(panel_width).zip(row) {
+                        *slot = weight * factor;
+                    }
+                }
+                Precision::F16 => {
+                    for (slot, &weight) in panel[column / 2..].iter_mut().step_by(panel_width / 2).zip(row) {
+                        // Two columns share a word; the second finds the first one's bits.
+                        let [a, b, ..] = slot.to_bits().to_ne_bytes();
+                        let word = f16_word(weight * factor, 0.0)?;
+                        let [c, d, ..] = word.to_bits().to_ne_bytes();
+                        let bytes = if column % 2 == 0 { [c, d, 0, 0] } else { [a, b, c, d] };
+                        *slot = f32::from_bits(u32::from_ne_bytes(bytes));
+                    }
+                }
+                Precision::Bf16 => {
+                    for (slot, pair) in panel[column..].iter_mut().step_by(panel_width).zip(row.chunks(2)) {
+                        *slot = bf16_word(pair[0] * factor, pair.get(1).map_or(0.0, |weight| weight * factor))?;
+                    }
+                }
+                Precision::Int8 => {
+                    let slots = panel[column..].iter_mut().step_by(panel_width);
+                    let (scale, sum) = pack_bytes(row, factor, slots)?;
+                    scales[0].push(scale);
+                    scales[1].push(scale * sum as f32);
+                }
             }
         }
-        let panels = at..at + padded * inputs;
         let (at, bias) = arena.take(padded)?;
         let mut first = 0;
         for (part, factor) in parts {
@@ -112,13 +169,75 @@ impl Linear {
             }
             first += part.weight.len() / inputs;
         }
-        Ok(Linear { outputs, inputs, panel_width, panels, bias: at..at + padded })
+        let mut linear = Linear {
+            outputs,
+            inputs,
+            precision,
+            panel_width,
+            panels: panels_range,
+            bias: at..at + padded,
+            factors: 0..0,
+            sums: 0..0,
+        };
+        if precision == Precision::Int8 {
+            scales.iter_mut().for_each(|values| values.resize(padded, 0.0));
+            linear.factors = arena.put(&scales[0])?;
+            linear.sums = arena.put(&scales[1])?;
+        }
+        Ok(linear)
+    }
+
+    /// Width of its input.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// Number of column panels.
     pub(super) fn panel_count(&self) -> usize {
         self.outputs.div_ceil(self.panel_width)
     }
+}
+
+/// Most inputs whose products of bytes cannot exceed a 32-bit integer.
+pub(super) const MOST_BYTES: usize = i32::MAX as usize / (255 * 128);
+
+/// Words of a panel.
+fn panel_words(precision: Precision, panel_width: usize, inputs: usize) -> usize {
+    match precision {
+        Precision::F16 => panel_width / 2 * inputs,
+        _ => panel_width * depth_words(precision, inputs),
+    }
+}
+
+/// Two values as bf16 in a word; an error if they are not finite.
+fn bf16_word(first: f32, second: f32) -> Result<f32> {
+    let (first, second) = (bf16::from_f32(first), bf16::from_f32(second));
+    if !(first.is_finite() && second.is_finite()) {
+        return Err(Error::config("a weight is too large for bf16, or not a number"));
+    }
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    Ok(f32::from_bits(u32::from_ne_bytes([a, b, c, d])))
+}
+
+/// Packs an output's weights as signed bytes, four inputs to a word, and returns their scale and their sum.
+fn pack_bytes<'a>(row: &[f32], factor: f32, slots: impl Iterator<Item = &'a mut f32>) -> Result<(f32, i32)> {
+    let largest = row.iter().fold(0f32, |largest, weight| largest.max((weight * factor).abs()));
+    if !row.iter().all(|weight| (weight * factor).is_finite()) {
+        return Err(Error::config("a weight is not a finite number"));
+    }
+    let scale = largest / 127.0;
+    let steps = if scale > 0.0 { factor / scale } else { 0.0 };
+    let mut sum = 0;
+    for (slot, weights) in slots.zip(row.chunks(4)) {
+        let mut bytes = [0u8; 4];
+        for (byte, weight) in bytes.iter_mut().zip(weights) {
+            let rounded = (weight * steps).round_ties_even() as i8;
+            sum += i32::from(rounded);
+            *byte = rounded.to_ne_bytes()[0];
+        }
+        *slot = f32::from_bits(u32::from_ne_bytes(bytes));
+    }
+    Ok((scale, sum))
 }
 
 /// What a product adds to `x Wᵀ`.
@@ -138,8 +257,7 @@ const CACHED_INPUT: usize = 96 << 10;
 /// `out = epilogue(input · Wᵀ)` for some rows and some panels of columns.
 pub(super) struct LinearTask<'a> {
     linear: &'a Linear,
-    panels: &'a [f32],
-    bias: &'a [f32],
+    arena: &'a Arena,
     input: *const f32,
     input_stride: usize,
     out: *mut f32,
@@ -150,10 +268,12 @@ pub(super) struct LinearTask<'a> {
 }
 
 impl<'a> LinearTask<'a> {
-    /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0.
+    /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0. Layers in bf16 and
+    /// int8 take rows that an [`OperandTask`] made.
     ///
     /// # Safety
-    /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs, a residual for its
+    /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
+    /// words of one), a residual for its
     /// outputs, and `out` writable for the columns of the task's panels, with nobody else accessing those meanwhile.
     pub(super) unsafe fn new(
         (linear, arena): (&'a Linear, &'a Arena),
@@ -164,8 +284,7 @@ impl<'a> LinearTask<'a> {
     ) -> Self {
         LinearTask {
             linear,
-            panels: &arena.values()[linear.panels.clone()],
-            bias: &arena.values()[linear.bias.clone()],
+            arena,
             input,
             input_stride,
             out,
@@ -190,24 +309,38 @@ impl Task for LinearTask<'_> {
     fn run<S: Simd>(self, s: S) {
         let width = S::LANES * PANEL_VECTORS;
         assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
-        let depth = self.linear.inputs;
+        let precision = self.linear.precision;
+        let depth = depth_words(precision, self.linear.inputs);
+        let words = panel_words(precision, width, self.linear.inputs);
+        let values = self.arena.values();
+        let (panels, bias) = (&values[self.linear.panels.clone()], &values[self.linear.bias.clone()]);
+        let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
         let most_rows = (CACHED_INPUT / depth / S::TILE_ROWS).max(1) * S::TILE_ROWS;
         for rows in even_runs(self.rows.clone(), most_rows) {
             for panel in self.columns.clone() {
                 let first = panel * width;
-                let right = &self.panels[panel * width * depth..][..width * depth];
-                let bias = self.bias[first..][..width].as_ptr();
+                let right = &panels[panel * words..][..words];
+                let bias = bias[first..][..width].as_ptr();
+                let scales = match precision {
+                    Precision::Int8 => Some(Scales {
+                        row: scale_at(self.linear.inputs),
+                        factors: factors[first..][..width].as_ptr(),
+                        sums: sums[first..][..width].as_ptr(),
+                    }),
+                    _ => None,
+                };
                 let columns = (self.linear.outputs - first).min(width);
                 // SAFETY: by the promise made to `new`, input, residual and out hold these rows and columns; `right`
-                // and `bias` were just sliced to whole panels.
+                // `bias` and scales were just sliced to whole panels.
                 unsafe {
                     let product = Product {
                         depth,
                         left: self.input,
                         left_stride: self.input_stride,
                         right: right.as_ptr(),
-                        right_stride: width,
+                        right_stride: words / depth,
+                        scales,
                         columns,
                         finish: match self.epilogue {
                             Epilogue::Bias | Epilogue::Activation(_) => Finish::Bias(bias),
@@ -218,7 +351,7 @@ impl Task for LinearTask<'_> {
                         out: self.out.add(first),
                         out_stride: self.out_stride,
                     };
-                    product.compute(s, rows.clone());
+                    product.compute_in(s, precision, rows.clone());
                     if let Epilogue::Activation(activation) = self.epilogue {
                         activate(s, activation, product, rows.clone());
                     }
@@ -278,10 +411,10 @@ pub struct PackedLinear {
 
 impl PackedLinear {
     /// Packs a layer; an error if weight and bias do not fit together.
-    pub fn new(kernels: Kernels, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
+    pub fn new(kernels: Kernels, precision: Precision, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
         let outputs = dense.weight.len() / inputs.max(1);
-        let mut arena = Arena::with_room(Linear::room(kernels, outputs, inputs));
-        let linear = Linear::pack(kernels, &mut arena, &[(dense, 1.0)], inputs)?;
+        let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, inputs));
+        let linear = Linear::pack((kernels, precision), &mut arena, &[(dense, 1.0)], inputs)?;
         Ok(PackedLinear { kernels, linear, arena })
     }
 
@@ -294,15 +427,22 @@ impl PackedLinear {
         let rows = input.len() / inputs;
         assert_eq!((rows * inputs, rows * outputs), (input.len(), out.len()), "rows of input and output");
         let epilogue = activation.map_or(Epilogue::Bias, Epilogue::Activation);
+        let precision = self.linear.precision;
+        let mut operand = AlignedBuffer::default();
+        let operand = match operand::row_words(precision, inputs).next_multiple_of(16) {
+            0 => (input.as_ptr(), inputs),
+            stride => {
+                operand.reserve(rows * stride);
+                let (input, out) = ((input.as_ptr().cast_mut(), inputs), (operand.as_mut_ptr(), stride));
+                // SAFETY: the slices have these rows, the operand is ours; without an activation nothing is written
+                // to the input.
+                self.kernels.run(unsafe { OperandTask::new((precision, inputs, None), input, out, 0..rows) });
+                (operand.as_ptr(), stride)
+            }
+        };
         // SAFETY: the slices have these rows, and `out` is borrowed mutably.
         let task = unsafe {
-            LinearTask::new(
-                (&self.linear, &self.arena),
-                (input.as_ptr(), inputs),
-                (out.as_mut_ptr(), outputs),
-                epilogue,
-                0..rows,
-            )
+            LinearTask::new((&self.linear, &self.arena), operand, (out.as_mut_ptr(), outputs), epilogue, 0..rows)
         };
         self.kernels.run(task);
     }
@@ -317,22 +457,59 @@ mod tests {
         Dense { weight: values(outputs * inputs, seed), bias: values(outputs, seed + 1) }
     }
 
+    /// Rows of weights as a precision holds them.
+    fn rounded_weights(precision: Precision, weights: &[f32], depth: usize) -> Vec<f32> {
+        let row = |row: &[f32]| -> Vec<f32> {
+            let scale = row.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
+            let round = |&x: &f32| match precision {
+                Precision::F32 => x,
+                Precision::F16 => f16::from_f32(x).to_f32(),
+                Precision::Bf16 => bf16::from_f32(x).to_f32(),
+                Precision::Int8 => (x * (1.0 / scale)).round_ties_even() * scale,
+            };
+            row.iter().map(round).collect()
+        };
+        weights.chunks(depth).flat_map(row).collect()
+    }
+
+    /// Rows of an input as a product in that precision sees them.
+    fn rounded_input(precision: Precision, input: &[f32], depth: usize) -> Vec<f32> {
+        let row = |row: &[f32]| -> Vec<f32> {
+            let (low, high) = row.iter().fold((0f32, 0f32), |(low, high), &x| (low.min(x), high.max(x)));
+            let (scale, steps) = ((high - low) / 255.0, 255.0 / (high - low));
+            let round = |&x: &f32| match precision {
+                Precision::F32 | Precision::F16 => x,
+                Precision::Bf16 => bf16::from_f32(x).to_f32(),
+                Precision::Int8 => low + scale * ((x - low) * steps).round_ties_even(),
+            };
+            row.iter().map(round).collect()
+        };
+        input.chunks(depth).flat_map(row).collect()
+    }
+
     #[test]
-    fn products_of_all_tail_sizes_match_f64() {
+    fn products_of_all_tail_sizes_match_f64_in_every_precision() {
         let columns = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 47, 48, 63, 64, 65];
-        for kernels in Kernels::available() {
+        for precision in Precision::ALL {
             for depth in [1, 2, 3, 8, 17, 64] {
                 for outputs in columns {
                     let dense = dense(outputs, depth, 3);
-                    let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
                     let input = values(32 * depth, 5);
-                    let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
-                    for rows in 0..=32 {
-                        let mut out = vec![f32::NAN; rows * outputs];
-                        layer.apply(&input[..rows * depth], None, &mut out);
-                        for (i, (&got, &want)) in out.iter().zip(&exact).enumerate() {
-                            let error = (f64::from(got) - want).abs();
-                            assert!(error < 1e-5, "{kernels:?} {rows}×{depth}×{outputs} at {i}: {got} for {want}");
+                    let weights = rounded_weights(precision, &dense.weight, depth);
+                    let seen = rounded_input(precision, &input, depth);
+                    let exact = exact_product(&seen, &weights, &dense.bias, depth);
+                    for kernels in Kernels::every() {
+                        let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
+                        for rows in 0..=32 {
+                            let mut out = vec![f32::NAN; rows * outputs];
+                            layer.apply(&input[..rows * depth], None, &mut out);
+                            for (i, (&got, &want)) in out.iter().zip(&exact).enumerate() {
+                                let error = (f64::from(got) - want).abs();
+                                assert!(
+                                    error < 1e-5,
+                                    "{kernels:?} {precision} {rows}×{depth}×{outputs} at {i}: {got} for {want}"
+                                );
+                            }
                         }
                     }
                 }
@@ -341,12 +518,57 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_zeros_and_of_one_sign_are_rounded_well_and_nan_is_not_hidden() {
+        let (depth, outputs) = (33, 5);
+        let dense = dense(outputs, depth, 3);
+        for precision in Precision::ALL {
+            let mut input = vec![0f32; depth];
+            input.extend(values(depth, 1).iter().map(|x| x.abs() + 1.0));
+            input.extend(values(depth, 2).iter().map(|x| -x.abs() - 1.0));
+            let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
+            for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for kernels in Kernels::every() {
+                    for at in [0, 16, depth - 1] {
+                        let mut input = input.clone();
+                        input.extend_from_within(..depth);
+                        input[3 * depth + at] = broken;
+                        let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
+                        let mut out = vec![0f32; 4 * outputs];
+                        layer.apply(&input, None, &mut out);
+                        for (got, want) in out.iter().zip(&exact) {
+                            assert!((f64::from(*got) - want).abs() < 0.1, "{kernels:?} {precision}: {got} for {want}");
+                        }
+                        let last = &out[3 * outputs..];
+                        assert!(last.iter().all(|x| !x.is_finite()), "{kernels:?} {precision}: {last:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_a_precision_cannot_hold_are_errors() {
+        let kernels = Kernels::detect();
+        for precision in [Precision::F16, Precision::Bf16, Precision::Int8] {
+            for broken in [f32::NAN, f32::INFINITY] {
+                let dense = Dense { weight: vec![1.0, broken, 2.0], bias: Vec::new() };
+                assert!(PackedLinear::new(kernels, precision, &dense, 3).is_err(), "{precision}");
+            }
+        }
+        let large = Dense { weight: vec![1e5, -1e5], bias: Vec::new() };
+        assert!(PackedLinear::new(kernels, Precision::F16, &large, 2).is_err());
+        assert!(PackedLinear::new(kernels, Precision::Bf16, &large, 2).is_ok());
+        let long = Dense { weight: vec![1.0; MOST_BYTES + 1], bias: Vec::new() };
+        assert!(PackedLinear::new(kernels, Precision::Int8, &long, MOST_BYTES + 1).is_err());
+    }
+
+    #[test]
     fn long_sums_match_f64_closely() {
         let (rows, outputs) = (15, 33);
         for kernels in Kernels::available() {
             for depth in [191, 192, 193, 384, 385, 1000, 3072] {
                 let dense = dense(outputs, depth, 9);
-                let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+                let layer = PackedLinear::new(kernels, Precision::F32, &dense, depth).unwrap();
                 let input = values(rows * depth, 10);
                 let mut out = vec![f32::NAN; rows * outputs];
                 layer.apply(&input, None, &mut out);
@@ -364,8 +586,8 @@ mod tests {
         let (depth, outputs, rows) = (100, 70, 61);
         let dense = dense(outputs, depth, 7);
         let input = values(rows * depth, 8);
-        for kernels in Kernels::available() {
-            let layer = PackedLinear::new(kernels, &dense, depth).unwrap();
+        for (kernels, precision) in Kernels::every().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it))) {
+            let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
             for activation in [None, Some(Activation::Gelu), Some(Activation::GeluTanh), Some(Activation::Relu)] {
                 let mut all = vec![0f32; rows * outputs];
                 layer.apply(&input, activation, &mut all);
@@ -373,7 +595,7 @@ mod tests {
                     let skipped = rows - count;
                     let mut some = vec![0f32; count * outputs];
                     layer.apply(&input[skipped * depth..], activation, &mut some);
-                    assert_eq!(some, all[skipped * outputs..], "{kernels:?} {activation:?}: {count} rows");
+                    assert_eq!(some, all[skipped * outputs..], "{kernels:?} {precision} {activation:?}: {count} rows");
                 }
             }
         }
@@ -394,10 +616,13 @@ mod tests {
             bias.extend(filled.iter().map(|b| b * factor));
         }
         let exact = exact_product(&input, &weight, &bias, depth);
-        for kernels in Kernels::available() {
-            let mut arena = Arena::with_room(Linear::room(kernels, outputs, depth));
+        for (kernels, precision) in
+            Kernels::available().into_iter().flat_map(|set| [Precision::F32, Precision::F16].map(|it| (set, it)))
+        {
+            let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, depth));
             let parts: Vec<_> = parts.iter().zip(factors).collect();
-            let linear = Linear::pack(kernels, &mut arena, &parts, depth).unwrap();
+            let linear = Linear::pack((kernels, precision), &mut arena, &parts, depth).unwrap();
+            let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-2 };
             // A wider output, so that a store beyond the columns shows.
             let mut out = vec![7f32; rows * (outputs + 5)];
             for panel in 0..linear.panel_count() {
@@ -421,7 +646,7 @@ mod tests {
                         assert_eq!(got, 7.0, "{kernels:?} wrote beyond the columns");
                     } else {
                         let want = exact[row * outputs + column] + f64::from(residual[row * (outputs + 3) + column]);
-                        assert!((f64::from(got) - want).abs() < 1e-5, "{kernels:?} {row},{column}");
+                        assert!((f64::from(got) - want).abs() < tolerance, "{kernels:?} {row},{column}");
                     }
                 }
             }
@@ -438,9 +663,9 @@ mod tests {
             (Dense::default(), 6),
             (good.clone(), 0),
         ] {
-            assert!(PackedLinear::new(kernels, &dense, inputs).is_err(), "{dense:?}");
+            assert!(PackedLinear::new(kernels, Precision::F32, &dense, inputs).is_err(), "{dense:?}");
         }
         let mut small = Arena::with_room(8);
-        assert!(Linear::pack(kernels, &mut small, &[(&good, 1.0)], 6).is_err());
+        assert!(Linear::pack((kernels, Precision::F32), &mut small, &[(&good, 1.0)], 6).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The CPU engine: exact f32 transformers on packed rows. The only `unsafe` code of the crate is in here.
+//! The CPU engine: transformers on packed rows, in f32 or with narrower weights. The only `unsafe` code of the crate is in here.
 //!
 //! # Map
 //!
@@ -6,9 +6,13 @@
 //! transformer  a stack of blocks: weights packed once, forward passes shared out over a team     ── the way in
 //! team         threads in step: items of a phase are claimed, a phase ends when all are done
 //! linear       weights in column panels, products with bias, activation or residual
+//! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
 //! norm         LayerNorm
+//! operand      rows rounded for products of bf16 and of bytes
+//! table        embedding tables and their sums
 //! tile         rows × one panel in registers; every product is made of tiles
+//! dot          how a tile multiplies, by precision
 //! math         exp, GELU, …, of a vector
 //! simd         what a kernel may ask of an instruction set; which ones this CPU has
 //! avx512 avx2 portable    the three of them
@@ -32,21 +36,28 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
+mod dot;
 mod linear;
 mod math;
 mod memory;
 mod norm;
+mod operand;
 pub mod peak;
 mod portable;
+mod precision;
 mod simd;
+mod table;
 mod team;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tile;
 mod transformer;
 
+pub use bytes::PackedBytes;
 pub use linear::{Dense, PackedLinear};
 pub use math::Activation;
+pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};
 pub use team::{Member, Team};
 pub use transformer::{Block, Executor, Norm, Shape, Transformer};

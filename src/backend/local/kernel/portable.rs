@@ -20,7 +20,9 @@ impl Simd for Portable {
     const LANES: usize = 4;
     // As measured: with more rows the compiler runs out of x86-64's 16 registers.
     const TILE_ROWS: usize = 3;
+    const WIDENING_ROWS: usize = 2;
     type Vector = Lanes;
+    type Words = [u32; 4];
 
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
@@ -86,6 +88,36 @@ impl Simd for Portable {
         a[0].max(a[2]).max(a[1].max(a[3]))
     }
     #[inline(always)]
+    fn splat_word(self, word: u32) -> [u32; 4] {
+        [word; 4]
+    }
+    #[inline(always)]
+    fn add_words(self, a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    fn add_byte_products(self, sums: [u32; 4], a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i].to_ne_bytes(), b[i].to_ne_bytes());
+            let product = |j: usize| i32::from(a[j]) * i32::from(b[j] as i8);
+            sums[i].wrapping_add((product(0) + product(1) + product(2) + product(3)) as u32)
+        })
+    }
+    #[inline(always)]
+    fn add_bf16_products(self, sums: Lanes, a: [u32; 4], b: [u32; 4]) -> Lanes {
+        let low = |words: [u32; 4]| words.map(|word| f32::from_bits(word << 16));
+        let high = |words: [u32; 4]| words.map(|word| f32::from_bits(word & 0xFFFF_0000));
+        self.mul_add(high(a), high(b), self.mul_add(low(a), low(b), sums))
+    }
+    #[inline(always)]
+    fn integers_to_f32(self, a: [u32; 4]) -> Lanes {
+        a.map(|a| a as i32 as f32)
+    }
+    #[inline(always)]
+    fn bits(self, a: [u32; 4]) -> Lanes {
+        a.map(f32::from_bits)
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]
@@ -109,5 +141,36 @@ impl Simd for Portable {
             // SAFETY: only indices below `count` are written.
             unsafe { to.add(i).write(value) }
         }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const f32) -> [u32; 4] {
+        // SAFETY: readable for four words by contract; an array of u32 is aligned like an f32.
+        unsafe { from.cast::<[u32; 4]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f32) -> Lanes {
+        // SAFETY: readable for four values of 16 bits by contract, and aligned more than they need.
+        let halves = unsafe { from.cast::<[u16; 4]>().read() };
+        halves.map(|half| {
+            // The exponent's bias goes from 15 to 127; subnormal numbers come out right as well.
+            let magnitude = f32::from_bits(u32::from(half & 0x7FFF) << 13) * f32::from_bits((127 + 112) << 23);
+            f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, a: Lanes) {
+        let bytes = a.map(|a| (a + ROUNDER).to_bits() as u8);
+        // SAFETY: writable for four bytes by contract.
+        unsafe { to.cast::<[u8; 4]>().write(bytes) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, a: Lanes) {
+        let halves = a.map(|a| {
+            let bits = a.to_bits();
+            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+            ((if a.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16) as u16
+        });
+        // SAFETY: writable for four values by contract; an array of u16 is aligned like a u16.
+        unsafe { to.cast::<[u16; 4]>().write(halves) }
     }
 }

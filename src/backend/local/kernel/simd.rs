@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+use super::dot::{DotTask, WithBf16, WithBytes};
 use super::portable::Portable;
 use crate::error::{Error, Result};
 
@@ -22,11 +23,25 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Most rows of [`PANEL_VECTORS`] accumulators that stay in registers beside their operands.
     const TILE_ROWS: usize;
+    /// As [`Simd::TILE_ROWS`], where operands are widened on the way and take more registers.
+    const WIDENING_ROWS: usize;
     /// `LANES` f32 values.
     type Vector: Copy;
+    /// `LANES` words of 32 bits: integers, pairs of bf16 or four bytes each.
+    type Words: Copy;
 
     /// Runs a task compiled for this instruction set.
     fn call<T: Task>(self, task: T) -> T::Output;
+    /// Runs a task with the fastest products of bytes this CPU has. They are exact: all give the same sums.
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBytes(task))
+    }
+    /// Runs a task with the fastest products of bf16 this CPU has.
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBf16(task))
+    }
 
     /// The same value in every lane.
     fn splat(self, value: f32) -> Self::Vector;
@@ -55,6 +70,19 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// The largest lane.
     fn largest(self, a: Self::Vector) -> f32;
 
+    /// The same word in every lane.
+    fn splat_word(self, word: u32) -> Self::Words;
+    /// `a + b` as integers.
+    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `sums` and the products of the unsigned bytes of `a` with the signed bytes of `b`, four per lane, as integers.
+    fn add_byte_products(self, sums: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `sums` and the products of the bf16 of `a` and `b`, two per lane.
+    fn add_bf16_products(self, sums: Self::Vector, a: Self::Words, b: Self::Words) -> Self::Vector;
+    /// Signed integers as the nearest f32.
+    fn integers_to_f32(self, a: Self::Words) -> Self::Vector;
+    /// The same bits.
+    fn bits(self, a: Self::Words) -> Self::Vector;
+
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, address: *const f32);
 
@@ -72,6 +100,25 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be writable for `count` values; `count < LANES`.
     unsafe fn store_first(self, to: *mut f32, a: Self::Vector, count: usize);
+
+    /// # Safety
+    /// `from` must be readable for `LANES` words.
+    unsafe fn load_words(self, from: *const f32) -> Self::Words;
+    /// f16 values as f32. Infinities and NaN become anything.
+    ///
+    /// # Safety
+    /// `from` must be readable for `LANES` values of f16.
+    unsafe fn load_f16(self, from: *const f32) -> Self::Vector;
+    /// Stores lanes of 0 to 255 as bytes, rounded to the nearest, ties to even. Other lanes become anything.
+    ///
+    /// # Safety
+    /// `to` must be writable for `LANES` bytes.
+    unsafe fn store_bytes(self, to: *mut u8, a: Self::Vector);
+    /// Stores lanes as bf16, rounded to the nearest, ties to even. NaN stays NaN.
+    ///
+    /// # Safety
+    /// `to` must be writable for `LANES` values of bf16.
+    unsafe fn store_bf16(self, to: *mut u16, a: Self::Vector);
 }
 
 /// Work written once for every instruction set. `run` and all that it does with vectors must be `#[inline(always)]`: that
@@ -146,6 +193,15 @@ impl Kernels {
     /// Every set this CPU has, the widest first. Never empty.
     pub fn available() -> Vec<Kernels> {
         InstructionSet::ALL.into_iter().filter_map(|set| Kernels::with(set).ok()).collect()
+    }
+
+    /// Every set this CPU has, and AVX-512 also as older CPUs have it.
+    #[cfg(test)]
+    pub(super) fn every() -> Vec<Kernels> {
+        let mut every = Kernels::available();
+        #[cfg(target_arch = "x86_64")]
+        every.extend(Avx512::detect().map(|set| Kernels(Token::Avx512(set.plain()))));
+        every
     }
 
     /// A given set; an error if this CPU lacks it.
@@ -312,6 +368,62 @@ mod tests {
             assert_eq!((first[5][0], first[6][0]), (1.0, 1.0), "{kernels:?}");
             let second = kernels.run(Operations([&one, &nan, &one]));
             assert!(second[5][0].is_nan() && second[6][0].is_nan(), "{kernels:?}");
+        }
+    }
+
+    /// Conversions of vectors from and to narrower numbers.
+    struct Conversions<'a>(&'a [f32], &'a [u16]);
+
+    impl Task for Conversions<'_> {
+        type Output = (Vec<f32>, Vec<u16>, Vec<u8>);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<f32>, Vec<u16>, Vec<u8>) {
+            let mut widened = vec![0f32; self.1.len()];
+            for (halves, widened) in self.1.chunks_exact(S::LANES).zip(widened.chunks_exact_mut(S::LANES)) {
+                let mut words = [0f32; 16];
+                for (pair, word) in halves.chunks_exact(2).zip(&mut words) {
+                    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+                    *word = f32::from_bits(u32::from_ne_bytes([a, b, c, d]));
+                }
+                // SAFETY: there are `LANES` halves and as many places.
+                unsafe { s.store(widened.as_mut_ptr(), s.load_f16(words.as_ptr())) }
+            }
+            let (mut bf16, mut bytes) = (vec![0u16; self.0.len()], vec![0u8; self.0.len()]);
+            for at in (0..self.0.len()).step_by(S::LANES) {
+                assert!(self.0.len() - at >= S::LANES);
+                // SAFETY: just checked; the results are as long.
+                unsafe {
+                    let value = s.load(self.0[at..].as_ptr());
+                    s.store_bf16(bf16[at..].as_mut_ptr(), value);
+                    s.store_bytes(bytes[at..].as_mut_ptr(), value);
+                }
+            }
+            (widened, bf16, bytes)
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_converts_the_same() {
+        let halves: Vec<u16> = (0..=u16::MAX).filter(|bits| half::f16::from_bits(*bits).is_finite()).collect();
+        let mut values: Vec<f32> = (0..1024).map(|i| i as f32 / 4.0 - 0.25).collect();
+        values.extend([f32::NAN, -f32::NAN, f32::from_bits(0x7FFF_FFFF), f32::INFINITY]);
+        values.extend([f32::MAX, f32::MIN, 1e-40, -0.0, 1.003_906_2, 1.011_718_8, -3.3, 65_504.0]);
+        values.resize(values.len().next_multiple_of(16), 0.0);
+        for kernels in Kernels::every() {
+            let (widened, bf16, bytes) = kernels.run(Conversions(&values, &halves));
+            for (&bits, got) in halves.iter().zip(widened) {
+                assert_eq!(got.to_bits(), half::f16::from_bits(bits).to_f32().to_bits(), "{kernels:?} {bits:x}");
+            }
+            for (&value, bits) in values.iter().zip(bf16) {
+                let (got, want) = (half::bf16::from_bits(bits), half::bf16::from_f32(value));
+                assert!(got == want || (got.is_nan() && want.is_nan()), "{kernels:?} {value}: {got}");
+            }
+            for (&value, byte) in values.iter().zip(bytes) {
+                if (0.0..=255.0).contains(&value) {
+                    assert_eq!(f32::from(byte), value.round_ties_even(), "{kernels:?} {value}");
+                }
+            }
         }
     }
 

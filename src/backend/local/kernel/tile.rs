@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::simd::{PANEL_VECTORS, Simd, Task, even_runs};
+use super::dot::{Dot, DotTask, F32, WithF16, WithF32};
+use super::precision::Precision;
+use super::simd::{PANEL_VECTORS, Simd, even_runs};
 
 /// What happens to the sums before they are stored. Pointers are to the first row and column of the product.
 #[derive(Debug, Clone, Copy)]
@@ -17,26 +19,30 @@ pub(super) enum Finish {
     RowScale(*const f32),
 }
 
-/// Terms that are summed up before they are added to the total. One long sum would round every term to the size of the
-/// total: parts halve the error of the hidden states, for a hundredth of the time.
+/// Words whose products are summed up before they are added to the total. One long sum would round every term to the size
+/// of the total: parts halve the error of the hidden states, for a hundredth of the time.
 const DEPTH_PART: usize = 192;
 
 /// `rows × depth` times `depth × columns`, where `columns` is at most a panel.
+///
+/// The factors consist of words of 32 bits, as [`Dot`] has them; for f32 a word is a value.
 ///
 /// Each sum runs over the depth in ascending order, in parts of [`DEPTH_PART`], whatever the number of rows and columns: a
 /// row's result does not depend on the rows it is computed with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
-    /// Length of every sum.
+    /// Words along every sum.
     pub depth: usize,
     /// The left factor, rows `left_stride` apart, contiguous along the depth.
     pub left: *const f32,
-    /// Distance of its rows.
+    /// Distance of its rows in words.
     pub left_stride: usize,
     /// The right factor, contiguous along the columns, readable in whole vectors up to `columns`.
     pub right: *const f32,
-    /// Distance of its rows.
+    /// Distance of its rows in words.
     pub right_stride: usize,
+    /// What makes integer sums the values they stand for; without it their bits are stored.
+    pub scales: Option<Scales>,
     /// Columns to compute and store, `1..=PANEL_VECTORS × LANES`.
     pub columns: usize,
     /// What to do before storing.
@@ -47,25 +53,43 @@ pub(super) struct Product {
     pub out_stride: usize,
 }
 
+/// Where the scales of a product of bytes are. With `x = low + scale · q` of each row and `w = factor · p` of each column,
+/// `Σ x·w = scale · factor · Σ q·p + low · factor · Σ p`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scales {
+    /// Where in a row of the left factor, in words, its `scale` and its `low` are.
+    pub row: usize,
+    /// `factor` of each column, in whole vectors.
+    pub factors: *const f32,
+    /// `factor · Σ p` of each column, in whole vectors.
+    pub sums: *const f32,
+}
+
 impl Product {
-    /// The given rows of the product, tile by tile.
+    /// The given rows of a product whose factors have this precision.
+    ///
+    /// # Safety
+    /// As for [`Product::compute`].
+    #[inline(always)]
+    pub(super) unsafe fn compute_in<S: Simd>(self, s: S, precision: Precision, rows: Range<usize>) {
+        let task = Rows(self, rows);
+        match precision {
+            Precision::F32 => s.call(WithF32(task)),
+            Precision::F16 => s.call(WithF16(task)),
+            Precision::Bf16 => s.call_bf16(task),
+            Precision::Int8 => s.call_bytes(task),
+        }
+    }
+
+    /// The given rows of a product of f32, tile by tile.
     ///
     /// # Safety
     /// For every row of `rows`: `left` must be readable for `depth` values, `out` writable for `columns`, by nobody
-    /// else meanwhile, and what `finish` points to readable for that row and these columns (a bias in whole vectors).
-    /// `right` must be readable for `depth` rows of `columns` rounded up to whole vectors.
+    /// else meanwhile, and what `finish` and `scales` point to readable for that row and these columns (a bias in whole
+    /// vectors). `right` must be readable for `depth` rows of `columns` rounded up to whole vectors.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd>(self, s: S, rows: Range<usize>) {
-        for run in even_runs(rows, S::TILE_ROWS) {
-            let count = run.len();
-            // SAFETY: the caller's promise covers these rows.
-            let product = unsafe { self.skip_rows(run.start) };
-            if self.columns <= S::LANES {
-                product.tile_of::<S, 1>(s, count);
-            } else {
-                product.tile_of::<S, PANEL_VECTORS>(s, count);
-            }
-        }
+        Rows(self, rows).run(F32(s));
     }
 
     /// The same product with its first `row` rows taken off.
@@ -93,12 +117,12 @@ impl Product {
 
     /// The first `rows` rows in one tile, compiled for exactly that many.
     #[inline(always)]
-    fn tile_of<S: Simd, const VECTORS: usize>(self, s: S, rows: usize) {
+    fn tile_of<D: Dot, const VECTORS: usize>(self, dot: D, rows: usize) {
         macro_rules! compiled_for {
             ($($count:literal)*) => {
                 match rows {
-                    $($count if $count <= S::TILE_ROWS => s.call(Tile::<$count, VECTORS>(self)),)*
-                    _ => unreachable!("a tile has 1 to {} rows", S::TILE_ROWS),
+                    $($count if $count <= D::TILE_ROWS => dot.call(Tile::<$count, VECTORS>(self)),)*
+                    _ => unreachable!("a tile has 1 to {} rows", D::TILE_ROWS),
                 }
             };
         }
@@ -106,27 +130,54 @@ impl Product {
     }
 }
 
-/// A product of exactly `ROWS` rows and at most `VECTORS` vectors of columns. Only [`Product::compute`] makes one, so
-/// the promise made to it holds here.
-struct Tile<const ROWS: usize, const VECTORS: usize>(Product);
+/// Some rows of a product. Only [`Product::compute`] and [`Product::compute_in`] make one, so the promise made to them
+/// holds here.
+struct Rows(Product, Range<usize>);
 
-impl<const ROWS: usize, const VECTORS: usize> Task for Tile<ROWS, VECTORS> {
+impl DotTask for Rows {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<D: Dot>(self, dot: D) {
+        for run in even_runs(self.1, D::TILE_ROWS) {
+            let count = run.len();
+            // SAFETY: the caller's promise covers these rows.
+            let product = unsafe { self.0.skip_rows(run.start) };
+            if product.columns <= D::Simd::LANES {
+                product.tile_of::<D, 1>(dot, count);
+            } else {
+                product.tile_of::<D, PANEL_VECTORS>(dot, count);
+            }
+        }
+    }
+}
+
+/// A product of exactly `ROWS` rows and at most `VECTORS` vectors of columns. Only [`Rows`] makes one, so the promise
+/// made to it holds here.
+struct Tile<const ROWS: usize, const VECTORS: usize>(Product);
+
+impl<const ROWS: usize, const VECTORS: usize> DotTask for Tile<ROWS, VECTORS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, dot: D) {
+        let s = dot.simd();
         let Product { depth, columns, finish, out, out_stride, .. } = self.0;
+        // Integers have nothing to round.
+        let part_words = if D::INTEGERS { depth } else { depth.min(DEPTH_PART) };
         // SAFETY: the parts are within the depth.
-        let mut sums = unsafe { self.sums_over(s, 0..depth.min(DEPTH_PART)) };
-        for start in (DEPTH_PART..depth).step_by(DEPTH_PART) {
+        let mut sums = unsafe { self.sums_over(dot, 0..part_words) };
+        for start in (part_words..depth).step_by(DEPTH_PART) {
             // SAFETY: as above.
-            let part = unsafe { self.sums_over(s, start..depth.min(start + DEPTH_PART)) };
+            let part = unsafe { self.sums_over(dot, start..depth.min(start + DEPTH_PART)) };
             for (sums, part) in sums.iter_mut().zip(part) {
                 for (sum, part) in sums.iter_mut().zip(part) {
-                    *sum = s.add(*sum, part);
+                    *sum = dot.add(*sum, part);
                 }
             }
         }
+        // SAFETY: by the promise made, scales are readable for every row and in whole vectors.
+        let mut sums = unsafe { self.values(dot, sums) };
         // SAFETY: the bias is readable in whole vectors; the factors for every row; residual and out for `ROWS` rows of
         // `columns` values, and beyond `columns` nothing is accessed.
         unsafe {
@@ -134,7 +185,7 @@ impl<const ROWS: usize, const VECTORS: usize> Task for Tile<ROWS, VECTORS> {
                 Finish::Plain => {}
                 Finish::Bias(bias) | Finish::BiasResidual { bias, .. } => {
                     for v in 0..VECTORS {
-                        let bias = s.load(bias.add(v * S::LANES));
+                        let bias = s.load(bias.add(v * D::Simd::LANES));
                         for sums in &mut sums {
                             sums[v] = s.add(sums[v], bias);
                         }
@@ -143,20 +194,22 @@ impl<const ROWS: usize, const VECTORS: usize> Task for Tile<ROWS, VECTORS> {
                 Finish::RowScale(factors) => {
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let factor = s.splat(*factors.add(row));
-                        *sums = sums.map(|sum| s.mul(sum, factor));
+                        for sum in sums {
+                            *sum = s.mul(*sum, factor);
+                        }
                     }
                 }
             }
             if let Finish::BiasResidual { residual, stride, .. } = finish {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = s.add(*sum, load_columns(s, residual.add(row * stride), v * S::LANES, columns));
+                        *sum = s.add(*sum, load_columns(s, residual.add(row * stride), v * D::Simd::LANES, columns));
                     }
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    store_columns(s, out.add(row * out_stride), v * S::LANES, columns, sum);
+                    store_columns(s, out.add(row * out_stride), v * D::Simd::LANES, columns, sum);
                 }
             }
         }
@@ -164,34 +217,81 @@ impl<const ROWS: usize, const VECTORS: usize> Task for Tile<ROWS, VECTORS> {
 }
 
 impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
-    /// The sums over a part of the depth.
+    /// The sums over a part of the depth, which is not empty.
     ///
     /// # Safety
     /// The part must lie within the depth.
     #[inline(always)]
-    unsafe fn sums_over<S: Simd>(&self, s: S, part: Range<usize>) -> [[S::Vector; VECTORS]; ROWS] {
+    unsafe fn sums_over<D: Dot>(&self, dot: D, part: Range<usize>) -> [[D::Sums; VECTORS]; ROWS] {
         /// How far ahead of the arithmetic packed weights are asked for: 8 KiB, as they may come from main memory.
         const AHEAD: usize = 2048;
+        /// Words of a cache line.
+        const LINE: usize = 16;
+        let s = dot.simd();
         let Product { left, left_stride, right, right_stride, .. } = self.0;
-        let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+        let mut sums = [[dot.zero(); VECTORS]; ROWS];
         let mut right_row = right.wrapping_add(part.start * right_stride);
         for k in part {
-            let mut weights = [s.splat(0.0); VECTORS];
+            // SAFETY: `right` is readable for the depth's rows of whole vectors.
+            let mut weights = [unsafe { dot.right(right_row) }; VECTORS];
             for (v, weight) in weights.iter_mut().enumerate() {
-                // SAFETY: `right` is readable for the depth's rows of whole vectors.
-                *weight = unsafe { s.load(right_row.add(v * S::LANES)) };
-                s.prefetch(right_row.wrapping_add(AHEAD + v * S::LANES));
+                // SAFETY: as above.
+                *weight = unsafe { dot.right(right_row.add(v * D::RIGHT_WORDS)) };
+                if v * D::RIGHT_WORDS % LINE == 0 {
+                    s.prefetch(right_row.wrapping_add(AHEAD + v * D::RIGHT_WORDS));
+                }
             }
             for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `left` is readable for `ROWS` rows of the depth's values.
-                let x = s.splat(unsafe { *left.add(row * left_stride + k) });
+                // SAFETY: `left` is readable for `ROWS` rows of the depth's words.
+                let x = unsafe { dot.left(left.add(row * left_stride + k)) };
                 for (sum, &weight) in sums.iter_mut().zip(&weights) {
-                    *sum = s.mul_add(x, weight, *sum);
+                    *sum = dot.multiply_add(x, weight, *sum);
                 }
             }
             right_row = right_row.wrapping_add(right_stride);
         }
         sums
+    }
+
+    /// The values that the sums stand for.
+    ///
+    /// # Safety
+    /// Scales must be readable for every row and in whole vectors.
+    #[inline(always)]
+    unsafe fn values<D: Dot>(
+        &self,
+        dot: D,
+        sums: [[D::Sums; VECTORS]; ROWS],
+    ) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
+        let s = dot.simd();
+        let mut values = [[s.splat(0.0); VECTORS]; ROWS];
+        match self.0.scales {
+            Some(Scales { row: at, factors, sums: column_sums }) if D::INTEGERS => {
+                for v in 0..VECTORS {
+                    // SAFETY: readable in whole vectors.
+                    let (factor, column_sum) = unsafe {
+                        (s.load(factors.add(v * D::Simd::LANES)), s.load(column_sums.add(v * D::Simd::LANES)))
+                    };
+                    for (row, values) in values.iter_mut().enumerate() {
+                        // SAFETY: readable for every row.
+                        let (scale, low) = unsafe {
+                            let scales = self.0.left.add(row * self.0.left_stride + at);
+                            (s.splat(*scales), s.splat(*scales.add(1)))
+                        };
+                        let sum = s.mul(dot.values(sums[row][v]), scale);
+                        values[v] = s.mul_add(sum, factor, s.mul(low, column_sum));
+                    }
+                }
+            }
+            _ => {
+                for (values, sums) in values.iter_mut().zip(sums) {
+                    for (value, sum) in values.iter_mut().zip(sums) {
+                        *value = dot.bits(sum);
+                    }
+                }
+            }
+        }
+        values
     }
 }
 

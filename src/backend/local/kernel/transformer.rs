@@ -18,7 +18,10 @@ use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask};
 use super::math::Activation;
 use super::memory::AlignedBuffer;
 use super::norm::LayerNormTask;
+use super::operand::{self, OperandTask};
+use super::precision::Precision;
 use super::simd::Kernels;
+use super::table::{EmbedTask, Table};
 use super::team::{Member, Team};
 use crate::error::{Error, Result};
 
@@ -97,9 +100,10 @@ struct PackedNorm {
 /// Packed weights of an encoder: immutable, shared by its executors.
 pub struct Transformer {
     kernels: Kernels,
+    precision: Precision,
     shape: Shape,
     arena: Arena,
-    tables: Vec<Vec<f32>>,
+    tables: Vec<Table>,
     embedding_norm: PackedNorm,
     blocks: Vec<PackedBlock>,
 }
@@ -111,6 +115,7 @@ impl Transformer {
     /// do not fit the shape are errors.
     pub fn new(
         kernels: Kernels,
+        precision: Precision,
         shape: Shape,
         tables: Vec<Vec<f32>>,
         embedding_norm: &Norm,
@@ -127,11 +132,13 @@ impl Transformer {
         if let Some(table) = tables.iter().find(|table| table.is_empty() || table.len() % hidden != 0) {
             return Err(Error::config(format!("an embedding table of {} values has no rows of {hidden}", table.len())));
         }
+        // One after the other, so that each is freed before the next is packed.
+        let tables = tables.into_iter().map(|table| Table::pack(precision, table, hidden)).collect::<Result<_>>()?;
         let norm_room = 2 * Arena::room(hidden);
-        let block_room = Linear::room(kernels, 3 * hidden, hidden)
-            + Linear::room(kernels, hidden, hidden)
-            + Linear::room(kernels, intermediate, hidden)
-            + Linear::room(kernels, hidden, intermediate)
+        let block_room = Linear::room((kernels, precision), 3 * hidden, hidden)
+            + Linear::room((kernels, precision), hidden, hidden)
+            + Linear::room((kernels, precision), intermediate, hidden)
+            + Linear::room((kernels, precision), hidden, intermediate)
             + 2 * norm_room;
         let mut arena = Arena::with_room(norm_room + layers * block_room);
         let embedding_norm = pack_norm(&mut arena, embedding_norm, hidden)?;
@@ -149,7 +156,7 @@ impl Transformer {
                         )));
                     }
                 }
-                Linear::pack(kernels, &mut arena, parts, inputs)
+                Linear::pack((kernels, precision), &mut arena, parts, inputs)
             };
             let Block { query, key, value, .. } = &parameters;
             let projection = pack(&[(query, scale), (key, 1.0), (value, 1.0)], hidden, hidden)?;
@@ -160,7 +167,7 @@ impl Transformer {
             let output_norm = pack_norm(&mut arena, &parameters.output_norm, hidden)?;
             blocks.push(PackedBlock { projection, attention_output, attention_norm, up, down, output_norm });
         }
-        Ok(Transformer { kernels, shape, arena, tables, embedding_norm, blocks })
+        Ok(Transformer { kernels, precision, shape, arena, tables, embedding_norm, blocks })
     }
 
     /// Its sizes.
@@ -173,14 +180,19 @@ impl Transformer {
         self.kernels
     }
 
+    /// The numbers of its weights.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Bytes of packed weights and embedding tables.
     pub fn memory(&self) -> usize {
-        (self.arena.values().len() + self.tables.iter().map(Vec::len).sum::<usize>()) * size_of::<f32>()
+        self.arena.values().len() * size_of::<f32>() + self.tables.iter().map(Table::memory).sum::<usize>()
     }
 
     /// Rows of an embedding table.
     pub fn table_rows(&self, table: usize) -> usize {
-        self.tables[table].len() / self.shape.hidden
+        self.tables[table].rows()
     }
 }
 
@@ -226,7 +238,9 @@ struct Scratch {
     sums: AlignedBuffer,
     /// Columns schedule: between the feed-forward matrices, `intermediate` wide.
     between: AlignedBuffer,
-    /// One per member: attention's scratch, or a block's sums and intermediate values.
+    /// Columns schedule: the rows of a product as its precision reads them.
+    operand: AlignedBuffer,
+    /// One per member: attention's scratch, or a block's sums, intermediate values and operand.
     members: Vec<AlignedBuffer>,
 }
 
@@ -291,17 +305,24 @@ impl Scratch {
     fn prepare(&mut self, model: &Transformer, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
         let Shape { hidden, heads, intermediate, .. } = model.shape;
         let mut member = attention::scratch_len(model.kernels, longest, hidden / heads);
+        let operand = row_stride(operand::row_words(model.precision, hidden.max(intermediate)));
         let (column_tokens, block_rows) = match schedule {
             Schedule::Columns => (tokens, 0),
             Schedule::Rows => (0, BLOCK_ROWS),
         };
-        member = member.max(block_rows * (row_stride(hidden) + row_stride(intermediate)));
+        member = member.max(block_rows * (row_stride(hidden) + row_stride(intermediate) + operand));
         Memory {
             states: Matrix::with_room(&mut self.states, tokens, hidden, 0),
             projected: Matrix::with_room(&mut self.projected, tokens, 3 * hidden, model.kernels.panel_width()),
             context: Matrix::with_room(&mut self.context, tokens, hidden, 0),
             sums: Matrix::with_room(&mut self.sums, column_tokens, hidden, 0),
             between: Matrix::with_room(&mut self.between, column_tokens, intermediate, 0),
+            operand: Matrix::with_room(
+                &mut self.operand,
+                column_tokens,
+                operand::row_words(model.precision, hidden.max(intermediate)),
+                0,
+            ),
             members: self.members.iter_mut().map(|memory| MemberMemory::with_room(memory, member)).collect(),
         }
     }
@@ -384,6 +405,7 @@ struct Memory {
     context: Matrix,
     sums: Matrix,
     between: Matrix,
+    operand: Matrix,
     members: Vec<MemberMemory>,
 }
 
@@ -407,33 +429,62 @@ impl Pass<'_> {
     }
 
     fn by_columns(&self, member: &Member<'_>) {
-        let Memory { states, projected, context, sums, between, .. } = self.memory;
-        let activation = Epilogue::Activation(self.model.shape.activation);
+        let Memory { states, projected, context, sums, between, operand, .. } = self.memory;
+        let Shape { hidden, intermediate, activation, .. } = self.model.shape;
+        // What a product reads: the matrix itself, or its rows rounded into the operand.
+        let rounds = self.rounds();
+        let [from_states, from_context, from_between] =
+            [states, context, between].map(|matrix| if rounds { operand } else { matrix });
+        let round = |matrix, width, activation, rows| {
+            if rounds {
+                self.round(matrix, width, activation, operand, rows);
+            }
+        };
+        let up_epilogue = if rounds { Epilogue::Bias } else { Epilogue::Activation(activation) };
         self.each_rows(member, |rows| {
             self.embed(sums, rows.clone());
-            self.norm(&self.model.embedding_norm, (sums, states), rows);
+            self.norm(&self.model.embedding_norm, (sums, states), rows.clone());
+            round(states, hidden, None, rows);
         });
         for block in &self.model.blocks {
-            self.product_by_columns(member, &block.projection, (states, projected), Epilogue::Bias);
+            self.product_by_columns(member, &block.projection, (from_states, projected), Epilogue::Bias);
             self.attend(member);
-            self.product_by_columns(member, &block.attention_output, (context, sums), states.residual());
-            self.each_rows(member, |rows| self.norm(&block.attention_norm, (sums, states), rows));
-            self.product_by_columns(member, &block.up, (states, between), activation);
-            self.product_by_columns(member, &block.down, (between, sums), states.residual());
-            self.each_rows(member, |rows| self.norm(&block.output_norm, (sums, states), rows));
+            if rounds {
+                self.each_rows(member, |rows| round(context, hidden, None, rows));
+            }
+            self.product_by_columns(member, &block.attention_output, (from_context, sums), states.residual());
+            self.each_rows(member, |rows| {
+                self.norm(&block.attention_norm, (sums, states), rows.clone());
+                round(states, hidden, None, rows);
+            });
+            self.product_by_columns(member, &block.up, (from_states, between), up_epilogue);
+            if rounds {
+                self.each_rows(member, |rows| round(between, intermediate, Some(activation), rows));
+            }
+            self.product_by_columns(member, &block.down, (from_between, sums), states.residual());
+            self.each_rows(member, |rows| {
+                self.norm(&block.output_norm, (sums, states), rows.clone());
+                round(states, hidden, None, rows);
+            });
         }
     }
 
     fn by_rows(&self, member: &Member<'_>) {
         let Memory { states, projected, context, .. } = self.memory;
         let Shape { hidden, intermediate, activation, .. } = self.model.shape;
-        let activation = Epilogue::Activation(activation);
         let own = &self.memory.members[member.index()];
         // The member's own sums and intermediate values; row 0 is the block's first.
         let sums = Matrix { start: own.start, stride: row_stride(hidden) };
         let between =
             Matrix { start: own.start.wrapping_add(BLOCK_ROWS * sums.stride), stride: row_stride(intermediate) };
-        assert!(own.len >= BLOCK_ROWS * (sums.stride + between.stride));
+        let operand = Matrix {
+            start: between.start.wrapping_add(BLOCK_ROWS * between.stride),
+            stride: row_stride(operand::row_words(self.model.precision, hidden.max(intermediate))),
+        };
+        assert!(own.len >= BLOCK_ROWS * (sums.stride + between.stride + operand.stride));
+        // Where rows are rounded, that pass applies the activation too.
+        let (up_epilogue, activation) =
+            if self.rounds() { (Epilogue::Bias, Some(activation)) } else { (Epilogue::Activation(activation), None) };
         // As many blocks for each thread.
         let count = self.tokens.div_ceil(BLOCK_ROWS).next_multiple_of(self.threads);
         let block_of = |item: usize| self.tokens * item / count..self.tokens * (item + 1) / count;
@@ -442,7 +493,9 @@ impl Pass<'_> {
             self.embed(states, rows.clone());
             self.norm(&self.model.embedding_norm, (states, states), rows.clone());
             if let Some(first) = self.model.blocks.first() {
-                self.product(&first.projection, (states, projected), Epilogue::Bias, rows);
+                // SAFETY: the matrices have `tokens` rows.
+                let [states, projected] = [states, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
+                self.product(&first.projection, (states, None, operand), projected, Epilogue::Bias, 0..rows.len());
             }
         });
         for (layer, block) in self.model.blocks.iter().enumerate() {
@@ -453,13 +506,14 @@ impl Pass<'_> {
                 let [states, context, projected] =
                     [states, context, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
                 let rows = 0..rows.len();
-                self.product(&block.attention_output, (context, sums), states.residual(), rows.clone());
+                let residual = states.residual();
+                self.product(&block.attention_output, (context, None, operand), sums, residual, rows.clone());
                 self.norm(&block.attention_norm, (sums, states), rows.clone());
-                self.product(&block.up, (states, between), activation, rows.clone());
-                self.product(&block.down, (between, sums), states.residual(), rows.clone());
+                self.product(&block.up, (states, None, operand), between, up_epilogue, rows.clone());
+                self.product(&block.down, (between, activation, operand), sums, residual, rows.clone());
                 self.norm(&block.output_norm, (sums, states), rows.clone());
                 if let Some(next) = self.model.blocks.get(layer + 1) {
-                    self.product(&next.projection, (states, projected), Epilogue::Bias, rows);
+                    self.product(&next.projection, (states, None, operand), projected, Epilogue::Bias, rows);
                 }
             });
         }
@@ -471,18 +525,24 @@ impl Pass<'_> {
         member.phase(count, |item| work(item * NORM_ROWS..((item + 1) * NORM_ROWS).min(self.tokens)));
     }
 
+    /// Whether products read rounded rows.
+    fn rounds(&self) -> bool {
+        operand::row_words(self.model.precision, 1) > 0
+    }
+
+    /// Rounds rows of a matrix, after an activation if there is one, into the same rows of an operand.
+    fn round(&self, input: Matrix, width: usize, activation: Option<Activation>, operand: Matrix, rows: Range<usize>) {
+        let rounding = (self.model.precision, width, activation);
+        // SAFETY: both matrices have these rows, as wide as needed, and they are given to this member.
+        let task = unsafe { OperandTask::new(rounding, input.out(), operand.out(), rows) };
+        self.model.kernels.run(task);
+    }
+
     /// Sums of embedding rows.
-    fn embed(&self, out: Matrix, rows: Range<usize>) {
-        let hidden = self.model.shape.hidden;
-        for token in rows {
-            // SAFETY: `out` has `tokens` rows, and these are given to this member.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.skip_rows(token).start, hidden) };
-            out.fill(0.0);
-            for (table, rows) in self.model.tables.iter().zip(self.rows) {
-                let row = &table[rows[token] as usize * hidden..][..hidden];
-                out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
-        }
+    fn embed(&self, out: Matrix, tokens: Range<usize>) {
+        let Transformer { kernels, shape: Shape { hidden, .. }, ref tables, .. } = *self.model;
+        // SAFETY: `out` has `tokens` rows, and these are given to this member; the indices were checked before the pass.
+        kernels.run(unsafe { EmbedTask::new((tables, self.rows), hidden, out.out(), tokens) });
     }
 
     /// The norm of some rows.
@@ -494,8 +554,21 @@ impl Pass<'_> {
         self.model.kernels.run(task);
     }
 
-    /// All columns of some rows of a product, by this member alone.
-    fn product(&self, linear: &Linear, (input, out): (Matrix, Matrix), epilogue: Epilogue, rows: Range<usize>) {
+    /// All columns of some rows of a product, by this member alone. The input is what may have to be rounded, after an
+    /// activation, into the member's own operand.
+    fn product(
+        &self,
+        linear: &Linear,
+        (input, activation, operand): (Matrix, Option<Activation>, Matrix),
+        out: Matrix,
+        epilogue: Epilogue,
+        rows: Range<usize>,
+    ) {
+        let mut input = input;
+        if self.rounds() {
+            self.round(input, linear.inputs(), activation, operand, rows.clone());
+            input = operand;
+        }
         let layer = (linear, &self.model.arena);
         // SAFETY: the matrices have these rows, as wide as the layer; those of `out` are given to this member, and the
         // input's were written by it or in an earlier phase.
@@ -579,7 +652,10 @@ mod tests {
     fn model(kernels: Kernels) -> Arc<Transformer> {
         let norm = Norm { gamma: values(SHAPE.hidden, 1), beta: values(SHAPE.hidden, 2) };
         let table = values(300 * SHAPE.hidden, 3);
-        Arc::new(Transformer::new(kernels, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64))).unwrap())
+        Arc::new(
+            Transformer::new(kernels, Precision::F32, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64)))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -637,7 +713,7 @@ mod tests {
         let kernels = Kernels::detect();
         let norm = Norm { gamma: vec![1.0; SHAPE.hidden], beta: vec![0.0; SHAPE.hidden] };
         let build = |shape: Shape, table: usize, change: &dyn Fn(&mut Block)| {
-            Transformer::new(kernels, shape, vec![vec![0.0; table]], &norm, |layer| {
+            Transformer::new(kernels, Precision::F32, shape, vec![vec![0.0; table]], &norm, |layer| {
                 let mut block = block(layer as u64);
                 change(&mut block);
                 Ok(block)

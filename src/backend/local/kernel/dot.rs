@@ -1,0 +1,222 @@
+//! How a tile multiplies: one way per precision, and faster ones where a CPU has instructions for it.
+//!
+//! The left factor is read in words of 32 bits: an f32, two bf16 or four bytes, neighbours along the depth. The right
+//! factor has, for every word, a vector of as many values per column.
+
+use super::simd::{Simd, Task};
+
+/// A kind of multiply-add, as a value that exists only where the CPU has its instructions.
+pub(super) trait Dot: Copy {
+    /// The instruction set around it.
+    type Simd: Simd;
+    /// A word of the left factor, in every lane.
+    type Left: Copy;
+    /// A vector of the right factor.
+    type Right: Copy;
+    /// A sum per lane.
+    type Sums: Copy;
+
+    /// Most rows of a tile that stays in registers.
+    const TILE_ROWS: usize;
+    /// Words of memory that a vector of the right factor takes.
+    const RIGHT_WORDS: usize;
+    /// Whether sums are integers: exact, and in need of scales.
+    const INTEGERS: bool;
+
+    /// The instruction set around it.
+    fn simd(self) -> Self::Simd;
+    /// Runs a task compiled for these instructions.
+    fn call<T: DotTask>(self, task: T) -> T::Output;
+    /// No sum yet.
+    fn zero(self) -> Self::Sums;
+    /// `sums + left × right`
+    fn multiply_add(self, left: Self::Left, right: Self::Right, sums: Self::Sums) -> Self::Sums;
+    /// `a + b`
+    fn add(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
+    /// Sums as f32.
+    fn values(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
+    /// The bits of the sums.
+    fn bits(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
+
+    /// # Safety
+    /// `from` must be readable for a word.
+    unsafe fn left(self, from: *const f32) -> Self::Left;
+    /// # Safety
+    /// `from` must be readable for `RIGHT_WORDS` words.
+    unsafe fn right(self, from: *const f32) -> Self::Right;
+}
+
+/// Work written once for every kind of multiply-add; like a [`Task`], inlined all the way.
+pub(super) trait DotTask {
+    /// What it returns.
+    type Output;
+    /// Does the work.
+    fn run<D: Dot>(self, dot: D) -> Self::Output;
+}
+
+/// A kind that an instruction set can do with its ordinary vectors, and the task that brings both together.
+macro_rules! kinds {
+    ($($(#[$about:meta])* $kind:ident by $with:ident {
+        $left:ident, $right:ident, $sums:ident, $rows:ident, $words:expr, $integers:literal;
+        $($methods:tt)*
+    })*) => {$(
+        $(#[$about])*
+        #[derive(Clone, Copy)]
+        pub(super) struct $kind<S>(pub S);
+
+        /// A task done by this kind.
+        pub(super) struct $with<T>(pub T);
+
+        impl<T: DotTask> Task for $with<T> {
+            type Output = T::Output;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) -> T::Output {
+                self.0.run($kind(s))
+            }
+        }
+
+        impl<S: Simd> Dot for $kind<S> {
+            type Simd = S;
+            type Left = S::$left;
+            type Right = S::$right;
+            type Sums = S::$sums;
+            const TILE_ROWS: usize = S::$rows;
+            const RIGHT_WORDS: usize = $words;
+            const INTEGERS: bool = $integers;
+
+            #[inline(always)]
+            fn simd(self) -> S {
+                self.0
+            }
+            #[inline(always)]
+            fn call<T: DotTask>(self, task: T) -> T::Output {
+                self.0.call($with(task))
+            }
+            $($methods)*
+        }
+    )*};
+}
+
+/// The methods of kinds whose sums are f32.
+macro_rules! float_sums {
+    () => {
+        #[inline(always)]
+        fn zero(self) -> S::Vector {
+            self.0.splat(0.0)
+        }
+        #[inline(always)]
+        fn add(self, a: S::Vector, b: S::Vector) -> S::Vector {
+            self.0.add(a, b)
+        }
+        #[inline(always)]
+        fn values(self, sums: S::Vector) -> S::Vector {
+            sums
+        }
+        #[inline(always)]
+        fn bits(self, sums: S::Vector) -> S::Vector {
+            sums
+        }
+    };
+}
+
+kinds! {
+    /// f32 by f32.
+    F32 by WithF32 {
+        Vector, Vector, Vector, TILE_ROWS, S::LANES, false;
+
+        float_sums!();
+        #[inline(always)]
+        fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn left(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable by contract.
+            self.0.splat(unsafe { *from })
+        }
+        #[inline(always)]
+        unsafe fn right(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector by contract.
+            unsafe { self.0.load(from) }
+        }
+    }
+
+    /// f32 by f16, which is widened.
+    F16 by WithF16 {
+        Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
+
+        float_sums!();
+        #[inline(always)]
+        fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn left(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable by contract.
+            self.0.splat(unsafe { *from })
+        }
+        #[inline(always)]
+        unsafe fn right(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector of f16 by contract.
+            unsafe { self.0.load_f16(from) }
+        }
+    }
+
+    /// Pairs of bf16, widened to f32.
+    Bf16 by WithBf16 {
+        Words, Words, Vector, WIDENING_ROWS, S::LANES, false;
+
+        float_sums!();
+        #[inline(always)]
+        fn multiply_add(self, left: S::Words, right: S::Words, sums: S::Vector) -> S::Vector {
+            self.0.add_bf16_products(sums, left, right)
+        }
+        #[inline(always)]
+        unsafe fn left(self, from: *const f32) -> S::Words {
+            // SAFETY: readable by contract.
+            self.0.splat_word(unsafe { *from.cast() })
+        }
+        #[inline(always)]
+        unsafe fn right(self, from: *const f32) -> S::Words {
+            // SAFETY: readable for a vector by contract.
+            unsafe { self.0.load_words(from) }
+        }
+    }
+
+    /// Four unsigned by four signed bytes, widened to 16 bits: no sum saturates.
+    Bytes by WithBytes {
+        Words, Words, Words, WIDENING_ROWS, S::LANES, true;
+
+        #[inline(always)]
+        fn zero(self) -> S::Words {
+            self.0.splat_word(0)
+        }
+        #[inline(always)]
+        fn add(self, a: S::Words, b: S::Words) -> S::Words {
+            self.0.add_words(a, b)
+        }
+        #[inline(always)]
+        fn values(self, sums: S::Words) -> S::Vector {
+            self.0.integers_to_f32(sums)
+        }
+        #[inline(always)]
+        fn bits(self, sums: S::Words) -> S::Vector {
+            self.0.bits(sums)
+        }
+        #[inline(always)]
+        fn multiply_add(self, left: S::Words, right: S::Words, sums: S::Words) -> S::Words {
+            self.0.add_byte_products(sums, left, right)
+        }
+        #[inline(always)]
+        unsafe fn left(self, from: *const f32) -> S::Words {
+            // SAFETY: readable by contract.
+            self.0.splat_word(unsafe { *from.cast() })
+        }
+        #[inline(always)]
+        unsafe fn right(self, from: *const f32) -> S::Words {
+            // SAFETY: readable for a vector by contract.
+            unsafe { self.0.load_words(from) }
+        }
+    }
+}

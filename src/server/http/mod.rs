@@ -6,20 +6,28 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Readiness, Service, health};
+use super::{Service, health};
 use crate::error::{Error, ErrorKind, Result};
 
-impl FromRef<Service> for Readiness {
-    fn from_ref(service: &Service) -> Readiness {
-        service.readiness.clone()
+/// The service, by the model of a path below `/models/<name>`, else by the default one.
+pub(super) struct Scoped(pub(super) Service);
+
+impl FromRequestParts<Service> for Scoped {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Scoped, Response> {
+        let params = RawPathParams::from_request_parts(parts, service).await.map_err(IntoResponse::into_response)?;
+        let name = params.iter().find_map(|(key, value)| (key == "model").then_some(value)).unwrap_or_default();
+        service.of_model(name).map(Scoped).map_err(|error| error_response(&error))
     }
 }
 
@@ -27,13 +35,17 @@ impl FromRef<Service> for Readiness {
 pub(super) fn router(service: Service) -> Router {
     let max_body_bytes = service.limits.max_body_bytes;
     let mut router = Router::new();
+    // Each also below /models/<name>, which makes that a base URL like any container's.
     for (path, route) in [
         ("/.well-known/live", get_only(get(health::live))),
         ("/.well-known/ready", get_only(get(health::ready))),
         ("/meta", get_only(get(t2v::meta))),
         ("/vectors", axum::routing::post(t2v::vectors)),
     ] {
-        router = router.route(path, route.clone()).route(&format!("{path}/"), route);
+        for base in ["", "/models/{model}"] {
+            let path = format!("{base}{path}");
+            router = router.route(&format!("{path}/"), route.clone()).route(&path, route.clone());
+        }
     }
     router
         .fallback(not_found)

@@ -6,7 +6,6 @@
 //! each text that failed. Bodies are checked as FastAPI does it, with the same 422 details, and `error` beside them.
 
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
@@ -14,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{error_response, error_response_with, json_response, within_deadline};
+use super::{Scoped, error_response, error_response_with, json_response, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind};
 use crate::server::Service;
 
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
-pub async fn meta(State(service): State<Service>) -> Response {
+pub async fn meta(Scoped(service): Scoped) -> Response {
     match service.meta() {
         Ok(meta) => json_response(StatusCode::OK, &meta),
         Err(error) => error_response(&error),
@@ -46,11 +45,7 @@ struct ManyAnswer<'a> {
 }
 
 /// `POST /vectors`.
-pub async fn vectors(
-    State(service): State<Service>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+pub async fn vectors(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {

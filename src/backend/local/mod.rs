@@ -283,6 +283,7 @@ impl Backend for LocalBackend {
         let (counters, batcher) = (&self.model.counters, self.inference.batcher());
         let waiting = |class| batcher.depth(class).tokens;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let pooling: Vec<_> = treatment.pooling().iter().map(|mode| mode.as_str()).collect();
         let mut meta = Map::new();
         meta.insert("model".into(), Value::Object(self.description.config.clone()));
         meta.insert("model_path".into(), json!(self.description.dir.display().to_string()));
@@ -296,6 +297,7 @@ impl Backend for LocalBackend {
                 "profile_chosen_by": self.profile_reason,
                 "dimensions": self.info.dimensions,
                 "max_tokens": treatment.max_tokens(),
+                "pooling": pooling.join("+"),
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
                 "apply_dimensions": treatment.apply_dimensions,

@@ -104,6 +104,13 @@ impl Cached {
         })
     }
 
+    /// Puts a cache around another model's backend that shares this one's room and counters. Neither finds the other's
+    /// vectors.
+    pub fn beside(&self, inner: Arc<dyn Backend>) -> Arc<Cached> {
+        let keys = KeyMaker::new(&inner.info().fingerprint);
+        Arc::new(Cached { inner, keys, store: self.store.clone() })
+    }
+
     /// The counters, and what is held now.
     pub fn stats(&self) -> CacheStats {
         self.store.stats()

@@ -11,10 +11,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::Backend;
-use crate::backend::local::{LocalBackend, LocalOptions};
+use crate::backend::local::{Inference, LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
 use crate::cache::Cached;
-use crate::config::{Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ReferenceEnv, ServeArgs};
+use crate::config::{
+    Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv, ServeArgs,
+};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
@@ -53,14 +55,22 @@ async fn serve(args: ServeArgs) -> Result<()> {
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, "live: HTTP and gRPC on one port");
-    let readiness = Readiness::default();
+    let models = match args.passage_model {
+        // A pair is one model without a name.
+        Some(_) => Vec::new(),
+        None => reference.models(&args.model)?,
+    };
+    let readiness = match &models[..] {
+        [] => Readiness::default(),
+        models => Readiness::of(models.iter().map(|model| model.name.clone())),
+    };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args), async {
         // An error means that the sender is gone, which is a reason to stop as well.
         let _ = stopped.await;
     }));
     let serving = async {
-        readiness.ready(load_and_warm(&args, &reference).await?);
+        load_and_warm(&args, &models, &reference, &readiness).await?;
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -114,7 +124,10 @@ struct EmbedLine<'a> {
 async fn embed(args: EmbedArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
     init_telemetry(&args.model, &reference);
-    let backend = load(&reference.model(&args.model), &args.model, &reference).await?;
+    let [ModelChoice { source, .. }] = &reference.models(&args.model)?[..] else {
+        return Err(Error::config("embed works with one model: give --model once"));
+    };
+    let backend = load(source, &args.model, &reference, &inference(&args.model)?).await?;
     let settings = EmbedRequest {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
@@ -187,8 +200,18 @@ fn init_telemetry(args: &ModelArgs, reference: &ReferenceEnv) {
     }
 }
 
+/// The queue and the thread for all models of this process.
+fn inference(args: &ModelArgs) -> Result<Arc<Inference>> {
+    Ok(Arc::new(Inference::start(args.threads, args.max_waiting_tokens)?))
+}
+
 /// Finds (or downloads) and loads a model.
-async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<LocalBackend> {
+async fn load(
+    name: &str,
+    args: &ModelArgs,
+    reference: &ReferenceEnv,
+    inference: &Arc<Inference>,
+) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
     let found = locate::locate(name, args.revision.as_deref(), &hub).await?;
@@ -208,7 +231,8 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
         waiting_tokens: args.max_waiting_tokens,
         queries_first: args.queries_first,
     };
-    let backend = tokio::task::spawn_blocking(move || LocalBackend::load(&options))
+    let inference = inference.clone();
+    let backend = tokio::task::spawn_blocking(move || LocalBackend::load_beside(&options, inference))
         .await
         .map_err(|error| Error::internal(format!("loading the model failed: {error}")))??;
     let (profile, chosen_by) = backend.profile();
@@ -228,24 +252,53 @@ async fn load(name: &str, args: &ModelArgs, reference: &ReferenceEnv) -> Result<
     Ok(backend)
 }
 
-/// A model is ready when it has made a vector of each kind.
-async fn load_and_warm(args: &ServeArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
-    let backend: Arc<dyn Backend> = match (&args.passage_model, &args.query_model) {
-        (Some(passage), Some(query)) => {
-            let passage = load(passage, &args.model, reference).await?;
-            let query = load(query, &args.model, reference).await?;
-            Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?)
-        }
-        _ => Arc::new(load(&reference.model(&args.model), &args.model, reference).await?),
-    };
+/// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
+async fn load_and_warm(
+    args: &ServeArgs,
+    models: &[ModelChoice],
+    reference: &ReferenceEnv,
+    readiness: &Readiness,
+) -> Result<()> {
+    let inference = inference(&args.model)?;
+    if let (Some(passage), Some(query)) = (&args.passage_model, &args.query_model) {
+        let passage = load(passage, &args.model, reference, &inference).await?;
+        let query = load(query, &args.model, reference, &inference).await?;
+        let pair: Arc<dyn Backend> = Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?);
+        warm(&*pair).await?;
+        readiness.ready(match Cached::around(pair.clone(), reference.cache(args)) {
+            Some(cached) => cached,
+            None => pair,
+        });
+    }
+    let mut cache: Option<Arc<Cached>> = None;
+    let mut loaded: Vec<(&str, Arc<dyn Backend>)> = Vec::new();
+    for (place, ModelChoice { source, .. }) in models.iter().enumerate() {
+        // A model of several names is there once.
+        let known = loaded.iter().find(|(other, _)| other == source).map(|(_, backend)| backend.clone());
+        let backend = match known {
+            Some(backend) => backend,
+            None => {
+                let backend: Arc<dyn Backend> = Arc::new(load(source, &args.model, reference, &inference).await?);
+                warm(&*backend).await?;
+                cache = match &cache {
+                    Some(first) => Some(first.beside(backend.clone())),
+                    None => Cached::around(backend.clone(), reference.cache(args)),
+                };
+                cache.clone().map_or(backend, |cached| cached)
+            }
+        };
+        loaded.push((source, backend.clone()));
+        readiness.model_ready(place, backend);
+    }
+    tracing::info!("ready");
+    Ok(())
+}
+
+async fn warm(backend: &dyn Backend) -> Result<()> {
     for warmed in backend.embed(vec![EmbedRequest::passage("warm up"), EmbedRequest::query("warm up")]).await? {
         warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
     }
-    tracing::info!("ready");
-    Ok(match Cached::around(backend.clone(), reference.cache(args)) {
-        Some(cached) => cached,
-        None => backend,
-    })
+    Ok(())
 }
 
 /// Resolves on SIGTERM or SIGINT.

@@ -112,10 +112,11 @@ pub struct ServeArgs {
 /// Which model, and how it treats texts.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Directory or Hub id of the model [default: /app/models/model if it exists, else MODEL_NAME, else
+    /// Directory or Hub id of the model, or <name>=<directory or Hub id>; serve takes it several times, or several with
+    /// commas between, the first being the default one [default: /app/models/model if it exists, else MODEL_NAME, else
     /// sentence-transformers/all-MiniLM-L6-v2]
-    #[arg(long, env = "T2V_MODEL")]
-    pub model: Option<String>,
+    #[arg(long, env = "T2V_MODEL", value_delimiter = ',')]
+    pub model: Vec<String>,
     /// Branch, tag or commit of a Hub model [default: main]
     #[arg(long, env = "T2V_REVISION")]
     pub revision: Option<String>,
@@ -193,6 +194,35 @@ pub struct HealthcheckArgs {
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+}
+
+/// A model to serve, and the name it is asked for by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelChoice {
+    /// As the operator named it; `None`: as it calls itself.
+    pub name: Option<String>,
+    /// Directory or Hub id.
+    pub source: String,
+}
+
+impl ModelChoice {
+    /// A model under its own name.
+    pub fn unnamed(source: impl Into<String>) -> ModelChoice {
+        ModelChoice { name: None, source: source.into() }
+    }
+
+    /// Reads `<name>=<source>` or `<source>`. What has other signs than letters, digits, `.`, `_` and `-` before its first
+    /// `=` is a source with a `=` in it.
+    fn read(text: &str) -> ModelChoice {
+        let is_name = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        };
+        match text.split_once('=') {
+            Some((name, source)) if is_name(name) => ModelChoice { name: Some(name.into()), source: source.into() },
+            _ => ModelChoice::unnamed(text),
+        }
+    }
 }
 
 /// A profile, or `auto`.
@@ -337,17 +367,25 @@ impl ReferenceEnv {
         CacheOptions { max_bytes: args.cache_bytes.unwrap_or(default), ttl: args.cache_ttl.map(Duration::from_secs) }
     }
 
-    /// The model to serve: flag, else the image's model directory, else `MODEL_NAME`, else the default.
-    pub fn model(&self, args: &ModelArgs) -> String {
-        self.model_with(args, Path::new(IMAGE_MODEL_DIR).is_dir())
+    /// The models to serve, the default one first: flag, else the image's model directory, else `MODEL_NAME`, else the
+    /// default. An error if two have one name.
+    pub fn models(&self, args: &ModelArgs) -> Result<Vec<ModelChoice>> {
+        let models = self.models_with(args, Path::new(IMAGE_MODEL_DIR).is_dir());
+        for (place, model) in models.iter().enumerate() {
+            if model.name.is_some() && models[..place].iter().any(|other| other.name == model.name) {
+                let name = model.name.as_deref().unwrap_or_default();
+                return Err(Error::config(format!("two models are named '{name}': give each --model its own name")));
+            }
+        }
+        Ok(models)
     }
 
-    fn model_with(&self, args: &ModelArgs, image_dir_exists: bool) -> String {
-        match (&args.model, image_dir_exists, &self.model_name) {
-            (Some(model), _, _) => model.clone(),
-            (None, true, _) => IMAGE_MODEL_DIR.to_owned(),
-            (None, false, Some(name)) => name.clone(),
-            (None, false, None) => DEFAULT_MODEL.to_owned(),
+    fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Vec<ModelChoice> {
+        match (&args.model[..], image_dir_exists, &self.model_name) {
+            ([], true, _) => vec![ModelChoice::unnamed(IMAGE_MODEL_DIR)],
+            ([], false, Some(name)) => vec![ModelChoice::unnamed(name)],
+            ([], false, None) => vec![ModelChoice::unnamed(DEFAULT_MODEL)],
+            (models, _, _) => models.iter().map(|model| ModelChoice::read(model)).collect(),
         }
     }
 }
@@ -383,10 +421,25 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.serve.model.direct_tokenize, Some(true));
         let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
-        assert_eq!(named.model_with(&cli.serve.model, true), "x");
+        let model = |env: &ReferenceEnv, args: &ModelArgs, image| env.models_with(args, image)[0].source.clone();
+        assert_eq!(model(&named, &cli.serve.model, true), "x");
         let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
-        assert_eq!(named.model_with(&bare, true), IMAGE_MODEL_DIR);
-        assert_eq!(named.model_with(&bare, false), "org/name");
-        assert_eq!(env(&[]).expect("env").model_with(&bare, false), DEFAULT_MODEL);
+        assert_eq!(model(&named, &bare, true), IMAGE_MODEL_DIR);
+        assert_eq!(model(&named, &bare, false), "org/name");
+        assert_eq!(model(&env(&[]).expect("env"), &bare, false), DEFAULT_MODEL);
+    }
+
+    #[test]
+    fn several_models_are_named_in_order() {
+        let read = |arguments: &[&str]| {
+            let arguments = ["text2vec-sidecar"].iter().chain(arguments);
+            let models = ReferenceEnv::default().models(&Cli::parse_from(arguments).serve.model);
+            models.map(|models| models.into_iter().map(|model| (model.name, model.source)).collect::<Vec<_>>())
+        };
+        let named = |name: &str, source: &str| (Some(name.to_owned()), source.to_owned());
+        let models = read(&["--model", "a=/m/a", "--model", "org/b,c.1=./d=e", "--model", "./f=g"]);
+        let unnamed = |source: &str| (None, source.to_owned());
+        assert_eq!(models, Ok(vec![named("a", "/m/a"), unnamed("org/b"), named("c.1", "./d=e"), unnamed("./f=g")]));
+        assert!(read(&["--model", "a=x,a=y"]).is_err());
     }
 }

@@ -410,7 +410,7 @@ fn url_resolution() {
         let endpoints = Endpoints::new(urls_from(&case.env).unwrap(), "");
         let vectors_url = |task| match endpoints.resolve(&settings, task) {
             Endpoint::Remote(base) => request_url(base, "/vectors"),
-            Endpoint::Local => panic!("{}: local", case.name),
+            Endpoint::Local | Endpoint::Model(_) => panic!("{}: local", case.name),
         };
         let environment = endpoints.environment().unwrap();
         let services = |path: &str| match environment.is_one_service() {

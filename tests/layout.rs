@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crates, and the only places that may name each.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
+    ("base64", &["server/http/openai.rs"]),
     ("hyper", &["server/"]),
     ("hyper_util", &["server/"]),
     ("tonic", &["server/", "lib.rs"]),

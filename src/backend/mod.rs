@@ -24,6 +24,16 @@ pub struct Embedding {
     pub ignored: Vec<&'static str>,
 }
 
+impl Embedding {
+    /// The first `dimensions` numbers, scaled to length 1 (L2); zeros stay zeros.
+    pub fn shortened(&self, dimensions: usize) -> Embedding {
+        let kept = &self.vector[..dimensions.min(self.vector.len())];
+        let norm = kept.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt().max(1e-12);
+        let vector = kept.iter().map(|&value| (f64::from(value) / norm) as f32).collect();
+        Embedding { vector, ..self.clone() }
+    }
+}
+
 /// What a backend serves, as `/meta` and the answers tell it.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {

@@ -20,8 +20,10 @@ pub struct InferenceUrls {
 /// Where a text is embedded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint<'a> {
-    /// By this sidecar's own model for the task.
+    /// By this sidecar's default model.
     Local,
+    /// By this sidecar's model of this name: the URL is one of its own, with `/models/<name>` behind.
+    Model(&'a str),
     /// By the service with this base URL, as written; nothing is trimmed or checked.
     Remote(&'a str),
 }
@@ -86,8 +88,22 @@ impl Endpoints {
             Task::Query => &urls.query,
         });
         match [&settings.inference_url, of_task, of_environment].into_iter().find(|url| !url.is_empty()) {
-            Some(url) if !self.own_urls.contains(&comparable(url)) => Endpoint::Remote(url),
-            _ => Endpoint::Local,
+            Some(url) => self.classify(url),
+            None => Endpoint::Local,
+        }
+    }
+}
+
+impl Endpoints {
+    /// Whether a base URL is this sidecar, one of its models, or another service.
+    fn classify<'a>(&self, url: &'a str) -> Endpoint<'a> {
+        let is_own = |url: &str| self.own_urls.contains(&comparable(url));
+        match url.trim().trim_end_matches('/').rsplit_once("/models/") {
+            _ if is_own(url) => Endpoint::Local,
+            Some((base, name)) if is_own(base) && !name.is_empty() && !name.contains(['/', '?', '#']) => {
+                Endpoint::Model(name)
+            }
+            _ => Endpoint::Remote(url),
         }
     }
 }
@@ -127,6 +143,26 @@ mod tests {
         }
         for url in ["http://t2v:8081", "http://t2v:8080/base", "https://x/base", "t2v:8080", " "] {
             assert!(!at(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_names_a_model_of_this_sidecar_is_that_model() {
+        let endpoints = Endpoints::new(None, "http://t2v:8080,https://x/base");
+        let at = |url: &str| {
+            let settings = Settings { inference_url: url.to_owned(), ..Settings::default() };
+            match endpoints.resolve(&settings, Task::Passage) {
+                Endpoint::Model(name) => Some(name.to_owned()),
+                Endpoint::Local | Endpoint::Remote(_) => None,
+            }
+        };
+        for url in ["http://t2v:8080/models/bge", "http://T2V:8080/models/bge/", "https://x/base/models/bge"] {
+            assert_eq!(at(url).as_deref(), Some("bge"), "{url}");
+        }
+        for url in
+            ["http://t2v:8080/models/", "http://t2v:8080/models/a/b", "http://other/models/bge", "http://t2v:8080"]
+        {
+            assert_eq!(at(url), None, "{url}");
         }
     }
 

@@ -60,6 +60,20 @@ pub enum PoolingMode {
     LastToken,
 }
 
+impl PoolingMode {
+    /// The name `/meta` and `/info` show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolingMode::Cls => "cls",
+            PoolingMode::Mean => "mean",
+            PoolingMode::Max => "max",
+            PoolingMode::MeanSqrtLen => "mean_sqrt_len",
+            PoolingMode::WeightedMean => "weighted_mean",
+            PoolingMode::LastToken => "last_token",
+        }
+    }
+}
+
 /// Files by which the reference container's build script records its settings in the model directory. `None`: no file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Markers {

@@ -1,14 +1,13 @@
 //! Health for orchestrators: `/.well-known/live` and `/.well-known/ready` over HTTP, `grpc.health.v1` over gRPC.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::{HealthReporter, HealthService};
 
-use super::http::error_response;
-use super::{Phase, Readiness};
+use super::Readiness;
+use super::http::{Scoped, error_response};
 use crate::error::{Error, ErrorKind};
 
 /// 204 as soon as the port is bound.
@@ -16,9 +15,14 @@ pub async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// 204 when loaded and warmed, else 503 with the reason.
-pub async fn ready(State(readiness): State<Readiness>) -> Response {
-    match readiness.reason() {
+/// 204 when loaded and warmed, else 503 with the reason: every model, or the one of the path.
+pub async fn ready(Scoped(service): Scoped) -> Response {
+    let readiness = &service.readiness;
+    let reason = match service.model.as_deref() {
+        None => readiness.reason(),
+        model => readiness.reason_for(model),
+    };
+    match reason {
         None => StatusCode::NO_CONTENT.into_response(),
         Some(reason) => error_response(&Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),
     }
@@ -30,11 +34,10 @@ pub async fn grpc_health(readiness: &Readiness, services: &'static [&'static str
     // The reporter is born with "" serving; nothing may be told so before the model is there.
     report(&reporter, services, readiness.reason().is_none()).await;
     let server = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
-    let mut phases = readiness.subscribe();
+    let (mut changes, readiness) = (readiness.subscribe(), readiness.clone());
     tokio::spawn(async move {
-        while phases.changed().await.is_ok() {
-            let serving = matches!(*phases.borrow_and_update(), Phase::Ready(_));
-            report(&reporter, services, serving).await;
+        while changes.changed().await.is_ok() {
+            report(&reporter, services, readiness.reason().is_none()).await;
         }
     });
     server

@@ -7,6 +7,7 @@ mod grpc;
 mod health;
 mod http;
 mod inflight;
+mod models;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use axum::middleware;
 use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use self::classes::Classes;
 use self::connection::Connections;
 use self::inflight::{BodyRoom, hold_room};
+pub use self::models::Readiness;
 use crate::backend::{Backend, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
@@ -65,80 +66,14 @@ pub struct ModuleOptions {
     pub lowercase_input: bool,
 }
 
-/// Where the server is in its life.
-#[derive(Clone)]
-enum Phase {
-    /// The port is bound, nothing can be embedded yet; the text says why.
-    Starting(Arc<str>),
-    /// Loaded and warmed.
-    Ready(Arc<dyn Backend>),
-    /// Stopping: what is in flight is finished.
-    Draining(Arc<dyn Backend>),
-}
-
-/// The server's readiness, shared by every surface: a latch that goes from starting to ready to draining.
-#[derive(Clone)]
-pub struct Readiness {
-    phase: Arc<watch::Sender<Phase>>,
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Readiness { phase: Arc::new(watch::Sender::new(Phase::Starting("the model is being loaded".into()))) }
-    }
-}
-
-impl Readiness {
-    /// Not ready yet, for the given reason.
-    pub fn starting(&self, reason: &str) {
-        self.phase.send_replace(Phase::Starting(reason.into()));
-    }
-
-    /// Ready: the backend is loaded and warmed.
-    pub fn ready(&self, backend: Arc<dyn Backend>) {
-        self.phase.send_replace(Phase::Ready(backend));
-    }
-
-    /// No longer ready; requests that still arrive are served.
-    pub fn draining(&self) {
-        self.phase.send_modify(|phase| {
-            if let Phase::Ready(backend) = phase {
-                *phase = Phase::Draining(backend.clone());
-            }
-        });
-    }
-
-    /// Why the server is not ready, or `None` when it is.
-    fn reason(&self) -> Option<String> {
-        match &*self.phase.borrow() {
-            Phase::Starting(reason) => Some(reason.to_string()),
-            Phase::Ready(_) => None,
-            Phase::Draining(_) => Some("the server is shutting down".to_owned()),
-        }
-    }
-
-    fn backend(&self) -> Result<Arc<dyn Backend>> {
-        match &*self.phase.borrow() {
-            Phase::Starting(reason) => Err(Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),
-            Phase::Ready(backend) | Phase::Draining(backend) => Ok(backend.clone()),
-        }
-    }
-
-    fn is_draining(&self) -> bool {
-        matches!(&*self.phase.borrow(), Phase::Draining(_))
-    }
-
-    fn subscribe(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-}
-
 /// What the surfaces share.
 #[derive(Clone)]
 struct Service {
     readiness: Readiness,
     limits: Limits,
     module: Arc<Module>,
+    /// The model that is meant; `None` is the default one.
+    model: Option<Arc<str>>,
 }
 
 /// What the module service needs beside the backend.
@@ -149,9 +84,22 @@ struct Module {
 }
 
 impl Service {
+    /// The same service, by the model of this name; an empty one is the model meant so far.
+    fn of_model(&self, name: &str) -> Result<Service> {
+        if name.is_empty() {
+            return Ok(self.clone());
+        }
+        self.readiness.backend(Some(name))?;
+        Ok(Service { model: Some(name.into()), ..self.clone() })
+    }
+
+    fn backend(&self) -> Result<Arc<dyn Backend>> {
+        self.readiness.backend(self.model.as_deref())
+    }
+
     /// Embeds the texts of one request; a text over its limit is refused alone.
     async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
-        let backend = self.readiness.backend()?;
+        let backend = self.backend()?;
         self.check_texts(requests.len())?;
         let deadline = Instant::now() + self.limits.max_wait;
         for request in &mut requests {
@@ -193,7 +141,7 @@ impl Service {
     }
 
     fn meta(&self) -> Result<Map<String, Value>> {
-        let mut meta = self.readiness.backend()?.meta();
+        let mut meta = self.backend()?.meta();
         if let Some(Value::Object(sidecar)) = meta.get_mut("sidecar") {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
@@ -201,6 +149,8 @@ impl Service {
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
+            let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
+            sidecar.insert("models".into(), json!(models));
         }
         Ok(meta)
     }
@@ -251,7 +201,7 @@ pub async fn run(
 ) -> std::io::Result<()> {
     let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input }, lifetimes } = options;
     let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
-    let service = Service { readiness: readiness.clone(), limits, module };
+    let service = Service { readiness: readiness.clone(), limits, module, model: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
     let mut connections =

@@ -52,11 +52,15 @@ impl TestServer {
     }
 
     /// Starts a server that is not ready yet, told everything. Tests have no time for a drain delay.
-    pub async fn start_with(mut options: ServerOptions) -> TestServer {
+    pub async fn start_with(options: ServerOptions) -> TestServer {
+        TestServer::start_serving(options, Readiness::default()).await
+    }
+
+    /// Starts a server of these models, told everything.
+    pub async fn start_serving(mut options: ServerOptions, readiness: Readiness) -> TestServer {
         options.lifetimes.drain_delay = Duration::ZERO;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("address");
-        let readiness = Readiness::default();
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
             let _ = stopped.await;

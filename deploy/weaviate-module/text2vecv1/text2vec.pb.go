@@ -581,6 +581,7 @@ type ClassConfig struct {
 	ClassJson     string                 `protobuf:"bytes,1,opt,name=class_json,json=classJson,proto3" json:"class_json,omitempty"`
 	TargetVector  string                 `protobuf:"bytes,2,opt,name=target_vector,json=targetVector,proto3" json:"target_vector,omitempty"`
 	Tenant        string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Model         string                 `protobuf:"bytes,4,opt,name=model,proto3" json:"model,omitempty"` // the model that embeds, whatever the class's URLs say; "" = as they say, else the default
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -632,6 +633,13 @@ func (x *ClassConfig) GetTargetVector() string {
 func (x *ClassConfig) GetTenant() string {
 	if x != nil {
 		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ClassConfig) GetModel() string {
+	if x != nil {
+		return x.Model
 	}
 	return ""
 }
@@ -2170,12 +2178,13 @@ const file_text2vec_v1_text2vec_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x01(\v2\x1d.text2vec.v1.VectorizeOptionsR\aoptions\"_\n" +
 	"\x17VectorizeStreamResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
-	"\x06result\x18\x02 \x01(\v2\x1c.text2vec.v1.VectorizeResultR\x06result\"i\n" +
+	"\x06result\x18\x02 \x01(\v2\x1c.text2vec.v1.VectorizeResultR\x06result\"\x7f\n" +
 	"\vClassConfig\x12\x1d\n" +
 	"\n" +
 	"class_json\x18\x01 \x01(\tR\tclassJson\x12#\n" +
 	"\rtarget_vector\x18\x02 \x01(\tR\ftargetVector\x12\x16\n" +
-	"\x06tenant\x18\x03 \x01(\tR\x06tenant\"\x85\x01\n" +
+	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x14\n" +
+	"\x05model\x18\x04 \x01(\tR\x05model\"\x85\x01\n" +
 	"\x06Object\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x121\n" +

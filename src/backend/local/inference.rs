@@ -2,6 +2,10 @@
 //!
 //! A text is one sequence, or one per sentence; its sequences may be computed in different batches. Whoever computes the
 //! last of them finishes the text and answers.
+//!
+//! All models of a process can share one thread and its queue ([`Inference`]): then one forward pass runs at a time, on
+//! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
+//! pass for each; the threads of a model that is not at work are parked.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::batcher::{Batcher, Piece};
+use super::batcher::{Batcher, Options, Piece};
 use super::encoder::{Encoder, TokenBatch};
 use super::plan::Plan;
 use super::pooling;
@@ -30,6 +34,87 @@ pub struct Counters {
     pub failed_texts: AtomicU64,
 }
 
+/// A model as the inference thread sees it.
+pub struct Model {
+    /// Locked by the inference thread alone, and for a forward pass.
+    encoder: Mutex<Box<dyn Encoder>>,
+    /// What happened to its texts.
+    pub counters: Counters,
+}
+
+impl Model {
+    /// A model that is to be computed by this encoder.
+    pub fn new(encoder: Box<dyn Encoder>) -> Model {
+        Model { encoder: Mutex::new(encoder), counters: Counters::default() }
+    }
+}
+
+/// A queue and the thread that empties it, for any number of models. Dropping it lets what was admitted be served.
+pub struct Inference {
+    batcher: Batcher<Sequence>,
+    threads: usize,
+}
+
+impl Inference {
+    /// Starts the thread. A forward pass has `threads` threads (`None`: what the process may use), and `waiting_tokens`
+    /// may wait before callers wait for room.
+    pub fn start(threads: Option<usize>, waiting_tokens: usize) -> Result<Inference> {
+        let threads = match threads {
+            Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let batcher = Batcher::new(queue_options(threads, waiting_tokens));
+        let queue = batcher.clone();
+        std::thread::Builder::new()
+            .name("inference".into())
+            .spawn(move || {
+                // Should this thread ever end on a panic, callers must not wait for it.
+                let _last = StopAtEnd(&queue);
+                work(&queue);
+            })
+            .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
+        Ok(Inference { batcher, threads })
+    }
+
+    /// The queue.
+    pub fn batcher(&self) -> &Batcher<Sequence> {
+        &self.batcher
+    }
+
+    /// Threads of a forward pass.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+}
+
+impl Drop for Inference {
+    fn drop(&mut self) {
+        self.batcher.close();
+    }
+}
+
+/// Batches small enough that a query never waits long for a running one (about 15 ms of MiniLM on two cores), and large
+/// enough that weights are not read for a few tokens only.
+fn queue_options(threads: usize, waiting_tokens: usize) -> Options {
+    let batch_tokens = 64 * threads.max(2);
+    Options {
+        batch_tokens,
+        query_batch_tokens: batch_tokens,
+        query_fill_tokens: 0,
+        queries_in_a_row: 8,
+        waiting_tokens,
+    }
+}
+
+struct StopAtEnd<'a>(&'a Batcher<Sequence>);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 /// One sequence of a text, waiting to be computed.
 pub struct Sequence {
     ids: Vec<u32>,
@@ -41,6 +126,7 @@ pub struct Sequence {
 
 /// A text whose sequences are being computed.
 struct Text {
+    model: Arc<Model>,
     plan: Plan,
     tokens: u32,
     truncated: bool,
@@ -65,11 +151,16 @@ impl Piece for Sequence {
     }
 }
 
-/// A text's sequences, ready to be queued, and where its vector will arrive.
-pub fn sequences(plan: Plan, tokens: Vec<Tokens>) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
+/// A text's sequences, ready to be queued for a model, and where its vector will arrive.
+pub fn sequences(
+    model: &Arc<Model>,
+    plan: Plan,
+    tokens: Vec<Tokens>,
+) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
     let (reply, answer) = oneshot::channel();
     let progress = Progress { vectors: vec![Vec::new(); tokens.len()], missing: tokens.len(), reply: Some(reply) };
     let text = Arc::new(Text {
+        model: model.clone(),
         plan,
         tokens: tokens.iter().map(|tokens| tokens.ids.len() as u32).sum(),
         truncated: tokens.iter().any(|tokens| tokens.truncated),
@@ -84,37 +175,52 @@ pub fn sequences(plan: Plan, tokens: Vec<Tokens>) -> (Vec<Sequence>, oneshot::Re
     (tokens.into_iter().enumerate().map(sequence).collect(), answer)
 }
 
-/// Computes batches until the queue has ended. Runs on a thread of its own.
-pub fn work(batcher: &Batcher<Sequence>, encoder: &mut dyn Encoder, counters: &Counters) {
+/// Computes batches until the queue has ended.
+fn work(batcher: &Batcher<Sequence>) {
     while let Some(batch) = batcher.next_batch() {
-        match (compute(encoder, &batch.pieces, counters), &batch.pieces[..]) {
-            (Ok(()), _) => {}
-            (Err(error), [alone]) => alone.text.fail(error, counters),
-            // One of them is the cause: its neighbours must not suffer.
-            (Err(_), sequences) => {
-                for sequence in sequences {
-                    if let Err(error) = compute(encoder, std::slice::from_ref(sequence), counters) {
-                        sequence.text.fail(error, counters);
-                    }
+        let mut sequences = batch.pieces;
+        let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
+        // Stable: sequences of a model keep their order.
+        sequences.sort_by_key(model);
+        for sequences in sequences.chunk_by(|a, b| model(a) == model(b)) {
+            compute_together(sequences);
+        }
+    }
+}
+
+/// Computes sequences of one model. Should they fail together, each is computed by itself: one of them is the cause, and
+/// its neighbours must not suffer.
+fn compute_together(sequences: &[Sequence]) {
+    match (compute(sequences), sequences) {
+        (Ok(()), _) => {}
+        (Err(error), [alone]) => alone.text.fail(error),
+        (Err(_), sequences) => {
+            for sequence in sequences {
+                if let Err(error) = compute(std::slice::from_ref(sequence)) {
+                    sequence.text.fail(error);
                 }
             }
         }
     }
 }
 
-/// Forward pass and pooling of some sequences; each text that becomes complete is answered.
-fn compute(encoder: &mut dyn Encoder, sequences: &[Sequence], counters: &Counters) -> Result<()> {
+/// Forward pass and pooling of some sequences of one model; each text that becomes complete is answered.
+fn compute(sequences: &[Sequence]) -> Result<()> {
+    let Some(first) = sequences.first() else { return Ok(()) };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut batch = TokenBatch::new();
         for sequence in sequences {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
+        // An encoder that panicked may be used again.
+        let mut encoder = first.text.model.encoder.lock().unwrap_or_else(PoisonError::into_inner);
         let hidden = encoder.forward(&batch)?;
+        drop(encoder);
         for (sequence, range) in sequences.iter().zip(batch.ranges()) {
             let rows = hidden.rows(range);
             let pooling = sequence.text.plan.pooling.iter();
             let vector = pooling.flat_map(|&mode| pooling::pool(rows, hidden.width, mode)).collect();
-            sequence.text.computed(sequence.index, vector, counters);
+            sequence.text.computed(sequence.index, vector);
         }
         Ok(())
     }));
@@ -129,7 +235,7 @@ impl Text {
     }
 
     /// Takes a sequence's vector; with the last one the text is finished and answered.
-    fn computed(&self, index: usize, vector: Vec<f32>, counters: &Counters) {
+    fn computed(&self, index: usize, vector: Vec<f32>) {
         let mut progress = self.progress();
         if std::mem::replace(&mut progress.vectors[index], vector).is_empty() {
             progress.missing -= 1;
@@ -140,13 +246,13 @@ impl Text {
             let vectors = std::mem::take(&mut progress.vectors);
             drop(progress);
             // The caller may have left meanwhile.
-            let _ = reply.send(self.finish(vectors, counters));
+            let _ = reply.send(self.finish(vectors));
         }
     }
 
-    fn fail(&self, error: Error, counters: &Counters) {
+    fn fail(&self, error: Error) {
         if let Some(reply) = self.progress().reply.take() {
-            counters.failed_texts.fetch_add(1, Ordering::Relaxed);
+            self.model.counters.failed_texts.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens);
             // The caller may have left meanwhile.
             let _ = reply.send(Err(error));
@@ -154,7 +260,8 @@ impl Text {
     }
 
     /// The mean of the sequences' vectors, cut and normalised as the profile has it.
-    fn finish(&self, vectors: Vec<Vec<f32>>, counters: &Counters) -> Result<Embedding> {
+    fn finish(&self, vectors: Vec<Vec<f32>>) -> Result<Embedding> {
+        let counters = &self.model.counters;
         let mut vector = pooling::mean_of(vectors);
         let dimensions_ignored = self.plan.finish.apply(&mut vector);
         if vector.iter().any(|value| !value.is_finite()) {
@@ -183,7 +290,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::local::batcher::{Class, Options};
+    use crate::backend::local::batcher::Class;
     use crate::backend::local::encoder::HiddenStates;
     use crate::backend::local::plan::Finish;
     use crate::model::modules::PoolingMode;
@@ -207,7 +314,7 @@ mod tests {
         }
     }
 
-    fn text(ids: &[&[u32]]) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
+    fn text(model: &Arc<Model>, ids: &[&[u32]]) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
         let plan = Plan {
             pieces: Vec::new(),
             pooling: vec![PoolingMode::Mean],
@@ -215,7 +322,7 @@ mod tests {
             pooling_ignored: false,
         };
         let tokens = |ids: &&[u32]| Tokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false };
-        sequences(plan, ids.iter().map(tokens).collect())
+        sequences(model, plan, ids.iter().map(tokens).collect())
     }
 
     /// All in one batch: every text is answered, the bad ones with their own error.
@@ -229,6 +336,8 @@ mod tests {
             waiting_tokens: 1000,
         };
         let batcher = Batcher::new(options);
+        let model = Arc::new(Model::new(Box::new(Fake)));
+        let text = |ids: &[&[u32]]| text(&model, ids);
         let texts = [
             text(&[&[1, 3]]),
             text(&[&[13]]),
@@ -242,8 +351,7 @@ mod tests {
         let admission = batcher.admit(Class::Passage, 100, None).await.expect("room");
         let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
         batcher.close();
-        let counters = Counters::default();
-        work(&batcher, &mut Fake, &counters);
+        work(&batcher);
         drop(submission);
         let mut results = Vec::new();
         for answer in answers {
@@ -256,6 +364,37 @@ mod tests {
             let error = results[index].as_ref().expect_err("a bad text");
             assert!(error.message().contains(words), "{index}: {error}");
         }
-        assert_eq!(counters.failed_texts.load(Ordering::Relaxed), 4);
+        assert_eq!(model.counters.failed_texts.load(Ordering::Relaxed), 4);
+    }
+
+    /// States are the ids times a factor; a batch is all of one model, and of no more tokens than it brought.
+    struct Times(u32);
+
+    impl Encoder for Times {
+        fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+            assert!(batch.ids().iter().all(|id| id % 2 == self.0 % 2), "tokens of another model");
+            let values = batch.ids().iter().flat_map(|&id| [(id * self.0) as f32, 1.0]).collect();
+            Ok(HiddenStates { values, width: 2 })
+        }
+
+        fn hidden_size(&self) -> usize {
+            2
+        }
+    }
+
+    #[tokio::test]
+    async fn models_that_share_the_thread_keep_their_own_texts() {
+        let inference = Inference::start(Some(2), 1000).expect("a thread");
+        let models = [3, 10].map(|factor| Arc::new(Model::new(Box::new(Times(factor)))));
+        let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
+        let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
+        let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();
+        let admission = inference.batcher().admit(Class::Passage, 400, None).await.expect("room");
+        let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        for (i, answer) in (0..200).zip(answers) {
+            let embedding = answer.await.expect("every text is answered").expect("a vector");
+            assert_eq!(embedding.vector[0], (ids(i) * [3, 10][i as usize % 2]) as f32, "text {i}");
+        }
+        drop(submission);
     }
 }

@@ -21,11 +21,12 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use self::batcher::{Batcher, Class, Piece};
+use self::batcher::{Class, Piece};
 use self::encoder::Encoder;
 use self::encoder::bert::{self, CandleBert};
 use self::encoder::packed_bert::{BertConfig, PackedBert};
-use self::inference::{Counters, Sequence};
+pub use self::inference::Inference;
+use self::inference::Model;
 pub use self::kernel::Precision;
 use self::kernel::{InstructionSet, Kernels};
 use self::plan::{Plan, Switches, Treatment};
@@ -124,17 +125,16 @@ impl LocalOptions {
     }
 }
 
-/// Embeds in this process: a tokenizer, an encoder on its own thread, and the rules between them.
+/// Embeds in this process: a tokenizer, an encoder on an inference thread, and the rules between them.
 pub struct LocalBackend {
     preparation: Arc<Preparation>,
-    batcher: Batcher<Sequence>,
-    counters: Arc<Counters>,
+    inference: Arc<Inference>,
+    model: Arc<Model>,
     info: ModelInfo,
     description: ModelDescription,
     profile_reason: &'static str,
     engine: &'static str,
     precision: Precision,
-    threads: usize,
     queries_first: bool,
 }
 
@@ -148,8 +148,14 @@ struct Preparation {
 type Prepared = Result<(Plan, Vec<Tokens>)>;
 
 impl LocalBackend {
-    /// Loads a model. Blocking: reads and hashes the weights.
+    /// Loads a model, with an inference thread of its own. Blocking: reads and hashes the weights.
     pub fn load(options: &LocalOptions) -> Result<LocalBackend> {
+        LocalBackend::load_beside(options, Arc::new(Inference::start(options.threads, options.waiting_tokens)?))
+    }
+
+    /// Loads a model to be computed by this inference thread, whose sizes count instead of those in `options`. Blocking,
+    /// as [`LocalBackend::load`].
+    pub fn load_beside(options: &LocalOptions, inference: Arc<Inference>) -> Result<LocalBackend> {
         if !options.dir.is_dir() {
             return Err(Error::config(format!(
                 "the model directory {} does not exist: --model takes a directory or a Hub id",
@@ -178,12 +184,7 @@ impl LocalBackend {
                 "this model has a Dense layer (2_Dense), which is not supported yet: use --profile transformers or onnx",
             ));
         }
-        let threads = match options.threads {
-            Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
-            Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        let (encoder, engine) = load_encoder(&description, options.engine, options.precision, threads)?;
+        let (encoder, engine) = load_encoder(&description, options.engine, options.precision, inference.threads())?;
         let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
         let width = encoder.hidden_size();
         let dimensions = match profile {
@@ -193,24 +194,21 @@ impl LocalBackend {
             Profile::Transformers | Profile::Onnx => width,
         };
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let info =
-            ModelInfo { name, fingerprint: fingerprint(&description.dir, &treatment, options.precision)?, dimensions };
         let precision = options.precision;
-        let batcher = Batcher::new(queue_options(threads, options.waiting_tokens));
-        let counters = Arc::new(Counters::default());
-        start_inference(encoder, batcher.clone(), counters.clone())?;
+        let fingerprint = fingerprint(&description.dir, &treatment, precision)?;
+        let info = ModelInfo { name, fingerprint, dimensions };
+        let model = Arc::new(Model::new(encoder));
         let preparation = Arc::new(Preparation { tokenizer, treatment });
         let queries_first = options.queries_first;
         Ok(LocalBackend {
             preparation,
-            batcher,
-            counters,
+            inference,
+            model,
             info,
             description,
             profile_reason,
             engine,
             precision,
-            threads,
             queries_first,
         })
     }
@@ -222,7 +220,7 @@ impl LocalBackend {
 
     /// What runs the encoder (an instruction set of our kernels, or candle), and on how many threads.
     pub fn engine(&self) -> (&'static str, usize) {
-        (self.engine, self.threads)
+        (self.engine, self.inference.threads())
     }
 
     /// Tokens per sequence, special ones included.
@@ -240,7 +238,7 @@ impl LocalBackend {
         let mut answers = Vec::with_capacity(requests.len());
         for prepared in self.prepare_all(requests).await? {
             answers.push(prepared.map(|(plan, tokens)| {
-                let (pieces, answer) = inference::sequences(plan, tokens);
+                let (pieces, answer) = inference::sequences(&self.model, plan, tokens);
                 sequences.extend(pieces);
                 answer
             }));
@@ -249,7 +247,7 @@ impl LocalBackend {
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
         let submission = match tokens {
             0 => None,
-            tokens => Some(self.batcher.admit(class, tokens, deadline).await?.submit(sequences)?),
+            tokens => Some(self.inference.batcher().admit(class, tokens, deadline).await?.submit(sequences)?),
         };
         let mut results = std::pin::pin!(collect(answers));
         if let (Some(submission), Some(deadline)) = (&submission, deadline) {
@@ -288,12 +286,6 @@ impl LocalBackend {
     }
 }
 
-impl Drop for LocalBackend {
-    fn drop(&mut self) {
-        self.batcher.close();
-    }
-}
-
 impl Backend for LocalBackend {
     fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
         Box::pin(self.embed_all(requests))
@@ -305,9 +297,10 @@ impl Backend for LocalBackend {
 
     fn meta(&self) -> Map<String, Value> {
         let treatment = &self.preparation.treatment;
-        let counters = &self.counters;
-        let waiting = |class| self.batcher.depth(class).tokens;
+        let (counters, batcher) = (&self.model.counters, self.inference.batcher());
+        let waiting = |class| batcher.depth(class).tokens;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let pooling: Vec<_> = treatment.pooling().iter().map(|mode| mode.as_str()).collect();
         let mut meta = Map::new();
         meta.insert("model".into(), Value::Object(self.description.config.clone()));
         meta.insert("model_path".into(), json!(self.description.dir.display().to_string()));
@@ -321,19 +314,20 @@ impl Backend for LocalBackend {
                 "profile_chosen_by": self.profile_reason,
                 "dimensions": self.info.dimensions,
                 "max_tokens": treatment.max_tokens(),
+                "pooling": pooling.join("+"),
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
                 "apply_dimensions": treatment.apply_dimensions,
                 "precision": self.precision.name(),
                 "device": "cpu",
                 "engine": self.engine,
-                "threads": self.threads,
+                "threads": self.inference.threads(),
                 "truncated_texts": count(&counters.truncated_texts),
                 "ignored_dimensions": count(&counters.ignored_dimensions),
                 "ignored_pooling": count(&counters.ignored_pooling),
                 "failed_texts": count(&counters.failed_texts),
                 "queries_first": self.queries_first,
-                "max_waiting_tokens": self.batcher.options().waiting_tokens,
+                "max_waiting_tokens": batcher.options().waiting_tokens,
                 "waiting_tokens": {"query": waiting(Class::Query), "passage": waiting(Class::Passage)},
             }),
         );
@@ -351,19 +345,6 @@ impl Preparation {
     }
 }
 
-/// Batches small enough that a query never waits long for a running one (about 15 ms of MiniLM on two cores), and large
-/// enough that weights are not read for a few tokens only.
-fn queue_options(threads: usize, waiting_tokens: usize) -> batcher::Options {
-    let batch_tokens = 64 * threads.max(2);
-    batcher::Options {
-        batch_tokens,
-        query_batch_tokens: batch_tokens,
-        query_fill_tokens: 0,
-        queries_in_a_row: 8,
-        waiting_tokens,
-    }
-}
-
 /// One result per text, in order.
 async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> Vec<Result<Embedding>> {
     let mut results = Vec::with_capacity(answers.len());
@@ -374,27 +355,6 @@ async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> 
         });
     }
     results
-}
-
-struct StopAtEnd<'a>(&'a Batcher<Sequence>);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
-/// Starts the inference thread. It ends when the queue does.
-fn start_inference(mut encoder: Box<dyn Encoder>, batcher: Batcher<Sequence>, counters: Arc<Counters>) -> Result<()> {
-    std::thread::Builder::new()
-        .name("inference".into())
-        .spawn(move || {
-            // Should this thread ever end on a panic, callers must not wait for it.
-            let _last = StopAtEnd(&batcher);
-            inference::work(&batcher, encoder.as_mut(), &counters);
-        })
-        .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
-    Ok(())
 }
 
 /// The encoder, and the name of what runs it.

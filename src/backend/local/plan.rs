@@ -124,6 +124,14 @@ impl Treatment {
         self.max_tokens
     }
 
+    /// How token states are pooled unless a request chooses; several modes are concatenated.
+    pub fn pooling(&self) -> &[PoolingMode] {
+        match self.profile {
+            Profile::SentenceTransformers => &self.model_pooling,
+            Profile::Transformers | Profile::Onnx => &[PoolingMode::Mean],
+        }
+    }
+
     /// Plans one text.
     pub fn plan(&self, request: &EmbedRequest) -> Result<Plan> {
         let requested = request.pooling.as_deref().unwrap_or_default();

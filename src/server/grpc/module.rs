@@ -30,6 +30,8 @@ const INLINE_OBJECTS: usize = 8;
 struct Target {
     class: Arc<Class>,
     settings: Arc<Settings>,
+    /// The model, where the request names one.
+    model: String,
 }
 
 /// What becomes of an object before anything is embedded.
@@ -51,28 +53,25 @@ impl Service {
             text => self.module.classes.get(text)?,
         };
         let settings = Arc::new(class.settings(&config.target_vector));
-        Ok(Target { class, settings })
+        Ok(Target { class, settings, model: config.model })
     }
 
-    /// A text as the module would send it for this task, if it is served here.
-    fn module_request(&self, settings: &Settings, task: Task, text: String) -> Result<EmbedRequest> {
-        if let Endpoint::Remote(url) = self.module.endpoints.resolve(settings, task) {
-            return Err(Error::new(
+    /// The service by the model that texts of this task are for, if they are for this sidecar.
+    fn serving(&self, target: &Target, task: Task) -> Result<Service> {
+        if !target.model.is_empty() {
+            return self.of_model(&target.model);
+        }
+        match self.module.endpoints.resolve(&target.settings, task) {
+            Endpoint::Local => Ok(self.clone()),
+            Endpoint::Model(name) => self.of_model(name),
+            Endpoint::Remote(url) => Err(Error::new(
                 ErrorKind::Unimplemented,
                 format!(
                     "{task} texts of this class are embedded by {url}, and forwarding is not there yet: name the URL in \
                      T2V_SELF_URLS if it is this sidecar"
                 ),
-            ));
+            )),
         }
-        Ok(EmbedRequest {
-            text,
-            task_name: Some(task.as_str().into()),
-            pooling: Some(settings.pooling_strategy.clone()),
-            dimensions: settings.dimensions,
-            prompt: None,
-            deadline: None,
-        })
     }
 
     /// Objects to results, in order. `skip` may be shorter than the objects.
@@ -85,7 +84,8 @@ impl Service {
     ) -> Result<Vec<proto::ObjectResult>> {
         self.check_texts(objects.len())?;
         // Whether this can be served at all does not depend on the objects.
-        let settings = self.module_request(&target.settings, Task::Passage, String::new())?;
+        let service = self.serving(&target, Task::Passage)?;
+        let settings = module_request(&target.settings, Task::Passage, String::new());
         let lowercase = self.module.lowercase_input;
         let inline = objects.len() <= INLINE_OBJECTS;
         let assemble = move || -> Vec<Assembled> {
@@ -105,7 +105,7 @@ impl Service {
                 Assembled::Skipped | Assembled::Refused(_) => None,
             })
             .collect();
-        let mut embedded = if requests.is_empty() { Vec::new() } else { self.embed(requests).await? }.into_iter();
+        let mut embedded = if requests.is_empty() { Vec::new() } else { service.embed(requests).await? }.into_iter();
         let result = |assembled| {
             let (outcome, text) = match assembled {
                 Assembled::Skipped => (Outcome::Skipped(true), String::new()),
@@ -128,6 +128,18 @@ impl Service {
     ) -> Result<proto::ObjectResult> {
         let mut results = self.vectorize_objects(target, vec![object], Vec::new(), return_text).await?;
         results.pop().ok_or_else(|| Error::internal("the object got no answer"))
+    }
+}
+
+/// A text as the module would send it for this task.
+fn module_request(settings: &Settings, task: Task, text: String) -> EmbedRequest {
+    EmbedRequest {
+        text,
+        task_name: Some(task.as_str().into()),
+        pooling: Some(settings.pooling_strategy.clone()),
+        dimensions: settings.dimensions,
+        prompt: None,
+        deadline: None,
     }
 }
 
@@ -195,9 +207,10 @@ impl From<proto::NearText> for NearText {
 impl Module for Service {
     async fn meta_info(
         &self,
-        _request: Request<proto::MetaInfoRequest>,
+        request: Request<proto::MetaInfoRequest>,
     ) -> Result<Response<proto::MetaInfoResponse>, Status> {
-        Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(self.meta()?)) }))
+        let meta = self.of_model(&request.into_inner().model)?.meta()?;
+        Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(meta)) }))
     }
 
     async fn class_config_defaults(
@@ -304,8 +317,9 @@ impl Module for Service {
         let (metadata, _, request) = request.into_parts();
         let values = within_deadline(&metadata, async {
             let target = self.target(request.config)?;
-            let request = self.module_request(&target.settings, Task::Query, request.input)?;
-            near_text::input_vector(self.embed_one(request).await.map(|embedding| embedding.vector))
+            let service = self.serving(&target, Task::Query)?;
+            let request = module_request(&target.settings, Task::Query, request.input);
+            near_text::input_vector(service.embed_one(request).await.map(|embedding| embedding.vector))
         });
         Ok(Response::new(proto::VectorizeInputResponse { vector: Some(proto::Vector { values: values.await? }) }))
     }
@@ -320,10 +334,12 @@ impl Module for Service {
             let near_text: NearText = request.near_text.unwrap_or_default().into();
             near_text.validate()?;
             let texts = near_text.texts().into_iter();
-            let requests = texts
-                .map(|text| self.module_request(&target.settings, Task::Query, text.to_owned()))
-                .collect::<Result<Vec<_>>>()?;
-            let embedded = if requests.is_empty() { Vec::new() } else { self.embed(requests).await? };
+            let requests: Vec<_> =
+                texts.map(|text| module_request(&target.settings, Task::Query, text.to_owned())).collect();
+            let embedded = match requests.is_empty() {
+                true => Vec::new(),
+                false => self.serving(&target, Task::Query)?.embed(requests).await?,
+            };
             near_text.combine(embedded.into_iter().map(|result| result.map(|embedding| embedding.vector)))
         });
         Ok(Response::new(proto::VectorForParamsResponse { vector: Some(proto::Vector { values: values.await? }) }))

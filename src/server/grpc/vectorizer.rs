@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::{EmbedRequest, Task};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::proto;
 use crate::proto::vectorizer_server::Vectorizer;
 use crate::server::Service;
@@ -26,33 +26,24 @@ impl From<Result<Embedding>> for proto::VectorizeResult {
     }
 }
 
-/// The settings of a request, without a text.
-fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Result<EmbedRequest> {
+/// The settings of a request without a text, and the service by the model they name.
+fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Result<(Service, EmbedRequest)> {
     let options = options.unwrap_or_default();
-    let backend = service.readiness.backend()?;
-    if !options.model.is_empty() && options.model != backend.info().name {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!(
-                "no model '{}' is served here: there is '{}', also meant by \"\"",
-                options.model,
-                backend.info().name
-            ),
-        ));
-    }
+    let service = service.of_model(&options.model)?;
     let task = match proto::Task::try_from(options.task) {
         Ok(proto::Task::Query) => Task::Query,
         Ok(proto::Task::Passage | proto::Task::Unspecified) => Task::Passage,
         Err(_) => return Err(Error::invalid(format!("unknown task {}: use TASK_PASSAGE or TASK_QUERY", options.task))),
     };
-    Ok(EmbedRequest {
+    let settings = EmbedRequest {
         text: String::new(),
         task_name: Some(task.as_str().into()),
         pooling: Some(options.pooling_strategy),
         dimensions: options.dimensions,
         prompt: options.prompt,
         deadline: None,
-    })
+    };
+    Ok((service, settings))
 }
 
 #[tonic::async_trait]
@@ -63,10 +54,10 @@ impl Vectorizer for Service {
     ) -> Result<Response<proto::VectorizeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let response = within_deadline(&metadata, async {
-            let settings = settings(self, request.options)?;
+            let (service, settings) = settings(self, request.options)?;
             let requests = request.texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-            let results = self.embed(requests).await?.into_iter().map(Into::into).collect();
-            let backend = self.readiness.backend()?;
+            let results = service.embed(requests).await?.into_iter().map(Into::into).collect();
+            let backend = service.backend()?;
             let info = backend.info();
             Ok(proto::VectorizeResponse { results, model: info.name.clone(), fingerprint: info.fingerprint.clone() })
         });
@@ -85,7 +76,7 @@ impl Vectorizer for Service {
             async move {
                 let proto::VectorizeStreamRequest { id, text, options } = item?;
                 let result = match settings(&service, options) {
-                    Ok(settings) => service.embed_one(EmbedRequest { text, ..settings }).await,
+                    Ok((service, settings)) => service.embed_one(EmbedRequest { text, ..settings }).await,
                     Err(error) => Err(error),
                 };
                 Ok(proto::VectorizeStreamResponse { id, result: Some(result.into()) })

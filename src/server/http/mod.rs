@@ -1,25 +1,39 @@
 //! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
 
+mod ollama;
+mod openai;
+mod plain;
 mod t2v;
+mod tei;
 
 use std::future::Future;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Readiness, Service, health};
+use super::{Service, health};
 use crate::error::{Error, ErrorKind, Result};
 
-impl FromRef<Service> for Readiness {
-    fn from_ref(service: &Service) -> Readiness {
-        service.readiness.clone()
+/// The service, by the model of a path below `/models/<name>`, else by the default one.
+pub(super) struct Scoped(pub(super) Service);
+
+impl FromRequestParts<Service> for Scoped {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Scoped, Response> {
+        let params = RawPathParams::from_request_parts(parts, service).await.map_err(IntoResponse::into_response)?;
+        let name = params.iter().find_map(|(key, value)| (key == "model").then_some(value)).unwrap_or_default();
+        service.of_model(name).map(Scoped).map_err(|error| error_response(&error))
     }
 }
 
@@ -27,15 +41,30 @@ impl FromRef<Service> for Readiness {
 pub(super) fn router(service: Service) -> Router {
     let max_body_bytes = service.limits.max_body_bytes;
     let mut router = Router::new();
+    // Each also below /models/<name>, which makes that a base URL like any container's.
     for (path, route) in [
         ("/.well-known/live", get_only(get(health::live))),
         ("/.well-known/ready", get_only(get(health::ready))),
         ("/meta", get_only(get(t2v::meta))),
-        ("/vectors", axum::routing::post(t2v::vectors)),
+        ("/vectors", post(t2v::vectors)),
+        ("/embed", post(tei::embeddings)),
+        ("/info", get_only(get(tei::info))),
+        ("/health", get(tei::health)),
     ] {
-        router = router.route(path, route.clone()).route(&format!("{path}/"), route);
+        for base in ["", "/models/{model}"] {
+            let path = format!("{base}{path}");
+            router = router.route(&format!("{path}/"), route.clone()).route(&path, route.clone());
+        }
     }
+    // Their callers name the model in the body.
     router
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*model}", get(openai::model))
+        .route("/api/embed", post(ollama::embed_many))
+        .route("/api/embeddings", post(ollama::embed_one))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/version", get(ollama::version))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(max_body_bytes))
@@ -86,18 +115,36 @@ async fn within_deadline<T>(headers: &HeaderMap, call: impl Future<Output = Resu
     })
 }
 
+/// The body, or why there is none.
+fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<Bytes> {
+    body.map_err(|rejection| {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let limit = service.limits.max_body_bytes;
+            let message = format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes");
+            return Error::new(ErrorKind::TooLarge, message);
+        }
+        Error::invalid(format!("the body could not be read: {}", rejection.body_text()))
+    })
+}
+
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     // The port is shared: a gRPC client asking for an unknown service wants a gRPC status.
     if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         return tonic::Status::unimplemented(format!("no such gRPC method: {}", uri.path())).into_http();
     }
-    let message =
-        format!("no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready", uri.path());
+    let message = format!(
+        "no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready, /embed, /info and /health, \
+         each also below /models/<name>; /v1/embeddings and /v1/models; /api/embed, /api/tags and /api/version",
+        uri.path()
+    );
+    if uri.path().starts_with("/v1/") {
+        return openai::error_response(&Error::new(ErrorKind::NotFound, message));
+    }
     json_response(StatusCode::NOT_FOUND, &json!({"error": message, "detail": "Not Found"}))
 }
 
 async fn method_not_allowed() -> Response {
-    let message = "this path takes another method: POST for /vectors, GET for the others";
+    let message = "this path takes another method: POST for texts (/vectors, /embed, /v1/embeddings, /api/embed), GET for the others";
     json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": message, "detail": "Method Not Allowed"}))
 }
 
@@ -108,13 +155,18 @@ pub(super) fn error_response(error: &Error) -> Response {
 
 /// [`error_response`], with the `detail` the reference container has for it.
 fn error_response_with(error: &Error, detail: Option<Value>) -> Response {
-    let meaning = error.kind().meaning();
-    let status = StatusCode::from_u16(meaning.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut body = json!({"error": error.message()});
     if let (Some(detail), Some(object)) = (detail, body.as_object_mut()) {
         object.insert("detail".into(), detail);
     }
-    let mut response = json_response(status, &body);
+    respond_with(error, &body)
+}
+
+/// An error in a surface's own words, with the status of its kind.
+fn respond_with(error: &Error, body: &Value) -> Response {
+    let meaning = error.kind().meaning();
+    let status = StatusCode::from_u16(meaning.http_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(status, body);
     if matches!(error.kind(), ErrorKind::Overloaded | ErrorKind::Unavailable) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

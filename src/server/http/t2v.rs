@@ -6,7 +6,6 @@
 //! each text that failed. Bodies are checked as FastAPI does it, with the same 422 details, and `error` beside them.
 
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
@@ -14,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{error_response, error_response_with, json_response, within_deadline};
+use super::{Scoped, error_response, error_response_with, json_response, read_body, within_deadline};
 use crate::contract::request::EmbedRequest;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::server::Service;
 
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
-pub async fn meta(State(service): State<Service>) -> Response {
+pub async fn meta(Scoped(service): Scoped) -> Response {
     match service.meta() {
         Ok(meta) => json_response(StatusCode::OK, &meta),
         Err(error) => error_response(&error),
@@ -46,23 +45,10 @@ struct ManyAnswer<'a> {
 }
 
 /// `POST /vectors`.
-pub async fn vectors(
-    State(service): State<Service>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match body {
+pub async fn vectors(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match read_body(&service, body) {
         Ok(body) => body,
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            let limit = service.limits.max_body_bytes;
-            return error_response(&Error::new(
-                ErrorKind::TooLarge,
-                format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes"),
-            ));
-        }
-        Err(rejection) => {
-            return error_response(&Error::invalid(format!("the body could not be read: {}", rejection.body_text())));
-        }
+        Err(error) => return error_response(&error),
     };
     match parse(&headers, &body) {
         Ok(Body::One(request)) => one(&service, &headers, request).await,

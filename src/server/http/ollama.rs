@@ -1,0 +1,123 @@
+//! Ollama's API for embeddings: `POST /api/embed`, the older `POST /api/embeddings`, `GET /api/tags` and
+//! `GET /api/version`.
+//!
+//! Errors have Ollama's shape, `{"error": "…"}`. A model's tag `:latest` is left out; models are neither pulled nor
+//! unloaded here, so `keep_alive` and `options` have no effect.
+
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::json;
+
+use super::plain::{Fields, embed, tokens, without_task};
+use super::{error_response, json_response};
+use crate::error::{Error, Result};
+use crate::server::Service;
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    model: String,
+    embeddings: Vec<&'a [f32]>,
+    /// Nanoseconds, as all durations here.
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: u64,
+}
+
+#[derive(Serialize)]
+struct OldAnswer<'a> {
+    embedding: &'a [f32],
+}
+
+/// `POST /api/embed`.
+pub async fn embed_many(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let started = Instant::now();
+    let answer = async {
+        let mut fields = Fields::read(&service, body)?;
+        let (model, service) = model(&mut fields, &service)?;
+        let requests = fields.texts("input")?.into_iter().map(without_task).collect();
+        let may_cut = fields.boolean("truncate")?.unwrap_or(true);
+        let embeddings = embed(&service, &headers, requests, fields.dimensions()?).await?;
+        if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
+            let message =
+                "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
+            return Err(Error::invalid(format!("text {index} {message}")));
+        }
+        let answer = Answer {
+            model,
+            embeddings: embeddings.iter().map(|embedding| &*embedding.vector).collect(),
+            total_duration: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            load_duration: 0,
+            prompt_eval_count: tokens(&embeddings),
+        };
+        Ok(json_response(StatusCode::OK, &answer))
+    };
+    answer.await.unwrap_or_else(|error| error_response(&error))
+}
+
+/// `POST /api/embeddings`: one text in `prompt`.
+pub async fn embed_one(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let answer = async {
+        let mut fields = Fields::read(&service, body)?;
+        let (_, service) = model(&mut fields, &service)?;
+        let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
+        let embeddings = embed(&service, &headers, vec![without_task(text)], None).await?;
+        let embedding = embeddings.first().map_or(&[][..], |embedding| &embedding.vector);
+        Ok(json_response(StatusCode::OK, &OldAnswer { embedding }))
+    };
+    answer.await.unwrap_or_else(|error| error_response(&error))
+}
+
+/// The model as the caller named it, and the service by it.
+fn model(fields: &mut Fields, service: &Service) -> Result<(String, Service)> {
+    let name = fields.string("model")?.unwrap_or_default();
+    let service = service.of_model(name.strip_suffix(":latest").unwrap_or(&name))?;
+    Ok((name, service))
+}
+
+/// `GET /api/tags`: the models that are ready.
+pub async fn tags(State(service): State<Service>) -> Response {
+    let models: Vec<_> = service
+        .readiness
+        .listed()
+        .into_iter()
+        .map(|(name, backend)| {
+            let info = backend.info();
+            let details = json!({
+                "parent_model": "",
+                "format": "safetensors",
+                "family": "",
+                "families": [],
+                "parameter_size": "",
+                "quantization_level": "F32",
+            });
+            json!({
+                "name": name,
+                "model": name,
+                "modified_at": "1970-01-01T00:00:00Z",
+                "size": 0,
+                "digest": info.fingerprint,
+                "details": details,
+            })
+        })
+        .collect();
+    json_response(StatusCode::OK, &json!({"models": models}))
+}
+
+/// `GET /api/version`: ours, which some clients ask for before anything else.
+pub async fn version() -> Response {
+    json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
+}

@@ -1,0 +1,131 @@
+//! OpenAI's embeddings API: `POST /v1/embeddings`, `GET /v1/models`, `GET /v1/models/<id>`.
+//!
+//! Errors have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`. A text that is too long is cut, as on
+//! every surface, where OpenAI refuses it.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::plain::{Fields, embed, tokens, without_task};
+use super::{json_response, respond_with};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::Service;
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    object: &'static str,
+    data: Vec<Entry<'a>>,
+    model: String,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    object: &'static str,
+    index: usize,
+    embedding: Numbers<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Numbers<'a> {
+    Float(&'a [f32]),
+    /// float32, little-endian.
+    Base64(String),
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    total_tokens: u64,
+}
+
+/// `POST /v1/embeddings`.
+pub async fn embeddings(
+    State(service): State<Service>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match answer(&service, &headers, body).await {
+        Ok(response) => response,
+        Err(error) => error_response(&error),
+    }
+}
+
+async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response> {
+    let mut fields = Fields::read(service, body)?;
+    let model = fields.string("model")?.unwrap_or_default();
+    let service = service.of_model(&model)?;
+    let texts = fields.texts("input")?;
+    if texts.is_empty() {
+        return Err(Error::invalid("'input' is an empty list: send a text"));
+    }
+    let as_base64 = match fields.string("encoding_format")?.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => return Err(Error::invalid(format!("'encoding_format' is '{other}': use float or base64"))),
+    };
+    let dimensions = fields.dimensions()?;
+    let requests = texts.into_iter().map(without_task).collect();
+    let embeddings = embed(&service, headers, requests, dimensions).await?;
+    let numbers = |vector: &'_ [f32]| vector.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let entry = |(index, embedding)| {
+        let embedding: &crate::backend::Embedding = embedding;
+        let vector = match as_base64 {
+            true => Numbers::Base64(BASE64_STANDARD.encode(numbers(&embedding.vector))),
+            false => Numbers::Float(&embedding.vector),
+        };
+        Entry { object: "embedding", index, embedding: vector }
+    };
+    let prompt_tokens = tokens(&embeddings);
+    let model = if model.is_empty() { service.backend()?.info().name.clone() } else { model };
+    let answer = Answer {
+        object: "list",
+        data: embeddings.iter().enumerate().map(entry).collect(),
+        model,
+        usage: Usage { prompt_tokens, total_tokens: prompt_tokens },
+    };
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+/// `GET /v1/models`: those that are ready.
+pub async fn models(State(service): State<Service>) -> Response {
+    let models: Vec<_> = service.readiness.listed().iter().map(|(name, _)| model_entry(name)).collect();
+    json_response(StatusCode::OK, &json!({"object": "list", "data": models}))
+}
+
+/// `GET /v1/models/<id>`. A Hub id may have its slash.
+pub async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
+    match service.readiness.backend(Some(&name)) {
+        Ok(_) => json_response(StatusCode::OK, &model_entry(&name)),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// When a model was made is not known here: 0.
+fn model_entry(name: &str) -> Value {
+    json!({"id": name, "object": "model", "created": 0, "owned_by": "text2vec-sidecar"})
+}
+
+/// An error as OpenAI's clients expect it.
+pub fn error_response(error: &Error) -> Response {
+    let (kind, code) = match error.kind() {
+        ErrorKind::InvalidArgument | ErrorKind::TooLarge => ("invalid_request_error", None),
+        ErrorKind::NotFound => ("invalid_request_error", Some("model_not_found")),
+        ErrorKind::Unauthenticated => ("invalid_request_error", Some("invalid_api_key")),
+        ErrorKind::PermissionDenied => ("permission_error", None),
+        ErrorKind::Overloaded => ("rate_limit_error", Some("rate_limit_exceeded")),
+        _ => ("server_error", None),
+    };
+    // Weaviate reads `param` and `code` as texts, which null passes for.
+    let param = error.message().strip_prefix('\'').and_then(|rest| rest.split('\'').next());
+    let body = json!({"error": {"message": error.message(), "type": kind, "param": param, "code": code}});
+    respond_with(error, &body)
+}

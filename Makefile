@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak bench bench-load
+.PHONY: run test lint model e2e soak bench bench-load bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -43,3 +43,8 @@ e2e: model
 	cd deploy/weaviate-module && T2V_BIN=$(CURDIR)/target/debug/text2vec-sidecar \
 	  T2V_TEST_MODEL=$(CURDIR)/models/all-MiniLM-L6-v2 go test -count=1 ./...
 	T2V_BIN=target/debug/text2vec-sidecar T2V_TEST_MODEL=models/all-MiniLM-L6-v2 bash tests/e2e/run.sh
+
+# Objects per second into a real Weaviate, by five ways: the table in README.
+bench-weaviate: model
+	cargo build --release
+	T2V_BIN=target/release/text2vec-sidecar T2V_TEST_MODEL=$(MODEL_DIR) bash tests/e2e/run.sh bench

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::Limits;
-use super::http::error_response;
+use super::http::error_response_at;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Room is counted in pieces of this many bytes; small bodies need no counting finer than this.
@@ -79,9 +79,10 @@ pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Nex
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     // Too large a body is refused without being read; one of unknown length may be as large as allowed.
+    let path = request.uri().path().to_owned();
     match room.admit(length.unwrap_or(usize::MAX).min(room.limits.max_body_bytes)).await {
         Ok(_held) => next.run(request).await,
-        Err(error) => error_response(&error),
+        Err(error) => error_response_at(&path, &error),
     }
 }
 

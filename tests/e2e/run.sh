@@ -2,6 +2,8 @@
 # End to end: an unmodified Weaviate with its public Python client, grpcurl, and Python's grpcio, against the real binary
 # and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.10 or newer, curl.
 #
+# With the argument `bench` it runs benches/weaviate.py between the same servers instead.
+#
 # T2V_BIN          the sidecar [target/debug/text2vec-sidecar]
 # T2V_TEST_MODEL   its model [models/all-MiniLM-L6-v2]
 # T2V_E2E_CACHE    what is built or installed once [${XDG_CACHE_HOME:-~/.cache}/text2vec-sidecar/e2e]
@@ -185,7 +187,7 @@ ready() {
 
 # Both servers get a fresh environment, so that nobody's settings leak in.
 start_sidecar() {
-  env -i PATH="$PATH" HOME="$HOME" RUST_LOG="${RUST_LOG:-info}" \
+  env -i PATH="$PATH" HOME="$HOME" RUST_LOG="${RUST_LOG:-info}" ${CACHE_BYTES:+T2V_CACHE_BYTES=$CACHE_BYTES} \
     "$BIN" --model "$MODEL" --listen "127.0.0.1:$SIDECAR_PORT" >>"$WORK/sidecar.log" 2>&1 &
   SIDECAR_PID=$!
   ready "http://127.0.0.1:$SIDECAR_PORT/.well-known/ready" 60 "the sidecar"
@@ -196,10 +198,24 @@ stop_sidecar() {
   SIDECAR_PID=
 }
 
+# text2vec-openai counts tokens with OpenAI's vocabulary, which it downloads unless it is in this folder. Ours has a token for
+# each byte: it counts too many, and needs no download.
+token_vocabulary() {
+  mkdir -p "$WORK/tiktoken"
+  python3 - "$WORK/tiktoken" <<'PYTHON'
+import base64, hashlib, pathlib, sys
+url = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
+lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in range(256)]
+(pathlib.Path(sys.argv[1]) / hashlib.sha1(url.encode()).hexdigest()).write_text("".join(lines))
+PYTHON
+}
+
 start_weaviate() {
-  env -i PATH="$PATH" HOME="$HOME" \
+  token_vocabulary
+  env -i PATH="$PATH" HOME="$HOME" TIKTOKEN_CACHE_DIR="$WORK/tiktoken" \
     PERSISTENCE_DATA_PATH="$WORK/data" AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED=true \
-    ENABLE_MODULES=text2vec-transformers DEFAULT_VECTORIZER_MODULE=text2vec-transformers \
+    ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama \
+    DEFAULT_VECTORIZER_MODULE=text2vec-transformers OPENAI_APIKEY=unused \
     TRANSFORMERS_INFERENCE_API="http://127.0.0.1:$SIDECAR_PORT" API_BASED_MODULES_DISABLED=true \
     LOG_FORMAT=text DISABLE_TELEMETRY=true GO_PROFILING_DISABLE=true DISK_USE_READONLY_PERCENTAGE=100 \
     CLUSTER_HOSTNAME=node1 CLUSTER_IN_LOCALHOST=true CLUSTER_BIND_ADDR=127.0.0.1 CLUSTER_ADVERTISE_ADDR=127.0.0.1 \
@@ -268,14 +284,27 @@ part "Python client" python_environment
 read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT <<<"$(free_ports)"
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
-export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT
+export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
+if [[ ${1:-} == bench ]]; then
+  # The same texts come several ways.
+  CACHE_BYTES=0 start_sidecar
+  start_weaviate
+  weaviate_ready
+  "$PYTHON" "$ROOT/benches/weaviate.py" "${@:2}"
+  exit
+fi
 part "start" start_servers
 part "grpcurl" grpcurl_checks
 part "grpcio through reflection" python_tests test_grpc.py
 part "Weaviate" python_tests test_weaviate.py -m "not sidecar_stopped and not sidecar_restarted"
 part "bulk loader" python_tests test_loader.py
+part "contract equality" python_tests test_contract.py
+part "import of a corpus" python_tests test_import.py
+part "clients of other APIs" python_tests test_clients.py
+part "Weaviate's other modules" python_tests test_weaviate_modules.py
+part "sidecars that are replaced" python_tests test_replacement.py
 stop_sidecar
 part "Weaviate while the sidecar is down" python_tests test_weaviate.py -m sidecar_stopped
 start_sidecar

@@ -138,7 +138,7 @@ async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
         uri.path()
     );
     if uri.path().starts_with("/v1/") {
-        return openai::error_response(&Error::new(ErrorKind::NotFound, message));
+        return error_response_at(uri.path(), &Error::new(ErrorKind::NotFound, message));
     }
     json_response(StatusCode::NOT_FOUND, &json!({"error": message, "detail": "Not Found"}))
 }
@@ -151,6 +151,17 @@ async fn method_not_allowed() -> Response {
 /// An error as JSON with `error`, which is what Weaviate shows to its user.
 pub(super) fn error_response(error: &Error) -> Response {
     error_response_with(error, None)
+}
+
+/// An error in the shape of the surface that a path belongs to.
+pub(super) fn error_response_at(path: &str, error: &Error) -> Response {
+    match path {
+        path if path.starts_with("/v1/") => openai::error_response(error),
+        path if path.trim_end_matches('/').ends_with("/embed") && !path.starts_with("/api/") => {
+            tei::error_response(error)
+        }
+        _ => error_response(error),
+    }
 }
 
 /// [`error_response`], with the `detail` the reference container has for it.

@@ -90,7 +90,8 @@ pub async fn health(Scoped(service): Scoped) -> Response {
     }
 }
 
-fn error_response(error: &Error) -> Response {
+/// An error as TEI's clients expect it.
+pub fn error_response(error: &Error) -> Response {
     let (kind, status) = match error.kind() {
         ErrorKind::InvalidArgument => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
         ErrorKind::TooLarge => ("Validation", StatusCode::PAYLOAD_TOO_LARGE),

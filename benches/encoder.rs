@@ -1,6 +1,6 @@
 //! What the CPU engine reaches on this machine: products against the multiply-add peak, and whole encoders.
 //!
-//! `cargo bench --bench encoder [-- avx512|avx2|portable]`. Random weights, medians (and minima) of wall-clock time;
+//! `cargo bench --bench encoder [-- avx512|avx2|portable f32|f16|bf16|int8 products|encoders base]`. Random weights, medians (and minima) of wall-clock time;
 //! run it on an idle machine.
 
 use std::sync::Arc;
@@ -21,17 +21,26 @@ const BASE: Shape =
 const TOKENS: [usize; 4] = [8, 32, 128, 384];
 
 fn main() {
-    let named = std::env::args().skip(1).find_map(|argument| argument.parse::<InstructionSet>().ok());
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let named = arguments.iter().find_map(|argument| argument.parse::<InstructionSet>().ok());
     let kernels = match named.map_or_else(|| Ok(Kernels::detect()), Kernels::with) {
         Ok(kernels) => kernels,
         Err(error) => return eprintln!("{error}"),
     };
-    let peak = peak::measure(kernels, 50) / 1e9;
-    println!("instruction set {}, peak {peak:.1} GFLOP/s on one thread", kernels.instruction_set());
-    products(kernels, peak);
-    encoders(kernels, "MiniLM-L6", MINILM);
-    if std::env::args().any(|argument| argument == "base") {
-        encoders(kernels, "BERT-base", BASE);
+    let mut precisions: Vec<Precision> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if precisions.is_empty() {
+        precisions.extend(Precision::ALL);
+    }
+    let asks_for = |name: &str| arguments.iter().any(|argument| argument == name);
+    println!("instruction set {}", kernels.instruction_set());
+    if !asks_for("encoders") {
+        precisions.iter().for_each(|&precision| products(kernels, precision));
+    }
+    if !asks_for("products") {
+        encoders(kernels, &precisions, "MiniLM-L6", MINILM);
+        if asks_for("base") {
+            encoders(kernels, &precisions, "BERT-base", BASE);
+        }
     }
 }
 
@@ -61,21 +70,26 @@ fn time(seconds: f64, mut call: impl FnMut()) -> (f64, f64) {
     (times[times.len() / 2], times[0])
 }
 
-fn products(kernels: Kernels, peak: f64) {
-    println!("\nGEMM on one thread, weights hot: GFLOP/s median (best), share of the peak");
+fn products(kernels: Kernels, precision: Precision) {
+    let peak = peak::measure(kernels, precision, 50) / 1e9;
+    println!(
+        "\n{precision}, one thread, weights hot: 10⁹ operations a second, median (best), share of the peak {peak:.1}"
+    );
     print!("{:>6}", "rows");
     let shapes = [(1152, 384), (1536, 384), (384, 1536), (768, 3072)];
     shapes.iter().for_each(|(outputs, inputs)| print!("  {:>24}", format!("n={outputs} k={inputs}")));
     println!();
+    let layers = shapes.map(|(outputs, inputs)| {
+        let layer = PackedLinear::new(kernels, precision, &dense(outputs, inputs), inputs);
+        (outputs, inputs, layer.expect("the layer is sound"))
+    });
     for rows in [1, 4, 8, 16, 32, 128, 1024] {
         print!("{rows:>6}");
-        for (outputs, inputs) in shapes {
-            let Ok(layer) = PackedLinear::new(kernels, Precision::F32, &dense(outputs, inputs), inputs) else {
-                continue;
-            };
+        for (outputs, inputs, layer) in &layers {
             let input = values(rows * inputs);
+            let rounded = layer.round(&input);
             let mut out = vec![0f32; rows * outputs];
-            let (median, best) = time(0.1, || layer.apply(&input, None, &mut out));
+            let (median, best) = time(0.1, || layer.apply_rounded(&input, &rounded, None, &mut out));
             let rate = |seconds: f64| (2 * rows * outputs * inputs) as f64 / seconds / 1e9;
             let text = format!("{:.1} ({:.1}) {:.0} %", rate(median), rate(best), 100.0 * rate(median) / peak);
             print!("  {text:>24}");
@@ -84,44 +98,44 @@ fn products(kernels: Kernels, peak: f64) {
     }
 }
 
-fn encoders(kernels: Kernels, name: &str, shape: Shape) {
+fn encoders(kernels: Kernels, precisions: &[Precision], name: &str, shape: Shape) {
+    println!("\n{name}, ms median (minimum)");
+    print!("{:>10} {:>8}", "precision", "threads");
+    TOKENS.iter().for_each(|tokens| print!("  {:>18}", format!("1 × {tokens}")));
+    println!("  {:>18}", "32 × 32");
+    for &precision in precisions {
+        encoder(kernels, precision, shape);
+    }
+}
+
+fn encoder(kernels: Kernels, precision: Precision, shape: Shape) {
     let Shape { hidden, intermediate, .. } = shape;
     let norm = || Norm { gamma: vec![1.0; hidden], beta: values(hidden) };
-    let model = Transformer::new(
-        kernels,
-        Precision::F32,
-        shape,
-        vec![values(30_000 * hidden), values(512 * hidden)],
-        &norm(),
-        |_| {
-            Ok(Block {
-                query: dense(hidden, hidden),
-                key: dense(hidden, hidden),
-                value: dense(hidden, hidden),
-                attention_output: dense(hidden, hidden),
-                attention_norm: norm(),
-                up: dense(intermediate, hidden),
-                down: dense(hidden, intermediate),
-                output_norm: norm(),
-            })
-        },
-    );
+    let tables = vec![values(30_000 * hidden), values(512 * hidden)];
+    let model = Transformer::new(kernels, precision, shape, tables, &norm(), |_| {
+        Ok(Block {
+            query: dense(hidden, hidden),
+            key: dense(hidden, hidden),
+            value: dense(hidden, hidden),
+            attention_output: dense(hidden, hidden),
+            attention_norm: norm(),
+            up: dense(intermediate, hidden),
+            down: dense(hidden, intermediate),
+            output_norm: norm(),
+        })
+    });
     let model = Arc::new(model.expect("the shape is sound"));
-    println!("\n{name} f32, ms median (minimum)");
-    print!("{:>8}", "threads");
-    TOKENS.iter().for_each(|tokens| print!("  {:>20}", format!("1 × {tokens}")));
-    println!("  {:>20}", "32 × 32");
     let most = std::thread::available_parallelism().map_or(1, |count| count.get());
     for threads in (0..).map(|doublings| 1 << doublings).take_while(|&threads| threads <= most) {
         let mut executor = Executor::new(Arc::clone(&model), threads).expect("threads can be started");
-        print!("{threads:>8}");
+        print!("{:>10} {threads:>8}", precision.name());
         for lengths in TOKENS.iter().map(|&tokens| vec![tokens]).chain([vec![32; 32]]) {
             let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
             let ids: Vec<u32> = (0..positions.len() as u32).map(|i| i.wrapping_mul(7919) % 30_000).collect();
-            let (median, best) = time(1.0, || {
+            let (median, best) = time(0.7, || {
                 std::hint::black_box(executor.forward(&[&ids, &positions], &lengths).expect("ids are in range"));
             });
-            print!("  {:>20}", format!("{:.3} ({:.3})", median * 1e3, best * 1e3));
+            print!("  {:>18}", format!("{:.3} ({:.3})", median * 1e3, best * 1e3));
         }
         println!();
     }

@@ -22,6 +22,9 @@ pub struct Weights {
     files: Vec<(PathBuf, File)>,
 }
 
+/// Bytes read at once: no tensor lies in memory both as bytes and as values.
+const READ_BYTES: usize = 1 << 20;
+
 /// Where a tensor is.
 struct Place {
     file: usize,
@@ -105,22 +108,25 @@ impl Weights {
                 Error::config(format!("the weights do not fit config.json: there is no tensor '{name}'"))
             })?;
         let (path, file) = &self.files[place.file];
-        let mut bytes = vec![0u8; place.bytes];
-        file.read_exact_at(&mut bytes, place.offset)
-            .map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))?;
-        let halves = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-        let values = match place.dtype {
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+        let mut values = Vec::with_capacity(place.shape.iter().product());
+        let mut buffer = vec![0u8; place.bytes.min(READ_BYTES)];
+        for start in (0..place.bytes).step_by(READ_BYTES) {
+            let bytes = &mut buffer[..(place.bytes - start).min(READ_BYTES)];
+            file.read_exact_at(bytes, place.offset + start as u64)
+                .map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))?;
+            let halves = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+            match place.dtype {
+                Dtype::F32 => values
+                    .extend(bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))),
+                Dtype::F16 => values.extend(halves.map(|bits| half::f16::from_bits(bits).to_f32())),
+                Dtype::BF16 => values.extend(halves.map(|bits| half::bf16::from_bits(bits).to_f32())),
+                other => {
+                    return Err(Error::config(format!(
+                        "the tensor '{name}' has the type {other:?}, which is not supported"
+                    )));
+                }
             }
-            Dtype::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
-            Dtype::BF16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
-            other => {
-                return Err(Error::config(format!(
-                    "the tensor '{name}' has the type {other:?}, which is not supported"
-                )));
-            }
-        };
+        }
         Ok((place.shape.clone(), values))
     }
 

@@ -347,9 +347,9 @@ mod tests {
         tensors
     }
 
-    fn build(config: &BertConfig, kernels: Kernels, threads: usize) -> PackedBert {
+    fn build(config: &BertConfig, kernels: (Kernels, Precision), threads: usize) -> PackedBert {
         let tensors = tensors(config);
-        PackedBert::new(config, (kernels, Precision::F32), threads, |name| {
+        PackedBert::new(config, kernels, threads, |name| {
             tensors.get(name).cloned().ok_or_else(|| Error::config(format!("no tensor '{name}'")))
         })
         .unwrap()
@@ -428,7 +428,7 @@ mod tests {
             for (hidden, heads) in [(48, 3), (60, 4), (96, 3)] {
                 let config = config(family, hidden, heads);
                 for kernels in Kernels::available() {
-                    let mut encoder = build(&config, kernels, 1);
+                    let mut encoder = build(&config, (kernels, Precision::F32), 1);
                     for length in [1, 2, 9, 33, 64] {
                         let (mut ids, types) = text(length, 5);
                         let mut positions: Vec<u32> = (0..length as u32).collect();
@@ -458,8 +458,9 @@ mod tests {
         let config = config(Family::Bert, 80, 2);
         let lengths = [7, 1, 40, 19, 2, 130, 33];
         let texts: Vec<_> = lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect();
-        for kernels in Kernels::available() {
-            let mut alone = build(&config, kernels, 1);
+        for (kernels, precision) in Kernels::available().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it)))
+        {
+            let mut alone = build(&config, (kernels, precision), 1);
             let expected: Vec<_> =
                 texts.iter().map(|text| alone.forward(&batch(std::slice::from_ref(text))).unwrap().values).collect();
             for threads in [1, 2, 3] {
@@ -471,13 +472,22 @@ mod tests {
                     let packed = batch(&order.iter().map(|&i| texts[i].clone()).collect::<Vec<_>>());
                     let states = encoder.forward(&packed).unwrap();
                     for (range, &i) in packed.ranges().zip(&order) {
-                        assert_eq!(states.rows(range), expected[i], "{kernels:?}, {threads} threads, text {i} packed");
+                        assert_eq!(
+                            states.rows(range),
+                            expected[i],
+                            "{kernels:?} {precision}, {threads} threads, text {i} packed"
+                        );
                     }
                     order.reverse();
                 }
                 for (text, expected) in texts.iter().zip(&expected) {
                     let states = encoder.forward(&batch(std::slice::from_ref(text))).unwrap();
-                    assert_eq!(&states.values, expected, "{kernels:?}, {threads} threads, {} tokens", text.0.len());
+                    assert_eq!(
+                        &states.values,
+                        expected,
+                        "{kernels:?} {precision}, {threads} threads, {} tokens",
+                        text.0.len()
+                    );
                 }
             }
         }
@@ -486,7 +496,7 @@ mod tests {
     #[test]
     fn bad_input_is_an_error() {
         let config = config(Family::Roberta { padding_id: 1 }, 48, 3);
-        let mut encoder = build(&config, Kernels::detect(), 2);
+        let mut encoder = build(&config, (Kernels::detect(), Precision::F32), 2);
         assert!(encoder.forward(&TokenBatch::new()).unwrap().values.is_empty());
         let empty_text = encoder.forward(&batch(&[text(0, 1), text(3, 1), text(0, 1)])).unwrap();
         assert_eq!(empty_text.values, encoder.forward(&batch(&[text(3, 1)])).unwrap().values);

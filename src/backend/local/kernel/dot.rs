@@ -3,6 +3,7 @@
 //! The left factor is read in words of 32 bits: an f32, two bf16 or four bytes, neighbours along the depth. The right
 //! factor has, for every word, a vector of as many values per column.
 
+use super::precision::Precision;
 use super::simd::{Simd, Task};
 
 /// A kind of multiply-add, as a value that exists only where the CPU has its instructions.
@@ -52,6 +53,17 @@ pub(super) trait DotTask {
     type Output;
     /// Does the work.
     fn run<D: Dot>(self, dot: D) -> Self::Output;
+}
+
+/// Runs a task with the fastest multiply-adds that an instruction set has for a precision.
+#[inline(always)]
+pub(super) fn call_in<S: Simd, T: DotTask>(s: S, precision: Precision, task: T) -> T::Output {
+    match precision {
+        Precision::F32 => s.call(WithF32(task)),
+        Precision::F16 => s.call(WithF16(task)),
+        Precision::Bf16 => s.call_bf16(task),
+        Precision::Int8 => s.call_bytes(task),
+    }
 }
 
 /// A kind that an instruction set can do with its ordinary vectors, and the task that brings both together.

@@ -423,29 +423,50 @@ impl PackedLinear {
     /// # Panics
     /// If the slices are not of these shapes.
     pub fn apply(&self, input: &[f32], activation: Option<Activation>, out: &mut [f32]) {
-        let (inputs, outputs) = (self.linear.inputs, self.linear.outputs);
+        let rounded = self.round(input);
+        self.apply_rounded(input, &rounded, activation, out);
+    }
+
+    /// Rows of `inputs` as the product reads them; empty where it reads f32 as it is.
+    ///
+    /// # Panics
+    /// If the input does not consist of such rows.
+    pub fn round(&self, input: &[f32]) -> Rounded {
+        let Linear { inputs, precision, .. } = self.linear;
+        let rows = input.len() / inputs;
+        assert_eq!(rows * inputs, input.len(), "whole rows");
+        let stride = operand::row_words(precision, inputs).next_multiple_of(16);
+        let mut words = AlignedBuffer::zeroed(rows * stride);
+        let (from, out) = ((input.as_ptr().cast_mut(), inputs), (words.as_mut_ptr(), stride));
+        if stride > 0 {
+            // SAFETY: both have these rows. Without an activation nothing is written to the input.
+            self.kernels.run(unsafe { OperandTask::new((precision, inputs, None), from, out, 0..rows) });
+        }
+        Rounded { words, stride }
+    }
+
+    /// [`PackedLinear::apply`] to an input that is rounded already.
+    ///
+    /// # Panics
+    /// If the slices are not of these shapes, or `rounded` is of another input.
+    pub fn apply_rounded(&self, input: &[f32], rounded: &Rounded, activation: Option<Activation>, out: &mut [f32]) {
+        let Linear { inputs, outputs, precision, .. } = self.linear;
         let rows = input.len() / inputs;
         assert_eq!((rows * inputs, rows * outputs), (input.len(), out.len()), "rows of input and output");
+        let stride = operand::row_words(precision, inputs).next_multiple_of(16);
+        assert_eq!((rows * stride, stride), (rounded.words.len(), rounded.stride), "rounded for this layer");
+        let input = if stride > 0 { (rounded.words.as_ptr(), stride) } else { (input.as_ptr(), inputs) };
         let epilogue = activation.map_or(Epilogue::Bias, Epilogue::Activation);
-        let precision = self.linear.precision;
-        let mut operand = AlignedBuffer::default();
-        let operand = match operand::row_words(precision, inputs).next_multiple_of(16) {
-            0 => (input.as_ptr(), inputs),
-            stride => {
-                operand.reserve(rows * stride);
-                let (input, out) = ((input.as_ptr().cast_mut(), inputs), (operand.as_mut_ptr(), stride));
-                // SAFETY: the slices have these rows, the operand is ours; without an activation nothing is written
-                // to the input.
-                self.kernels.run(unsafe { OperandTask::new((precision, inputs, None), input, out, 0..rows) });
-                (operand.as_ptr(), stride)
-            }
-        };
+        let (layer, out) = ((&self.linear, &self.arena), (out.as_mut_ptr(), outputs));
         // SAFETY: the slices have these rows, and `out` is borrowed mutably.
-        let task = unsafe {
-            LinearTask::new((&self.linear, &self.arena), operand, (out.as_mut_ptr(), outputs), epilogue, 0..rows)
-        };
-        self.kernels.run(task);
+        self.kernels.run(unsafe { LinearTask::new(layer, input, out, epilogue, 0..rows) });
     }
+}
+
+/// Rows rounded for a [`PackedLinear`].
+pub struct Rounded {
+    words: AlignedBuffer,
+    stride: usize,
 }
 
 #[cfg(test)]

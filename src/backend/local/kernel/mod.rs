@@ -55,7 +55,7 @@ mod tile;
 mod transformer;
 
 pub use bytes::PackedBytes;
-pub use linear::{Dense, PackedLinear};
+pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
 pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};

@@ -1,43 +1,86 @@
-//! The machine's multiply-add rate, as the yardstick of the products.
+//! The machine's multiply-add rate in each precision, as the yardstick of the products.
 
 use std::time::Instant;
 
+use super::dot::{Dot, DotTask, call_in};
+use super::precision::Precision;
 use super::simd::{Kernels, Simd, Task};
 
 /// Independent chains of multiply-adds: more than any CPU's latency × width, and they fit the registers.
 const CHAINS: usize = 12;
 
-struct Chains(usize);
+/// Words to multiply with, as a product would read them.
+const WORDS: usize = 16;
 
-impl Task for Chains {
+/// So many rounds of multiply-adds in registers.
+struct Chains {
+    rounds: usize,
+    left: [f32; WORDS],
+    right: [f32; WORDS],
+}
+
+impl DotTask for Chains {
     type Output = (usize, f32);
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> (usize, f32) {
-        let (factor, offset) = (s.splat(std::hint::black_box(0.999)), s.splat(std::hint::black_box(0.001)));
-        let mut sums = [s.splat(0.0); CHAINS];
-        for _ in 0..self.0 {
+    fn run<D: Dot>(self, dot: D) -> (usize, f32) {
+        let s = dot.simd();
+        // SAFETY: no vector has more than 16 words.
+        let right = unsafe { dot.right(self.right.as_ptr()) };
+        let mut sums = [dot.zero(); CHAINS];
+        for round in 0..self.rounds {
+            // SAFETY: the index is within the array.
+            let left = unsafe { dot.left(self.left.as_ptr().add(round % WORDS)) };
             for sum in &mut sums {
-                *sum = s.mul_add(*sum, factor, offset);
+                *sum = dot.multiply_add(left, right, *sum);
             }
         }
         let mut total = s.splat(0.0);
         for sum in sums {
-            total = s.add(total, sum);
+            total = s.add(total, dot.values(sum));
         }
-        (self.0 * CHAINS * S::LANES * 2, s.sum(total))
+        (self.rounds * CHAINS * D::Simd::LANES, s.sum(total))
     }
 }
 
-/// f32 operations per second of the calling thread with nothing but multiply-adds in registers: the best of `rounds`
-/// rounds of about a millisecond.
-pub fn measure(kernels: Kernels, rounds: usize) -> f64 {
+struct ChainsIn(Precision, Chains);
+
+impl Task for ChainsIn {
+    type Output = (usize, f32);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (usize, f32) {
+        call_in(s, self.0, self.1)
+    }
+}
+
+/// Multiply-adds done (of words) and their sum.
+fn chains(kernels: Kernels, precision: Precision, rounds: usize) -> (usize, f32) {
+    // Each value is 1, of f16 and bf16 two to a word, of bytes four.
+    let one = std::hint::black_box(match precision {
+        Precision::F32 => 1.0,
+        Precision::F16 => f32::from_bits(0x3C00_3C00),
+        Precision::Bf16 => f32::from_bits(0x3F80_3F80),
+        Precision::Int8 => f32::from_bits(0x0101_0101),
+    });
+    let left = if precision == Precision::F16 { 1.0 } else { one };
+    kernels.run(ChainsIn(precision, Chains { rounds, left: [left; WORDS], right: [one; WORDS] }))
+}
+
+/// Operations per second of the calling thread with nothing but multiply-adds in registers, a multiplication and an
+/// addition counting as two: the best of `rounds` rounds of about a millisecond.
+pub fn measure(kernels: Kernels, precision: Precision, rounds: usize) -> f64 {
+    let values = match precision {
+        Precision::F32 | Precision::F16 => 1,
+        Precision::Bf16 => 2,
+        Precision::Int8 => 4,
+    };
     let mut best = 0f64;
     for _ in 0..rounds {
         let start = Instant::now();
-        let (operations, total) = kernels.run(Chains(300_000));
+        let (operations, total) = chains(kernels, precision, 300_000);
         std::hint::black_box(total);
-        best = best.max(operations as f64 / start.elapsed().as_secs_f64());
+        best = best.max((2 * values * operations) as f64 / start.elapsed().as_secs_f64());
     }
     best
 }
@@ -48,11 +91,13 @@ mod tests {
 
     #[test]
     fn all_chains_are_computed() {
-        for kernels in Kernels::available() {
-            let (operations, total) = kernels.run(Chains(40_000));
-            let lanes = operations / (40_000 * CHAINS * 2);
-            // Each chain nears offset ÷ (1 - factor) = 1.
-            assert!((f64::from(total) / (lanes * CHAINS) as f64 - 1.0).abs() < 1e-3, "{kernels:?}: {total}");
+        for kernels in Kernels::every() {
+            for (precision, values) in
+                [(Precision::F32, 1.0), (Precision::F16, 1.0), (Precision::Bf16, 2.0), (Precision::Int8, 4.0)]
+            {
+                let (operations, total) = chains(kernels, precision, 4000);
+                assert_eq!(total, values * operations as f32, "{kernels:?} {precision}");
+            }
         }
     }
 }

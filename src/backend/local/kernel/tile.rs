@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::dot::{Dot, DotTask, F32, WithF16, WithF32};
+use super::dot::{Dot, DotTask, F32, call_in};
 use super::precision::Precision;
 use super::simd::{PANEL_VECTORS, Simd, even_runs};
 
@@ -72,13 +72,7 @@ impl Product {
     /// As for [`Product::compute`].
     #[inline(always)]
     pub(super) unsafe fn compute_in<S: Simd>(self, s: S, precision: Precision, rows: Range<usize>) {
-        let task = Rows(self, rows);
-        match precision {
-            Precision::F32 => s.call(WithF32(task)),
-            Precision::F16 => s.call(WithF16(task)),
-            Precision::Bf16 => s.call_bf16(task),
-            Precision::Int8 => s.call_bytes(task),
-        }
+        call_in(s, precision, Rows(self, rows));
     }
 
     /// The given rows of a product of f32, tile by tile.

@@ -649,19 +649,19 @@ mod tests {
         }
     }
 
-    fn model(kernels: Kernels) -> Arc<Transformer> {
+    fn model(kernels: Kernels, precision: Precision) -> Arc<Transformer> {
         let norm = Norm { gamma: values(SHAPE.hidden, 1), beta: values(SHAPE.hidden, 2) };
         let table = values(300 * SHAPE.hidden, 3);
         Arc::new(
-            Transformer::new(kernels, Precision::F32, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64)))
+            Transformer::new(kernels, precision, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64)))
                 .unwrap(),
         )
     }
 
     #[test]
     fn both_schedules_give_the_same_bits_for_any_number_of_rows() {
-        for kernels in Kernels::available() {
-            let model = model(kernels);
+        for (kernels, precision) in Kernels::every().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it))) {
+            let model = model(kernels, precision);
             let mut one = Executor::new(Arc::clone(&model), 1).unwrap();
             for threads in [2, 3] {
                 let mut several = Executor::new(Arc::clone(&model), threads).unwrap();
@@ -670,12 +670,16 @@ mod tests {
                     let expected = one.forward(&[&rows], &[length]).unwrap();
                     assert!(expected.iter().all(|x| x.is_finite()));
                     let got = several.forward(&[&rows], &[length]).unwrap();
-                    assert_eq!(got, expected, "{kernels:?}, {threads} threads, {length} rows");
+                    assert_eq!(got, expected, "{kernels:?} {precision}, {threads} threads, {length} rows");
                     // Cut in two, the second half starts within a tile and a block of the others.
                     let (left, right) = (length / 3, length - length / 3);
                     let cut = several.forward(&[&rows], &[left, right]).unwrap();
                     let alone = one.forward(&[&rows[left..]], &[right]).unwrap();
-                    assert_eq!(cut[left * SHAPE.hidden..], alone, "{kernels:?}, {threads} threads, {length} rows");
+                    assert_eq!(
+                        cut[left * SHAPE.hidden..],
+                        alone,
+                        "{kernels:?} {precision}, {threads} threads, {length} rows"
+                    );
                 }
             }
         }
@@ -690,7 +694,7 @@ mod tests {
 
     #[test]
     fn scratch_memory_of_a_longer_pass_does_not_change_a_shorter_one() {
-        let mut executor = Executor::new(model(Kernels::detect()), 2).unwrap();
+        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8), 2).unwrap();
         let rows: Vec<u32> = (0..200).collect();
         let before = executor.forward(&[&rows[..20]], &[20]).unwrap();
         executor.forward(&[&rows], &[200]).unwrap();
@@ -699,7 +703,7 @@ mod tests {
 
     #[test]
     fn wrong_indices_and_lengths_are_errors() {
-        let mut executor = Executor::new(model(Kernels::detect()), 2).unwrap();
+        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8), 2).unwrap();
         assert!(executor.forward(&[&[0, 1, 299]], &[3]).is_ok());
         assert!(executor.forward(&[&[0, 1, 300]], &[3]).is_err(), "no such row");
         assert!(executor.forward(&[&[0, 1, 2]], &[2]).is_err(), "a token too many");

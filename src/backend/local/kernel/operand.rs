@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::math::Activation;
 use super::precision::Precision;
 use super::simd::{Simd, Task};
-use super::tile::load_columns;
+use super::tile::{GROUP, load_columns, store_columns};
 
 /// Whole cache lines, so that rows may be stored in whole vectors.
 const LINE: usize = 16;
@@ -19,7 +19,12 @@ pub(super) fn depth_words(precision: Precision, inputs: usize) -> usize {
     }
 }
 
-/// Where in a row of bytes, in words, its scale and its lowest value are.
+/// Groups of a row of bytes.
+pub(super) fn groups(inputs: usize) -> usize {
+    depth_words(Precision::Int8, inputs).div_ceil(GROUP)
+}
+
+/// Where in a row of bytes, in words, the scale and the lowest value of each group are.
 pub(super) fn scale_at(inputs: usize) -> usize {
     depth_words(Precision::Int8, inputs).next_multiple_of(LINE)
 }
@@ -29,14 +34,15 @@ pub(super) fn row_words(precision: Precision, inputs: usize) -> usize {
     match precision {
         Precision::F32 | Precision::F16 => 0,
         Precision::Bf16 => depth_words(precision, inputs).next_multiple_of(LINE),
-        Precision::Int8 => scale_at(inputs) + 2,
+        Precision::Int8 => scale_at(inputs) + 2 * groups(inputs),
     }
 }
 
 /// Rounds rows of f32 for a product, after an activation if there is one.
 ///
-/// Bytes are `low + scale · q` with q of 0 to 255, from the smallest to the largest value of the row and 0: what a row is
-/// rounded to depends on nothing else. A row with a value that is not finite has a scale that is not.
+/// Bytes are `low + scale · q` with q of 0 to 255, from the smallest to the largest value of a group of neighbours in the
+/// row and 0: what a row is rounded to depends on nothing else. A group with a value that is not finite has a scale that
+/// is not.
 pub(super) struct OperandTask {
     precision: Precision,
     width: usize,
@@ -115,6 +121,32 @@ unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Op
 /// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`row_words`].
 #[inline(always)]
 unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Option<Activation>, out: *mut f32) {
+    for (group, first) in (0..width).step_by(4 * GROUP).enumerate() {
+        // SAFETY: the group's values are within the row, its bytes begin on a word, and `row_words` has two words for it
+        // after all bytes.
+        unsafe {
+            let scales = out.add(scale_at(width) + 2 * group);
+            let (input, width) = (input.add(first), (width - first).min(4 * GROUP));
+            let (scale, low) = group_to_bytes(s, input, width, activation, out.add(first / 4).cast());
+            *scales = scale;
+            *scales.add(1) = low;
+        }
+    }
+}
+
+/// Rounds one group and returns its scale and its lowest value.
+///
+/// # Safety
+/// `input` must be readable and, with an activation, writable for `width` values, `out` writable for as many bytes and up
+/// to the next whole vector.
+#[inline(always)]
+unsafe fn group_to_bytes<S: Simd>(
+    s: S,
+    input: *mut f32,
+    width: usize,
+    activation: Option<Activation>,
+    out: *mut u8,
+) -> (f32, f32) {
     let zero = s.splat(0.0);
     let (mut low, mut high, mut check) = (zero, zero, zero);
     for at in (0..width).step_by(S::LANES) {
@@ -123,7 +155,7 @@ unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Opt
             let mut value = load_columns(s, input, at, width);
             if let Some(activation) = activation {
                 value = activation.apply(s, value);
-                super::tile::store_columns(s, input, at, width, value);
+                store_columns(s, input, at, width, value);
             }
             low = s.min(value, low);
             high = s.max(value, high);
@@ -135,16 +167,11 @@ unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Opt
     let range = s.largest(high) - low + s.sum(check);
     let (lowest, steps) = (s.splat(low), s.splat(if range > 0.0 { 255.0 / range } else { 0.0 }));
     for at in (0..width).step_by(S::LANES) {
-        // SAFETY: the helper stays within `width`, and the last vector within the cache line.
+        // SAFETY: the helper stays within `width`, and the last vector is whole.
         unsafe {
             let value = s.sub(load_columns(s, input, at, width), lowest);
-            s.store_bytes(out.cast::<u8>().add(at), s.mul(value, steps));
+            s.store_bytes(out.add(at), s.mul(value, steps));
         }
     }
-    // SAFETY: `row_words` has two after the bytes.
-    unsafe {
-        let scales = out.add(scale_at(width));
-        *scales = range / 255.0;
-        *scales.add(1) = low;
-    }
+    (range / 255.0, low)
 }

@@ -53,16 +53,21 @@ pub(super) struct Product {
     pub out_stride: usize,
 }
 
-/// Where the scales of a product of bytes are. With `x = low + scale · q` of each row and `w = factor · p` of each column,
-/// `Σ x·w = scale · factor · Σ q·p + low · factor · Σ p`.
+/// Words of a row of bytes that have a scale of their own: one large value spoils the resolution of its group only.
+pub(super) const GROUP: usize = 48;
+
+/// Where the scales of a product of bytes are. With `x = low + scale · q` for each group of a row and `w = factor · p` for
+/// each column, `Σ x·w = factor · (scale · Σ q·p + low · Σ p)`, summed up over the groups.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scales {
-    /// Where in a row of the left factor, in words, its `scale` and its `low` are.
+    /// Where in a row of the left factor, in words, `scale` and `low` of its groups are.
     pub row: usize,
     /// `factor` of each column, in whole vectors.
     pub factors: *const f32,
-    /// `factor · Σ p` of each column, in whole vectors.
+    /// `Σ p` of each column, in whole vectors, of the first group.
     pub sums: *const f32,
+    /// Distance of the next group's sums.
+    pub sums_stride: usize,
 }
 
 impl Product {
@@ -157,21 +162,32 @@ impl<const ROWS: usize, const VECTORS: usize> DotTask for Tile<ROWS, VECTORS> {
     fn run<D: Dot>(self, dot: D) {
         let s = dot.simd();
         let Product { depth, columns, finish, out, out_stride, .. } = self.0;
-        // Integers have nothing to round.
-        let part_words = if D::INTEGERS { depth } else { depth.min(DEPTH_PART) };
-        // SAFETY: the parts are within the depth.
-        let mut sums = unsafe { self.sums_over(dot, 0..part_words) };
-        for start in (part_words..depth).step_by(DEPTH_PART) {
-            // SAFETY: as above.
-            let part = unsafe { self.sums_over(dot, start..depth.min(start + DEPTH_PART)) };
-            for (sums, part) in sums.iter_mut().zip(part) {
-                for (sum, part) in sums.iter_mut().zip(part) {
-                    *sum = dot.add(*sum, part);
+        let mut sums = match self.0.scales {
+            // SAFETY: by the promise made, scales are readable for every row and group and in whole vectors.
+            Some(scales) if D::INTEGERS => unsafe { self.scaled_sums(dot, scales) },
+            _ => {
+                // Integers have nothing to round.
+                let first = if D::INTEGERS { depth } else { depth.min(DEPTH_PART) };
+                // SAFETY: the parts are within the depth.
+                let mut sums = unsafe { self.sums_over(dot, 0..first) };
+                for start in (first..depth).step_by(DEPTH_PART) {
+                    // SAFETY: as above.
+                    let part = unsafe { self.sums_over(dot, start..depth.min(start + DEPTH_PART)) };
+                    for (sums, part) in sums.iter_mut().zip(part) {
+                        for (sum, part) in sums.iter_mut().zip(part) {
+                            *sum = dot.add(*sum, part);
+                        }
+                    }
                 }
+                let mut values = [[s.splat(0.0); VECTORS]; ROWS];
+                for (values, sums) in values.iter_mut().zip(sums) {
+                    for (value, sum) in values.iter_mut().zip(sums) {
+                        *value = dot.bits(sum);
+                    }
+                }
+                values
             }
-        }
-        // SAFETY: by the promise made, scales are readable for every row and in whole vectors.
-        let mut sums = unsafe { self.values(dot, sums) };
+        };
         // SAFETY: the bias is readable in whole vectors; the factors for every row; residual and out for `ROWS` rows of
         // `columns` values, and beyond `columns` nothing is accessed.
         unsafe {
@@ -247,42 +263,38 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
         sums
     }
 
-    /// The values that the sums stand for.
+    /// The values that the sums of bytes stand for.
     ///
     /// # Safety
-    /// Scales must be readable for every row and in whole vectors.
+    /// Scales must be readable for every row and group and in whole vectors.
     #[inline(always)]
-    unsafe fn values<D: Dot>(
-        &self,
-        dot: D,
-        sums: [[D::Sums; VECTORS]; ROWS],
-    ) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
+    unsafe fn scaled_sums<D: Dot>(&self, dot: D, scales: Scales) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
         let s = dot.simd();
+        let Product { depth, left, left_stride, .. } = self.0;
         let mut values = [[s.splat(0.0); VECTORS]; ROWS];
-        match self.0.scales {
-            Some(Scales { row: at, factors, sums: column_sums }) if D::INTEGERS => {
-                for v in 0..VECTORS {
-                    // SAFETY: readable in whole vectors.
-                    let (factor, column_sum) = unsafe {
-                        (s.load(factors.add(v * D::Simd::LANES)), s.load(column_sums.add(v * D::Simd::LANES)))
-                    };
-                    for (row, values) in values.iter_mut().enumerate() {
-                        // SAFETY: readable for every row.
-                        let (scale, low) = unsafe {
-                            let scales = self.0.left.add(row * self.0.left_stride + at);
-                            (s.splat(*scales), s.splat(*scales.add(1)))
-                        };
-                        let sum = s.mul(dot.values(sums[row][v]), scale);
-                        values[v] = s.mul_add(sum, factor, s.mul(low, column_sum));
+        for (group, start) in (0..depth).step_by(GROUP).enumerate() {
+            // SAFETY: the group lies within the depth; its scales and its columns' sums are readable.
+            unsafe {
+                let sums = self.sums_over(dot, start..depth.min(start + GROUP));
+                let mut column_sums = [s.splat(0.0); VECTORS];
+                for (v, column_sum) in column_sums.iter_mut().enumerate() {
+                    *column_sum = s.load(scales.sums.add(group * scales.sums_stride + v * D::Simd::LANES));
+                }
+                for (row, (values, sums)) in values.iter_mut().zip(sums).enumerate() {
+                    let row = left.add(row * left_stride + scales.row + 2 * group);
+                    let (scale, low) = (s.splat(*row), s.splat(*row.add(1)));
+                    for (v, sum) in sums.into_iter().enumerate() {
+                        let offset = s.mul_add(low, column_sums[v], values[v]);
+                        values[v] = s.mul_add(dot.values(sum), scale, offset);
                     }
                 }
             }
-            _ => {
-                for (values, sums) in values.iter_mut().zip(sums) {
-                    for (value, sum) in values.iter_mut().zip(sums) {
-                        *value = dot.bits(sum);
-                    }
-                }
+        }
+        for v in 0..VECTORS {
+            // SAFETY: readable in whole vectors.
+            let factor = unsafe { s.load(scales.factors.add(v * D::Simd::LANES)) };
+            for values in &mut values {
+                values[v] = s.mul(values[v], factor);
             }
         }
         values

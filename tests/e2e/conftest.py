@@ -32,6 +32,17 @@ def client():
         yield connected
 
 
+@pytest.fixture
+def processes():
+    """A list for sidecars of a test's own: those that still run are ended."""
+    started = []
+    yield started
+    for process in started:
+        if process.child.poll() is None:
+            process.child.kill()
+            process.child.wait()
+
+
 FIGURES = []
 
 

@@ -304,6 +304,8 @@ part "contract equality" python_tests test_contract.py
 part "import of a corpus" python_tests test_import.py
 part "clients of other APIs" python_tests test_clients.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
+part "updates" python_tests test_updates.py
+part "overload" python_tests test_overload.py
 part "sidecars that are replaced" python_tests test_replacement.py
 stop_sidecar
 part "Weaviate while the sidecar is down" python_tests test_weaviate.py -m sidecar_stopped

@@ -124,7 +124,7 @@ def test_ollama_errors_are_its_own_exceptions(ollama_client):
 
 @pytest.fixture(scope="module")
 def tei_client(sidecar):
-    return huggingface_hub.InferenceClient(f"{sidecar.url}/embed", token=False)
+    return huggingface_hub.InferenceClient(f"{sidecar.url}/embed")
 
 
 def test_tei_feature_extraction(tei_client, expected):
@@ -139,7 +139,7 @@ def test_tei_feature_extraction(tei_client, expected):
 
 def test_tei_below_a_models_path(sidecar, model, expected):
     name = model.rsplit("/", 1)[-1]
-    client = huggingface_hub.InferenceClient(f"{sidecar.url}/models/{name}/embed", token=False)
+    client = huggingface_hub.InferenceClient(f"{sidecar.url}/models/{name}/embed")
     assert_same(client.feature_extraction(TEXTS[0]).tolist(), expected[:1])
 
 

@@ -4,57 +4,18 @@ These sidecars are the tests' own, behind a class's `inferenceUrl`, so that the 
 """
 
 import contextlib
-import os
 import select
-import signal
 import socket
-import subprocess
 import threading
 import time
-import urllib.request
 import uuid
 
-import pytest
-from sidecar import Sidecar, http_json, max_difference
+from own_sidecar import Process, create, free_port, is_ready
+from sidecar import Sidecar, max_difference
 from topics import FACTS
 
-BIN, MODEL = os.environ["T2V_BIN"], os.environ["T2V_TEST_MODEL"]
 SAME_VECTOR = 1e-6
 COPIES = 4
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def is_ready(port):
-    with contextlib.suppress(OSError):
-        with _open(f"http://127.0.0.1:{port}/.well-known/ready", timeout=2) as answer:
-            return answer.status == 204
-    return False
-
-
-class Process:
-    """A sidecar of our own."""
-
-    def __init__(self, port):
-        self.port = port
-        environment = {key: os.environ[key] for key in ("PATH", "HOME")} | {"RUST_LOG": "warn"}
-        self.child = subprocess.Popen(
-            [BIN, "--model", MODEL, "--listen", f"127.0.0.1:{port}", "--cache-bytes", "0"], env=environment
-        )
-        deadline = time.monotonic() + 60
-        while not is_ready(port):
-            assert time.monotonic() < deadline and self.child.poll() is None, "the sidecar does not start"
-            time.sleep(0.05)
-
-    def end(self):
-        """As an orchestrator does it; the exit code."""
-        self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(timeout=60)
 
 
 class Balancer:
@@ -94,30 +55,6 @@ class Balancer:
 
     def close(self):
         self.listener.close()
-
-
-@pytest.fixture
-def processes():
-    started = []
-    yield started
-    for process in started:
-        if process.child.poll() is None:
-            process.child.kill()
-            process.child.wait()
-
-
-def create(client, weaviate_url, name, url):
-    client.collections.delete(name)
-    module = "text2vec-transformers"
-    definition = {
-        "class": name,
-        "vectorizer": module,
-        "moduleConfig": {module: {"inferenceUrl": url, "vectorizeClassName": False}},
-        "properties": [{"name": "body", "dataType": ["text"]}],
-    }
-    status, answer = http_json("POST", f"{weaviate_url}/v1/schema", definition)
-    assert status == 200, answer
-    return client.collections.use(name)
 
 
 def import_during(collection, texts, meanwhile):

@@ -309,29 +309,39 @@ async fn connect(
 ) -> Result<Arc<dyn Backend>> {
     let (passage, query) = (forwards.passage.as_deref(), forwards.query.as_deref());
     let services = startup::connect(passage, query, reference.waits(args), remote).await?;
-    let local = async |model: &Option<String>| -> Result<Arc<dyn Backend>> {
-        let source = match model {
-            Some(source) => source.clone(),
-            None => match &reference.models(&args.model)?[..] {
-                [ModelChoice { source, .. }] => source.clone(),
-                _ => return Err(Error::config("beside an upstream there is room for one model: give --model once")),
-            },
-        };
-        let backend = load(&source, &args.model, reference, &inference(&args.model)?).await?;
-        warm(&backend).await?;
-        Ok(Arc::new(backend))
-    };
     let backend: Arc<dyn Backend> = match (services.passage, services.query) {
         (Some(passage), Some(query)) if Arc::ptr_eq(&passage, &query) => passage,
         (Some(passage), Some(query)) => Arc::new(Paired::new(passage, query)?),
-        (Some(passage), None) => Arc::new(Paired::new(passage, local(&args.query_model).await?)?),
-        (None, Some(query)) => Arc::new(Paired::new(local(&args.passage_model).await?, query)?),
+        (Some(passage), None) => {
+            Arc::new(Paired::new(passage, beside_upstream(args, &args.query_model, reference).await?)?)
+        }
+        (None, Some(query)) => {
+            Arc::new(Paired::new(beside_upstream(args, &args.passage_model, reference).await?, query)?)
+        }
         (None, None) => return Err(Error::internal("nothing to forward to")),
     };
     Ok(match Cached::around(backend.clone(), reference.caches(args, true).0) {
         Some(cached) => cached,
         None => backend,
     })
+}
+
+/// The model here for the task that is not forwarded.
+async fn beside_upstream(
+    args: &ServeArgs,
+    model: &Option<String>,
+    reference: &ReferenceEnv,
+) -> Result<Arc<dyn Backend>> {
+    let source = match model {
+        Some(source) => source.clone(),
+        None => match &reference.models(&args.model)?[..] {
+            [ModelChoice { source, .. }] => source.clone(),
+            _ => return Err(Error::config("beside an upstream there is room for one model: give --model once")),
+        },
+    };
+    let backend: Arc<dyn Backend> = Arc::new(load(&source, &args.model, reference, &inference(&args.model)?).await?);
+    warm(&*backend).await?;
+    Ok(backend)
 }
 
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
@@ -381,17 +391,6 @@ async fn warm(backend: &dyn Backend) -> Result<()> {
         warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
     }
     Ok(())
-}
-
-/// A model is ready when it has made a vector of each kind, or of the one it is for.
-async fn load_and_warm(name: &str, task: &str, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Arc<dyn Backend>> {
-    let backend = load(name, &args.model, reference).await?;
-    let mut first = vec![EmbedRequest::passage("warm up"), EmbedRequest::query("warm up")];
-    first.retain(|request| task.is_empty() || request.task().as_str() == task);
-    for warmed in backend.embed(first).await? {
-        warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
-    }
-    Ok(Arc::new(backend))
 }
 
 /// Resolves on SIGTERM or SIGINT.

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crates, and the only places that may name each.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
-    ("base64", &["server/http/openai.rs"]),
+    ("base64", &["server/http/openai.rs", "backend/remote/"]),
     ("hyper", &["server/"]),
     ("hyper_util", &["server/"]),
     ("tonic", &["server/", "lib.rs", "backend/remote/sidecar.rs"]),

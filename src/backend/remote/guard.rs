@@ -85,6 +85,11 @@ impl Allowed {
         }
     }
 
+    /// Whether a pattern allows the name itself.
+    pub fn knows(&self, address: &Address) -> bool {
+        self.name(address).is_some()
+    }
+
     /// Whether a class that names `address` may dial `ip`.
     ///
     /// # Errors

@@ -335,6 +335,9 @@ impl Pool {
                 }
             }
         }
+        if let Some(refusal) = problem.take_if(|problem| problem.kind() == ErrorKind::PermissionDenied) {
+            return Err(refusal);
+        }
         if replicas.is_empty() {
             return Err(problem.unwrap_or_else(|| {
                 Error::new(ErrorKind::Upstream, format!("upstream {}: its name has no address", self.shown()))
@@ -352,9 +355,13 @@ impl Pool {
         if let Some(ip) = address.literal() {
             return Ok(vec![ip]);
         }
-        let failed = |error: std::io::Error| {
-            let text = format!("upstream {}: its name cannot be looked up: {error}", address.shown());
-            Error::new(ErrorKind::Upstream, text)
+        let failed = |error: std::io::Error| match &self.guard {
+            // Users who may not name a host are not told whether there is one.
+            Some(allowed) if !allowed.knows(address) => guard::refused(address),
+            _ => {
+                let text = format!("upstream {}: its name cannot be looked up: {error}", address.shown());
+                Error::new(ErrorKind::Upstream, text)
+            }
         };
         self.options.resolver.resolve(address.host()).await.map_err(failed)
     }

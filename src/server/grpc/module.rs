@@ -211,7 +211,7 @@ impl Module for Service {
         &self,
         request: Request<proto::MetaInfoRequest>,
     ) -> Result<Response<proto::MetaInfoResponse>, Status> {
-        let meta = self.of_model(&request.into_inner().model)?.meta()?;
+        let meta = self.of_model(&request.into_inner().model)?.meta().await?;
         Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(meta)) }))
     }
 

@@ -107,7 +107,7 @@ impl Cached {
     /// Puts a cache around another model's backend that shares this one's room and counters. Neither finds the other's
     /// vectors.
     pub fn beside(&self, inner: Arc<dyn Backend>) -> Arc<Cached> {
-        let keys = KeyMaker::new(&inner.info().fingerprint);
+        let keys = self.keys.for_model(&inner.info().fingerprint);
         Arc::new(Cached { inner, keys, store: self.store.clone() })
     }
 
@@ -226,6 +226,16 @@ impl Backend for Cached {
 
     /// The inner backend's meta, with `sidecar.cache`.
     fn meta(&self) -> Map<String, Value> {
+        self.with_stats(self.inner.meta())
+    }
+
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+        Box::pin(async move { Ok(self.inner.live_meta().await?.map(|meta| self.with_stats(meta))) })
+    }
+}
+
+impl Cached {
+    fn with_stats(&self, mut meta: Map<String, Value>) -> Map<String, Value> {
         let CacheStats { hits, misses, coalesced, evictions, entries, bytes, max_bytes } = self.stats();
         let stats = json!({
             "hits": hits,
@@ -237,7 +247,6 @@ impl Backend for Cached {
             "max_bytes": max_bytes,
             "ttl_seconds": self.store.ttl.map(|ttl| ttl.as_secs_f64()),
         });
-        let mut meta = self.inner.meta();
         if let Value::Object(sidecar) = meta.entry("sidecar").or_insert_with(|| json!({})) {
             sidecar.insert("cache".into(), stats);
         }
@@ -342,6 +351,8 @@ struct Key {
 
 /// Makes keys for one model.
 struct KeyMaker {
+    /// Has taken in the secret.
+    secret: Sha256,
     /// Has taken in the secret and the fingerprint.
     start: Sha256,
 }
@@ -350,15 +361,21 @@ impl KeyMaker {
     fn new(fingerprint: &str) -> KeyMaker {
         // The standard library's hash maps are seeded with 128 bits from the operating system.
         let seeded = RandomState::new();
-        let mut start = Sha256::new();
+        let mut secret = Sha256::new();
         for word in 0..4u64 {
             let mut hasher = seeded.build_hasher();
             hasher.write_u64(word);
-            start.update(hasher.finish().to_le_bytes());
+            secret.update(hasher.finish().to_le_bytes());
         }
+        KeyMaker { start: secret.clone(), secret }.for_model(fingerprint)
+    }
+
+    /// Keys under the same secret, for another model.
+    fn for_model(&self, fingerprint: &str) -> KeyMaker {
+        let mut start = self.secret.clone();
         start.update((fingerprint.len() as u64).to_le_bytes());
         start.update(fingerprint);
-        KeyMaker { start }
+        KeyMaker { secret: self.secret.clone(), start }
     }
 
     /// Keys of a call's texts, letting other tasks run between long ones.
@@ -377,8 +394,8 @@ impl KeyMaker {
     }
 
     fn key(&self, request: &EmbedRequest) -> Key {
-        // All fields by name: a new one must be thought of here. The deadline cannot change the vector.
-        let EmbedRequest { text, task_name, pooling, dimensions, prompt, deadline: _ } = request;
+        // All fields by name: a new one must be thought of here. Deadline and trace cannot change the vector.
+        let EmbedRequest { text, task_name, pooling, dimensions, prompt, deadline: _, trace: _ } = request;
         let mut hash = self.start.clone();
         // Lengths keep one field's end from being read as another's start.
         for field in [task_name.as_deref(), pooling.as_deref(), prompt.as_deref()] {
@@ -529,7 +546,7 @@ mod tests {
         for (i, key) in keys.iter().enumerate() {
             assert_eq!(*key, maker.key(&requests[i]), "the same request has the same key");
             assert!(!keys[..i].contains(key), "{:?} has the key of another", requests[i]);
-            let other = KeyMaker { start: Sha256::new().chain_update("other model") };
+            let other = maker.for_model("other model");
             assert_ne!(*key, other.key(&requests[i]));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,11 +13,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::backend::Backend;
 use crate::backend::local::{Inference, LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
+use crate::backend::remote::directory::ClassUpstreams;
+use crate::backend::remote::{RemoteOptions, startup};
 use crate::cache::Cached;
 use crate::config::{
     Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv, ServeArgs,
 };
-use crate::contract::request::EmbedRequest;
+use crate::contract::class::Settings;
+use crate::contract::endpoint::Endpoint;
+use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate;
@@ -45,6 +49,8 @@ pub fn run(cli: Cli) -> Result<()> {
 async fn serve(args: ServeArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
     init_telemetry(&args.model, &reference);
+    let remote = args.upstream.options(args.max_wait)?;
+    let upstreams = class_upstreams(&args, &reference, &remote)?;
     raise_file_limit(args.max_connections);
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
@@ -55,9 +61,11 @@ async fn serve(args: ServeArgs) -> Result<()> {
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, "live: HTTP and gRPC on one port");
+    let forwards = Forwards::of(&args, &reference);
     let models = match args.passage_model {
-        // A pair is one model without a name.
+        // A pair is one model without a name, and so is what is forwarded.
         Some(_) => Vec::new(),
+        None if forwards.any() => Vec::new(),
         None => reference.models(&args.model)?,
     };
     let readiness = match &models[..] {
@@ -65,12 +73,18 @@ async fn serve(args: ServeArgs) -> Result<()> {
         models => Readiness::of(models.iter().map(|model| model.name.clone())),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args), async {
-        // An error means that the sender is gone, which is a reason to stop as well.
-        let _ = stopped.await;
-    }));
+    let mut server =
+        tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args, Arc::new(upstreams)), async {
+            // An error means that the sender is gone, which is a reason to stop as well.
+            let _ = stopped.await;
+        }));
     let serving = async {
-        load_and_warm(&args, &models, &reference, &readiness).await?;
+        if forwards.any() {
+            readiness.ready(connect(&args, &forwards, &reference, &remote).await?);
+            tracing::info!("ready");
+        } else {
+            load_and_warm(&args, &models, &reference, &readiness).await?;
+        }
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -252,6 +266,84 @@ async fn load(
     Ok(backend)
 }
 
+/// The base URLs to which texts are forwarded by default.
+struct Forwards {
+    passage: Option<String>,
+    query: Option<String>,
+}
+
+impl Forwards {
+    fn of(args: &ServeArgs, reference: &ReferenceEnv) -> Forwards {
+        let (endpoints, defaults) = (reference.endpoints(args), Settings::default());
+        let url = |task| match endpoints.resolve(&defaults, task) {
+            Endpoint::Local | Endpoint::Model(_) => None,
+            Endpoint::Remote(url) => Some(url.to_owned()),
+        };
+        Forwards { passage: url(Task::Passage), query: url(Task::Query) }
+    }
+
+    fn any(&self) -> bool {
+        self.passage.is_some() || self.query.is_some()
+    }
+}
+
+/// The upstreams that classes may name, with one cache for all of them.
+fn class_upstreams(args: &ServeArgs, reference: &ReferenceEnv, remote: &RemoteOptions) -> Result<ClassUpstreams> {
+    let (_, room) = reference.caches(args, true);
+    let first: OnceLock<Option<Arc<Cached>>> = OnceLock::new();
+    let wrap = move |backend: Arc<dyn Backend>| -> Arc<dyn Backend> {
+        match first.get_or_init(|| Cached::around(backend.clone(), room)) {
+            Some(cached) => cached.beside(backend),
+            None => backend,
+        }
+    };
+    Ok(ClassUpstreams::new(reference.allowed(args)?, remote.clone(), Box::new(wrap)))
+}
+
+/// Another server for all texts, or for those of one task, and then a model here for the other.
+async fn connect(
+    args: &ServeArgs,
+    forwards: &Forwards,
+    reference: &ReferenceEnv,
+    remote: &RemoteOptions,
+) -> Result<Arc<dyn Backend>> {
+    let (passage, query) = (forwards.passage.as_deref(), forwards.query.as_deref());
+    let services = startup::connect(passage, query, reference.waits(args), remote).await?;
+    let backend: Arc<dyn Backend> = match (services.passage, services.query) {
+        (Some(passage), Some(query)) if Arc::ptr_eq(&passage, &query) => passage,
+        (Some(passage), Some(query)) => Arc::new(Paired::new(passage, query)?),
+        (Some(passage), None) => {
+            Arc::new(Paired::new(passage, beside_upstream(args, &args.query_model, reference).await?)?)
+        }
+        (None, Some(query)) => {
+            Arc::new(Paired::new(beside_upstream(args, &args.passage_model, reference).await?, query)?)
+        }
+        (None, None) => return Err(Error::internal("nothing to forward to")),
+    };
+    Ok(match Cached::around(backend.clone(), reference.caches(args, true).0) {
+        Some(cached) => cached,
+        None => backend,
+    })
+}
+
+/// The model here for the task that is not forwarded.
+async fn beside_upstream(
+    args: &ServeArgs,
+    model: &Option<String>,
+    reference: &ReferenceEnv,
+) -> Result<Arc<dyn Backend>> {
+    let source = match model {
+        Some(source) => source.clone(),
+        None => match &reference.models(&args.model)?[..] {
+            [ModelChoice { source, .. }] => source.clone(),
+            _ => return Err(Error::config("beside an upstream there is room for one model: give --model once")),
+        },
+    };
+    let backend: Arc<dyn Backend> = Arc::new(load(&source, &args.model, reference, &inference(&args.model)?).await?);
+    warm(&*backend).await?;
+    Ok(backend)
+}
+
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
 async fn load_and_warm(
     args: &ServeArgs,
@@ -265,7 +357,7 @@ async fn load_and_warm(
         let query = load(query, &args.model, reference, &inference).await?;
         let pair: Arc<dyn Backend> = Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?);
         warm(&*pair).await?;
-        readiness.ready(match Cached::around(pair.clone(), reference.cache(args)) {
+        readiness.ready(match Cached::around(pair.clone(), reference.caches(args, false).0) {
             Some(cached) => cached,
             None => pair,
         });
@@ -282,7 +374,7 @@ async fn load_and_warm(
                 warm(&*backend).await?;
                 cache = match &cache {
                     Some(first) => Some(first.beside(backend.clone())),
-                    None => Cached::around(backend.clone(), reference.cache(args)),
+                    None => Cached::around(backend.clone(), reference.caches(args, false).0),
                 };
                 cache.clone().map_or(backend, |cached| cached)
             }

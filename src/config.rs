@@ -3,12 +3,19 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::Directory;
 use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Precision};
+use crate::backend::remote::RemoteOptions;
+use crate::backend::remote::address;
+use crate::backend::remote::client::Tls;
+use crate::backend::remote::credentials::Credentials;
+use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
@@ -22,6 +29,12 @@ pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
 
 /// The model served when nothing else is said.
 pub const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
+
+/// The share of the cache for upstreams that classes name, if they may: one in so many bytes.
+const CLASS_SHARE: u64 = 4;
+
+/// How long vectors of upstreams are remembered, as the reference container does with its own.
+const UPSTREAM_TTL: Duration = Duration::from_secs(600);
 
 /// Weaviate's text2vec-transformers contract as one binary: text in, vectors out, over HTTP and gRPC on one port.
 #[derive(Debug, Parser)]
@@ -63,6 +76,9 @@ pub struct ServeArgs {
     /// Directory or Hub id of the encoder for queries; needs --passage-model
     #[arg(long, env = "T2V_QUERY_MODEL", requires = "passage_model")]
     pub query_model: Option<String>,
+    /// Other servers that embed.
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
     /// Base URLs, separated by commas, that mean this sidecar itself when a class or TRANSFORMERS_INFERENCE_API names them
     #[arg(long, env = "T2V_SELF_URLS", default_value = "")]
     pub self_urls: String,
@@ -92,7 +108,7 @@ pub struct ServeArgs {
     /// ENABLE_CACHE says no]
     #[arg(long, env = "T2V_CACHE_BYTES")]
     pub cache_bytes: Option<u64>,
-    /// Seconds after which a vector is forgotten [default: never]
+    /// Seconds after which a vector is forgotten [default: never; 600 where texts are forwarded]
     #[arg(long, env = "T2V_CACHE_TTL", value_name = "SECONDS")]
     pub cache_ttl: Option<u64>,
     /// Seconds after which a connection is asked to close, so that replicas behind one address share the traffic
@@ -107,6 +123,76 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
           default_value_t = Lifetimes::default().shutdown_grace.as_secs())]
     pub shutdown_grace: u64,
+}
+
+/// Other servers that embed: which, how they are asked, and which ones classes may name.
+#[derive(Debug, Clone, Args)]
+pub struct UpstreamArgs {
+    /// Base URL of a server that embeds instead of a model here; replicas separated by commas [default:
+    /// TRANSFORMERS_INFERENCE_API]
+    #[arg(long, env = "T2V_UPSTREAM", hide_env_values = true, conflicts_with_all = ["passage_upstream", "query_upstream"])]
+    pub upstream: Option<String>,
+    /// The same for passages only [default: TRANSFORMERS_PASSAGE_INFERENCE_API]
+    #[arg(long, env = "T2V_PASSAGE_UPSTREAM", hide_env_values = true)]
+    pub passage_upstream: Option<String>,
+    /// The same for queries only [default: TRANSFORMERS_QUERY_INFERENCE_API]
+    #[arg(long, env = "T2V_QUERY_UPSTREAM", hide_env_values = true)]
+    pub query_upstream: Option<String>,
+    /// Hosts that classes may name as upstreams, separated by commas: host, *.suffix, address, network/bits, each with an
+    /// optional :port
+    #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "")]
+    pub allow_upstream: String,
+    /// Whether to wait at start, up to 120 seconds, until the upstreams are ready [default: true, or what
+    /// TRANSFORMERS_WAIT_FOR_STARTUP says]
+    #[arg(long, env = "T2V_UPSTREAM_WAIT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
+          value_parser = BoolishValueParser::new())]
+    pub upstream_wait: Option<bool>,
+    /// Seconds an upstream may take for one attempt
+    #[arg(long, env = "T2V_UPSTREAM_TIMEOUT", value_name = "SECONDS",
+          default_value_t = RemoteOptions::default().attempt_timeout.as_secs())]
+    pub upstream_timeout: u64,
+    /// Requests under way to one upstream at the same time
+    #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency)]
+    pub upstream_concurrency: usize,
+    /// PEM file of certificate authorities to believe beside the system's
+    #[arg(long, env = "T2V_UPSTREAM_CA", value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
+    /// PEM file with the certificate to show to upstreams, and its key if --upstream-key does not name it
+    #[arg(long, env = "T2V_UPSTREAM_CERT", value_name = "FILE")]
+    pub upstream_cert: Option<PathBuf>,
+    /// PEM file with the key of --upstream-cert
+    #[arg(long, env = "T2V_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
+    pub upstream_key: Option<PathBuf>,
+    /// Bearer tokens, as host[:port]=token separated by commas; better in the variable than on the command line
+    #[arg(long, env = "T2V_UPSTREAM_TOKENS", hide_env_values = true, default_value = "")]
+    pub upstream_tokens: String,
+    /// Files with bearer tokens, as host[:port]=path separated by commas; read again as they change
+    #[arg(long, env = "T2V_UPSTREAM_TOKEN_FILES", default_value = "")]
+    pub upstream_token_files: String,
+    /// Other headers, as host[:port]=Name:value separated by commas
+    #[arg(long, env = "T2V_UPSTREAM_HEADERS", hide_env_values = true, default_value = "")]
+    pub upstream_headers: String,
+}
+
+impl UpstreamArgs {
+    /// How upstreams are asked.
+    pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
+        Ok(RemoteOptions {
+            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
+            credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
+            attempt_timeout: Duration::from_secs(self.upstream_timeout),
+            total_timeout: Duration::from_secs(max_wait),
+            concurrency: self.upstream_concurrency,
+            ..RemoteOptions::default()
+        })
+    }
+
+    /// What the flags name; a side that is not named is embedded here.
+    fn urls(&self) -> Option<InferenceUrls> {
+        let side = |own: &Option<String>| own.as_ref().or(self.upstream.as_ref()).cloned().unwrap_or_default();
+        let urls = InferenceUrls { passage: side(&self.passage_upstream), query: side(&self.query_upstream) };
+        (!urls.passage.is_empty() || !urls.query.is_empty()).then_some(urls)
+    }
 }
 
 /// Which model, and how it treats texts.
@@ -269,6 +355,8 @@ pub struct ReferenceEnv {
     pub log_format: Option<LogFormat>,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
+    /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
+    pub wait_off: bool,
     /// `LOWERCASE_VECTORIZATION_INPUT`: on, enabled, 1 or true.
     pub lowercase_input: bool,
     /// `ENABLE_CACHE` is `0` or `false`. The reference has a cache only when asked; here it is the other way round.
@@ -291,6 +379,7 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
     "TRANSFORMERS_INFERENCE_API",
     "TRANSFORMERS_PASSAGE_INFERENCE_API",
     "TRANSFORMERS_QUERY_INFERENCE_API",
+    "TRANSFORMERS_WAIT_FOR_STARTUP",
     "LOWERCASE_VECTORIZATION_INPUT",
     "ENABLE_CACHE",
 ];
@@ -331,6 +420,7 @@ impl ReferenceEnv {
         )?;
         Ok(ReferenceEnv {
             inference_urls,
+            wait_off: get("TRANSFORMERS_WAIT_FOR_STARTUP").is_some_and(|value| !endpoint::enabled(&value)),
             cache_off: is("ENABLE_CACHE", &["0", "false", "False"]),
             lowercase_input: endpoint::enabled(&text("LOWERCASE_VECTORIZATION_INPUT")),
             model_name: get("MODEL_NAME"),
@@ -345,13 +435,14 @@ impl ReferenceEnv {
         })
     }
 
-    /// What the server is to be told.
-    pub fn server(&self, args: &ServeArgs) -> ServerOptions {
+    /// What the server is to be told; `upstreams` are those that classes may name.
+    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> ServerOptions {
         ServerOptions {
             limits: args.limits(),
             module: ModuleOptions {
-                endpoints: Endpoints::new(self.inference_urls.clone(), &args.self_urls),
+                endpoints: self.endpoints(args),
                 lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
+                upstreams: Some(upstreams),
             },
             lifetimes: Lifetimes {
                 max_connection_age: Duration::from_secs(args.max_connection_age),
@@ -361,10 +452,41 @@ impl ReferenceEnv {
         }
     }
 
-    /// Size and memory of the cache.
-    pub fn cache(&self, args: &ServeArgs) -> CacheOptions {
+    /// Where texts are embedded: by the flags, else by the variables.
+    pub fn endpoints(&self, args: &ServeArgs) -> Endpoints {
+        Endpoints::new(args.upstream.urls().or_else(|| self.inference_urls.clone()), &args.self_urls)
+    }
+
+    /// Whether to wait until upstreams are ready.
+    pub fn waits(&self, args: &ServeArgs) -> bool {
+        args.upstream.upstream_wait.unwrap_or(!self.wait_off)
+    }
+
+    /// The hosts that classes may name: those allowed, and those the operator uses himself.
+    pub fn allowed(&self, args: &ServeArgs) -> Result<Allowed> {
+        let mut allowed = Allowed::parse(&args.upstream.allow_upstream)?;
+        let endpoints = self.endpoints(args);
+        for urls in endpoints.environment().into_iter().flat_map(|urls| [&urls.passage, &urls.query]) {
+            if !urls.is_empty() {
+                let unusable = |error: Error| Error::config(error.message());
+                address::parse_list(urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
+            }
+        }
+        Ok(allowed)
+    }
+
+    /// Size and memory of the caches: for what the server embeds by default, and for what classes name. An upstream's
+    /// model may change behind its URL, so its vectors are forgotten after a while.
+    pub fn caches(&self, args: &ServeArgs, forwards: bool) -> (CacheOptions, CacheOptions) {
         let default = if self.cache_off { 0 } else { CacheOptions::default().max_bytes };
-        CacheOptions { max_bytes: args.cache_bytes.unwrap_or(default), ttl: args.cache_ttl.map(Duration::from_secs) }
+        let all = args.cache_bytes.unwrap_or(default);
+        let for_classes = if args.upstream.allow_upstream.is_empty() { 0 } else { all / CLASS_SHARE };
+        let ttl = args.cache_ttl.map(Duration::from_secs);
+        let ttl_of_upstreams = ttl.or(Some(UPSTREAM_TTL));
+        (
+            CacheOptions { max_bytes: all - for_classes, ttl: if forwards { ttl_of_upstreams } else { ttl } },
+            CacheOptions { max_bytes: for_classes, ttl: ttl_of_upstreams },
+        )
     }
 
     /// The models to serve, the default one first: flag, else the image's model directory, else `MODEL_NAME`, else the

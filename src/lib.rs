@@ -7,7 +7,7 @@
 //! - [`server`]: one port for HTTP/1.1, h2c and gRPC; each surface only translates its wire format.
 //! - [`contract`]: what a request means, as Weaviate's `text2vec-transformers` module defines it. No I/O.
 //! - [`cache`]: vectors made before, in front of any backend; equal texts share one computation.
-//! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process.
+//! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process, [`backend::remote`] forwards.
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`telemetry`]: logs.

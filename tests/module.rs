@@ -10,7 +10,7 @@ use serde_json::json;
 use support::{FakeBackend, TestServer, options};
 use text2vec_sidecar::backend::local::LocalBackend;
 use text2vec_sidecar::backend::paired::Paired;
-use text2vec_sidecar::contract::endpoint::{Endpoints, InferenceUrls};
+use text2vec_sidecar::contract::endpoint::Endpoints;
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::object::Properties;
@@ -223,20 +223,22 @@ async fn a_query_vector_is_what_the_module_would_search_with() {
 }
 
 #[tokio::test]
-async fn urls_decide_between_here_and_elsewhere() {
-    let urls = InferenceUrls { passage: "http://me:8080".into(), query: "http://other:8080".into() };
-    let endpoints = Endpoints::new(Some(urls), "http://me:8080/");
+async fn urls_of_a_class_need_the_operators_leave() {
+    let endpoints = Endpoints::new(None, "http://me:8080/");
     let module = ModuleOptions { endpoints, ..ModuleOptions::default() };
     let server = TestServer::start_with(ServerOptions { module, ..ServerOptions::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(3)));
     let mut client = ModuleClient::new(channel(&server).await);
-    let request =
-        proto::VectorizeObjectRequest { object: Some(object(json!({}))), config: config(CLASS), return_text: false };
-    client.vectorize_object(request).await.expect("passages are embedded here");
-    let request = proto::VectorizeInputRequest { input: "x".into(), config: config(CLASS) };
-    let status = client.vectorize_input(request).await.expect_err("queries are not");
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert!(status.message().contains("http://other:8080"), "{status}");
+    let class = |url: &str| {
+        let module = json!({"text2vec-transformers": {"inferenceUrl": url}});
+        config(&json!({"class": "A", "properties": [], "moduleConfig": module}).to_string())
+    };
+    let request = proto::VectorizeInputRequest { input: "x".into(), config: class("http://me:8080") };
+    client.vectorize_input(request).await.expect("this sidecar itself");
+    let request = proto::VectorizeInputRequest { input: "x".into(), config: class("http://other:8080") };
+    let status = client.vectorize_input(request).await.expect_err("another server");
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("--allow-upstream"), "{status}");
     server.stop().await;
 }
 

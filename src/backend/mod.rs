@@ -2,9 +2,11 @@
 
 pub mod local;
 pub mod paired;
+pub mod remote;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
@@ -56,6 +58,20 @@ pub trait Backend: Send + Sync {
     /// What is served.
     fn info(&self) -> &ModelInfo;
 
-    /// What `GET /meta` answers.
+    /// What `GET /meta` answers, as far as it is known here.
     fn meta(&self) -> Map<String, Value>;
+
+    /// What `GET /meta` answers, asked for where it is not known here; `None` is JSON's `null`, which an upstream may say.
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+        std::future::ready(Ok(Some(self.meta()))).boxed()
+    }
+}
+
+/// Backends by base URL, for classes that name one.
+pub trait Directory: Send + Sync + std::fmt::Debug {
+    /// The backend behind a URL as a class has it.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if classes may not name it.
+    fn backend(&self, url: &str) -> Result<Arc<dyn Backend>>;
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, try_join};
+use futures_util::future::{BoxFuture, join, try_join};
 use serde_json::{Map, Value};
 
 use super::{Backend, Embedding, ModelInfo};
@@ -21,7 +21,9 @@ impl Paired {
     /// Puts an encoder for passages and one for queries together. Their vectors must be comparable.
     pub fn new(passage: Arc<dyn Backend>, query: Arc<dyn Backend>) -> Result<Paired> {
         let (passages, queries) = (passage.info(), query.info());
-        if passages.dimensions != queries.dimensions {
+        // An upstream that did not answer yet makes vectors of a length nobody knows: 0.
+        let known = passages.dimensions > 0 && queries.dimensions > 0;
+        if known && passages.dimensions != queries.dimensions {
             return Err(Error::config(format!(
                 "{} makes {} dimensions and {} makes {}: passages and queries need encoders of one family",
                 passages.name, passages.dimensions, queries.name, queries.dimensions
@@ -30,7 +32,7 @@ impl Paired {
         let info = ModelInfo {
             name: format!("{} + {}", passages.name, queries.name),
             fingerprint: format!("{}+{}", passages.fingerprint, queries.fingerprint),
-            dimensions: passages.dimensions,
+            dimensions: passages.dimensions.max(queries.dimensions),
         };
         Ok(Paired { passage, query, info })
     }
@@ -62,6 +64,27 @@ impl Backend for Paired {
     fn meta(&self) -> Map<String, Value> {
         let side = |backend: &Arc<dyn Backend>| Value::Object(backend.meta());
         Map::from_iter([("passage".to_owned(), side(&self.passage)), ("query".to_owned(), side(&self.query))])
+    }
+
+    /// The two asked at once. One that answers `null` leaves the other's bare; errors are labelled and joined. Source:
+    /// `modules/text2vec-transformers/clients/meta.go`.
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+        Box::pin(async move {
+            let sides = join(self.passage.live_meta(), self.query.live_meta()).await;
+            let labelled = |label: &str, error: &Error| format!("[{label}] {error}");
+            match sides {
+                (Ok(Some(passage)), Ok(Some(query))) => Ok(Some(Map::from_iter([
+                    ("passage".to_owned(), passage.into()),
+                    ("query".to_owned(), query.into()),
+                ]))),
+                (Ok(one), Ok(other)) => Ok(one.or(other)),
+                (Err(one), Err(other)) => {
+                    Err(Error::new(one.kind(), format!("{}, {}", labelled("passage", &one), labelled("query", &other))))
+                }
+                (Err(error), Ok(_)) => Err(Error::new(error.kind(), labelled("passage", &error))),
+                (Ok(_), Err(error)) => Err(Error::new(error.kind(), labelled("query", &error))),
+            }
+        })
     }
 }
 

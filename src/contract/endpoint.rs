@@ -76,6 +76,14 @@ impl Endpoints {
         self.environment.as_ref()
     }
 
+    /// Whether this is the URL, as text, that the environment has for the task.
+    pub fn is_environment(&self, url: &str, task: Task) -> bool {
+        self.environment.as_ref().is_some_and(|urls| match task {
+            Task::Passage => urls.passage == url,
+            Task::Query => urls.query == url,
+        })
+    }
+
     /// Where texts of a task go: the class's common URL, else its URL for the task, else the environment's, else local.
     /// Each side falls back on its own. A URL that names this sidecar is local.
     pub fn resolve<'a>(&'a self, settings: &'a Settings, task: Task) -> Endpoint<'a> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What the text is: something to be found, or something searched with.
@@ -80,6 +81,17 @@ pub struct EmbedRequest {
     pub prompt: Option<String>,
     /// Until when the request may wait for its turn where much is waiting. Says nothing about the vector.
     pub deadline: Option<Instant>,
+    /// The trace the request is part of, to be passed on with it. Says nothing about the vector.
+    pub trace: Option<Arc<TraceContext>>,
+}
+
+/// W3C Trace Context as the caller sent it: passed on, never interpreted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The header `traceparent`.
+    pub traceparent: String,
+    /// The header `tracestate`.
+    pub tracestate: Option<String>,
 }
 
 impl EmbedRequest {

@@ -8,6 +8,7 @@ mod health;
 mod http;
 mod inflight;
 mod models;
+mod trace;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use self::classes::Classes;
 use self::connection::Connections;
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
-use crate::backend::{Backend, Embedding};
+use crate::backend::{Backend, Directory, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +65,8 @@ pub struct ModuleOptions {
     pub endpoints: Endpoints,
     /// Objects' texts are lower-cased (`LOWERCASE_VECTORIZATION_INPUT`).
     pub lowercase_input: bool,
+    /// The backends behind URLs that classes name; without, they may name none.
+    pub upstreams: Option<Arc<dyn Directory>>,
 }
 
 /// What the surfaces share.
@@ -74,12 +77,15 @@ struct Service {
     module: Arc<Module>,
     /// The model that is meant; `None` is the default one.
     model: Option<Arc<str>>,
+    /// Who embeds instead of a model of this server.
+    upstream: Option<Arc<dyn Backend>>,
 }
 
 /// What the module service needs beside the backend.
 struct Module {
     endpoints: Endpoints,
     lowercase_input: bool,
+    upstreams: Option<Arc<dyn Directory>>,
     classes: Classes,
 }
 
@@ -94,7 +100,8 @@ impl Service {
     }
 
     fn backend(&self) -> Result<Arc<dyn Backend>> {
-        self.readiness.backend(self.model.as_deref())
+        let own = self.readiness.backend(self.model.as_deref())?;
+        Ok(self.upstream.clone().unwrap_or(own))
     }
 
     /// Embeds the texts of one request; a text over its limit is refused alone.
@@ -102,8 +109,10 @@ impl Service {
         let backend = self.backend()?;
         self.check_texts(requests.len())?;
         let deadline = Instant::now() + self.limits.max_wait;
+        let trace = trace::current();
         for request in &mut requests {
             request.deadline = Some(deadline);
+            request.trace.clone_from(&trace);
         }
         let max = self.limits.max_text_bytes;
         let too_long: Vec<(usize, usize)> = requests
@@ -140,8 +149,8 @@ impl Service {
         results.pop().unwrap_or_else(|| Err(Error::internal("the backend gave no answer for the text")))
     }
 
-    fn meta(&self) -> Result<Map<String, Value>> {
-        let mut meta = self.backend()?.meta();
+    async fn meta(&self) -> Result<Map<String, Value>> {
+        let mut meta = self.backend()?.live_meta().await?.unwrap_or_default();
         if let Some(Value::Object(sidecar)) = meta.get_mut("sidecar") {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
@@ -199,11 +208,12 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input }, lifetimes } = options;
-    let module = Arc::new(Module { endpoints, lowercase_input, classes: Classes::default() });
-    let service = Service { readiness: readiness.clone(), limits, module, model: None };
+    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes } = options;
+    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes: Classes::default() });
+    let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
+    let router = router.layer(middleware::from_fn(trace::keep));
     let mut connections =
         Connections::new(router, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
     let mut shutdown = std::pin::pin!(shutdown);

@@ -56,7 +56,8 @@ impl Service {
         Ok(Target { class, settings, model: config.model })
     }
 
-    /// The service by the model that texts of this task are for, if they are for this sidecar.
+    /// The service by the model that texts of this task are for, here or behind the class's URL. The server's own backend
+    /// stands for what the environment names.
     fn serving(&self, target: &Target, task: Task) -> Result<Service> {
         if !target.model.is_empty() {
             return self.of_model(&target.model);
@@ -64,13 +65,15 @@ impl Service {
         match self.module.endpoints.resolve(&target.settings, task) {
             Endpoint::Local => Ok(self.clone()),
             Endpoint::Model(name) => self.of_model(name),
-            Endpoint::Remote(url) => Err(Error::new(
-                ErrorKind::Unimplemented,
-                format!(
-                    "{task} texts of this class are embedded by {url}, and forwarding is not there yet: name the URL in \
-                     T2V_SELF_URLS if it is this sidecar"
-                ),
-            )),
+            Endpoint::Remote(url) if self.module.endpoints.is_environment(url, task) => Ok(self.clone()),
+            Endpoint::Remote(url) => match &self.module.upstreams {
+                Some(upstreams) => Ok(Service { upstream: Some(upstreams.backend(url)?), ..self.clone() }),
+                None => Err(Error::new(
+                    ErrorKind::PermissionDenied,
+                    "the class names an inference URL, and --allow-upstream (T2V_ALLOW_UPSTREAM) allows none; T2V_SELF_URLS \
+                     names those that are this sidecar",
+                )),
+            },
         }
     }
 
@@ -138,8 +141,7 @@ fn module_request(settings: &Settings, task: Task, text: String) -> EmbedRequest
         task_name: Some(task.as_str().into()),
         pooling: Some(settings.pooling_strategy.clone()),
         dimensions: settings.dimensions,
-        prompt: None,
-        deadline: None,
+        ..EmbedRequest::default()
     }
 }
 
@@ -209,7 +211,7 @@ impl Module for Service {
         &self,
         request: Request<proto::MetaInfoRequest>,
     ) -> Result<Response<proto::MetaInfoResponse>, Status> {
-        let meta = self.of_model(&request.into_inner().model)?.meta()?;
+        let meta = self.of_model(&request.into_inner().model)?.meta().await?;
         Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(meta)) }))
     }
 
@@ -338,7 +340,11 @@ impl Module for Service {
                 texts.map(|text| module_request(&target.settings, Task::Query, text.to_owned())).collect();
             let embedded = match requests.is_empty() {
                 true => Vec::new(),
-                false => self.serving(&target, Task::Query)?.embed(requests).await?,
+                // An error of the whole call is the first text's: it gets Weaviate's words as one.
+                false => {
+                    let embedded = self.serving(&target, Task::Query)?.embed(requests).await;
+                    embedded.unwrap_or_else(|error| vec![Err(error)])
+                }
             };
             near_text.combine(embedded.into_iter().map(|result| result.map(|embedding| embedding.vector)))
         });

@@ -42,6 +42,7 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
         dimensions: options.dimensions,
         prompt: options.prompt,
         deadline: None,
+        trace: None,
     };
     Ok((service, settings))
 }

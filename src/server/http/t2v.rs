@@ -20,7 +20,7 @@ use crate::server::Service;
 
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
 pub async fn meta(Scoped(service): Scoped) -> Response {
-    match service.meta() {
+    match service.meta().await {
         Ok(meta) => json_response(StatusCode::OK, &meta),
         Err(error) => error_response(&error),
     }

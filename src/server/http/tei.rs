@@ -58,9 +58,9 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
 
 /// `GET /info`. What TEI has and we do not is null.
 pub async fn info(Scoped(service): Scoped) -> Response {
-    let (backend, meta) = match service.backend().and_then(|backend| Ok((backend, service.meta()?))) {
-        Ok(known) => known,
-        Err(error) => return error_response(&error),
+    let (backend, meta) = match (service.backend(), service.meta().await) {
+        (Ok(backend), Ok(meta)) => (backend, meta),
+        (Err(error), _) | (_, Err(error)) => return error_response(&error),
     };
     let about = |key: &str| meta.get("sidecar").and_then(|sidecar| sidecar.get(key)).cloned().unwrap_or_default();
     let body = json!({

@@ -1,0 +1,145 @@
+//! What upstreams want to see before they answer: tokens and headers by host, from the environment or from files.
+
+use std::path::PathBuf;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
+
+use super::address::{Address, secret};
+use crate::error::{Error, Result};
+
+/// Where a header's value comes from. Never `Debug`: it holds secrets.
+#[derive(Clone)]
+enum Source {
+    Value(String),
+    /// A bearer token in a file, read again with the names' addresses: orchestrators replace such files.
+    TokenFile(PathBuf),
+}
+
+#[derive(Clone)]
+struct Entry {
+    host: String,
+    port: Option<u16>,
+    name: HeaderName,
+    source: Source,
+}
+
+/// Headers by host.
+#[derive(Clone, Default)]
+pub struct Credentials(Vec<Entry>);
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|entry| &entry.host)).finish()
+    }
+}
+
+impl Credentials {
+    /// Reads three comma-separated lists: `host[:port]=token`, `host[:port]=path of a file with a token`,
+    /// `host[:port]=Header-Name:value`.
+    ///
+    /// # Errors
+    /// `Config` for an entry of another form; the text names its host, never its secret.
+    pub fn parse(tokens: &str, token_files: &str, headers: &str) -> Result<Credentials> {
+        let mut entries = Vec::new();
+        for (place, value) in pairs(tokens, "T2V_UPSTREAM_TOKENS")? {
+            entries.push(entry(place, AUTHORIZATION, Source::Value(format!("Bearer {value}")))?);
+        }
+        for (place, path) in pairs(token_files, "T2V_UPSTREAM_TOKEN_FILES")? {
+            entries.push(entry(place, AUTHORIZATION, Source::TokenFile(path.into()))?);
+        }
+        for (place, header) in pairs(headers, "T2V_UPSTREAM_HEADERS")? {
+            let wrong = || Error::config(format!("T2V_UPSTREAM_HEADERS: for {place} there is no Header-Name:value"));
+            let (name, value) = header.split_once(':').ok_or_else(wrong)?;
+            let name = name.trim().parse().map_err(|_| wrong())?;
+            entries.push(entry(place, name, Source::Value(value.trim().to_owned()))?);
+        }
+        let credentials = Credentials(entries);
+        for entry in &credentials.0 {
+            entry.source.value()?;
+        }
+        Ok(credentials)
+    }
+
+    /// The headers for an address; its own user-info counts more than a token.
+    pub fn headers(&self, address: &Address) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        for entry in &self.0 {
+            let here = entry.host.eq_ignore_ascii_case(address.host());
+            if here && entry.port.is_none_or(|port| port == address.port()) {
+                headers.insert(entry.name.clone(), secret(&entry.source.value()?)?);
+            }
+        }
+        if let Some(authorization) = &address.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        Ok(headers)
+    }
+}
+
+impl Source {
+    fn value(&self) -> Result<String> {
+        match self {
+            Source::Value(value) => Ok(value.clone()),
+            Source::TokenFile(path) => {
+                let failed =
+                    |error| Error::config(format!("the token file {} cannot be read: {error}", path.display()));
+                Ok(format!("Bearer {}", std::fs::read_to_string(path).map_err(failed)?.trim()))
+            }
+        }
+    }
+}
+
+fn pairs<'a>(list: &'a str, variable: &str) -> Result<Vec<(&'a str, &'a str)>> {
+    let wrong = || Error::config(format!("{variable}: an entry is not of the form host=value"));
+    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries.map(|entry| entry.split_once('=').ok_or_else(wrong)).collect()
+}
+
+fn entry(place: &str, name: HeaderName, source: Source) -> Result<Entry> {
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if host.ends_with(']') || !host.contains(':') => {
+            let wrong = |_| Error::config(format!("'{place}' is not a host with an optional :port"));
+            (host, Some(port.parse().map_err(wrong)?))
+        }
+        _ => (place, None),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Entry { host, port, name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_go_to_their_host_only_and_are_secret() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "from-file\n").expect("write");
+        let files = format!("b={}", file.path().display());
+        let credentials =
+            Credentials::parse("a=one, [::1]:8080=six", &files, "a:81=api-key: k=1").expect("credentials");
+        let headers = |url: &str| {
+            let headers = credentials.headers(&Address::parse(url).expect("a URL")).expect("headers");
+            assert!(headers.values().all(|value| value.is_sensitive()));
+            let value = |name: &str| headers.get(name).map(|value| value.to_str().expect("text").to_owned());
+            (value("authorization"), value("api-key"))
+        };
+        assert_eq!(headers("http://a"), (Some("Bearer one".into()), None));
+        assert_eq!(headers("http://a:81"), (Some("Bearer one".into()), Some("k=1".into())));
+        assert_eq!(headers("http://B"), (Some("Bearer from-file".into()), None));
+        assert_eq!(headers("http://[::1]:8080"), (Some("Bearer six".into()), None));
+        assert_eq!(headers("http://other"), (None, None));
+        assert_eq!(headers("http://u:p@a"), (Some("Basic dTpw".into()), None));
+        assert!(!format!("{credentials:?}").contains("one"));
+    }
+
+    #[test]
+    fn mistakes_are_said_without_the_secret() {
+        for (tokens, files, headers) in
+            [("verysecret", "", ""), ("", "a=/no/such/file", ""), ("", "", "a=verysecret"), ("a:x=verysecret", "", "")]
+        {
+            let error = Credentials::parse(tokens, files, headers).expect_err("refused");
+            assert!(!error.message().contains("verysecret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Upstreams that classes name: made when first needed, guarded, a bounded number kept.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::guard::{Allowed, FLAG};
+use super::{RemoteOptions, startup};
+use crate::backend::{Backend, Directory};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Upstreams kept. Users choose the URLs, so there must be an end; the one unused for longest goes.
+const KEPT: usize = 128;
+
+/// Longest URL of a class.
+const MAX_URL: usize = 2048;
+
+/// What is put around each backend: a cache.
+pub type Wrap = Box<dyn Fn(Arc<dyn Backend>) -> Arc<dyn Backend> + Send + Sync>;
+
+/// See the module.
+pub struct ClassUpstreams {
+    allowed: Arc<Allowed>,
+    options: RemoteOptions,
+    wrap: Wrap,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    backends: HashMap<String, (Arc<dyn Backend>, u64)>,
+    uses: u64,
+}
+
+impl ClassUpstreams {
+    /// Upstreams at the allowed hosts, each within `wrap`.
+    pub fn new(allowed: Allowed, options: RemoteOptions, wrap: Wrap) -> ClassUpstreams {
+        ClassUpstreams { allowed: Arc::new(allowed), options, wrap, known: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for ClassUpstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClassUpstreams").field("allowed", &self.allowed).finish_non_exhaustive()
+    }
+}
+
+impl Directory for ClassUpstreams {
+    fn backend(&self, url: &str) -> Result<Arc<dyn Backend>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.uses += 1;
+        let now = known.uses;
+        if let Some((backend, used)) = known.backends.get_mut(url) {
+            *used = now;
+            return Ok(backend.clone());
+        }
+        // Whatever is wrong with a class's URL, it is not dialled; the answer always says who may change that.
+        let refuse = |error: Error| match error.kind() {
+            ErrorKind::PermissionDenied => error,
+            _ => Error::new(ErrorKind::PermissionDenied, format!("{error}; classes may name what {FLAG} allows")),
+        };
+        if url.len() > MAX_URL {
+            return Err(refuse(Error::invalid(format!("the class names a URL of {} bytes", url.len()))));
+        }
+        let remote = startup::of_class(url, &self.allowed, &self.options).map_err(refuse)?;
+        let backend = (self.wrap)(remote);
+        if known.backends.len() >= KEPT {
+            let oldest = known.backends.iter().min_by_key(|(_, (_, used))| *used).map(|(url, _)| url.clone());
+            known.backends.remove(&oldest.unwrap_or_default());
+        }
+        known.backends.insert(url.to_owned(), (backend.clone(), now));
+        Ok(backend)
+    }
+}

@@ -1,0 +1,183 @@
+//! Another text2vec-sidecar, over gRPC, in batches.
+//!
+//! tonic's client runs over the replica's own HTTP client instead of a channel of tonic's: one place that dials, checks
+//! addresses and speaks TLS for every kind of upstream.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use reqwest::Client;
+use reqwest::header::HeaderMap;
+use tonic::codegen::{Body as _, Service, http};
+use tonic::{Code, Status};
+
+use super::client::{MAX_ANSWER, transport};
+use super::pool::{Pool, Replica};
+use super::retry::Failure;
+use super::trace_headers;
+use crate::backend::Embedding;
+use crate::contract::request::{EmbedRequest, Task};
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto;
+use crate::proto::vectorize_result::Result as Outcome;
+use crate::proto::vectorizer_client::VectorizerClient;
+
+/// Texts in one request.
+pub const BATCH: usize = 256;
+
+const METHOD: &str = "text2vec.v1.Vectorizer/Vectorize";
+
+/// The vectors of texts of one setting.
+pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
+    let Some(&first) = requests.first() else { return Ok(Vec::new()) };
+    let task = match first.task() {
+        Task::Passage => proto::Task::Passage,
+        Task::Query => proto::Task::Query,
+    };
+    let message = &proto::VectorizeRequest {
+        texts: requests.iter().map(|request| request.text.clone()).collect(),
+        options: Some(proto::VectorizeOptions {
+            task: task as i32,
+            pooling_strategy: first.pooling.clone().unwrap_or_default(),
+            dimensions: first.dimensions,
+            prompt: first.prompt.clone(),
+            model: String::new(),
+        }),
+    };
+    let results = pool
+        .call(first.task(), deadline, |replica, limit| {
+            Box::pin(async move {
+                let results = vectorize(&replica, message.clone(), first, limit).await?;
+                if results.len() != requests.len() {
+                    let text = format!("{} results for {} texts", results.len(), requests.len());
+                    return Err(Failure::Fault(Error::new(ErrorKind::Upstream, text)));
+                }
+                Ok(results)
+            })
+        })
+        .await?;
+    Ok(results.into_iter().map(read).collect())
+}
+
+async fn vectorize(
+    replica: &Replica,
+    message: proto::VectorizeRequest,
+    first: &EmbedRequest,
+    limit: Duration,
+) -> Result<Vec<proto::VectorizeResult>, Failure> {
+    let mut headers = replica.headers();
+    headers.extend(trace_headers(first));
+    let wire = Wire { client: replica.client.clone(), base: replica.address.below("").to_string(), headers };
+    let mut client = VectorizerClient::new(wire).max_decoding_message_size(MAX_ANSWER);
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    let late = |_| {
+        let text = format!("call {METHOD}: no answer within {limit:.1?}");
+        Err(Failure::Late(Error::new(ErrorKind::DeadlineExceeded, text)))
+    };
+    let answer = tokio::time::timeout(limit, client.vectorize(request)).await;
+    let answer = answer.map_or_else(late, |answer| answer.map_err(|status| failure(&status)))?;
+    Ok(answer.into_inner().results)
+}
+
+fn failure(status: &Status) -> Failure {
+    use std::error::Error as _;
+    if let Some(transport) = status.source().and_then(|source| source.downcast_ref::<Transport>()) {
+        return transport.0.clone();
+    }
+    let error = |kind| Error::new(kind, format!("call {METHOD}: {}: {}", status.code(), status.message()));
+    match status.code() {
+        Code::InvalidArgument => Failure::Refused(error(ErrorKind::InvalidArgument)),
+        Code::ResourceExhausted => Failure::Refused(error(ErrorKind::Overloaded)),
+        Code::DeadlineExceeded => Failure::Late(error(ErrorKind::DeadlineExceeded)),
+        Code::Unavailable => Failure::Busy(error(ErrorKind::Unavailable), None),
+        // Credentials and versions are the operator's matter, not the caller's.
+        Code::Unauthenticated | Code::PermissionDenied | Code::NotFound | Code::Unimplemented => {
+            Failure::Refused(error(ErrorKind::Upstream))
+        }
+        _ => Failure::Fault(error(ErrorKind::Upstream)),
+    }
+}
+
+fn read(result: proto::VectorizeResult) -> Result<Embedding> {
+    match result.result {
+        Some(Outcome::Vector(vector)) => Ok(Embedding {
+            vector: vector.values.into(),
+            tokens: result.tokens,
+            truncated: result.truncated,
+            ignored: result.ignored_settings.iter().filter_map(|name| known_setting(name)).collect(),
+        }),
+        Some(Outcome::Error(error)) => {
+            let kind = match Code::from(error.code) {
+                Code::InvalidArgument => ErrorKind::InvalidArgument,
+                Code::ResourceExhausted => ErrorKind::TooLarge,
+                Code::Unavailable => ErrorKind::Unavailable,
+                Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+                _ => ErrorKind::Upstream,
+            };
+            Err(Error::new(kind, error.message))
+        }
+        None => Err(Error::new(ErrorKind::Upstream, "neither a vector nor an error for this text")),
+    }
+}
+
+fn known_setting(name: &str) -> Option<&'static str> {
+    ["dimensions", "poolingStrategy"].into_iter().find(|&known| known == name)
+}
+
+/// tonic's transport: the replica's HTTP client.
+#[derive(Clone)]
+struct Wire {
+    client: Client,
+    base: String,
+    headers: HeaderMap,
+}
+
+/// Why there is no answer, carried through tonic's status.
+#[derive(Debug)]
+struct Transport(Failure);
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.error().fmt(f)
+    }
+}
+
+impl std::error::Error for Transport {}
+
+impl Service<http::Request<tonic::body::Body>> for Wire {
+    type Response = http::Response<reqwest::Body>;
+    type Error = Transport;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let url = format!("{}{}", self.base.trim_end_matches('/'), parts.uri.path());
+        let send = self.client.post(url).headers(parts.headers).headers(self.headers.clone());
+        Box::pin(async move {
+            let answer = send.body(whole(body).await?).send().await;
+            let what = format!("call {METHOD}");
+            Ok(answer.map_err(|error| Transport(transport(&error, &what)))?.into())
+        })
+    }
+}
+
+/// A unary request's body is small and there at once.
+async fn whole(body: tonic::body::Body) -> Result<Vec<u8>, Transport> {
+    let mut body = pin!(body);
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+        let frame = frame.map_err(|status| Transport(failure(&status)))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    }
+    Ok(bytes)
+}

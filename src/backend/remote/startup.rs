@@ -1,0 +1,297 @@
+//! Before an upstream is used: waiting until it is ready, finding out what it is, reading its meta.
+//!
+//! Waiting is the module's (`modules/text2vec-transformers/clients/startup.go`): a ready probe each second, half a second
+//! each, two minutes in all, the passage and query services in parallel and labelled when they differ. One thing is
+//! quicker: the first probe goes out at once, not after a second.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::address::{self, Kind};
+use super::client::{Answer, exchange};
+use super::guard::Allowed;
+use super::openai::{OpenAi, below_v1};
+use super::pool::Pool;
+use super::retry::Failure;
+use super::{Remote, RemoteOptions, Speaks, tei};
+use crate::backend::Backend;
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Between probes, and for one of them.
+const INTERVAL: Duration = Duration::from_secs(1);
+const PROBE: Duration = Duration::from_millis(500);
+
+/// How long `/meta` and what it is made of may take to be answered.
+const META: Duration = Duration::from_secs(5);
+
+const READY: &str = "/.well-known/ready";
+
+/// The services that the operator names, by task. Equal texts are one service.
+pub struct Services {
+    /// For objects; `None`: embedded here.
+    pub passage: Option<Arc<Remote>>,
+    /// For everything else; `None`: embedded here.
+    pub query: Option<Arc<Remote>>,
+}
+
+/// Connects to what the operator named: waits for it if asked to, finds out what it is and how long its vectors are.
+///
+/// # Errors
+/// `Config` for a URL that cannot be used; `Unavailable`, in Weaviate's words, if it is not ready in time.
+pub async fn connect(
+    passage: Option<&str>,
+    query: Option<&str>,
+    wait: bool,
+    options: &RemoteOptions,
+) -> Result<Services> {
+    let pool = |url: &str| -> Result<Arc<Pool>> {
+        let unusable = |error: Error| Error::config(error.message());
+        let addresses = address::parse_list(url).map_err(unusable)?;
+        Ok(Pool::new(addresses, None, options.clone()))
+    };
+    let one = passage == query;
+    let mut sides = Vec::new();
+    for (label, url) in [("[passage] ", passage), ("[query] ", query)] {
+        if let Some(url) = url.filter(|_| sides.is_empty() || !one) {
+            sides.push((if one || passage.is_none() || query.is_none() { "" } else { label }, pool(url)?));
+        }
+    }
+    if wait {
+        let waits = sides.iter().map(|(label, pool)| async move {
+            wait_until_ready(pool, options.startup_limit).await.map_err(|error| error.context_label(label))
+        });
+        let failed: Vec<String> =
+            futures_util::future::join_all(waits).await.into_iter().filter_map(Result::err).collect();
+        if !failed.is_empty() {
+            let text = format!(
+                "init remote vectorizer: {} (T2V_SELF_URLS names the URLs that mean this sidecar; \
+                 TRANSFORMERS_WAIT_FOR_STARTUP=false does not wait)",
+                failed.join(", ")
+            );
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+    }
+    let remotes = sides.into_iter().map(|(_, pool)| open(pool, options));
+    let mut remotes = futures_util::future::join_all(remotes).await.into_iter();
+    let first = remotes.next();
+    Ok(match (passage, query) {
+        (Some(_), Some(_)) if one => Services { passage: first.clone(), query: first },
+        (Some(_), Some(_)) => Services { passage: first, query: remotes.next() },
+        (Some(_), None) => Services { passage: first, query: None },
+        (None, _) => Services { passage: None, query: first },
+    })
+}
+
+/// `Err`: what the last probe met.
+async fn wait_until_ready(pool: &Arc<Pool>, limit: Duration) -> Result<(), NotReady> {
+    let deadline = Instant::now() + limit;
+    let mut told = false;
+    loop {
+        let begun = Instant::now();
+        let Err(error) = probe_ready(pool).await else { return Ok(()) };
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(upstream = pool.shown(), "waiting until the upstream is ready: {error}");
+        }
+        let next = begun + INTERVAL;
+        if next >= deadline {
+            tokio::time::sleep_until(deadline.into()).await;
+            return Err(NotReady(error));
+        }
+        tokio::time::sleep_until(next.into()).await;
+    }
+}
+
+/// Why an upstream is not ready.
+struct NotReady(String);
+
+impl NotReady {
+    fn context_label(self, label: &str) -> String {
+        format!("{label}init context expired before remote was ready: {}", self.0)
+    }
+}
+
+async fn probe_ready(pool: &Arc<Pool>) -> Result<(), String> {
+    let kind = pool.address().kind;
+    let path = match kind {
+        None | Some(Kind::T2v | Kind::Sidecar) => READY.to_owned(),
+        Some(Kind::Tei) => "/health".to_owned(),
+        Some(Kind::OpenAi) => below_v1(pool.address(), "/models"),
+    };
+    let what = "send check ready request: Get";
+    let not_ready = |status: u16| Err(format!("not ready: status {status}"));
+    match get(pool, &path, what, PROBE).await {
+        Ok(answer) if answer.status <= 299 => Ok(()),
+        // A server of another kind has no such path.
+        Ok(answer) if kind.is_none() && answer.status == 404 => match detect(pool).await {
+            Ok(Speaks::Tei { .. } | Speaks::OpenAi(_)) => Ok(()),
+            _ => not_ready(answer.status),
+        },
+        Ok(answer) => not_ready(answer.status),
+        Err(failure) => Err(failure.error().message().to_owned()),
+    }
+}
+
+/// One GET of a path below the base URL, at any replica, once.
+async fn get(pool: &Arc<Pool>, path: &str, what: &str, limit: Duration) -> Result<Answer, Failure> {
+    let replica = pool.any(Instant::now() + limit).await.map_err(Failure::Refused)?;
+    // The reference's paths are put behind the base as text, as Weaviate does it.
+    let url = match replica.address.kind {
+        None | Some(Kind::T2v) => replica.address.joined(path).map_err(Failure::Refused)?,
+        Some(_) => replica.address.below(path),
+    };
+    let what = format!("{what} \"{}{path}\"", replica.address.shown());
+    exchange(replica.client.get(url).headers(replica.headers()), &what, limit).await
+}
+
+/// What speaks there: by the URL's scheme, else by which paths answer. A server that answers none is taken for the
+/// reference container, as Weaviate would.
+///
+/// # Errors
+/// If it cannot be reached.
+pub async fn detect(pool: &Arc<Pool>) -> Result<Speaks> {
+    let object = |path: &'static str| async move {
+        let answer = get(pool, path, "send probe: Get", META).await.map_err(|failure| failure.error().clone())?;
+        let body = (answer.status == 200).then(|| serde_json::from_slice::<Value>(&answer.body).ok()).flatten();
+        Ok::<_, Error>(body)
+    };
+    let tei = |info: Option<Value>| Speaks::Tei {
+        batch: info.and_then(|info| Some(tei::batch_size(info.as_object()?))).unwrap_or(tei::BATCH),
+    };
+    match pool.address().kind {
+        Some(Kind::T2v) => return Ok(t2v(object("/meta").await?)),
+        Some(Kind::Sidecar) => return Ok(Speaks::Sidecar),
+        Some(Kind::Tei) => return Ok(tei(object("/info").await?)),
+        Some(Kind::OpenAi) => return openai(pool).await,
+        None => {}
+    }
+    let meta = object("/meta").await?;
+    if meta.is_some() {
+        return Ok(t2v(meta));
+    }
+    let info = object("/info").await?;
+    if info.as_ref().is_some_and(|info| info.get("model_id").is_some()) {
+        return Ok(tei(info));
+    }
+    let models = object("/v1/models").await?;
+    if models.is_some_and(|models| models.get("data").is_some()) {
+        return openai(pool).await;
+    }
+    Ok(Speaks::T2v { texts: false })
+}
+
+fn t2v(meta: Option<Value>) -> Speaks {
+    Speaks::T2v { texts: meta.is_some_and(|meta| meta.get("sidecar").is_some_and(Value::is_object)) }
+}
+
+/// The model is named in the URL, or is the first one the server lists.
+async fn openai(pool: &Arc<Pool>) -> Result<Speaks> {
+    if let Some(model) = pool.address().parameter("model") {
+        return Ok(Speaks::OpenAi(OpenAi::new(model)));
+    }
+    let path = below_v1(pool.address(), "/models");
+    let answer = get_below(pool, &path).await.map_err(|failure| failure.error().clone())?;
+    let listed: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let first = listed.pointer("/data/0/id").and_then(Value::as_str);
+    let unnamed = || {
+        let text =
+            format!("{} lists no model (status {}): name one as ?model=… in its URL", pool.shown(), answer.status);
+        Error::new(ErrorKind::Upstream, text)
+    };
+    Ok(Speaks::OpenAi(OpenAi::new(first.ok_or_else(unnamed)?.to_owned())))
+}
+
+async fn get_below(pool: &Arc<Pool>, path: &str) -> Result<Answer, Failure> {
+    let replica = pool.any(Instant::now() + META).await.map_err(Failure::Refused)?;
+    let what = format!("send probe: Get \"{}{path}\"", replica.address.shown());
+    exchange(replica.client.get(replica.address.below(path)).headers(replica.headers()), &what, META).await
+}
+
+/// The upstream's meta, now; `None` for JSON `null`. Source: `clients/meta.go`.
+///
+/// # Errors
+/// In Weaviate's words.
+pub async fn meta(pool: &Arc<Pool>, speaks: &Speaks) -> Result<Option<Map<String, Value>>> {
+    let path = match speaks {
+        Speaks::T2v { .. } | Speaks::Sidecar => "/meta",
+        Speaks::Tei { .. } => "/info",
+        // There is no such thing.
+        Speaks::OpenAi(openai) => return Ok(Some(Map::from_iter([("model".into(), openai.model.clone().into())]))),
+    };
+    let answer =
+        get(pool, path, "send GET meta request: Get", META).await.map_err(|failure| failure.error().clone())?;
+    let upstream = |text: String| Error::new(ErrorKind::Upstream, text);
+    if !(200..=299).contains(&answer.status) {
+        return Err(upstream(format!("unexpected status code '{}' of meta request", answer.status)));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| upstream(format!("unmarshal meta response body: {error}")))
+}
+
+/// A backend for what the operator named. Whatever cannot be found out now is found out when it is needed.
+async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
+    let speaks = detect(&pool).await;
+    let meta = match &speaks {
+        Ok(speaks) => meta(&pool, speaks).await,
+        Err(error) => Err(error.clone()),
+    };
+    if let Err(error) = &meta {
+        tracing::warn!(upstream = pool.shown(), "the upstream's meta cannot be read: {error}");
+    }
+    let meta = meta.ok().flatten().unwrap_or_default();
+    let fingerprint = fingerprint(&pool.shown(), &meta);
+    let mut remote = Remote::new(pool, speaks.ok(), options, fingerprint);
+    remote.meta = meta;
+    let first =
+        EmbedRequest { deadline: Some(Instant::now() + options.attempt_timeout), ..EmbedRequest::passage("warm up") };
+    match remote.embed(vec![first]).await.map(|mut results| results.pop()) {
+        Ok(Some(Ok(embedding))) => remote.info.dimensions = embedding.vector.len(),
+        Ok(Some(Err(error))) | Err(error) => tracing::warn!("the upstream does not embed a first text: {error}"),
+        Ok(None) => {}
+    }
+    tracing::info!(
+        upstream = remote.pool.shown(),
+        kind = remote.speaks.get().map(|speaks| speaks.kind().as_str()),
+        dimensions = remote.info.dimensions,
+        "forwarding"
+    );
+    Arc::new(remote)
+}
+
+/// Changes with the URL and with what the upstream says of its model, as far as it does.
+fn fingerprint(place: &str, meta: &Map<String, Value>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(place);
+    hash.update([0]);
+    match meta.get("sidecar").and_then(|sidecar| sidecar.get("fingerprint")?.as_str()) {
+        Some(theirs) => hash.update(theirs),
+        None => hash.update(Value::Object(meta.clone()).to_string()),
+    }
+    hex(&hash.finalize()[..16])
+}
+
+/// A backend for a URL of a class. Never probed: a scheme that does not say what it is means the reference container.
+pub(super) fn of_class(url: &str, allowed: &Arc<Allowed>, options: &RemoteOptions) -> Result<Arc<Remote>> {
+    let addresses = address::parse_list(url)?;
+    for address in &addresses {
+        allowed.may_resolve(address)?;
+    }
+    let kind = addresses.first().and_then(|address| address.kind);
+    let speaks = match kind {
+        None | Some(Kind::T2v) => Some(Speaks::T2v { texts: false }),
+        Some(Kind::Sidecar) => Some(Speaks::Sidecar),
+        Some(Kind::Tei) => Some(Speaks::Tei { batch: tei::BATCH }),
+        // The model's name may have to be asked for.
+        Some(Kind::OpenAi) => None,
+    };
+    let pool = Pool::new(addresses, Some(allowed.clone()), options.clone());
+    // With user-info and query: another password is another upstream.
+    let fingerprint = hex(&Sha256::digest(url)[..16]);
+    Ok(Arc::new(Remote::new(pool, speaks, options, fingerprint)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

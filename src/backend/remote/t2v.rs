@@ -1,0 +1,248 @@
+//! The reference container's `POST /vectors`, as Weaviate's `text2vec-transformers` client speaks it.
+//!
+//! Source: `usecases/modulecomponents/clients/transformers/transformers.go`. Same body bytes, same reading of the answer
+//! (the body before the status, names in any letter case, the last duplicate, numbers rounded once to float32), same
+//! error texts up to the decoder's own words. Stricter in one thing: an answer that is no usable vector is an error.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::client::{Answer, exchange};
+use super::pool::Pool;
+use super::retry::Failure;
+use super::{embedding, said, traced};
+use crate::backend::Embedding;
+use crate::contract::go_format;
+use crate::contract::request::EmbedRequest;
+use crate::contract::value::Value;
+use crate::error::{Error, ErrorKind, Result};
+
+const PATH: &str = "/vectors";
+
+/// One text's vector.
+pub async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) -> Result<Embedding> {
+    let json =
+        format!("{{\"text\":{},\"dims\":0,\"vector\":null,\"error\":\"\",{}}}", quoted(&request.text), config(request));
+    let vector = post(pool, request, json, deadline, |answer| read_one(&answer)).await?;
+    Ok(embedding(vector, request))
+}
+
+/// Several texts' vectors in one request, from servers known to answer `texts`: other sidecars. All of one setting.
+pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
+    let Some(&first) = requests.first() else { return Ok(Vec::new()) };
+    let texts: Vec<String> = requests.iter().map(|request| quoted(&request.text)).collect();
+    let json = format!("{{\"texts\":[{}],{}}}", texts.join(","), config(first));
+    let count = requests.len();
+    let vectors = post(pool, first, json, deadline, move |answer| read_many(&answer, count)).await?;
+    Ok(requests.iter().zip(vectors).map(|(request, vector)| Ok(embedding(vector?, request))).collect())
+}
+
+async fn post<T>(
+    pool: &Arc<Pool>,
+    request: &EmbedRequest,
+    json: String,
+    deadline: Instant,
+    read: impl Fn(Answer) -> Result<T, Failure> + Sync,
+) -> Result<T>
+where
+    T: Send,
+{
+    let (json, read) = (&json, &read);
+    pool.call(request.task(), deadline, |replica, limit| {
+        Box::pin(async move {
+            let url = replica.address.joined(PATH).map_err(Failure::Refused)?;
+            let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
+            // No Content-Type: Weaviate sends none, so every container takes it so.
+            let send = replica.client.post(url).headers(replica.headers()).body(json.clone());
+            read(exchange(traced(send, request), &what, limit).await?)
+        })
+    })
+    .await
+}
+
+fn quoted(text: &str) -> String {
+    go_format::json(&Value::String(text.to_owned()))
+}
+
+/// The `config` member, in Go's order of fields.
+fn config(request: &EmbedRequest) -> String {
+    let mut fields = Vec::new();
+    if let Some(pooling) = request.pooling.as_deref().filter(|pooling| !pooling.is_empty()) {
+        fields.push(format!("\"pooling_strategy\":{}", quoted(pooling)));
+    }
+    if let Some(task) = request.task_name.as_deref().filter(|task| !task.is_empty()) {
+        fields.push(format!("\"task_type\":{}", quoted(task)));
+    }
+    if let Some(dimensions) = request.dimensions {
+        fields.push(format!("\"dimensions\":{dimensions}"));
+    }
+    format!("\"config\":{{{}}}", fields.join(","))
+}
+
+fn read_one(answer: &Answer) -> Result<Vec<f32>, Failure> {
+    let parsed = parse(&answer.body).map_err(|cause| unparsable(answer, &cause))?;
+    if answer.status != 200 {
+        return Err(failed(answer, parsed.error.as_deref()));
+    }
+    let missing = || Failure::Fault(Error::new(ErrorKind::Upstream, "status 200 without a vector"));
+    parsed.vector.ok_or_else(missing)
+}
+
+type Each = Vec<Result<Vec<f32>>>;
+
+fn read_many(answer: &Answer, count: usize) -> Result<Each, Failure> {
+    let parsed = parse(&answer.body).map_err(|cause| unparsable(answer, &cause))?;
+    if answer.status != 200 {
+        return Err(failed(answer, parsed.error.as_deref()));
+    }
+    let vectors = parsed.vectors.unwrap_or_default();
+    if vectors.len() != count {
+        let message = format!("{} vectors for {count} texts", vectors.len());
+        return Err(Failure::Fault(Error::new(ErrorKind::Upstream, message)));
+    }
+    let mut errors = parsed.errors.into_iter();
+    let each = |vector: Option<Vec<f32>>| {
+        let error = errors.next().flatten();
+        // The kind of a text's error is not on this wire; a text that failed beside others that did not is to blame.
+        vector.ok_or_else(|| Error::invalid(error.unwrap_or_else(|| "no vector and no error for this text".to_owned())))
+    };
+    Ok(vectors.into_iter().map(each).collect())
+}
+
+fn unparsable(answer: &Answer, cause: &dyn fmt::Display) -> Failure {
+    let text = format!("failed to parse vectorization response (status {}): {cause}", answer.status);
+    match answer.status {
+        200..=299 => Failure::Fault(Error::new(ErrorKind::Upstream, text)),
+        status => Failure::from_status(status, answer.retry_after, text),
+    }
+}
+
+fn failed(answer: &Answer, error: Option<&str>) -> Failure {
+    let error = error.unwrap_or_default();
+    // Weaviate loses what FastAPI says under `detail`; said behind its own words.
+    let detail = if error.is_empty() { said(&answer.body) } else { String::new() };
+    let text = format!("fail with status {}: {}{detail}", answer.status, shortened(error));
+    Failure::from_status(answer.status, answer.retry_after, text)
+}
+
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(1000) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
+/// The members of an answer that count.
+#[derive(Default)]
+struct Parsed {
+    vector: Option<Vec<f32>>,
+    error: Option<String>,
+    vectors: Option<Vec<Option<Vec<f32>>>>,
+    errors: Vec<Option<String>>,
+}
+
+fn parse(body: &[u8]) -> Result<Parsed, Box<dyn std::error::Error>> {
+    let mut text = serde_json::Deserializer::from_slice(body);
+    let parsed = text.deserialize_any(Reader)?;
+    text.end()?;
+    Ok(parsed)
+}
+
+struct Reader;
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Parsed;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_unit<E>(self) -> Result<Parsed, E> {
+        Ok(Parsed::default())
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Parsed, M::Error> {
+        use serde::de::Error as _;
+        let mut parsed = Parsed::default();
+        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+            let value: &RawValue = map.next_value()?;
+            let value = value.get();
+            let wrong = |expected| M::Error::custom(format!("{name} is not {expected}"));
+            match name.to_ascii_lowercase().as_str() {
+                "vector" => parsed.vector = floats(value).map_err(M::Error::custom)?,
+                "error" => parsed.error = serde_json::from_str(value).map_err(|_| wrong("a string"))?,
+                "text" => {
+                    let _: Option<Cow<'_, str>> = serde_json::from_str(value).map_err(|_| wrong("a string"))?;
+                }
+                "dims" => {
+                    let _: Option<i64> = serde_json::from_str(value).map_err(|_| wrong("an integer"))?;
+                }
+                "config" if !value.starts_with(['{', 'n']) => return Err(wrong("an object")),
+                "vectors" => {
+                    let each: Vec<&RawValue> = serde_json::from_str(value).map_err(|_| wrong("a list"))?;
+                    let each = each.into_iter().map(|vector| floats(vector.get())).collect::<Result<_, _>>();
+                    parsed.vectors = Some(each.map_err(M::Error::custom)?);
+                }
+                "errors" => parsed.errors = serde_json::from_str(value).map_err(|_| wrong("a list of strings"))?,
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// The numbers of a JSON list, each rounded once, from its digits to float32; `None` for null. A null within it is no
+/// number: many writers of JSON put it where they had a NaN.
+pub fn floats(json: &str) -> Result<Option<Vec<f32>>, String> {
+    if json == "null" {
+        return Ok(None);
+    }
+    let inner = json.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or("vector is not a list")?.trim();
+    if inner.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    // The text is JSON already: what begins like a number is one.
+    let number = |element: &str| {
+        let element = element.trim_ascii();
+        let number = element.starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| element.parse::<f32>().ok());
+        match number.flatten() {
+            Some(number) if number.is_finite() => Ok(number),
+            Some(_) => Err(format!("the vector has {element}, which is no float32")),
+            None => Err("the vector has an element that is not a number".to_owned()),
+        }
+    };
+    inner.split(',').map(number).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_once() {
+        // Half way between two float32 plus a little that float64 cannot hold: through a double it would round to even.
+        let halfway = "1.00000005960464477539062500000000000000001";
+        assert_eq!(floats(&format!("[{halfway}]")), Ok(Some(vec![1.000_000_1])));
+        assert_eq!(floats("[ 1 , -2.5e3,1e-50 ]"), Ok(Some(vec![1.0, -2500.0, 0.0])));
+        assert_eq!(floats("null"), Ok(None));
+        assert_eq!(floats("[]"), Ok(Some(vec![])));
+        for wrong in ["[1e39]", "[null]", "[\"1\"]", "[[1]]", "{}", "\"x\"", "[true]"] {
+            assert!(floats(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_a_vector_or_an_error_for_each_text() {
+        let answer = |body: &str| Answer { status: 200, retry_after: None, body: body.into() };
+        let each = read_many(&answer(r#"{"vectors":[[1],null],"errors":[null,"bad"]}"#), 2).expect("an answer");
+        assert_eq!(each, [Ok(vec![1.0]), Err(Error::invalid("bad"))]);
+        for body in [r#"{"vectors":[[1]]}"#, "{}", r#"{"vectors":[[1],[NaN]]}"#, r#"{"vectors":3}"#] {
+            assert!(matches!(read_many(&answer(body), 2), Err(Failure::Fault(_))), "{body}");
+        }
+    }
+}

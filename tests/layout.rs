@@ -31,7 +31,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("candle_core", &["backend/local/"]),
     ("candle_nn", &["backend/local/"]),
     ("candle_transformers", &["backend/local/"]),
-    ("safetensors", &["backend/local/weights.rs"]),
     ("tokenizers", &["model/tokenizer.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs"]),
     ("moka", &["cache.rs"]),

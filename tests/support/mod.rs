@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its part of this
 
 pub mod process;
+pub mod weight_files;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -302,7 +302,7 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
 }
 
 /// A file's JSON object, `None` when there is no such file.
-fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text)
         .map(Some)

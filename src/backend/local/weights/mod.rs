@@ -29,6 +29,9 @@ pub struct Weights {
     files: Vec<WeightFile>,
 }
 
+/// Bytes read at once, a multiple of every number's size: no tensor lies in memory both as bytes and as values.
+const READ_BYTES: u64 = 1 << 20;
+
 /// Where a tensor is.
 struct Place {
     file: usize,
@@ -133,15 +136,23 @@ impl Weights {
         })?;
         let (file, stored) = (&self.files[place.file], &place.stored);
         let failed = |why: &str| Error::config(format!("{}: the tensor '{name}' {why}", file.path.display()));
-        let mut bytes = vec![0u8; (stored.place.end - stored.place.start) as usize];
-        file.read(&mut bytes, stored.place.start).map_err(|error| failed(&format!("cannot be read: {error}")))?;
-        let values = stored.values(&bytes).map_err(|why| failed(&why))?;
+        let length = stored.place.end - stored.place.start;
+        let size = stored.numbers.size().unwrap_or(1);
+        let mut values = Vec::with_capacity((length / size) as usize);
+        let mut buffer = vec![0u8; length.min(READ_BYTES) as usize];
+        for start in (0..length).step_by(READ_BYTES as usize) {
+            let bytes = &mut buffer[..(length - start).min(READ_BYTES) as usize];
+            let read = file.read(bytes, stored.place.start + start);
+            read.map_err(|error| failed(&format!("cannot be read: {error}")))?;
+            stored.numbers.append(bytes, &mut values).map_err(|why| failed(&why))?;
+        }
+        let values = stored.finish(values).map_err(|why| failed(&why))?;
         Ok((stored.shape.clone(), values))
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor of that name.
     pub fn has(&self, name: &str) -> bool {
-        self.place(name).is_some()
+        self.tensors.contains_key(name)
     }
 
     fn place(&self, name: &str) -> Option<&Place> {

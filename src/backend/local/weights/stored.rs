@@ -27,6 +27,19 @@ impl NumberType {
             NumberType::Other(_, size) => *size,
         }
     }
+
+    /// Appends the numbers of `bytes` in f32.
+    pub fn append(&self, bytes: &[u8], values: &mut Vec<f32>) -> Result<(), String> {
+        let halves = bytes.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair));
+        match self {
+            NumberType::F64 => values.extend(bytes.as_chunks().0.iter().map(|&word| f64::from_le_bytes(word) as f32)),
+            NumberType::F32 => values.extend(bytes.as_chunks().0.iter().map(|&word| f32::from_le_bytes(word))),
+            NumberType::F16 => values.extend(halves.map(|bits| half::f16::from_bits(bits).to_f32())),
+            NumberType::BF16 => values.extend(halves.map(|bits| half::bf16::from_bits(bits).to_f32())),
+            NumberType::Other(name, _) => return Err(format!("has the type {name}, which is not supported")),
+        }
+        Ok(())
+    }
 }
 
 /// A tensor in a file.
@@ -48,16 +61,8 @@ pub fn elements(shape: &[usize]) -> Option<u64> {
 }
 
 impl Stored {
-    /// The values in f32, row-major, of a tensor's bytes. The error is what is wrong with the tensor.
-    pub fn values(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
-        let halves = || bytes.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair));
-        let values: Vec<f32> = match &self.numbers {
-            NumberType::F64 => bytes.as_chunks::<8>().0.iter().map(|&word| f64::from_le_bytes(word) as f32).collect(),
-            NumberType::F32 => bytes.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word)).collect(),
-            NumberType::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
-            NumberType::BF16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
-            NumberType::Other(name, _) => return Err(format!("has the type {name}, which is not supported")),
-        };
+    /// The tensor's values, row-major, of the numbers at its place. The error is what is wrong with the tensor.
+    pub fn finish(&self, values: Vec<f32>) -> Result<Vec<f32>, String> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(format!("holds {} at position {at}: the weights are damaged", values[at]));
         }

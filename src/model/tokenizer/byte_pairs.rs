@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -30,7 +30,7 @@ pub fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Result<Tok
         };
         merges.push((left, right));
     }
-    let model = BPE::builder().vocab_and_merges(vocabulary, merges).build();
+    let model = BPE::builder().vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges).build();
     let mut tokenizer = Tokenizer::new(model.map_err(|error| unusable(merges_path.display(), error))?);
     let prefix_space = settings.flag("add_prefix_space").unwrap_or(false);
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, true, true)));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -35,8 +36,7 @@ pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
         ],
         other => return Err(refused(path, other)),
     };
-    let vocabulary: std::collections::HashMap<String, u32> =
-        text_of(path)?.lines().zip(0..).map(|(token, id)| (token.to_owned(), id)).collect();
+    let vocabulary: Vocab = text_of(path)?.lines().zip(0..).map(|(token, id)| (token.to_owned(), id)).collect();
     let token = |role: &str| {
         let default = defaults.iter().find(|(name, _)| *name == role).map(|(_, token)| token.clone());
         settings.token(role, default.unwrap_or_default()).content

@@ -2,7 +2,7 @@
 //! marker files. Reads JSON, knows no tensors.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Everything a model directory says besides its weights and vocabulary.
 #[derive(Debug, Clone)]
 pub struct ModelDescription {
-    /// The directory.
+    /// The directory of the transformer: the model's own, or the one in it that `modules.json` names.
     pub dir: PathBuf,
     /// `config.json` as it is.
     pub config: Map<String, Value>,
@@ -104,17 +104,18 @@ impl Markers {
 impl ModelDescription {
     /// Reads a model directory. `marker_root` is where the reference image's marker files are (usually the directory
     /// itself).
-    pub fn read(dir: &Path, marker_root: &Path) -> Result<ModelDescription> {
+    pub fn read(root: &Path, marker_root: &Path) -> Result<ModelDescription> {
+        let (pipeline, dir) = read_pipeline(root)?;
         let config = read_json(&dir.join("config.json"))?.ok_or_else(|| {
             Error::config(format!(
-                "{} has no config.json: --model must name a directory with config.json, tokenizer.json and \
-                 model.safetensors, or a Hub id",
+                "{} has no config.json: --model must name a directory with config.json, a tokenizer and weights, or a \
+                 Hub id",
                 dir.display()
             ))
         })?;
         let tokenizer_config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let sentence = read_json(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
-        let prompts_config = read_json(&dir.join("config_sentence_transformers.json"))?.unwrap_or_default();
+        let sentence = read_sentence_config(&dir)?;
+        let prompts_config = read_json(&root.join("config_sentence_transformers.json"))?.unwrap_or_default();
         let prompts = prompts_config
             .get("prompts")
             .and_then(Value::as_object)
@@ -123,7 +124,7 @@ impl ModelDescription {
             })
             .unwrap_or_default();
         Ok(ModelDescription {
-            dir: dir.to_owned(),
+            dir,
             config,
             // Tokenizers without a limit carry the absurd number 1e30 instead.
             tokenizer_limit: tokenizer_config
@@ -131,7 +132,7 @@ impl ModelDescription {
                 .and_then(Value::as_f64)
                 .filter(|&limit| (1.0..1e9).contains(&limit))
                 .map(|limit| limit as usize),
-            pipeline: read_pipeline(dir)?,
+            pipeline,
             prompts,
             default_prompt_name: string(&prompts_config, "default_prompt_name"),
             max_seq_length: number(&sentence, "max_seq_length"),
@@ -250,46 +251,87 @@ fn published_profile(id: &str) -> Option<Profile> {
     }
 }
 
-fn read_pipeline(dir: &Path) -> Result<Option<Pipeline>> {
+/// The pipeline, if there is one, and the directory of its transformer.
+fn read_pipeline(dir: &Path) -> Result<(Option<Pipeline>, PathBuf)> {
     let path = dir.join("modules.json");
-    let Some(text) = read_text(&path)? else { return Ok(None) };
+    let mut body = dir.to_owned();
+    let Some(text) = read_text(&path)? else { return Ok((None, body)) };
     let modules: Vec<Map<String, Value>> = serde_json::from_str(&text)
         .map_err(|error| Error::config(format!("{} is not a list of modules: {error}", path.display())))?;
+    let refuse = |why: String| {
+        Error::config(format!(
+            "{} {why}, which is not supported: use a model made of Transformer, Pooling, Dense and Normalize, or serve \
+             this one with --profile transformers",
+            path.display()
+        ))
+    };
     let mut pipeline = Pipeline::default();
     for module in &modules {
         let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
-        let folder = dir.join(module.get("path").and_then(Value::as_str).unwrap_or_default());
+        let name = module.get("path").and_then(Value::as_str).unwrap_or_default();
+        // A module is a folder in the model: nothing outside is read.
+        if Path::new(name).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(refuse(format!("names the folder '{name}' outside the model")));
+        }
+        let folder = if name.is_empty() { dir.to_owned() } else { dir.join(name) };
         match kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" => {}
+            "Transformer" => body = folder,
             "Pooling" => pipeline.pooling = read_pooling(&folder.join("config.json"))?,
+            "Dense" if pipeline.normalize => return Err(refuse("has a Dense layer behind Normalize".into())),
             "Dense" => pipeline.dense.push(folder),
             "Normalize" => pipeline.normalize = true,
-            other => {
-                return Err(Error::config(format!(
-                    "{} names the module '{other}', which is not supported: use a model made of Transformer, Pooling, \
-                     Dense and Normalize, or serve this one with --profile transformers",
-                    path.display()
-                )));
-            }
+            // It does something in training only.
+            "Dropout" => {}
+            other => return Err(refuse(format!("names the module '{other}'"))),
         }
     }
-    Ok(Some(pipeline))
+    Ok((Some(pipeline), body))
 }
 
+/// `sentence_bert_config.json`, or the first there is of the names it had by architecture.
+fn read_sentence_config(dir: &Path) -> Result<Map<String, Value>> {
+    for name in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+        if let Some(config) = read_json(&dir.join(format!("sentence_{name}_config.json")))? {
+            return Ok(config);
+        }
+    }
+    Ok(Map::new())
+}
+
+/// The modes of `1_Pooling`. Keys that are left out have the defaults of sentence-transformers' `Pooling`, whose mean is
+/// on; a file that is missing altogether means just that.
 fn read_pooling(path: &Path) -> Result<Vec<PoolingMode>> {
     let config = read_json(path)?.unwrap_or_default();
-    // The order in which sentence-transformers concatenates them.
+    let unusable = |why: &str| Error::config(format!("{}: {why}", path.display()));
+    if config.get("include_prompt") == Some(&Value::Bool(false)) {
+        return Err(unusable("include_prompt is false, which is not supported: set it to true, or use another model"));
+    }
+    // In the order in which sentence-transformers concatenates them.
     let modes = [
-        ("pooling_mode_cls_token", PoolingMode::Cls),
-        ("pooling_mode_max_tokens", PoolingMode::Max),
-        ("pooling_mode_mean_tokens", PoolingMode::Mean),
-        ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
-        ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
-        ("pooling_mode_lasttoken", PoolingMode::LastToken),
+        ("cls", "pooling_mode_cls_token", PoolingMode::Cls),
+        ("max", "pooling_mode_max_tokens", PoolingMode::Max),
+        ("mean", "pooling_mode_mean_tokens", PoolingMode::Mean),
+        ("mean_sqrt_len_tokens", "pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
+        ("weightedmean", "pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
+        ("lasttoken", "pooling_mode_lasttoken", PoolingMode::LastToken),
     ];
-    let on = |key: &str| config.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let chosen: Vec<_> = modes.into_iter().filter(|(key, _)| on(key)).map(|(_, mode)| mode).collect();
-    Ok(if chosen.is_empty() { vec![PoolingMode::Mean] } else { chosen })
+    if let Some(named) = config.get("pooling_mode").and_then(Value::as_str) {
+        let mode = modes.iter().find(|(name, _, _)| name.eq_ignore_ascii_case(named)).map(|&(_, _, mode)| vec![mode]);
+        return mode.ok_or_else(|| unusable(&format!("the pooling mode '{named}' is not known")));
+    }
+    let mut chosen = Vec::new();
+    for (_, key, mode) in modes {
+        let on = match config.get(key) {
+            None => mode == PoolingMode::Mean,
+            Some(Value::Bool(on)) => *on,
+            Some(other) => return Err(unusable(&format!("{key} must be true or false, got {other}"))),
+        };
+        chosen.extend(on.then_some(mode));
+    }
+    if chosen.is_empty() {
+        return Err(unusable("every pooling mode is off: switch one on"));
+    }
+    Ok(chosen)
 }
 
 /// A file's text, `None` when there is no such file.
@@ -302,7 +344,7 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
 }
 
 /// A file's JSON object, `None` when there is no such file.
-fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text)
         .map(Some)
@@ -375,6 +417,70 @@ mod tests {
         assert_eq!(description(config("xlm-roberta")).usable_positions(), Some(512));
         assert_eq!(description(config("bert")).usable_positions(), Some(514));
         assert_eq!(description(serde_json::json!({"model_type": "t5"})).usable_positions(), None);
+    }
+
+    #[test]
+    fn pooling_files_of_every_age_are_understood() {
+        use PoolingMode::{Cls, LastToken, Max, Mean, MeanSqrtLen, WeightedMean};
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("config.json");
+        let mut read = |config: Value| {
+            std::fs::write(&path, config.to_string()).expect("write");
+            read_pooling(&path)
+        };
+        let off = || serde_json::json!({"pooling_mode_mean_tokens": false});
+        for (key, mode) in [
+            ("pooling_mode_cls_token", Cls),
+            ("pooling_mode_max_tokens", Max),
+            ("pooling_mode_mean_sqrt_len_tokens", MeanSqrtLen),
+            ("pooling_mode_weightedmean_tokens", WeightedMean),
+            ("pooling_mode_lasttoken", LastToken),
+        ] {
+            let mut config = off();
+            config[key] = true.into();
+            assert_eq!(read(config), Ok(vec![mode]));
+        }
+        // The mean is on unless it is switched off.
+        assert_eq!(read(serde_json::json!({"word_embedding_dimension": 8})), Ok(vec![Mean]));
+        let two = serde_json::json!({"pooling_mode_lasttoken": true, "pooling_mode_cls_token": true});
+        assert_eq!(read(two), Ok(vec![Cls, Mean, LastToken]));
+        assert_eq!(read(serde_json::json!({"pooling_mode": "CLS"})), Ok(vec![Cls]));
+        for bad in [
+            off(),
+            serde_json::json!({"pooling_mode": "median"}),
+            serde_json::json!({"pooling_mode_cls_token": "yes"}),
+            serde_json::json!({"include_prompt": false}),
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
+        }
+        assert_eq!(read_pooling(&dir.path().join("missing.json")), Ok(vec![Mean]));
+    }
+
+    #[test]
+    fn old_layouts_keep_the_transformer_in_a_folder() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("create");
+            std::fs::write(path, text).expect("write");
+        };
+        let modules = |body: &str, rest: &str| {
+            format!(r#"[{{"path":"{body}","type":"sentence_transformers.models.Transformer"}}{rest}]"#)
+        };
+        let dense = r#",{"path":"2_Dense","type":"sentence_transformers.models.Dense"}"#;
+        let normalize = r#",{"path":"3_Normalize","type":"sentence_transformers.models.Normalize"}"#;
+        write("modules.json", &modules("0_Transformer", dense));
+        write("0_Transformer/config.json", r#"{"model_type":"roberta"}"#);
+        write("0_Transformer/sentence_roberta_config.json", r#"{"max_seq_length":96,"do_lower_case":true}"#);
+        let read = || ModelDescription::read(dir.path(), dir.path());
+        let model = read().expect("a model");
+        assert_eq!((model.dir, model.max_seq_length), (dir.path().join("0_Transformer"), Some(96)));
+        assert!(model.do_lower_case);
+        assert_eq!(model.pipeline.map(|pipeline| pipeline.dense), Some(vec![dir.path().join("2_Dense")]));
+        for (body, rest) in [("../elsewhere", ""), ("/etc", ""), ("0_Transformer", &*format!("{normalize}{dense}"))] {
+            write("modules.json", &modules(body, rest));
+            assert!(read().is_err(), "{body} {rest}");
+        }
     }
 
     #[test]

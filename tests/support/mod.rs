@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod upstream;
+pub mod weight_files;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

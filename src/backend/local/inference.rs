@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::batcher::{Batcher, Options, Piece};
+use super::dense::DenseHead;
 use super::encoder::{Encoder, TokenBatch};
 use super::plan::Plan;
 use super::pooling;
@@ -38,14 +39,16 @@ pub struct Counters {
 pub struct Model {
     /// Locked by the inference thread alone, and for a forward pass.
     encoder: Mutex<Box<dyn Encoder>>,
+    /// What follows the pooling.
+    head: DenseHead,
     /// What happened to its texts.
     pub counters: Counters,
 }
 
 impl Model {
-    /// A model that is to be computed by this encoder.
-    pub fn new(encoder: Box<dyn Encoder>) -> Model {
-        Model { encoder: Mutex::new(encoder), counters: Counters::default() }
+    /// A model that is to be computed by this encoder, with these layers behind its pooling.
+    pub fn new(encoder: Box<dyn Encoder>, head: DenseHead) -> Model {
+        Model { encoder: Mutex::new(encoder), head, counters: Counters::default() }
     }
 }
 
@@ -204,7 +207,7 @@ fn compute_together(sequences: &[Sequence]) {
     }
 }
 
-/// Forward pass and pooling of some sequences of one model; each text that becomes complete is answered.
+/// Forward pass, pooling and dense layers of some sequences of one model; each text that becomes complete is answered.
 fn compute(sequences: &[Sequence]) -> Result<()> {
     let Some(first) = sequences.first() else { return Ok(()) };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -220,7 +223,7 @@ fn compute(sequences: &[Sequence]) -> Result<()> {
             let rows = hidden.rows(range);
             let pooling = sequence.text.plan.pooling.iter();
             let vector = pooling.flat_map(|&mode| pooling::pool(rows, hidden.width, mode)).collect();
-            sequence.text.computed(sequence.index, vector);
+            sequence.text.computed(sequence.index, first.text.model.head.apply(vector));
         }
         Ok(())
     }));
@@ -336,7 +339,7 @@ mod tests {
             waiting_tokens: 1000,
         };
         let batcher = Batcher::new(options);
-        let model = Arc::new(Model::new(Box::new(Fake)));
+        let model = Arc::new(Model::new(Box::new(Fake), DenseHead::default()));
         let text = |ids: &[&[u32]]| text(&model, ids);
         let texts = [
             text(&[&[1, 3]]),
@@ -385,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn models_that_share_the_thread_keep_their_own_texts() {
         let inference = Inference::start(Some(2), 1000).expect("a thread");
-        let models = [3, 10].map(|factor| Arc::new(Model::new(Box::new(Times(factor)))));
+        let models = [3, 10].map(|factor| Arc::new(Model::new(Box::new(Times(factor)), DenseHead::default())));
         let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
         let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();

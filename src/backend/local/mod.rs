@@ -1,6 +1,7 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod batcher;
+pub mod dense;
 pub mod encoder;
 mod inference;
 pub mod kernel;
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use self::batcher::{Class, Piece};
+use self::dense::DenseHead;
 use self::encoder::Encoder;
 use self::encoder::bert::{self, CandleBert};
 use self::encoder::packed_bert::{BertConfig, PackedBert};
@@ -34,8 +36,9 @@ use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::modules::{ModelDescription, ProfileHints};
-use crate::model::tokenizer::{TextTokenizer, Tokens};
+use crate::model::card;
+use crate::model::modules::{ModelDescription, ProfileHints, number};
+use crate::model::tokenizer::{TextTokenizer, Tokens, tokenizer_files};
 
 /// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
 pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
@@ -132,6 +135,7 @@ pub struct LocalBackend {
     model: Arc<Model>,
     info: ModelInfo,
     description: ModelDescription,
+    license: Option<String>,
     profile_reason: &'static str,
     engine: &'static str,
     precision: Precision,
@@ -177,27 +181,32 @@ impl LocalBackend {
             apply_dimensions: options.apply_dimensions,
         };
         let treatment = Treatment::new(profile, switches, &description);
-        if description.pipeline.as_ref().is_some_and(|pipeline| !pipeline.dense.is_empty())
-            && profile == Profile::SentenceTransformers
-        {
-            return Err(Error::config(
-                "this model has a Dense layer (2_Dense), which is not supported yet: use --profile transformers or onnx",
-            ));
-        }
-        let (encoder, engine) = load_encoder(&description, options.engine, options.precision, inference.threads())?;
-        let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
-        let width = encoder.hidden_size();
-        let dimensions = match profile {
-            Profile::SentenceTransformers => {
-                width * description.pipeline.as_ref().map_or(1, |pipeline| pipeline.pooling.len().max(1))
-            }
-            Profile::Transformers | Profile::Onnx => width,
+        let in_directory = |error: Error| match error.message().contains(&*options.dir.to_string_lossy()) {
+            true => error,
+            false => error.context(options.dir.display()),
         };
+        let (encoder, engine) =
+            load_encoder(&description, options.engine, options.precision, inference.threads()).map_err(in_directory)?;
+        let tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
+        check_vocabulary(&tokenizer, &description)?;
+        let width = encoder.hidden_size();
+        let (pooled, dense) = match (&description.pipeline, profile) {
+            (Some(pipeline), Profile::SentenceTransformers) => {
+                (width * pipeline.pooling.len().max(1), pipeline.dense.clone())
+            }
+            _ => (width, Vec::new()),
+        };
+        let head = DenseHead::load(&dense, pooled)?;
+        let dimensions = head.outputs().unwrap_or(pooled);
+        let license = card::license(&options.dir, options.id.as_deref());
+        if let Some(license) = license.as_deref().filter(|license| card::is_non_commercial(license)) {
+            tracing::warn!("this model's licence, {license}, forbids commercial use");
+        }
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
         let precision = options.precision;
-        let fingerprint = fingerprint(&description.dir, &treatment, precision)?;
+        let fingerprint = fingerprint(&options.dir, &description, &treatment, precision)?;
         let info = ModelInfo { name, fingerprint, dimensions };
-        let model = Arc::new(Model::new(encoder));
+        let model = Arc::new(Model::new(encoder, head));
         let preparation = Arc::new(Preparation { tokenizer, treatment });
         let queries_first = options.queries_first;
         Ok(LocalBackend {
@@ -206,6 +215,7 @@ impl LocalBackend {
             model,
             info,
             description,
+            license,
             profile_reason,
             engine,
             precision,
@@ -310,6 +320,7 @@ impl Backend for LocalBackend {
                 "version": env!("CARGO_PKG_VERSION"),
                 "model": self.info.name,
                 "fingerprint": self.info.fingerprint,
+                "license": self.license,
                 "profile": treatment.profile.as_str(),
                 "profile_chosen_by": self.profile_reason,
                 "dimensions": self.info.dimensions,
@@ -391,22 +402,43 @@ fn load_encoder(
     Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 
-/// 128 bits, as hex, over everything that can change a vector.
-fn fingerprint(dir: &Path, treatment: &Treatment, precision: Precision) -> Result<String> {
+/// A vocabulary of more entries than the model has embeddings belongs to another model.
+fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -> Result<()> {
+    match number(&description.config, "vocab_size") {
+        Some(size) if size < tokenizer.vocabulary() => Err(Error::config(format!(
+            "the tokenizer in {} makes ids up to {}, but config.json's vocab_size is {size}: they belong to different \
+             models",
+            description.dir.display(),
+            tokenizer.vocabulary() - 1
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// 128 bits, as hex, over everything that can change a vector. `root` is the model's directory, in which the
+/// transformer's own may be another.
+fn fingerprint(
+    root: &Path,
+    description: &ModelDescription,
+    treatment: &Treatment,
+    precision: Precision,
+) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
     hash.update(format!("{} {} {switches:?} {precision}\n", treatment.profile, treatment.max_tokens()));
-    let described = [
-        "config.json",
-        "tokenizer.json",
-        "modules.json",
-        "1_Pooling/config.json",
-        "sentence_bert_config.json",
-        "config_sentence_transformers.json",
-    ];
-    let files = described.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
+    let dir = &description.dir;
+    let mut files = vec![dir.join("config.json")];
+    files.extend(tokenizer_files(dir)?);
+    files.extend(["modules.json", "1_Pooling/config.json"].map(|name| root.join(name)));
+    files.push(dir.join("sentence_bert_config.json"));
+    files.push(root.join("config_sentence_transformers.json"));
+    files.extend(weights::weight_files(dir)?);
+    for dense in description.pipeline.iter().flat_map(|pipeline| &pipeline.dense) {
+        files.push(dense.join("config.json"));
+        files.extend(weights::weight_files(dense)?);
+    }
     let mut buffer = vec![0u8; 1 << 20];
-    for path in files.chain(weights::weight_files(dir)?) {
+    for path in files.into_iter().filter(|path| path.is_file()) {
         let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
         let mut file = std::fs::File::open(&path).map_err(unreadable)?;
         hash.update(format!("{}\n", file.metadata().map_err(unreadable)?.len()));

@@ -3,6 +3,12 @@
 //! A tensor is read when it is asked for, straight from its place in the file: nothing is held twice, and what the
 //! encoder has packed is given back.
 
+pub mod pickle;
+pub mod safetensors;
+pub mod stored;
+pub mod torch;
+pub mod zip;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,74 +16,99 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
+use self::stored::{NumberType, Stored};
+use self::zip::Source;
 use crate::error::{Error, Result};
 use crate::model::modules::read_text;
 
 /// The tensors of a model by name, without the prefix under which some checkpoints keep the encoder.
 pub struct Weights {
     tensors: HashMap<String, Place>,
-    files: Vec<(PathBuf, File)>,
+    files: Vec<WeightFile>,
 }
 
-/// Bytes read at once: no tensor lies in memory both as bytes and as values.
-const READ_BYTES: usize = 1 << 20;
+/// Bytes read at once, a multiple of every number's size: no tensor lies in memory both as bytes and as values.
+const READ_BYTES: u64 = 1 << 20;
 
 /// Where a tensor is.
 struct Place {
     file: usize,
-    offset: u64,
-    bytes: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
+    stored: Stored,
 }
 
-/// The weight files of a model directory: one file, or the shards its index names.
+struct WeightFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Source for WeightFile {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+/// The weight files of a directory: one file, or the shards its index names; safetensors before torch's own format, as
+/// transformers chooses.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let single = dir.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = dir.join("model.safetensors.index.json");
-    if let Some(text) = read_text(&index)? {
-        let unusable = |why: &str| Error::config(format!("{} is not a usable weight index: {why}", index.display()));
-        let parsed: Value = serde_json::from_str(&text).map_err(|error| unusable(&error.to_string()))?;
-        let map = parsed.get("weight_map").and_then(Value::as_object).ok_or_else(|| unusable("no weight_map"))?;
-        let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        // A shard is a plain file name: an index must not reach outside its directory.
-        if names.is_empty() || names.iter().any(|name| Path::new(name).components().count() != 1 || *name == "..") {
-            return Err(unusable("a shard must be a file name"));
+    for (single, index) in
+        [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
+    {
+        let single = dir.join(single);
+        if single.is_file() {
+            return Ok(vec![single]);
         }
-        return Ok(names.into_iter().map(|name| dir.join(name)).collect());
+        if let Some(shards) = shards(dir, &dir.join(index))? {
+            return Ok(shards);
+        }
     }
-    let hint = if dir.join("pytorch_model.bin").is_file() {
-        ": pytorch_model.bin is not read yet, convert it to safetensors"
-    } else {
-        ": download the model again or point --model elsewhere"
-    };
-    Err(Error::config(format!("{} has no model.safetensors{hint}", dir.display())))
+    Err(Error::config(format!(
+        "{} has neither model.safetensors nor pytorch_model.bin: download the model again or point --model elsewhere",
+        dir.display()
+    )))
+}
+
+/// The shards that an index names, `None` when there is no index.
+fn shards(dir: &Path, index: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let Some(text) = read_text(index)? else { return Ok(None) };
+    let unusable = |why: &str| Error::config(format!("{} is not a usable weight index: {why}", index.display()));
+    let parsed: Value = serde_json::from_str(&text).map_err(|error| unusable(&error.to_string()))?;
+    let map = parsed.get("weight_map").and_then(Value::as_object).ok_or_else(|| unusable("no weight_map"))?;
+    let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    // A shard is a plain file name: an index must not reach outside its directory.
+    let is_plain = |name: &&str| Path::new(name).file_name().is_some_and(|plain| plain == *name);
+    if names.is_empty() {
+        return Err(unusable("it names no shard"));
+    }
+    if let Some(name) = names.iter().find(|name| !is_plain(name)) {
+        return Err(unusable(&format!("the shard '{name}' is not the name of a file beside it")));
+    }
+    if let Some(name) = names.iter().find(|name| !dir.join(name).is_file()) {
+        return Err(unusable(&format!("the shard {name} is missing: download the model again")));
+    }
+    Ok(Some(names.into_iter().map(|name| dir.join(name)).collect()))
 }
 
 impl Weights {
-    /// Opens weight files and checks their headers. `anchor` is a tensor every model of the family has; whatever stands
-    /// before it in its name is taken off all names.
+    /// Opens weight files and checks what they say of their tensors. `anchor` is a tensor every model of the family has;
+    /// whatever stands before it in its name is taken off all names.
     pub fn open(paths: &[PathBuf], anchor: &str) -> Result<Weights> {
         let mut tensors = HashMap::new();
         let mut files = Vec::new();
         for path in paths {
-            let (file, start, metadata) = read_header(path)?;
-            for (name, info) in metadata.tensors() {
-                let (from, to) = info.data_offsets;
-                let offset = start + from as u64;
-                let place =
-                    Place { file: files.len(), offset, bytes: to - from, dtype: info.dtype, shape: info.shape.clone() };
-                tensors.insert(name, place);
+            let file = WeightFile::open(path)?;
+            for (name, stored) in file.tensors()? {
+                tensors.insert(name, Place { file: files.len(), stored });
             }
-            files.push((path.clone(), file));
+            files.push(file);
         }
         let prefix = tensors
             .keys()
@@ -86,7 +117,8 @@ impl Weights {
             .min_by_key(|prefix| prefix.len())
             .map(str::to_owned)
             .ok_or_else(|| {
-                Error::config(format!("the weights have no tensor '{anchor}': they are of another architecture"))
+                let first = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+                Error::config(format!("{first} has no tensor '{anchor}': the weights are of another architecture"))
             })?;
         let tensors = tensors
             .into_iter()
@@ -96,45 +128,46 @@ impl Weights {
     }
 
     /// A tensor's shape and its values in f32, row-major. LayerNorm's parameters are found under their old names
-    /// (`gamma`, `beta`) too.
+    /// (`gamma`, `beta`) too. Numbers that are not finite are an error.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let old_name = || match name.rsplit_once('.') {
-            Some((stem, "weight")) => self.tensors.get(&format!("{stem}.gamma")),
-            Some((stem, "bias")) => self.tensors.get(&format!("{stem}.beta")),
-            _ => None,
-        };
-        let place =
-            self.tensors.get(name).or_else(old_name).ok_or_else(|| {
-                Error::config(format!("the weights do not fit config.json: there is no tensor '{name}'"))
-            })?;
-        let (path, file) = &self.files[place.file];
-        let mut values = Vec::with_capacity(place.shape.iter().product());
-        let mut buffer = vec![0u8; place.bytes.min(READ_BYTES)];
-        for start in (0..place.bytes).step_by(READ_BYTES) {
-            let bytes = &mut buffer[..(place.bytes - start).min(READ_BYTES)];
-            file.read_exact_at(bytes, place.offset + start as u64)
-                .map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))?;
-            let halves = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-            match place.dtype {
-                Dtype::F32 => values
-                    .extend(bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))),
-                Dtype::F16 => values.extend(halves.map(|bits| half::f16::from_bits(bits).to_f32())),
-                Dtype::BF16 => values.extend(halves.map(|bits| half::bf16::from_bits(bits).to_f32())),
-                other => {
-                    return Err(Error::config(format!(
-                        "the tensor '{name}' has the type {other:?}, which is not supported"
-                    )));
-                }
-            }
+        let place = self.place(name).ok_or_else(|| {
+            let file = self.files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
+            Error::config(format!("the weights do not fit config.json: {file} has no tensor '{name}'"))
+        })?;
+        let (file, stored) = (&self.files[place.file], &place.stored);
+        let failed = |why: &str| Error::config(format!("{}: the tensor '{name}' {why}", file.path.display()));
+        let length = stored.place.end - stored.place.start;
+        let size = stored.numbers.size().unwrap_or(1);
+        let mut values = Vec::with_capacity((length / size) as usize);
+        let mut buffer = vec![0u8; length.min(READ_BYTES) as usize];
+        for start in (0..length).step_by(READ_BYTES as usize) {
+            let bytes = &mut buffer[..(length - start).min(READ_BYTES) as usize];
+            let read = file.read(bytes, stored.place.start + start);
+            read.map_err(|error| failed(&format!("cannot be read: {error}")))?;
+            stored.numbers.append(bytes, &mut values).map_err(|why| failed(&why))?;
         }
-        Ok((place.shape.clone(), values))
+        let values = stored.finish(values).map_err(|why| failed(&why))?;
+        Ok((stored.shape.clone(), values))
     }
 
-    /// All f32, f16 and bf16 tensors on a Candle device, for candle's builders.
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn place(&self, name: &str) -> Option<&Place> {
+        self.tensors.get(name).or_else(|| match name.rsplit_once('.')? {
+            (stem, "weight") => self.tensors.get(&format!("{stem}.gamma")),
+            (stem, "bias") => self.tensors.get(&format!("{stem}.beta")),
+            _ => None,
+        })
+    }
+
+    /// All tensors of floats on a Candle device, for candle's builders.
     pub fn candle(&self, device: &Device) -> Result<VarBuilder<'static>> {
         let mut tensors = HashMap::new();
         for (name, place) in &self.tensors {
-            if matches!(place.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            if !matches!(place.stored.numbers, NumberType::Other(..)) {
                 let (shape, values) = self.tensor(name)?;
                 let tensor = Tensor::from_vec(values, shape, device).map_err(|error| {
                     Error::config(format!("the tensor '{name}' cannot be used: {}", first_line(&error.to_string())))
@@ -146,29 +179,24 @@ impl Weights {
     }
 }
 
-/// A safetensors file, where its data begin, and what it says of its tensors, checked against its length.
-fn read_header(path: &Path) -> Result<(File, u64, Metadata)> {
-    let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
-    let unusable = |why: &str| {
-        Error::config(format!("{} is not a usable safetensors file ({why}): download it again", path.display()))
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    let mut size = [0u8; 8];
-    file.read_exact_at(&mut size, 0).map_err(|_| unusable("it is too short"))?;
-    let size = u64::from_le_bytes(size);
-    // The format's own bound on a header is 100 MB.
-    if size > 100_000_000 || size.saturating_add(8) > length {
-        return Err(unusable("its header is longer than the file"));
+impl WeightFile {
+    fn open(path: &Path) -> Result<WeightFile> {
+        let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+        let file = File::open(path).map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        Ok(WeightFile { path: path.to_owned(), file, length })
     }
-    let mut header = vec![0u8; size as usize];
-    file.read_exact_at(&mut header, 8).map_err(unreadable)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| unusable(&error.to_string()))?;
-    let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0) as u64;
-    if size + 8 + end != length {
-        return Err(unusable(&format!("{length} bytes long, {} expected", size + 8 + end)));
+
+    fn tensors(&self) -> Result<HashMap<String, Stored>> {
+        let path = self.path.display();
+        if self.path.extension().is_some_and(|extension| extension == "bin") {
+            let remedy = "download it again, or use a model with safetensors";
+            return torch::tensors(self)
+                .map_err(|why| Error::config(format!("{path} is not a usable torch file ({why}): {remedy}")));
+        }
+        safetensors::tensors(self)
+            .map_err(|why| Error::config(format!("{path} is not a usable safetensors file ({why}): download it again")))
     }
-    Ok((file, size + 8, metadata))
 }
 
 /// Candle appends a backtrace to its messages when one is captured; people get the first line.
@@ -246,6 +274,10 @@ mod tests {
         let index = dir.path().join("model.safetensors.index.json");
         std::fs::write(&index, r#"{"weight_map":{"a":"2.safetensors","b":"1.safetensors","c":"1.safetensors"}}"#)
             .expect("write");
+        assert!(weight_files(dir.path()).expect_err("no shard").message().contains("1.safetensors is missing"));
+        for name in ["1.safetensors", "2.safetensors"] {
+            std::fs::write(dir.path().join(name), "").expect("write");
+        }
         let names =
             |paths: Vec<PathBuf>| paths.iter().map(|path| path.file_name().expect("a name").to_owned()).collect();
         let files: Vec<_> = names(weight_files(dir.path()).expect("shards"));

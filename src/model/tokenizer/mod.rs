@@ -1,0 +1,163 @@
+//! Text to token ids. The only module that knows the tokenizers crate.
+
+mod byte_pairs;
+mod sentencepiece;
+mod special;
+mod word_piece;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use tokenizers::Tokenizer;
+use tokenizers::processors::template::TemplateProcessing;
+
+use self::special::Settings;
+
+use crate::error::{Error, Result};
+
+/// A model's tokenizer with *our* truncation and no padding: what `tokenizer.json` says about both is ignored, since
+/// well-known models ship files with limits of 128 that nobody means.
+pub struct TextTokenizer {
+    tokenizer: Tokenizer,
+    max_tokens: usize,
+}
+
+/// Token ids of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Token types, as many as ids.
+    pub type_ids: Vec<u32>,
+    /// Whether the text was longer than the limit.
+    pub truncated: bool,
+}
+
+impl TextTokenizer {
+    /// Reads a model directory's tokenizer: `tokenizer.json` or, without one, the vocabulary that [`tokenizer_files`]
+    /// names. `max_tokens` counts special tokens.
+    pub fn load(dir: &Path, max_tokens: usize) -> Result<TextTokenizer> {
+        let files = tokenizer_files(dir)?;
+        let path = &files[0];
+        let mut tokenizer = read(dir, &files)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| unusable(path.display(), error))?;
+        let special = tokenizer
+            .encode_fast("", true)
+            .map_err(|error| Error::config(format!("{} cannot encode a text: {error}", path.display())))?
+            .len();
+        if max_tokens <= special {
+            return Err(Error::config(format!(
+                "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
+            )));
+        }
+        Ok(TextTokenizer { tokenizer, max_tokens })
+    }
+
+    /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
+    pub fn vocabulary(&self) -> usize {
+        self.tokenizer.get_vocab(false).values().max().map_or(0, |&id| id as usize + 1)
+    }
+
+    /// The limit, special tokens included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Encodes a text, special tokens included, cut at the end to the limit.
+    pub fn encode(&self, text: &str) -> Result<Tokens> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, true)
+            .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let mut type_ids = encoding.get_type_ids().to_vec();
+        let truncated = ids.len() > self.max_tokens;
+        if truncated {
+            // The special tokens at the end stay at the end of what is kept.
+            let special = encoding.get_special_tokens_mask();
+            let closing = special.iter().rev().take_while(|&&flag| flag == 1).count();
+            let keep = self.max_tokens - closing;
+            for values in [&mut ids, &mut type_ids] {
+                values.drain(keep..values.len() - closing);
+            }
+        }
+        Ok(Tokens { ids, type_ids, truncated })
+    }
+}
+
+/// How to get a tokenizer this program can read.
+const REMEDY: &str =
+    "write a tokenizer.json beside it (transformers: AutoTokenizer.from_pretrained(dir).save_pretrained(dir))";
+
+/// The files that make a directory's tokenizer, the main one first: `tokenizer.json`, else a vocabulary (`vocab.txt`,
+/// `vocab.json` with `merges.txt`, `sentencepiece.bpe.model`, `spiece.model`) and the settings beside it.
+pub fn tokenizer_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let there = |names: &[&str]| -> Vec<PathBuf> {
+        names.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
+    };
+    let main = [
+        &["tokenizer.json"][..],
+        &["sentencepiece.bpe.model"],
+        &["spiece.model"],
+        &["vocab.json", "merges.txt"],
+        &["vocab.txt"],
+    ];
+    let Some(names) = main.into_iter().find(|names| there(names).len() == names.len()) else {
+        return Err(Error::config(format!(
+            "{} has no tokenizer: it needs tokenizer.json, or vocab.txt, vocab.json with merges.txt, \
+             sentencepiece.bpe.model or spiece.model",
+            dir.display()
+        )));
+    };
+    let mut files = there(names);
+    if names[0] != "tokenizer.json" {
+        files.extend(there(&["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]));
+    }
+    Ok(files)
+}
+
+fn read(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
+    let path = &files[0];
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name == "tokenizer.json" {
+        return Tokenizer::from_bytes(bytes_of(path)?).map_err(|error| unusable(path.display(), error));
+    }
+    let settings = Settings::read(dir)?;
+    match name.as_ref() {
+        "vocab.txt" => word_piece::build(path, &settings),
+        "vocab.json" => byte_pairs::build(path, &files[1], &settings),
+        _ => sentencepiece::build(path, &settings),
+    }
+}
+
+/// Puts special tokens around every text.
+fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+    let id = |token: &str| {
+        let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
+        Ok((token.to_owned(), tokenizer.token_to_id(token).ok_or_else(lacks)?))
+    };
+    let special = first.into_iter().chain([last]).map(id).collect::<Result<Vec<_>>>()?;
+    let pieces: Vec<String> = first.into_iter().chain(["$A", last]).map(str::to_owned).collect();
+    let mut template = TemplateProcessing::builder();
+    template.try_single(pieces).map_err(|error| unusable(path.display(), error.into()))?.special_tokens(special);
+    tokenizer.with_post_processor(Some(template.build().map_err(|error| unusable(path.display(), error.into()))?));
+    Ok(())
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    String::from_utf8(bytes_of(path)?).map_err(|error| unusable(path.display(), error.into()))
+}
+
+fn unusable(what: impl Display, error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::config(format!("{what} is not a usable tokenizer: {error}"))
+}
+
+/// A vocabulary of a tokenizer class that is not converted here.
+fn refused(path: &Path, class: &str) -> Error {
+    Error::config(format!("{} belongs to a tokenizer of class '{class}', which is not known: {REMEDY}", path.display()))
+}

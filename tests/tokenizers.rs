@@ -1,0 +1,89 @@
+//! Tokenizers of model directories without `tokenizer.json`, text by text against transformers.
+//! `tests/fixtures/tokenizers/make.py` made them.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::fixture;
+use text2vec_sidecar::model::tokenizer::TextTokenizer;
+
+fn dir(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers").join(name)
+}
+
+#[test]
+fn every_vocabulary_gives_the_ids_of_transformers() {
+    let golden = fixture("tokenizers/ids.json");
+    let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).expect("texts");
+    assert!(texts.len() >= 200, "{} texts", texts.len());
+    let tokenizers = golden["ids"].as_object().expect("ids by tokenizer");
+    assert_eq!(tokenizers.len(), 7);
+    let mut wrong = Vec::new();
+    for (name, ids) in tokenizers {
+        assert!(!dir(name).join("tokenizer.json").exists());
+        let tokenizer = TextTokenizer::load(&dir(name), 100_000).expect(name);
+        let ids: Vec<Vec<u32>> = serde_json::from_value(ids.clone()).expect("ids");
+        assert_eq!(ids.len(), texts.len());
+        for (text, expected) in texts.iter().zip(ids) {
+            let tokens = tokenizer.encode(text).expect("tokens");
+            if tokens.ids != expected {
+                wrong.push(format!("{name} {text:?}: {:?} instead of {expected:?}", tokens.ids));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// A directory with the files of a fixture.
+fn copy(name: &str) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("a directory");
+    for entry in fs::read_dir(dir(name)).expect("a fixture") {
+        let path = entry.expect("an entry").path();
+        fs::copy(&path, to.path().join(path.file_name().expect("a name"))).expect("copy");
+    }
+    to
+}
+
+#[test]
+fn vocabularies_that_cannot_be_used_are_refused() {
+    let load = |dir: &Path| TextTokenizer::load(dir, 512).map(|_| ()).map_err(|error| error.message().to_owned());
+    let refused = |dir: &Path, words: &[&str]| {
+        let error = load(dir).expect_err("unusable");
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    let empty = tempfile::tempdir().expect("a directory");
+    refused(empty.path(), &["no tokenizer", "vocab.txt"]);
+
+    let bert = copy("bert");
+    assert_eq!(load(bert.path()), Ok(()));
+    fs::write(bert.path().join("vocab.txt"), "[UNK]\n[SEP]\nword\n").expect("write");
+    refused(bert.path(), &["vocab.txt", "'[CLS]'"]);
+    fs::write(bert.path().join("tokenizer_config.json"), r#"{"tokenizer_class": "BertJapaneseTokenizer"}"#)
+        .expect("write");
+    refused(bert.path(), &["BertJapanese", "tokenizer.json"]);
+
+    let t5 = copy("t5");
+    let model = t5.path().join("spiece.model");
+    let whole = fs::read(&model).expect("read");
+    fs::write(&model, &whole[..whole.len() / 2]).expect("write");
+    refused(t5.path(), &["spiece.model", "not a usable tokenizer"]);
+    fs::write(&model, "").expect("write");
+    refused(t5.path(), &["spiece.model"]);
+
+    // The map of characters is a program of its own kind: none of its bytes may bring the loader or a text down.
+    let xlm = copy("xlm_roberta");
+    let model = xlm.path().join("sentencepiece.bpe.model");
+    let whole = fs::read(&model).expect("read");
+    for cut in (1..12).map(|part| whole.len() * part / 12) {
+        fs::write(&model, &whole[..cut]).expect("write");
+        assert!(load(xlm.path()).is_err(), "cut to {cut} bytes");
+    }
+
+    let roberta = copy("roberta");
+    fs::write(roberta.path().join("merges.txt"), "#version: 0.2\na b c\n").expect("write");
+    refused(roberta.path(), &["merges.txt line 2"]);
+    fs::write(roberta.path().join("vocab.json"), "{").expect("write");
+    refused(roberta.path(), &["vocab.json", "not a usable tokenizer"]);
+}

@@ -591,7 +591,7 @@ async fn caches_of_upstreams_share_their_room_and_never_mix() {
     let second = first.beside(other_remote);
     for _ in 0..3 {
         assert_eq!(one(&*first, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 1.0);
-        assert_eq!(one(&second, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 5.0);
+        assert_eq!(one(&*second, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 5.0);
     }
     // One request each, beside the one at the start.
     assert_eq!((a.count("/vectors"), b.count("/vectors")), (2, 2));

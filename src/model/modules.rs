@@ -424,7 +424,7 @@ mod tests {
         use PoolingMode::{Cls, LastToken, Max, Mean, MeanSqrtLen, WeightedMean};
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("config.json");
-        let mut read = |config: Value| {
+        let read = |config: Value| {
             std::fs::write(&path, config.to_string()).expect("write");
             read_pooling(&path)
         };

@@ -4,6 +4,7 @@ pub mod batcher;
 pub mod encoder;
 mod inference;
 pub mod kernel;
+pub mod onnx;
 pub mod plan;
 pub mod pooling;
 pub mod sentences;
@@ -29,6 +30,7 @@ pub use self::inference::Inference;
 use self::inference::Model;
 pub use self::kernel::Precision;
 use self::kernel::{InstructionSet, Kernels};
+use self::onnx::OnnxEncoder;
 use self::plan::{Plan, Switches, Treatment};
 use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
@@ -134,7 +136,7 @@ pub struct LocalBackend {
     description: ModelDescription,
     profile_reason: &'static str,
     engine: &'static str,
-    precision: Precision,
+    precision: &'static str,
     queries_first: bool,
 }
 
@@ -166,8 +168,10 @@ impl LocalBackend {
         let description = ModelDescription::read(&options.dir, marker_root)?;
         let (profile, profile_reason) = match options.profile {
             Some(profile) => (profile, "--profile"),
+            None if onnx::is_only_weights(&options.dir) => (Profile::Onnx, "there are no weights but model_quantized.onnx"),
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
+        let source = Source::choose(&description, profile)?;
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
             task_prefixes: options
@@ -184,7 +188,8 @@ impl LocalBackend {
                 "this model has a Dense layer (2_Dense), which is not supported yet: use --profile transformers or onnx",
             ));
         }
-        let (encoder, engine) = load_encoder(&description, options.engine, options.precision, inference.threads())?;
+        let (encoder, engine) =
+            load_encoder(&description, &source, options.engine, options.precision, inference.threads())?;
         let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
         let width = encoder.hidden_size();
         let dimensions = match profile {
@@ -194,8 +199,8 @@ impl LocalBackend {
             Profile::Transformers | Profile::Onnx => width,
         };
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let precision = options.precision;
-        let fingerprint = fingerprint(&description.dir, &treatment, precision)?;
+        let precision = source.precision(options.precision);
+        let fingerprint = fingerprint(&description.dir, &source, &treatment, precision)?;
         let info = ModelInfo { name, fingerprint, dimensions };
         let model = Arc::new(Model::new(encoder));
         let preparation = Arc::new(Preparation { tokenizer, treatment });
@@ -318,7 +323,7 @@ impl Backend for LocalBackend {
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
                 "apply_dimensions": treatment.apply_dimensions,
-                "precision": self.precision.name(),
+                "precision": self.precision,
                 "device": "cpu",
                 "engine": self.engine,
                 "threads": self.inference.threads(),
@@ -357,14 +362,69 @@ async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> 
     results
 }
 
+/// Where the weights are.
+enum Source {
+    /// f32 weights, in these files.
+    Weights(Vec<PathBuf>),
+    /// A quantised graph with its weights.
+    Graph(PathBuf),
+}
+
+impl Source {
+    /// f32 weights, unless there are none, or the directory is the reference container's with the marker of an -onnx
+    /// image and is to be treated as one.
+    fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
+        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
+        match onnx::graph_file(&description.dir) {
+            Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
+            _ => weights::weight_files(&description.dir).map(Source::Weights),
+        }
+    }
+
+    fn precision(&self, chosen: Precision) -> &'static str {
+        match self {
+            Source::Weights(_) => chosen.name(),
+            Source::Graph(_) => "int8 (onnx)",
+        }
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        match self {
+            Source::Weights(files) => files,
+            Source::Graph(file) => std::slice::from_ref(file),
+        }
+    }
+}
+
 /// The encoder, and the name of what runs it.
 fn load_encoder(
     description: &ModelDescription,
+    source: &Source,
     engine: Engine,
     precision: Precision,
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
-    let files = weights::weight_files(&description.dir)?;
+    let files = match source {
+        Source::Weights(files) => files,
+        Source::Graph(path) => {
+            if precision != Precision::F32 {
+                return Err(Error::config(format!(
+                    "{} is quantised already: leave out --precision {precision}",
+                    path.display()
+                )));
+            }
+            let kernels = match engine {
+                Engine::Auto => Kernels::detect(),
+                Engine::Kernels(set) => Kernels::with(set)?,
+                Engine::Candle => {
+                    let message = "the engine candle cannot run a quantised ONNX graph: use the engine auto";
+                    return Err(Error::config(message));
+                }
+            };
+            let encoder = OnnxEncoder::load(path, kernels, threads)?;
+            return Ok((Box::new(encoder), kernels.instruction_set().name()));
+        }
+    };
     if description.model_type() != "bert" {
         return Err(Error::config(format!(
             "the architecture '{}' of {} is not supported: supported are bert",
@@ -372,7 +432,7 @@ fn load_encoder(
             description.dir.display()
         )));
     }
-    let weights = Weights::open(&files, bert::ANCHOR)?;
+    let weights = Weights::open(files, bert::ANCHOR)?;
     let kernels = match engine {
         Engine::Candle if precision != Precision::F32 => {
             return Err(Error::config(format!(
@@ -392,7 +452,7 @@ fn load_encoder(
 }
 
 /// 128 bits, as hex, over everything that can change a vector.
-fn fingerprint(dir: &Path, treatment: &Treatment, precision: Precision) -> Result<String> {
+fn fingerprint(dir: &Path, source: &Source, treatment: &Treatment, precision: &str) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
     hash.update(format!("{} {} {switches:?} {precision}\n", treatment.profile, treatment.max_tokens()));
@@ -406,7 +466,7 @@ fn fingerprint(dir: &Path, treatment: &Treatment, precision: Precision) -> Resul
     ];
     let files = described.iter().map(|name| dir.join(name)).filter(|path| path.is_file());
     let mut buffer = vec![0u8; 1 << 20];
-    for path in files.chain(weights::weight_files(dir)?) {
+    for path in files.chain(source.files().iter().cloned()) {
         let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
         let mut file = std::fs::File::open(&path).map_err(unreadable)?;
         hash.update(format!("{}\n", file.metadata().map_err(unreadable)?.len()));

@@ -168,7 +168,9 @@ impl LocalBackend {
         let description = ModelDescription::read(&options.dir, marker_root)?;
         let (profile, profile_reason) = match options.profile {
             Some(profile) => (profile, "--profile"),
-            None if onnx::is_only_weights(&options.dir) => (Profile::Onnx, "there are no weights but model_quantized.onnx"),
+            None if !description.markers.onnx_runtime && onnx::is_only_weights(&options.dir) => {
+                (Profile::Onnx, "there are no weights but model_quantized.onnx")
+            }
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
         let source = Source::choose(&description, profile)?;

@@ -41,7 +41,8 @@ pub struct OnnxEncoder {
 impl OnnxEncoder {
     /// Loads a graph. One that cannot be run is an error that says where it differs and what to do instead.
     pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
-        let bytes = std::fs::read(path).map_err(|e| Error::config(format!("{} cannot be read: {e}", path.display())))?;
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::config(format!("{} cannot be read: {e}", path.display())))?;
         OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| {
             Error::config(format!(
                 "{} cannot be run: {}. Run are BERT-like encoders exported by optimum with dynamic 8-bit quantisation, one \

@@ -136,7 +136,10 @@ impl Table<'_> {
         let walk = Walk { graph };
         let codes = walk.tensor(self.weight.codes)?;
         if codes.shape.len() != 2 || codes.shape[1] != hidden {
-            return Err(format!("the table '{}' has the shape {:?} where {hidden} columns belong", codes.name, codes.shape));
+            return Err(format!(
+                "the table '{}' has the shape {:?} where {hidden} columns belong",
+                codes.name, codes.shape
+            ));
         }
         let (scale, zero_point) = walk.scale(&self.weight)?;
         Ok(QuantizedTable { codes: codes.codes()?, scale, zero_point })
@@ -358,7 +361,8 @@ impl<'a> Walk<'a> {
         if transpose.ints("perm") != Some(&[0, 2, 1, 3]) {
             return Err(format!("{transpose} orders the heads' contexts in another way than expected"));
         }
-        let (Side::Activation(probabilities), Side::Activation(values)) = self.product(self.input(transpose, 0)?)? else {
+        let (Side::Activation(probabilities), Side::Activation(values)) = self.product(self.input(transpose, 0)?)?
+        else {
             return Err(format!("{transpose} has no attention before it"));
         };
         let softmax = self.expect(probabilities, "Softmax", "the attention's softmax")?;
@@ -537,7 +541,10 @@ impl<'a> Walk<'a> {
                 let heads = self.expect(self.input(shape, 0)?, "Transpose", "the heads")?;
                 let starts = self.tensor(self.input(node, 1)?)?.integers()?;
                 let ends = self.tensor(self.input(node, 2)?)?.integers()?;
-                if heads.ints("perm") != Some(&[0, 2, 1, 3]) || starts != [-1] || ends.first().is_none_or(|&end| end < 4) {
+                if heads.ints("perm") != Some(&[0, 2, 1, 3])
+                    || starts != [-1]
+                    || ends.first().is_none_or(|&end| end < 4)
+                {
                     return Err(no_number());
                 }
                 Ok(width as f32)
@@ -632,7 +639,9 @@ impl<'a> Walk<'a> {
             if !matches!(node.op, "Slice" | "Expand" | "Unsqueeze" | "Reshape" | "Cast") {
                 break;
             }
-            if node.op == "Slice" && self.graph.constant(self.input(node, 1)?).is_none_or(|from| from.integers() != Ok(vec![0])) {
+            if node.op == "Slice"
+                && self.graph.constant(self.input(node, 1)?).is_none_or(|from| from.integers() != Ok(vec![0]))
+            {
                 break;
             }
             at = self.input(node, 0)?;

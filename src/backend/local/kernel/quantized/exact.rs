@@ -285,7 +285,11 @@ mod tests {
         };
         check(&[0.0, 2.0, -3.0, -2.5, 1.34, 0.5], &[153, 255, 0, 26, 221, 179], 153);
         check(&[-1.0, -2.1, -1.3, -2.5, -3.34, -4.0], &[191, 121, 172, 96, 42, 0], 255);
-        check(&[1.0, 2.1, 1.3, 2.5, 3.34, 4.0, 1.5, 2.6, 3.9, 4.0, 3.0, 2.345], &[64, 134, 83, 159, 213, 255, 96, 166, 249, 255, 191, 149], 0);
+        check(
+            &[1.0, 2.1, 1.3, 2.5, 3.34, 4.0, 1.5, 2.6, 3.9, 4.0, 3.0, 2.345],
+            &[64, 134, 83, 159, 213, 255, 96, 166, 249, 255, 191, 149],
+            0,
+        );
         check(&[0.5, 1.5, 2.5, 255.0], &[0, 2, 2, 255], 0);
         assert_eq!(Quantization::of(0.0, 0.0), Some(Quantization { scale: 1.0, zero_point: 0 }));
         assert_eq!(Quantization::of(0.0, f32::INFINITY), None);
@@ -295,7 +299,8 @@ mod tests {
     #[test]
     fn a_row_without_variance_is_reported() {
         let (gamma, beta) = ([1f32; 24], [0f32; 24]);
-        let mut memory: Vec<Vec<f32>> = (0..NORM_ROWS).map(|r| (0..24).map(|h| (h * 7 % (r + 3)) as f32).collect()).collect();
+        let mut memory: Vec<Vec<f32>> =
+            (0..NORM_ROWS).map(|r| (0..24).map(|h| (h * 7 % (r + 3)) as f32).collect()).collect();
         let norm = |memory: &mut Vec<Vec<f32>>| {
             let mut rows = memory.iter_mut().map(Vec::as_mut_slice);
             layer_norm(&mut std::array::from_fn(|_| rows.next().unwrap()), &gamma, &beta, 1e-12)

@@ -256,8 +256,7 @@ impl QuantizedTransformer {
             let parts = [&block.query, &block.key, &block.value, &block.attention_output, &block.up, &block.down];
             parts.iter().map(|linear| linear.panels.bytes()).sum::<usize>()
         };
-        self.blocks.iter().map(linear).sum::<usize>()
-            + self.tables.iter().map(|table| table.codes.len()).sum::<usize>()
+        self.blocks.iter().map(linear).sum::<usize>() + self.tables.iter().map(|table| table.codes.len()).sum::<usize>()
     }
 
     /// Rows of an embedding table.

@@ -668,14 +668,7 @@ fn scores<S: Simd>(
 }
 
 #[inline(always)]
-fn context(
-    pass: &Pass<'_>,
-    scratch: &mut MemberScratch,
-    head: usize,
-    rows: Range<usize>,
-    layer: usize,
-    fresh: bool,
-) {
+fn context(pass: &Pass<'_>, scratch: &mut MemberScratch, head: usize, rows: Range<usize>, layer: usize, fresh: bool) {
     let tokens = pass.tokens;
     let [probability, value] = [Tensor::Probabilities, Tensor::Value].map(|tensor| pass.quantization(layer, tensor));
     if fresh {

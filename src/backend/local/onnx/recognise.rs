@@ -506,11 +506,11 @@ impl<'a> Walk<'a> {
             Some(shape) => shape.integers()?.into_iter().map(Some).collect(),
             None => {
                 let concat = self.expect(shape, "Concat", "a shape")?;
-                let one = |part: &&str| match self.graph.constant(part)?.integers().ok()?[..] {
+                let one = |part: &&'a str| match self.graph.constant(part)?.integers().ok()?[..] {
                     [size] => Some(size),
                     _ => None,
                 };
-                concat.inputs.iter().map(|part| one(&part)).collect()
+                concat.inputs.iter().map(|part| one(part)).collect()
             }
         };
         match sizes[..] {
@@ -616,9 +616,9 @@ impl<'a> Walk<'a> {
                 [number] => u32::try_from(number).ok(),
                 _ => None,
             };
-            let padding = compared.and_then(|node| node.inputs.iter().find_map(|input| one(&input)));
+            let padding = compared.and_then(|node| node.inputs.iter().find_map(|input| one(input)));
             let last = self.expect(index, "Add", "positions behind the padding's")?;
-            let added = last.inputs.iter().find_map(|input| one(&input));
+            let added = last.inputs.iter().find_map(|input| one(input));
             return match (padding, added) {
                 (Some(padding), Some(added)) if padding == added => Ok(Rows::PositionsBehind(padding)),
                 _ => Err(unknown()),

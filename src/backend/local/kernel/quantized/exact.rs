@@ -158,6 +158,8 @@ pub(super) fn layer_norm(rows: &mut [&mut [f32]; NORM_ROWS], gamma: &[f32], beta
     let width = gamma.len();
     let (mut sums, mut squares) = ([0f32; NORM_ROWS], [0f32; NORM_ROWS]);
     let mut column = [0f32; NORM_ROWS];
+    // Columns go over all rows at once.
+    #[allow(clippy::needless_range_loop)]
     for h in 0..width {
         for r in 0..NORM_ROWS {
             column[r] = rows[r][h];

@@ -5,6 +5,7 @@ pub mod dense;
 pub mod encoder;
 mod inference;
 pub mod kernel;
+pub mod onnx;
 pub mod plan;
 pub mod pooling;
 pub mod sentences;
@@ -31,6 +32,7 @@ pub use self::inference::Inference;
 use self::inference::Model;
 pub use self::kernel::Precision;
 use self::kernel::{InstructionSet, Kernels};
+use self::onnx::OnnxEncoder;
 use self::plan::{Plan, Switches, Treatment};
 use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
@@ -138,7 +140,7 @@ pub struct LocalBackend {
     license: Option<String>,
     profile_reason: &'static str,
     engine: &'static str,
-    precision: Precision,
+    precision: &'static str,
     queries_first: bool,
 }
 
@@ -170,8 +172,12 @@ impl LocalBackend {
         let description = ModelDescription::read(&options.dir, marker_root)?;
         let (profile, profile_reason) = match options.profile {
             Some(profile) => (profile, "--profile"),
+            None if !description.markers.onnx_runtime && onnx::is_only_weights(&options.dir) => {
+                (Profile::Onnx, "there are no weights but model_quantized.onnx")
+            }
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
+        let source = Source::choose(&description, profile)?;
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
             task_prefixes: options
@@ -186,7 +192,8 @@ impl LocalBackend {
             false => error.context(options.dir.display()),
         };
         let (encoder, engine) =
-            load_encoder(&description, options.engine, options.precision, inference.threads()).map_err(in_directory)?;
+            load_encoder(&description, &source, options.engine, options.precision, inference.threads())
+                .map_err(in_directory)?;
         let tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
         check_vocabulary(&tokenizer, &description)?;
         let width = encoder.hidden_size();
@@ -203,8 +210,8 @@ impl LocalBackend {
             tracing::warn!("this model's licence, {license}, forbids commercial use");
         }
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let precision = options.precision;
-        let fingerprint = fingerprint(&options.dir, &description, &treatment, precision)?;
+        let precision = source.precision(options.precision);
+        let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
         let info = ModelInfo { name, fingerprint, dimensions };
         let model = Arc::new(Model::new(encoder, head));
         let preparation = Arc::new(Preparation { tokenizer, treatment });
@@ -329,7 +336,7 @@ impl Backend for LocalBackend {
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
                 "apply_dimensions": treatment.apply_dimensions,
-                "precision": self.precision.name(),
+                "precision": self.precision,
                 "device": "cpu",
                 "engine": self.engine,
                 "threads": self.inference.threads(),
@@ -368,14 +375,69 @@ async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> 
     results
 }
 
+/// Where the weights are.
+enum Source {
+    /// f32 weights, in these files.
+    Weights(Vec<PathBuf>),
+    /// A quantised graph with its weights.
+    Graph(PathBuf),
+}
+
+impl Source {
+    /// f32 weights, unless there are none, or the directory is the reference container's with the marker of an -onnx
+    /// image and is to be treated as one.
+    fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
+        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
+        match onnx::graph_file(&description.dir) {
+            Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
+            _ => weights::weight_files(&description.dir).map(Source::Weights),
+        }
+    }
+
+    fn precision(&self, chosen: Precision) -> &'static str {
+        match self {
+            Source::Weights(_) => chosen.name(),
+            Source::Graph(_) => "int8 (onnx)",
+        }
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        match self {
+            Source::Weights(files) => files,
+            Source::Graph(file) => std::slice::from_ref(file),
+        }
+    }
+}
+
 /// The encoder, and the name of what runs it.
 fn load_encoder(
     description: &ModelDescription,
+    source: &Source,
     engine: Engine,
     precision: Precision,
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
-    let files = weights::weight_files(&description.dir)?;
+    let files = match source {
+        Source::Weights(files) => files,
+        Source::Graph(path) => {
+            if precision != Precision::F32 {
+                return Err(Error::config(format!(
+                    "{} is quantised already: leave out --precision {precision}",
+                    path.display()
+                )));
+            }
+            let kernels = match engine {
+                Engine::Auto => Kernels::detect(),
+                Engine::Kernels(set) => Kernels::with(set)?,
+                Engine::Candle => {
+                    let message = "the engine candle cannot run a quantised ONNX graph: use the engine auto";
+                    return Err(Error::config(message));
+                }
+            };
+            let encoder = OnnxEncoder::load(path, kernels, threads)?;
+            return Ok((Box::new(encoder), kernels.instruction_set().name()));
+        }
+    };
     if description.model_type() != "bert" {
         return Err(Error::config(format!(
             "the architecture '{}' of {} is not supported: supported are bert",
@@ -383,7 +445,7 @@ fn load_encoder(
             description.dir.display()
         )));
     }
-    let weights = Weights::open(&files, bert::ANCHOR)?;
+    let weights = Weights::open(files, bert::ANCHOR)?;
     let kernels = match engine {
         Engine::Candle if precision != Precision::F32 => {
             return Err(Error::config(format!(
@@ -420,8 +482,9 @@ fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -
 fn fingerprint(
     root: &Path,
     description: &ModelDescription,
+    source: &Source,
     treatment: &Treatment,
-    precision: Precision,
+    precision: &str,
 ) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
@@ -432,7 +495,7 @@ fn fingerprint(
     files.extend(["modules.json", "1_Pooling/config.json"].map(|name| root.join(name)));
     files.push(dir.join("sentence_bert_config.json"));
     files.push(root.join("config_sentence_transformers.json"));
-    files.extend(weights::weight_files(dir)?);
+    files.extend_from_slice(source.files());
     for dense in description.pipeline.iter().flat_map(|pipeline| &pipeline.dense) {
         files.push(dense.join("config.json"));
         files.extend(weights::weight_files(dense)?);

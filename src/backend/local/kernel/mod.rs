@@ -46,6 +46,7 @@ mod operand;
 pub mod peak;
 mod portable;
 mod precision;
+pub mod quantized;
 mod simd;
 mod table;
 mod team;

@@ -1,0 +1,313 @@
+//! Exact integer products: unsigned activation codes times signed weight codes, summed in i32.
+//!
+//! Integer sums have no order, so every instruction set gives the same bits. The AVX2 form widens to 16 bits first: the
+//! shorter `vpmaddubsw` saturates.
+
+use super::super::memory::AlignedBuffer;
+use super::super::simd::{InstructionSet, Kernels, even_runs};
+
+/// Columns of a panel.
+pub(super) const PANEL: usize = 32;
+/// Codes of one column that lie side by side.
+pub(super) const GROUP: usize = 4;
+/// Most rows of a tile, of any instruction set.
+pub(super) const MAX_TILE_ROWS: usize = 12;
+
+/// Results of a tile, row by row.
+pub(super) type Tile = [[i32; PANEL]; MAX_TILE_ROWS];
+
+/// Which integer instructions are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Products(Instructions);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instructions {
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Products {
+    /// Those of an instruction set that this CPU has. AVX-512 without VNNI falls back to AVX2.
+    pub(super) fn of(kernels: Kernels) -> Products {
+        Products(match kernels.instruction_set() {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 if is_x86_feature_detected!("avx512vnni") => Instructions::Vnni,
+            // A `Kernels` of either set exists only where AVX2 does.
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 | InstructionSet::Avx2 => Instructions::Avx2,
+            _ => Instructions::Portable,
+        })
+    }
+
+    /// Rows of its largest tile.
+    pub(super) fn tile_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Vnni => MAX_TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => 4,
+            Instructions::Portable => 4,
+        }
+    }
+
+    /// `rows` rows of codes times one panel. `codes` begins at the tile's first row, rows are `stride` codes apart, and
+    /// `panel` has `PANEL * GROUP` codes per group.
+    pub(super) fn tile(self, codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Tile) {
+        let groups = panel.len() / (PANEL * GROUP);
+        assert!(rows > 0 && rows <= self.tile_rows() && stride >= groups * GROUP);
+        assert!(codes.len() >= (rows - 1) * stride + groups * GROUP && panel.len() == groups * PANEL * GROUP);
+        macro_rules! by_rows {
+            ($function:ident $($count:literal)*) => {
+                match rows {
+                    // SAFETY: the CPU has the instructions, see `Products::of`; sizes were just checked.
+                    $($count => unsafe { x86::$function::<$count>(codes.as_ptr(), stride, groups, panel.as_ptr(), out) },)*
+                    _ => unreachable!("at most `tile_rows`"),
+                }
+            };
+        }
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Vnni => by_rows!(vnni 1 2 3 4 5 6 7 8 9 10 11 12),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => by_rows!(avx2 1 2 3 4),
+            Instructions::Portable => portable(codes, stride, rows, panel, out),
+        }
+    }
+}
+
+fn portable(codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Tile) {
+    for (row, sums) in out[..rows].iter_mut().enumerate() {
+        *sums = [0; PANEL];
+        for (group, weights) in panel.chunks_exact(PANEL * GROUP).enumerate() {
+            let at = row * stride + group * GROUP;
+            let codes: [i32; GROUP] = std::array::from_fn(|i| i32::from(codes[at + i]));
+            for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(GROUP)) {
+                for (code, &weight) in codes.iter().zip(weights) {
+                    *sum = sum.wrapping_add(code * i32::from(weight));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{GROUP, PANEL, Tile};
+
+    /// # Safety
+    /// The CPU has AVX-512 F, BW, VL and VNNI; `codes` is readable for `groups` groups of codes in each of `ROWS` rows,
+    /// and `panel` for `groups` groups of its columns.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    pub(super) unsafe fn vnni<const ROWS: usize>(
+        codes: *const u8,
+        stride: usize,
+        groups: usize,
+        panel: *const i8,
+        out: &mut Tile,
+    ) {
+        let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+        for group in 0..groups {
+            // SAFETY: within the panel's groups.
+            let weights = unsafe {
+                let at = panel.add(group * PANEL * GROUP);
+                [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(64).cast())]
+            };
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: within the row's groups.
+                let four = unsafe { codes.add(row * stride + group * GROUP).cast::<i32>().read_unaligned() };
+                let four = _mm512_set1_epi32(four);
+                sums[0] = _mm512_dpbusd_epi32(sums[0], four, weights[0]);
+                sums[1] = _mm512_dpbusd_epi32(sums[1], four, weights[1]);
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.iter_mut()) {
+            // SAFETY: a row of the tile has room for two vectors.
+            unsafe {
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), sums[0]);
+                _mm512_storeu_si512(out.as_mut_ptr().add(16).cast(), sums[1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has AVX2; the rest as for `vnni`.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn avx2<const ROWS: usize>(
+        codes: *const u8,
+        stride: usize,
+        groups: usize,
+        panel: *const i8,
+        out: &mut Tile,
+    ) {
+        // Eight columns at a time: two vectors of four columns, two partial sums each.
+        for eighth in 0..PANEL / 8 {
+            let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+            for group in 0..groups {
+                // SAFETY: within the panel's groups.
+                let weights = unsafe {
+                    let at = panel.add(group * PANEL * GROUP + eighth * 8 * GROUP);
+                    [
+                        _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())),
+                        _mm256_cvtepi8_epi16(_mm_loadu_si128(at.add(16).cast())),
+                    ]
+                };
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    // SAFETY: within the row's groups.
+                    let four = unsafe { codes.add(row * stride + group * GROUP).cast::<i32>().read_unaligned() };
+                    let four = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+                    sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(four, weights[0]));
+                    sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(four, weights[1]));
+                }
+            }
+            for (sums, out) in sums.iter().zip(out.iter_mut()) {
+                let columns = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[0], sums[1]));
+                // SAFETY: eight columns of a row of the tile.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(eighth * 8).cast(), columns) };
+            }
+        }
+    }
+}
+
+/// A matrix of signed codes, in panels: `[inputs, columns]`.
+#[derive(Default)]
+pub(super) struct Panels {
+    memory: AlignedBuffer,
+    groups: usize,
+    columns: usize,
+    /// Sum of each column's codes, to take an activation's zero point off; whole panels.
+    pub(super) column_sums: Vec<i32>,
+}
+
+impl Panels {
+    /// An empty matrix of a size. Codes beyond its edges are zero.
+    pub(super) fn zeroed(inputs: usize, columns: usize) -> Panels {
+        let mut panels = Panels::default();
+        panels.resize(inputs, columns);
+        panels
+    }
+
+    /// Makes it an empty matrix of another size, in the same memory if that is enough.
+    pub(super) fn resize(&mut self, inputs: usize, columns: usize) {
+        self.groups = inputs.div_ceil(GROUP);
+        self.columns = columns;
+        let bytes = self.panel_count() * self.groups * PANEL * GROUP;
+        self.memory.reserve(bytes / size_of::<f32>());
+        self.memory.fill(0.0);
+        self.column_sums.clear();
+        self.column_sums.resize(self.panel_count() * PANEL, 0);
+    }
+
+    /// Number of panels, the last perhaps not full.
+    pub(super) fn panel_count(&self) -> usize {
+        self.columns.div_ceil(PANEL)
+    }
+
+    /// Number of columns.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of codes.
+    pub(super) fn bytes(&self) -> usize {
+        self.panel_count() * self.groups * PANEL * GROUP
+    }
+
+    /// Codes of one panel.
+    pub(super) fn panel(&self, panel: usize) -> &[i8] {
+        let size = self.groups * PANEL * GROUP;
+        &self.codes()[panel * size..(panel + 1) * size]
+    }
+
+    fn codes(&self) -> &[i8] {
+        // SAFETY: any bytes of the buffer are codes; it has at least that many.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() * size_of::<f32>()) }
+    }
+
+    fn codes_mut(&mut self) -> &mut [i8] {
+        // SAFETY: any bytes of the buffer are codes, and any codes are f32 bits; it is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * size_of::<f32>()) }
+    }
+
+    /// Sets one row, an input's codes for every column. Each row once: the sums of the columns grow with it.
+    pub(super) fn set_row(&mut self, input: usize, codes: &[i8]) {
+        assert!(codes.len() == self.columns && input < self.groups * GROUP);
+        let size = self.groups * PANEL * GROUP;
+        let at = input / GROUP * PANEL * GROUP + input % GROUP;
+        let memory = self.codes_mut();
+        for (panel, codes) in codes.chunks(PANEL).enumerate() {
+            let panel = &mut memory[panel * size..][..size];
+            for (place, &code) in panel[at..].iter_mut().step_by(GROUP).zip(codes) {
+                *place = code;
+            }
+        }
+        for (sum, &code) in self.column_sums.iter_mut().zip(codes) {
+            *sum += i32::from(code);
+        }
+    }
+
+    /// Sets one column, its codes for every input. Each column once.
+    pub(super) fn set_column(&mut self, column: usize, codes: &[i8]) {
+        assert!(column < self.columns && codes.len() <= self.groups * GROUP);
+        let start = column / PANEL * self.groups * PANEL * GROUP + column % PANEL * GROUP;
+        let memory = self.codes_mut();
+        for (group, codes) in codes.chunks(GROUP).enumerate() {
+            memory[start + group * PANEL * GROUP..][..codes.len()].copy_from_slice(codes);
+        }
+        self.column_sums[column] = codes.iter().map(|&code| i32::from(code)).sum();
+    }
+}
+
+/// Splits `rows` into tiles.
+pub(super) fn tiles(products: Products, rows: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
+    even_runs(rows, products.tile_rows())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_multiplies_exactly_whatever_the_size() {
+        for (inputs, columns) in [(1, 1), (4, 32), (7, 33), (96, 40), (130, 64)] {
+            // The extremes are among them: 255 × -128.
+            let weight = |i: usize, j: usize| ((i * 37 + j * 101) % 256) as u8 as i8;
+            let code = |row: usize, i: usize| 255 - ((row * 53 + i * 37) % 256) as u8;
+            let (mut by_row, mut by_column) = (Panels::zeroed(inputs, columns), Panels::zeroed(inputs, columns));
+            for i in 0..inputs {
+                by_row.set_row(i, &(0..columns).map(|j| weight(i, j)).collect::<Vec<_>>());
+            }
+            for j in 0..columns {
+                by_column.set_column(j, &(0..inputs).map(|i| weight(i, j)).collect::<Vec<_>>());
+            }
+            assert_eq!(by_row.codes()[..by_row.bytes()], by_column.codes()[..by_row.bytes()]);
+            assert_eq!(by_row.column_sums, by_column.column_sums);
+            let stride = inputs.next_multiple_of(GROUP);
+            let mut codes = vec![0u8; MAX_TILE_ROWS * stride];
+            for row in 0..MAX_TILE_ROWS {
+                (0..inputs).for_each(|i| codes[row * stride + i] = code(row, i));
+            }
+            for kernels in Kernels::available() {
+                let products = Products::of(kernels);
+                for rows in 1..=products.tile_rows() {
+                    for panel in 0..by_row.panel_count() {
+                        let mut out = [[7; PANEL]; MAX_TILE_ROWS];
+                        products.tile(&codes, stride, rows, by_row.panel(panel), &mut out);
+                        for (row, sums) in out[..rows].iter().enumerate() {
+                            for (lane, &sum) in sums.iter().enumerate() {
+                                let j = panel * PANEL + lane;
+                                let term = |i| i32::from(code(row, i)) * i32::from(weight(i, j));
+                                let want = if j < columns { (0..inputs).map(term).sum() } else { 0 };
+                                assert_eq!(sum, want, "{products:?} {inputs} × {columns}, row {row}, column {j}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The reference container's `-onnx` images: a directory with `model_quantized.onnx` instead of f32 weights.
+//!
+//! The graph is not interpreted: it is recognised as a BERT-like encoder ([`recognise`]), its weights are read
+//! ([`reader`]), and the kernels of [`quantized`](super::kernel::quantized) run it. A sequence is always computed alone,
+//! as the reference does: its ranges, and so its codes, are its own.
+
+pub mod reader;
+pub mod recognise;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::recognise::{Recognised, Rows};
+use super::encoder::{Encoder, HiddenStates, TokenBatch};
+use super::kernel::Kernels;
+use super::kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
+use crate::error::{Error, Result};
+
+/// Where a directory keeps a quantised graph.
+const PLACES: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
+
+/// The quantised graph of a model directory, if it has one.
+pub fn graph_file(dir: &Path) -> Option<PathBuf> {
+    PLACES.iter().map(|place| dir.join(place)).find(|path| path.is_file())
+}
+
+/// Whether a quantised graph is all that a directory has of weights.
+pub fn is_only_weights(dir: &Path) -> bool {
+    let others = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    graph_file(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
+}
+
+/// A quantised encoder, run as ONNX Runtime 1.22 would.
+pub struct OnnxEncoder {
+    /// What chooses the rows of each table.
+    rows: Vec<Rows>,
+    longest: usize,
+    executor: QuantizedExecutor,
+}
+
+impl OnnxEncoder {
+    /// Loads a graph. One that cannot be run is an error that says where it differs and what to do instead.
+    pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
+        let bytes =
+            std::fs::read(path).map_err(|e| Error::config(format!("{} cannot be read: {e}", path.display())))?;
+        OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| {
+            Error::config(format!(
+                "{} cannot be run: {}. Run are BERT-like encoders exported by optimum with dynamic 8-bit quantisation, one \
+                 scale per weight, as in the reference container's -onnx images. Otherwise use the model's safetensors with \
+                 --profile onnx: pooling and limits are the same, but the vectors are the f32 model's, so a collection \
+                 must be made anew",
+                path.display(),
+                error.message()
+            ))
+        })
+    }
+
+    /// An encoder from a file's bytes. The error does not name the file.
+    pub fn from_bytes(bytes: &[u8], kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
+        let graph = reader::read(bytes).map_err(Error::config)?;
+        let found = recognise::recognise(&graph).map_err(Error::config)?;
+        let Recognised { heads, hidden, intermediate, epsilon, tables, embedding_norm, layers } = &found;
+        let shape = QuantizedShape { hidden: *hidden, heads: *heads, intermediate: *intermediate, epsilon: *epsilon };
+        let rows: Vec<Rows> = tables.iter().map(|table| table.rows).collect();
+        let tables = tables.iter().map(|table| table.read(&graph, *hidden)).collect::<Result<_, _>>();
+        let tables = tables.map_err(Error::config)?;
+        let embedding_norm = embedding_norm.read(&graph).map_err(Error::config)?;
+        let model = QuantizedTransformer::new(kernels, shape, tables, embedding_norm, layers.len(), |layer| {
+            layers[layer].read(&graph, *hidden, *intermediate).map_err(Error::config)
+        })?;
+        let positions = |(table, rows): (usize, &Rows)| match *rows {
+            Rows::Positions => Some(model.table_rows(table)),
+            Rows::PositionsBehind(padding) => Some(model.table_rows(table).saturating_sub(padding as usize + 1)),
+            _ => None,
+        };
+        let longest = rows.iter().enumerate().find_map(positions).unwrap_or_default();
+        Ok(OnnxEncoder { rows, longest, executor: QuantizedExecutor::new(Arc::new(model), threads)? })
+    }
+
+    /// The packed weights.
+    pub fn model(&self) -> &QuantizedTransformer {
+        self.executor.model()
+    }
+
+    /// Most tokens of a sequence.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+}
+
+/// Each token's row of a table.
+fn table_rows(rows: Rows, ids: &[u32], types: &[u32]) -> Vec<u32> {
+    match rows {
+        Rows::Tokens => ids.to_vec(),
+        Rows::Types => types.to_vec(),
+        Rows::First => vec![0; ids.len()],
+        Rows::Positions => (0..ids.len() as u32).collect(),
+        Rows::PositionsBehind(padding) => {
+            let mut last = padding;
+            let position = |&id: &u32| {
+                if id == padding {
+                    return padding;
+                }
+                last += 1;
+                last
+            };
+            ids.iter().map(position).collect()
+        }
+    }
+}
+
+impl Encoder for OnnxEncoder {
+    fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+        if let Some(length) = batch.lengths().iter().find(|&&length| length > self.longest) {
+            return Err(Error::invalid(format!("a sequence of {length} tokens: the model takes {}", self.longest)));
+        }
+        // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
+        let words = self.rows.iter().position(|&rows| rows == Rows::Tokens).unwrap_or_default();
+        let vocabulary = self.executor.model().table_rows(words);
+        if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::config(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
+        }
+        let width = self.hidden_size();
+        let mut values = Vec::with_capacity(batch.tokens() * width);
+        for range in batch.ranges() {
+            let (ids, types) = (&batch.ids()[range.clone()], &batch.type_ids()[range]);
+            let rows: Vec<Vec<u32>> = self.rows.iter().map(|&rows| table_rows(rows, ids, types)).collect();
+            let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+            self.executor.forward(&rows, &mut values)?;
+        }
+        Ok(HiddenStates { values, width })
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.executor.model().shape().hidden
+    }
+}

@@ -21,8 +21,7 @@ fn requests(config: &Value) -> Vec<(u64, EmbedRequest)> {
             task_name: word("task_type").map(Into::into),
             pooling: word("pooling_strategy"),
             dimensions: config.get("dimensions").and_then(Value::as_i64),
-            prompt: None,
-            deadline: None,
+            ..EmbedRequest::default()
         };
         (entry["id"].as_u64().expect("id"), request)
     };

@@ -305,12 +305,12 @@ async fn reference_container() -> (Upstream, HashMap<String, Vec<f32>>) {
         .as_array()
         .expect("texts")
         .iter()
-        .map(|text| (text["id"].as_str().expect("id").to_owned(), text["text"].as_str().expect("text").to_owned()))
+        .map(|text| (text["id"].to_string(), text["text"].as_str().expect("text").to_owned()))
         .collect();
     let mut answers: HashMap<String, (u16, String)> = HashMap::new();
     let mut vectors = HashMap::new();
     for result in fixture("minilm/A.json")["results"].as_array().expect("results") {
-        let text = &ids[result["id"].as_str().expect("id")];
+        let text = &ids[&result["id"].to_string()];
         if result["status"] == 200 {
             let body = json!({"text": text, "vector": result["vector"], "dim": 384}).to_string();
             answers.insert(text.clone(), (200, body));
@@ -591,7 +591,7 @@ async fn caches_of_upstreams_share_their_room_and_never_mix() {
     let second = first.beside(other_remote);
     for _ in 0..3 {
         assert_eq!(one(&*first, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 1.0);
-        assert_eq!(one(&second, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 5.0);
+        assert_eq!(one(&*second, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 5.0);
     }
     // One request each, beside the one at the start.
     assert_eq!((a.count("/vectors"), b.count("/vectors")), (2, 2));

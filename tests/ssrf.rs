@@ -185,7 +185,7 @@ async fn what_is_allowed_is_served() {
         ("127.0.0.0/8", "http://2130706433:PORT"),
         ("127.0.0.1:PORT", "http://models.example:PORT"),
         ("localhost:PORT", "http://localhost:PORT"),
-        ("127.0.0.1", "http://user:secret@127.0.0.1:PORT/"),
+        ("127.0.0.1", "http://user:secret@127.0.0.1:PORT"),
     ] {
         let (allowed, url) = (allowed.replace("PORT", &port.to_string()), url.replace("PORT", &port.to_string()));
         let server = server(directory(&allowed, &names)).await;

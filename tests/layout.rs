@@ -30,7 +30,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("prost_types", &["server/"]),
     ("candle_core", &["backend/local/"]),
     ("candle_nn", &["backend/local/"]),
-    ("candle_transformers", &["backend/local/"]),
     ("safetensors", &["backend/local/weights.rs"]),
     ("tokenizers", &["model/tokenizer.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs"]),

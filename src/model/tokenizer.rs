@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_tokens: usize,
+    special_tokens: bool,
 }
 
 /// Token ids of one text.
@@ -46,7 +47,12 @@ impl TextTokenizer {
                 "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
             )));
         }
-        Ok(TextTokenizer { tokenizer, max_tokens })
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true })
+    }
+
+    /// The same tokenizer without special tokens around a text, as static embeddings have it.
+    pub fn without_special_tokens(self) -> TextTokenizer {
+        TextTokenizer { special_tokens: false, ..self }
     }
 
     /// The limit, special tokens included.
@@ -54,11 +60,11 @@ impl TextTokenizer {
         self.max_tokens
     }
 
-    /// Encodes a text, special tokens included, cut at the end to the limit.
+    /// Encodes a text, special tokens included where the model has them, cut at the end to the limit.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
         let encoding = self
             .tokenizer
-            .encode_fast(text, true)
+            .encode_fast(text, self.special_tokens)
             .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
         let mut ids = encoding.get_ids().to_vec();
         let mut type_ids = encoding.get_type_ids().to_vec();

@@ -23,8 +23,10 @@ use tokio::sync::oneshot;
 
 use self::batcher::{Class, Piece};
 use self::encoder::Encoder;
-use self::encoder::bert::{self, CandleBert};
-use self::encoder::packed_bert::{BertConfig, PackedBert};
+use self::encoder::candle::CandleEncoder;
+use self::encoder::families;
+use self::encoder::packed::PackedEncoder;
+use self::encoder::static_embedding::StaticEncoder;
 pub use self::inference::Inference;
 use self::inference::Model;
 pub use self::kernel::Precision;
@@ -168,6 +170,12 @@ impl LocalBackend {
             Some(profile) => (profile, "--profile"),
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
+        if description.is_static() && profile != Profile::SentenceTransformers {
+            return Err(Error::config(format!(
+                "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
+                 reference does"
+            )));
+        }
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
             task_prefixes: options
@@ -185,7 +193,10 @@ impl LocalBackend {
             ));
         }
         let (encoder, engine) = load_encoder(&description, options.engine, options.precision, inference.threads())?;
-        let tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
+        let mut tokenizer = TextTokenizer::load(&options.dir, treatment.max_tokens())?;
+        if description.is_static() {
+            tokenizer = tokenizer.without_special_tokens();
+        }
         let width = encoder.hidden_size();
         let dimensions = match profile {
             Profile::SentenceTransformers => {
@@ -243,7 +254,7 @@ impl LocalBackend {
                 answer
             }));
         }
-        let tokens = sequences.iter().map(Piece::tokens).sum();
+        let tokens: usize = sequences.iter().map(Piece::tokens).sum();
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
         let submission = match tokens {
             0 => None,
@@ -317,6 +328,7 @@ impl Backend for LocalBackend {
                 "pooling": pooling.join("+"),
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
+                "reference_quirks": treatment.quirks(),
                 "apply_dimensions": treatment.apply_dimensions,
                 "precision": self.precision.name(),
                 "device": "cpu",
@@ -365,14 +377,19 @@ fn load_encoder(
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
     let files = weights::weight_files(&description.dir)?;
-    if description.model_type() != "bert" {
-        return Err(Error::config(format!(
-            "the architecture '{}' of {} is not supported: supported are bert",
-            description.model_type(),
-            description.dir.display()
-        )));
+    if description.is_static() {
+        if precision != Precision::F32 {
+            return Err(Error::config("static embeddings are served in f32 only: leave out --precision"));
+        }
+        let (device, name) = match engine {
+            Engine::Candle => (Some(&Device::Cpu), "candle"),
+            Engine::Auto | Engine::Kernels(_) => (None, "table"),
+        };
+        return Ok((Box::new(StaticEncoder::open(&files, device)?), name));
     }
-    let weights = Weights::open(&files, bert::ANCHOR)?;
+    let architecture = families::architecture(description.model_type(), &description.config)?;
+    let weights = Weights::open(&files, architecture.anchor)?;
+    let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     let kernels = match engine {
         Engine::Candle if precision != Precision::F32 => {
             return Err(Error::config(format!(
@@ -380,14 +397,13 @@ fn load_encoder(
             )));
         }
         Engine::Candle => {
-            let encoder = CandleBert::new(&description.config, &weights, &Device::Cpu)?;
+            let encoder = CandleEncoder::new(&architecture, &Device::Cpu, tensors)?;
             return Ok((Box::new(encoder), "candle"));
         }
         Engine::Auto => Kernels::detect(),
         Engine::Kernels(set) => Kernels::with(set)?,
     };
-    let config = BertConfig::from_json(&description.config)?;
-    let encoder = PackedBert::new(&config, (kernels, precision), threads, |name| weights.tensor(name))?;
+    let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
     Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 

@@ -8,8 +8,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::Value;
 
@@ -124,19 +122,9 @@ impl Weights {
         Ok((place.shape.clone(), values))
     }
 
-    /// All f32, f16 and bf16 tensors on a Candle device, for candle's builders.
-    pub fn candle(&self, device: &Device) -> Result<VarBuilder<'static>> {
-        let mut tensors = HashMap::new();
-        for (name, place) in &self.tensors {
-            if matches!(place.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                let (shape, values) = self.tensor(name)?;
-                let tensor = Tensor::from_vec(values, shape, device).map_err(|error| {
-                    Error::config(format!("the tensor '{name}' cannot be used: {}", first_line(&error.to_string())))
-                })?;
-                tensors.insert(name.clone(), tensor);
-            }
-        }
-        Ok(VarBuilder::from_tensors(tensors, DType::F32, device))
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 }
 
@@ -209,7 +197,7 @@ mod tests {
         assert_eq!(weights.tensor("norm.weight").expect("a tensor").1, [1.0, -2.0]);
         assert_eq!(weights.tensor("norm.bias").expect("a tensor").1, [1.0, -2.0]);
         assert!(weights.tensor("positions").is_err() && weights.tensor("classifier.weight").is_err());
-        assert!(weights.candle(&Device::Cpu).expect("tensors").contains_tensor("norm.gamma"));
+        assert!(weights.has("norm.gamma") && !weights.has("norm.weight"));
     }
 
     #[test]

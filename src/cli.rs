@@ -16,8 +16,10 @@ use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::{RemoteOptions, startup};
 use crate::cache::Cached;
+use crate::compare::{self, Comparison, Verdict};
 use crate::config::{
-    Cli, Command, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv, ServeArgs,
+    Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
+    ServeArgs,
 };
 use crate::contract::class::Settings;
 use crate::contract::endpoint::Endpoint;
@@ -41,6 +43,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Serve(args) => runtime.block_on(serve(args)),
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(args)),
+        Command::Compare(args) => runtime.block_on(compare(args)),
         Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
     }
 }
@@ -186,6 +189,43 @@ async fn embed(args: EmbedArgs) -> Result<()> {
     match failed {
         0 => Ok(()),
         failed => Err(Error::invalid(format!("{failed} texts could not be embedded: see their \"error\""))),
+    }
+}
+
+/// Prints how two sides compare; an error where they should not share a collection.
+async fn compare(args: CompareArgs) -> Result<()> {
+    let reference = ReferenceEnv::from_process()?;
+    init_telemetry(&args.model, &reference);
+    let texts = match &args.texts {
+        None => compare::TEXTS.map(str::to_owned).to_vec(),
+        Some(path) => {
+            let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+            std::fs::read_to_string(path).map_err(unreadable)?.lines().map(str::to_owned).collect()
+        }
+    };
+    let settings = EmbedRequest {
+        task_name: Some(args.task.clone().into()),
+        pooling: Some(args.pooling.clone()),
+        dimensions: args.dimensions,
+        ..EmbedRequest::default()
+    };
+    let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
+    let inference = inference(&args.model)?;
+    let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
+    for side in [&args.first, &args.second] {
+        sides.push(match side.contains("://") {
+            true => {
+                let services = startup::connect(Some(side), None, false, &RemoteOptions::default()).await?;
+                services.passage.ok_or_else(|| Error::internal("no connection to the server"))?
+            }
+            false => Arc::new(load(side, &args.model, &reference, &inference).await?),
+        });
+    }
+    let comparison = Comparison::run([&*sides[0], &*sides[1]], &requests).await?;
+    println!("first           {}\nsecond          {}\n{comparison}", args.first, args.second);
+    match comparison.verdict() {
+        Verdict::Same | Verdict::Interchangeable => Ok(()),
+        Verdict::Different => Err(Error::invalid("the two sides must not share a collection")),
     }
 }
 

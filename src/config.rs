@@ -57,6 +57,8 @@ pub enum Command {
     Download(DownloadArgs),
     /// Embed texts given as arguments, or line by line on standard input, as JSON lines
     Embed(EmbedArgs),
+    /// Two servers, or a server and a model here, on the same texts: exit code 0 if a collection can be shared
+    Compare(CompareArgs),
     /// Ask a running server whether it is ready: exit code 0 or 1
     Healthcheck(HealthcheckArgs),
 }
@@ -270,6 +272,30 @@ pub struct EmbedArgs {
     #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
     pub dimensions: Option<i64>,
     /// The model and its treatment.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Flags of `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// The first side: URL of a server (http://host:8080, grpc://host:8080), else directory or Hub id of a model
+    pub first: String,
+    /// The second side
+    pub second: String,
+    /// File with a text per line [default: 16 texts of many kinds]
+    #[arg(long, env = "T2V_TEXTS", value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+    /// passage or query
+    #[arg(long, env = "T2V_TASK", default_value = "passage", value_parser = ["passage", "query"])]
+    pub task: String,
+    /// masked_mean or cls
+    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean")]
+    pub pooling: String,
+    /// Number of dimensions wanted
+    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
+    pub dimensions: Option<i64>,
+    /// Treatment of texts by a model here; --model itself is not used.
     #[command(flatten)]
     pub model: ModelArgs,
 }

@@ -10,7 +10,8 @@
 //! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process, [`backend::remote`] forwards.
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
-//! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`telemetry`]: logs.
+//! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`compare`]: two backends on the same texts.
+//!   [`telemetry`]: logs.
 //!
 //! `main` only puts these together.
 
@@ -19,6 +20,7 @@
 pub mod backend;
 pub mod cache;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod contract;
 pub mod error;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main.rs", &["cli", "config"]),
     ("lib.rs", &[]),
-    ("cli.rs", &["backend", "cache", "config", "contract", "error", "model", "server", "telemetry"]),
+    ("compare.rs", &["backend", "contract", "error"]),
+    ("cli.rs", &["backend", "cache", "compare", "config", "contract", "error", "model", "server", "telemetry"]),
     ("config.rs", &["backend", "cache", "contract", "error", "model", "server", "telemetry"]),
     ("server/", &["backend", "contract", "error", "proto", "server"]),
     ("cache.rs", &["backend", "contract", "error"]),

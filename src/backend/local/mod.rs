@@ -179,13 +179,13 @@ impl LocalBackend {
             }
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
-        let source = Source::choose(&description, profile)?;
         if description.is_static() && profile != Profile::SentenceTransformers {
             return Err(Error::config(format!(
                 "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
                  reference does"
             )));
         }
+        let source = Source::choose(&description, profile)?;
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
             task_prefixes: options

@@ -55,14 +55,14 @@ impl TextTokenizer {
         Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true })
     }
 
-    /// The same tokenizer without special tokens around a text, as static embeddings have it.
-    pub fn without_special_tokens(self) -> TextTokenizer {
-        TextTokenizer { special_tokens: false, ..self }
-    }
-
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab(false).values().max().map_or(0, |&id| id as usize + 1)
+    }
+
+    /// The same tokenizer without special tokens around a text, as static embeddings have it.
+    pub fn without_special_tokens(self) -> TextTokenizer {
+        TextTokenizer { special_tokens: false, ..self }
     }
 
     /// The limit, special tokens included.
@@ -70,7 +70,7 @@ impl TextTokenizer {
         self.max_tokens
     }
 
-    /// Encodes a text, special tokens included, cut at the end to the limit.
+    /// Encodes a text, special tokens included where the model has them, cut at the end to the limit.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
         let encoding = self
             .tokenizer

@@ -238,9 +238,9 @@ mod tests {
     fn bits_are_the_same(architecture: &Architecture) {
         let lengths = [7, 1, 40, 19, 2, 130, 33];
         let texts: Vec<_> = lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect();
-        let precisions = |set| Precision::ALL.map(|precision| (set, precision));
-        for kernels in Kernels::available().into_iter().flat_map(precisions) {
-            let mut alone = build(architecture, kernels, 1);
+        for (kernels, precision) in Kernels::available().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it)))
+        {
+            let mut alone = build(architecture, (kernels, precision), 1);
             let expected: Vec<_> =
                 texts.iter().map(|text| alone.forward(&batch(std::slice::from_ref(text))).unwrap().values).collect();
             for threads in [1, 2, 3] {
@@ -252,13 +252,22 @@ mod tests {
                     let packed = batch(&order.iter().map(|&i| texts[i].clone()).collect::<Vec<_>>());
                     let states = encoder.forward(&packed).unwrap();
                     for (range, &i) in packed.ranges().zip(&order) {
-                        assert_eq!(states.rows(range), expected[i], "{kernels:?}, {threads} threads, text {i} packed");
+                        assert_eq!(
+                            states.rows(range),
+                            expected[i],
+                            "{kernels:?} {precision}, {threads} threads, text {i} packed"
+                        );
                     }
                     order.reverse();
                 }
                 for (text, expected) in texts.iter().zip(&expected) {
                     let states = encoder.forward(&batch(std::slice::from_ref(text))).unwrap();
-                    assert_eq!(&states.values, expected, "{kernels:?}, {threads} threads, {} tokens", text.0.len());
+                    assert_eq!(
+                        &states.values,
+                        expected,
+                        "{kernels:?} {precision}, {threads} threads, {} tokens",
+                        text.0.len()
+                    );
                 }
             }
         }

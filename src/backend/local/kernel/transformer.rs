@@ -888,7 +888,7 @@ mod tests {
 
     #[test]
     fn wrong_indices_and_lengths_are_errors() {
-        let mut executor = Executor::new(model(Kernels::detect(), Precision::F32, SHAPE), 2).unwrap();
+        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8, SHAPE), 2).unwrap();
         assert!(executor.forward(&[&[0, 1, 299]], &[3]).is_ok());
         assert!(executor.forward(&[&[0, 1, 300]], &[3]).is_err(), "no such row");
         assert!(executor.forward(&[&[0, 1, 2]], &[2]).is_err(), "a token too many");

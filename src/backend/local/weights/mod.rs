@@ -148,9 +148,9 @@ impl Weights {
         Ok((stored.shape.clone(), values))
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.place(name).is_some()
     }
 
     fn place(&self, name: &str) -> Option<&Place> {

@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use text2vec_sidecar::backend::local::kernel::{
-    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, PackedLinear, Precision, Shape, Transformer,
-    peak,
+    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, Outer, PackedLinear, Precision, Shape, Style,
+    Transformer, peak,
 };
 
 /// all-MiniLM-L6-v2.
-const MINILM: Shape =
-    Shape { hidden: 384, heads: 12, intermediate: 1536, layers: 6, activation: Activation::Gelu, epsilon: 1e-12 };
+const MINILM: Shape = bert(384, 12, 6);
 /// bge-base and other BERT-base models.
-const BASE: Shape =
-    Shape { hidden: 768, heads: 12, intermediate: 3072, layers: 12, activation: Activation::Gelu, epsilon: 1e-12 };
+const BASE: Shape = bert(768, 12, 12);
+
+const fn bert(hidden: usize, heads: usize, layers: usize) -> Shape {
+    let style = Style { pre_norm: false, rms_norm: false, unscaled: false, gated: false, head_size: None };
+    let (intermediate, activation) = (4 * hidden, Activation::Gelu);
+    Shape { hidden, heads, intermediate, layers, activation, epsilon: 1e-12, style }
+}
 
 const TOKENS: [usize; 4] = [8, 32, 128, 384];
 
@@ -112,7 +116,8 @@ fn encoder(kernels: Kernels, precision: Precision, shape: Shape) {
     let Shape { hidden, intermediate, .. } = shape;
     let norm = || Norm { gamma: vec![1.0; hidden], beta: values(hidden) };
     let tables = vec![values(30_000 * hidden), values(512 * hidden)];
-    let model = Transformer::new(kernels, precision, shape, tables, &norm(), |_| {
+    let outer = Outer { tables, embedding_norm: Some(norm()), ..Outer::default() };
+    let model = Transformer::new(kernels, precision, shape, outer, |_| {
         Ok(Block {
             query: dense(hidden, hidden),
             key: dense(hidden, hidden),
@@ -120,6 +125,7 @@ fn encoder(kernels: Kernels, precision: Precision, shape: Shape) {
             attention_output: dense(hidden, hidden),
             attention_norm: norm(),
             up: dense(intermediate, hidden),
+            gate: None,
             down: dense(hidden, intermediate),
             output_norm: norm(),
         })

@@ -5,9 +5,9 @@ mod support;
 use serde_json::Value;
 use support::{fixture, max_difference, model_dir, options};
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::encoder::bert::{ANCHOR, CandleBert};
-use text2vec_sidecar::backend::local::encoder::packed_bert::{BertConfig, PackedBert};
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
+use text2vec_sidecar::backend::local::encoder::candle::CandleEncoder;
+use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
+use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
 use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels, Precision};
 use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
@@ -34,18 +34,20 @@ fn sequences() -> Vec<TokenBatch> {
 
 #[test]
 fn hidden_states_are_those_of_candle_and_bits_do_not_depend_on_batch_or_threads() {
-    let weights = Weights::open(&weight_files(&model_dir()).expect("files"), ANCHOR).expect("weights");
-    let mut candle = CandleBert::new(&config(), &weights, &candle_core::Device::Cpu).expect("candle");
+    let architecture = families::architecture("bert", &config()).expect("a description");
+    let weights = Weights::open(&weight_files(&model_dir()).expect("files"), architecture.anchor).expect("weights");
+    let candle = CandleEncoder::new(&architecture, &candle_core::Device::Cpu, |name, _| weights.tensor(name));
+    let mut candle = candle.expect("candle");
     let sequences = sequences();
     let expected: Vec<_> = sequences.iter().map(|batch| candle.forward(batch).expect("candle").values).collect();
     let mut packed = TokenBatch::new();
     for batch in &sequences {
         packed.push(batch.ids(), batch.type_ids());
     }
-    let description = BertConfig::from_json(&config()).expect("a description");
     for kernels in Kernels::available() {
         let set = kernels.instruction_set();
-        let one = PackedBert::new(&description, (kernels, Precision::F32), 1, |name| weights.tensor(name));
+        let tensors = |name: &str, _: &[usize]| weights.tensor(name);
+        let one = PackedEncoder::new(&architecture, (kernels, Precision::F32), 1, tensors);
         let mut one = one.expect("an encoder");
         let mut two = one.sibling(2).expect("two threads");
         let together = two.forward(&packed).expect("all packed");

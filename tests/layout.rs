@@ -32,7 +32,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("prost_types", &["server/"]),
     ("candle_core", &["backend/local/"]),
     ("candle_nn", &["backend/local/"]),
-    ("candle_transformers", &["backend/local/"]),
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/"]),

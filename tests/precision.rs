@@ -7,9 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 use support::{model_dir, options};
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::encoder::bert::ANCHOR;
-use text2vec_sidecar::backend::local::encoder::packed_bert::{BertConfig, PackedBert};
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
+use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
+use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
 use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels};
 use text2vec_sidecar::backend::local::pooling;
 use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
@@ -32,15 +31,17 @@ fn passages(count: usize) -> Vec<TokenBatch> {
     corpus.expect("the corpus").lines().take(count).map(sequence).collect()
 }
 
-fn encoder(kernels: Kernels, precision: Precision) -> PackedBert {
-    let weights = Weights::open(&weight_files(&model_dir()).expect("files"), ANCHOR).expect("weights");
+fn encoder(kernels: Kernels, precision: Precision) -> PackedEncoder {
     let config = std::fs::read_to_string(model_dir().join("config.json")).expect("config.json");
-    let config = BertConfig::from_json(&serde_json::from_str(&config).expect("JSON")).expect("a description");
-    PackedBert::new(&config, (kernels, precision), 1, |name| weights.tensor(name)).expect("an encoder")
+    let config = serde_json::from_str(&config).expect("JSON");
+    let architecture = families::architecture("bert", &config).expect("a description");
+    let weights = Weights::open(&weight_files(&model_dir()).expect("files"), architecture.anchor).expect("weights");
+    let tensors = |name: &str, _: &[usize]| weights.tensor(name);
+    PackedEncoder::new(&architecture, (kernels, precision), 1, tensors).expect("an encoder")
 }
 
 /// Mean pooled vectors of length 1.
-fn vectors(encoder: &mut PackedBert, passages: &[TokenBatch]) -> Vec<Vec<f32>> {
+fn vectors(encoder: &mut PackedEncoder, passages: &[TokenBatch]) -> Vec<Vec<f32>> {
     let vector = |batch: &TokenBatch| {
         let states = encoder.forward(batch).expect("states");
         let mut vector = pooling::pool(&states.values, states.width, PoolingMode::Mean);

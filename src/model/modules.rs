@@ -141,17 +141,45 @@ impl ModelDescription {
         })
     }
 
-    /// `model_type` of `config.json`, `""` when absent.
+    /// `model_type` of `config.json`, or what its first architecture implies; `""` when neither is there.
     pub fn model_type(&self) -> &str {
-        self.config.get("model_type").and_then(Value::as_str).unwrap_or_default()
+        if let Some(model_type) = self.config.get("model_type").and_then(Value::as_str) {
+            return model_type;
+        }
+        let architectures = self.config.get("architectures").and_then(Value::as_array);
+        let first = architectures.and_then(|names| names.first()).and_then(Value::as_str).unwrap_or_default();
+        let families = [
+            ("DistilBert", "distilbert"),
+            ("XLMRoberta", "xlm-roberta"),
+            ("Roberta", "roberta"),
+            ("MPNet", "mpnet"),
+            ("DPR", "dpr"),
+            ("T5", "t5"),
+            ("Bert", "bert"),
+            ("StaticModel", "model2vec"),
+        ];
+        families.into_iter().find(|(start, _)| first.starts_with(start)).map_or("", |(_, family)| family)
+    }
+
+    /// Whether it is a table of token vectors (model2vec), no transformer.
+    pub fn is_static(&self) -> bool {
+        self.model_type() == "model2vec"
     }
 
     /// Size of the position table as far as texts may use it: tables that start behind the padding index (RoBERTa and
     /// kin) have that many rows less. `None` for relative positions.
     pub fn usable_positions(&self) -> Option<usize> {
-        let positions = number(&self.config, "max_position_embeddings")?;
+        let positions = match (number(&self.config, "max_position_embeddings"), self.model_type()) {
+            (Some(positions), _) => positions,
+            // Relative positions only, or none.
+            (None, "t5" | "model2vec" | "") => return None,
+            // What a sparse file leaves out has this default in every family.
+            (None, _) => 512,
+        };
         match self.model_type() {
-            "roberta" | "xlm-roberta" | "camembert" | "mpnet" => {
+            // MPNet's padding id is fixed.
+            "mpnet" => Some(positions.saturating_sub(2)),
+            "roberta" | "xlm-roberta" | "camembert" => {
                 Some(positions.saturating_sub(1 + number(&self.config, "pad_token_id").unwrap_or(1)))
             }
             _ => Some(positions),
@@ -183,6 +211,8 @@ impl ModelDescription {
             (Profile::SentenceTransformers, "the marker file model_name")
         } else if self.model_type() == "t5" {
             (Profile::SentenceTransformers, "T5 models are served so by the reference container")
+        } else if self.is_static() {
+            (Profile::SentenceTransformers, "static embeddings are served so by the reference container")
         } else if hints.onnx_runtime {
             (Profile::Onnx, "ONNX_RUNTIME")
         } else if hints.sentence_transformers {
@@ -275,7 +305,7 @@ fn read_pipeline(dir: &Path) -> Result<(Option<Pipeline>, PathBuf)> {
         }
         let folder = if name.is_empty() { dir.to_owned() } else { dir.join(name) };
         match kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" => body = folder,
+            "Transformer" | "StaticEmbedding" => body = folder,
             "Pooling" => pipeline.pooling = read_pooling(&folder.join("config.json"))?,
             "Dense" if pipeline.normalize => return Err(refuse("has a Dense layer behind Normalize".into())),
             "Dense" => pipeline.dense.push(folder),
@@ -416,7 +446,29 @@ mod tests {
             |kind: &str| serde_json::json!({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1});
         assert_eq!(description(config("xlm-roberta")).usable_positions(), Some(512));
         assert_eq!(description(config("bert")).usable_positions(), Some(514));
+        assert_eq!(description(config("mpnet")).usable_positions(), Some(512));
         assert_eq!(description(serde_json::json!({"model_type": "t5"})).usable_positions(), None);
+        assert_eq!(description(serde_json::json!({"model_type": "dpr"})).usable_positions(), Some(512));
+    }
+
+    #[test]
+    fn a_model_without_a_type_is_known_by_its_architecture() {
+        let kind = |config: Value| description(config).model_type().to_owned();
+        assert_eq!(kind(serde_json::json!({"model_type": "bert", "architectures": ["T5Model"]})), "bert");
+        for (architecture, family) in [
+            ("BertModel", "bert"),
+            ("DistilBertForMaskedLM", "distilbert"),
+            ("RobertaModel", "roberta"),
+            ("XLMRobertaModel", "xlm-roberta"),
+            ("MPNetForMaskedLM", "mpnet"),
+            ("T5ForConditionalGeneration", "t5"),
+            ("DPRQuestionEncoder", "dpr"),
+            ("StaticModel", "model2vec"),
+            ("GPT2Model", ""),
+        ] {
+            assert_eq!(kind(serde_json::json!({"architectures": [architecture]})), family);
+        }
+        assert_eq!(kind(serde_json::json!({})), "");
     }
 
     #[test]

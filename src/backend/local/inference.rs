@@ -146,7 +146,8 @@ struct Progress {
 
 impl Piece for Sequence {
     fn tokens(&self) -> usize {
-        self.ids.len()
+        // A text without tokens (which only static embeddings know) has its turn too.
+        self.ids.len().max(1)
     }
 
     fn is_cancelled(&self) -> bool {
@@ -265,7 +266,7 @@ impl Text {
     /// The mean of the sequences' vectors, cut and normalised as the profile has it.
     fn finish(&self, vectors: Vec<Vec<f32>>) -> Result<Embedding> {
         let counters = &self.model.counters;
-        let mut vector = pooling::mean_of(vectors);
+        let mut vector = pooling::sum_over(vectors, self.plan.divisor);
         let dimensions_ignored = self.plan.finish.apply(&mut vector);
         if vector.iter().any(|value| !value.is_finite()) {
             counters.failed_texts.fetch_add(1, Ordering::Relaxed);
@@ -321,6 +322,7 @@ mod tests {
         let plan = Plan {
             pieces: Vec::new(),
             pooling: vec![PoolingMode::Mean],
+            divisor: ids.len(),
             finish: Finish::default(),
             pooling_ignored: false,
         };

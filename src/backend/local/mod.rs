@@ -26,8 +26,10 @@ use tokio::sync::oneshot;
 use self::batcher::{Class, Piece};
 use self::dense::DenseHead;
 use self::encoder::Encoder;
-use self::encoder::bert::{self, CandleBert};
-use self::encoder::packed_bert::{BertConfig, PackedBert};
+use self::encoder::candle::CandleEncoder;
+use self::encoder::families;
+use self::encoder::packed::PackedEncoder;
+use self::encoder::static_embedding::StaticEncoder;
 pub use self::inference::Inference;
 use self::inference::Model;
 pub use self::kernel::Precision;
@@ -177,6 +179,12 @@ impl LocalBackend {
             }
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
+        if description.is_static() && profile != Profile::SentenceTransformers {
+            return Err(Error::config(format!(
+                "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
+                 reference does"
+            )));
+        }
         let source = Source::choose(&description, profile)?;
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
@@ -194,7 +202,10 @@ impl LocalBackend {
         let (encoder, engine) =
             load_encoder(&description, &source, options.engine, options.precision, inference.threads())
                 .map_err(in_directory)?;
-        let tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
+        let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
+        if description.is_static() {
+            tokenizer = tokenizer.without_special_tokens();
+        }
         check_vocabulary(&tokenizer, &description)?;
         let width = encoder.hidden_size();
         let (pooled, dense) = match (&description.pipeline, profile) {
@@ -260,7 +271,7 @@ impl LocalBackend {
                 answer
             }));
         }
-        let tokens = sequences.iter().map(Piece::tokens).sum();
+        let tokens: usize = sequences.iter().map(Piece::tokens).sum();
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
         let submission = match tokens {
             0 => None,
@@ -335,6 +346,7 @@ impl Backend for LocalBackend {
                 "pooling": pooling.join("+"),
                 "direct_tokenize": treatment.direct_tokenize,
                 "task_prefixes": treatment.task_prefixes,
+                "reference_quirks": treatment.quirks(),
                 "apply_dimensions": treatment.apply_dimensions,
                 "precision": self.precision,
                 "device": "cpu",
@@ -438,14 +450,19 @@ fn load_encoder(
             return Ok((Box::new(encoder), kernels.instruction_set().name()));
         }
     };
-    if description.model_type() != "bert" {
-        return Err(Error::config(format!(
-            "the architecture '{}' of {} is not supported: supported are bert",
-            description.model_type(),
-            description.dir.display()
-        )));
+    if description.is_static() {
+        if precision != Precision::F32 {
+            return Err(Error::config("static embeddings are served in f32 only: leave out --precision"));
+        }
+        let (device, name) = match engine {
+            Engine::Candle => (Some(&Device::Cpu), "candle"),
+            Engine::Auto | Engine::Kernels(_) => (None, "table"),
+        };
+        return Ok((Box::new(StaticEncoder::open(files, device)?), name));
     }
-    let weights = Weights::open(files, bert::ANCHOR)?;
+    let architecture = families::architecture(description.model_type(), &description.config)?;
+    let weights = Weights::open(files, architecture.anchor)?;
+    let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     let kernels = match engine {
         Engine::Candle if precision != Precision::F32 => {
             return Err(Error::config(format!(
@@ -453,14 +470,13 @@ fn load_encoder(
             )));
         }
         Engine::Candle => {
-            let encoder = CandleBert::new(&description.config, &weights, &Device::Cpu)?;
+            let encoder = CandleEncoder::new(&architecture, &Device::Cpu, tensors)?;
             return Ok((Box::new(encoder), "candle"));
         }
         Engine::Auto => Kernels::detect(),
         Engine::Kernels(set) => Kernels::with(set)?,
     };
-    let config = BertConfig::from_json(&description.config)?;
-    let encoder = PackedBert::new(&config, (kernels, precision), threads, |name| weights.tensor(name))?;
+    let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
     Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 

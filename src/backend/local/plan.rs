@@ -9,6 +9,12 @@ use crate::contract::request::{EmbedRequest, PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
 use crate::model::modules::{ModelDescription, PoolingMode};
 
+/// Sentences of a batch in the reference's `transformers` mode.
+const SENTENCE_BATCH: usize = 25;
+
+/// Tokens of a static embedding's text: its cost is one row each. This is what potion models say themselves.
+const STATIC_MAX_TOKENS: usize = 1_000_000;
+
 /// The limit the reference's `transformers` mode puts on each sentence, special tokens included.
 const TRANSFORMERS_MAX_TOKENS: usize = 500;
 
@@ -29,6 +35,8 @@ pub struct Treatment {
     document_prompt: Option<String>,
     /// The model's own pooling.
     model_pooling: Vec<PoolingMode>,
+    /// A DPR encoder: `transformers` knows one pooling for it, and mistakes a batch's first sentence for the batch.
+    dpr: bool,
     /// The model wants lower-cased text.
     do_lower_case: bool,
     /// Tokens per piece, special ones included.
@@ -53,7 +61,9 @@ pub struct Plan {
     pub pieces: Vec<String>,
     /// How a piece's token states become one vector; several modes are concatenated.
     pub pooling: Vec<PoolingMode>,
-    /// What happens to the mean of the pieces' vectors.
+    /// By what the sum of the pieces' vectors is divided: their number, but for DPR.
+    pub divisor: usize,
+    /// What happens to that mean.
     pub finish: Finish,
     /// `poolingStrategy` of the request had no effect.
     pub pooling_ignored: bool,
@@ -96,11 +106,13 @@ impl Treatment {
             Profile::SentenceTransformers => model.max_seq_length.unwrap_or(tokenizer_limit),
             Profile::Onnx => tokenizer_limit,
         };
-        // A model without any limit still gets one: T5 was trained on 512 tokens.
         let max_tokens = match limit.min(positions) {
+            _ if model.is_static() => STATIC_MAX_TOKENS,
+            // A model without any limit still gets one: T5 was trained on 512 tokens.
             usize::MAX => 512,
             limit => limit,
         };
+        let dpr = model.model_type() == "dpr";
         Treatment {
             profile,
             direct_tokenize: switches.direct_tokenize,
@@ -113,7 +125,8 @@ impl Treatment {
                 .as_ref()
                 .map(|pipeline| pipeline.pooling.clone())
                 .filter(|modes| !modes.is_empty())
-                .unwrap_or_else(|| vec![PoolingMode::Mean]),
+                .unwrap_or_else(|| vec![if dpr { PoolingMode::Cls } else { PoolingMode::Mean }]),
+            dpr,
             do_lower_case: model.do_lower_case,
             max_tokens,
         }
@@ -128,7 +141,18 @@ impl Treatment {
     pub fn pooling(&self) -> &[PoolingMode] {
         match self.profile {
             Profile::SentenceTransformers => &self.model_pooling,
+            Profile::Transformers if self.dpr => &[PoolingMode::Cls],
             Profile::Transformers | Profile::Onnx => &[PoolingMode::Mean],
+        }
+    }
+
+    /// Odd habits of the reference container that are kept so that nobody's vectors move; shown in `/meta`.
+    pub fn quirks(&self) -> Vec<&'static str> {
+        match (self.profile, self.dpr, self.direct_tokenize) {
+            (Profile::Transformers, true, false) => {
+                vec!["DPR: only the first of every 25 sentences counts, divided by the number of all sentences"]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -151,6 +175,7 @@ impl Treatment {
         match self.profile {
             Profile::Transformers => {
                 let pooling = match PoolingStrategy::from_wire(requested) {
+                    _ if self.dpr => PoolingMode::Cls,
                     Some(PoolingStrategy::MaskedMean) => PoolingMode::Mean,
                     Some(PoolingStrategy::Cls) => PoolingMode::Cls,
                     None => {
@@ -159,14 +184,20 @@ impl Treatment {
                         )));
                     }
                 };
-                let pieces = if self.direct_tokenize { vec![text] } else { sentences(&text) };
+                let mut pieces = if self.direct_tokenize { vec![text] } else { sentences(&text) };
                 if pieces.is_empty() {
                     return Err(Error::invalid(
                         "the text is empty: without a sentence there is no vector under the transformers profile",
                     ));
                 }
+                let divisor = pieces.len();
+                if self.dpr {
+                    pieces = pieces.into_iter().step_by(SENTENCE_BATCH).collect();
+                }
                 let finish = Finish { normalize: false, ..finish };
-                Ok(Plan { pieces, pooling: vec![pooling], finish, pooling_ignored: false })
+                let pooling = vec![pooling];
+                let pooling_ignored = self.dpr && ignores(requested, &pooling);
+                Ok(Plan { pieces, pooling, divisor, finish, pooling_ignored })
             }
             Profile::SentenceTransformers => {
                 // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
@@ -175,6 +206,7 @@ impl Treatment {
                 Ok(Plan {
                     pieces: vec![piece],
                     pooling: self.model_pooling.clone(),
+                    divisor: 1,
                     finish: Finish { cut: true, ..finish },
                     pooling_ignored: ignores(requested, &self.model_pooling),
                 })
@@ -182,7 +214,7 @@ impl Treatment {
             Profile::Onnx => {
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
-                Ok(Plan { pieces: vec![text], pooling, finish, pooling_ignored })
+                Ok(Plan { pieces: vec![text], pooling, divisor: 1, finish, pooling_ignored })
             }
         }
     }
@@ -271,6 +303,23 @@ mod tests {
             let plan = treatment(profile).plan(&request(pooling)).expect("accepted");
             assert_eq!(plan.pooling_ignored, ignored, "{profile} {pooling}");
         }
+    }
+
+    #[test]
+    fn dpr_takes_the_first_of_every_25_sentences_and_divides_by_all() {
+        let mut dpr = model();
+        dpr.config.insert("model_type".into(), "dpr".into());
+        let text: String = (0..60).map(|number| format!("This is sentence {number}. ")).collect();
+        let request = EmbedRequest { pooling: Some("nonsense".into()), ..EmbedRequest::passage(text) };
+        let treatment = Treatment::new(Profile::Transformers, Switches::default(), &dpr);
+        let plan = treatment.plan(&request).expect("a plan");
+        assert_eq!(plan.pieces, ["This is sentence 0.", "This is sentence 25.", "This is sentence 50."]);
+        assert_eq!((&plan.pooling[..], plan.divisor, plan.pooling_ignored), (&[PoolingMode::Cls][..], 60, true));
+        assert_eq!(treatment.quirks().len(), 1);
+        let direct = Switches { direct_tokenize: true, ..Switches::default() };
+        let direct = Treatment::new(Profile::Transformers, direct, &dpr);
+        assert_eq!(direct.plan(&request).map(|plan| (plan.pieces.len(), plan.divisor)), Ok((1, 1)));
+        assert!(direct.quirks().is_empty());
     }
 
     #[test]

@@ -4,9 +4,14 @@ use crate::model::modules::PoolingMode;
 
 /// Pools the token states of one sequence.
 ///
+/// A sequence without tokens is a vector of zeros, as torch's `EmbeddingBag` has it.
+///
 /// Sums run in f64, so that the result is the correctly rounded one whatever the order of the reference's summation.
 pub fn pool(rows: &[f32], width: usize, mode: PoolingMode) -> Vec<f32> {
     let tokens = rows.len() / width;
+    if tokens == 0 {
+        return vec![0.0; width];
+    }
     match mode {
         PoolingMode::Cls => rows[..width].to_vec(),
         PoolingMode::LastToken => rows[rows.len() - width..].to_vec(),
@@ -39,13 +44,13 @@ fn weighted_sum(rows: &[f32], width: usize, weight: impl Fn(usize) -> f64, divis
     sums.into_iter().map(|sum| (sum / divisor) as f32).collect()
 }
 
-/// Plain mean of several vectors of one length; a single vector is returned as it is.
-pub fn mean_of(mut vectors: Vec<Vec<f32>>) -> Vec<f32> {
-    if vectors.len() == 1 {
+/// Sum of several vectors of one length over `divisor`; a single vector over 1 is returned as it is.
+pub fn sum_over(mut vectors: Vec<Vec<f32>>, divisor: usize) -> Vec<f32> {
+    if (vectors.len(), divisor) == (1, 1) {
         return vectors.swap_remove(0);
     }
     let width = vectors.first().map_or(0, Vec::len);
-    weighted_sum(&vectors.concat(), width.max(1), |_| 1.0, vectors.len() as f64)
+    weighted_sum(&vectors.concat(), width.max(1), |_| 1.0, divisor as f64)
 }
 
 /// Keeps the first `dimensions` values as a Python slice `v[:dimensions]` does: a negative number drops that many from
@@ -107,8 +112,17 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_of_one_vector_is_that_vector() {
-        assert_eq!(mean_of(vec![vec![0.1, 0.2]]), [0.1, 0.2]);
-        assert_eq!(mean_of(vec![vec![1.0, 2.0], vec![3.0, 6.0]]), [2.0, 4.0]);
+    fn one_vector_over_one_is_that_vector() {
+        assert_eq!(sum_over(vec![vec![0.1, 0.2]], 1), [0.1, 0.2]);
+        assert_eq!(sum_over(vec![vec![1.0, 2.0], vec![3.0, 6.0]], 2), [2.0, 4.0]);
+        assert_eq!(sum_over(vec![vec![1.0, 2.0]], 4), [0.25, 0.5]);
+    }
+
+    #[test]
+    fn a_text_without_tokens_is_a_vector_of_zeros() {
+        let modes = [PoolingMode::Cls, PoolingMode::Mean, PoolingMode::Max, PoolingMode::LastToken];
+        for mode in modes {
+            assert_eq!(pool(&[], 3, mode), [0.0; 3], "{mode:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_tokens: usize,
+    special_tokens: bool,
 }
 
 /// Token ids of one text.
@@ -51,7 +52,7 @@ impl TextTokenizer {
                 "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
             )));
         }
-        Ok(TextTokenizer { tokenizer, max_tokens })
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -59,16 +60,21 @@ impl TextTokenizer {
         self.tokenizer.get_vocab(false).values().max().map_or(0, |&id| id as usize + 1)
     }
 
+    /// The same tokenizer without special tokens around a text, as static embeddings have it.
+    pub fn without_special_tokens(self) -> TextTokenizer {
+        TextTokenizer { special_tokens: false, ..self }
+    }
+
     /// The limit, special tokens included.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// Encodes a text, special tokens included, cut at the end to the limit.
+    /// Encodes a text, special tokens included where the model has them, cut at the end to the limit.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
         let encoding = self
             .tokenizer
-            .encode_fast(text, true)
+            .encode_fast(text, self.special_tokens)
             .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
         let mut ids = encoding.get_ids().to_vec();
         let mut type_ids = encoding.get_type_ids().to_vec();

@@ -1,7 +1,13 @@
-//! Encoders: packed token ids in, hidden states out. One file per model family.
+//! Encoders: packed token ids in, hidden states out.
+//!
+//! A model family is a description ([`families`] makes an [`architecture`]), run by either executor: [`packed`] on our
+//! kernels, [`candle`] on a Candle device. [`static_embedding`] is the one model that is no transformer.
 
-pub mod bert;
-pub mod packed_bert;
+pub mod architecture;
+pub mod candle;
+pub mod families;
+pub mod packed;
+pub mod static_embedding;
 
 use crate::error::Result;
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::math::exp;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product};
+use super::tile::{Finish, Product, load_columns, store_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -37,6 +37,7 @@ pub(super) struct AttentionTask<'a> {
     queries: Range<usize>,
     out: (*mut f32, usize),
     scratch: &'a mut [f32],
+    bias: Option<(&'a [f32], usize)>,
 }
 
 impl<'a> AttentionTask<'a> {
@@ -53,7 +54,14 @@ impl<'a> AttentionTask<'a> {
         scratch: &'a mut [f32],
     ) -> Self {
         assert!(head < sequence.heads && queries.end <= sequence.tokens);
-        AttentionTask { sequence, head, queries, out, scratch }
+        AttentionTask { sequence, head, queries, out, scratch, bias: None }
+    }
+
+    /// Adds to each score what `bias` holds for the key's distance from the query, `bias[centre]` for none.
+    pub(super) fn with_bias(self, bias: &'a [f32], centre: usize) -> Self {
+        let tokens = self.sequence.tokens;
+        assert!(tokens <= centre + 1 && centre + tokens <= bias.len(), "a bias for every distance");
+        AttentionTask { bias: Some((bias, centre)), ..self }
     }
 }
 
@@ -62,8 +70,8 @@ impl Task for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask { sequence: Heads { projected, stride, heads, size, tokens }, head, queries, out, scratch } =
-            self;
+        let AttentionTask { sequence, head, queries, out, scratch, bias } = self;
+        let Heads { projected, stride, heads, size, tokens } = sequence;
         let panel = S::LANES * PANEL_VECTORS;
         let padded = tokens.next_multiple_of(panel);
         let (keys, scores) = scratch.split_at_mut(padded * size);
@@ -91,6 +99,11 @@ impl Task for AttentionTask<'_> {
                         out_stride: padded,
                     };
                     product.compute(s, 0..run.len());
+                }
+                if let Some((bias, centre)) = bias {
+                    for (query, scores) in run.clone().zip(scores.chunks_exact_mut(padded)) {
+                        add(s, &mut scores[..tokens], &bias[centre - query..][..tokens]);
+                    }
                 }
                 let mut shares = [0f32; MOST_ROWS];
                 for (row, share) in shares.iter_mut().enumerate().take(run.len()) {
@@ -137,6 +150,21 @@ unsafe fn transpose(keys: *const f32, stride: usize, size: usize, tokens: usize,
     }
 }
 
+/// Adds a row of biases to a row of scores of the same length.
+#[inline(always)]
+fn add<S: Simd>(s: S, scores: &mut [f32], bias: &[f32]) {
+    let width = scores.len();
+    assert_eq!(bias.len(), width);
+    let (scores, bias) = (scores.as_mut_ptr(), bias.as_ptr());
+    for at in (0..width).step_by(S::LANES) {
+        // SAFETY: both rows have `width` values, and the helpers stay within.
+        unsafe {
+            let sum = s.add(load_columns(s, scores, at, width), load_columns(s, bias, at, width));
+            store_columns(s, scores, at, width, sum);
+        }
+    }
+}
+
 /// Replaces scores by `exp(score - largest)` and returns 1 ÷ their sum, by which the row is still to be multiplied.
 #[inline(always)]
 fn exponentials<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
@@ -172,7 +200,7 @@ fn exponentials<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{exact_attention, values};
+    use super::super::testing::{exact_attention, exact_attention_with, values};
     use super::*;
 
     /// Attention of all heads, on memory as the engine has it.
@@ -223,6 +251,36 @@ mod tests {
                 let projected = values(tokens * 32 * 3, 14);
                 let got = attend(kernels, &projected, 1, 32);
                 for (&got, want) in got.iter().zip(exact_attention(&projected, 1, 32)) {
+                    assert!((f64::from(got) - want).abs() < 2e-6, "{kernels:?} {tokens} tokens: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bias_by_distance_is_added_to_the_scores() {
+        let (heads, size) = (2, 20);
+        for kernels in Kernels::available() {
+            for tokens in [1, 2, 15, 16, 17, 40, 65] {
+                let projected = values(tokens * heads * size * 3, 15);
+                // For longer sequences than this one.
+                let centre = tokens + 6;
+                let tables: Vec<_> = (0..heads as u64).map(|head| values(2 * centre + 1, 16 + head)).collect();
+                let mut readable = projected.clone();
+                readable.extend(vec![f32::NAN; kernels.panel_width()]);
+                let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
+                let mut out = vec![f32::NAN; tokens * heads * size];
+                let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+                for (head, table) in tables.iter().enumerate() {
+                    let out = (out.as_mut_ptr(), heads * size);
+                    // SAFETY: the buffers are as large as `Heads` and `scratch_len` ask, and ours.
+                    let task = unsafe { AttentionTask::new(sequence, head, 0..tokens, out, &mut scratch) };
+                    kernels.run(task.with_bias(table, centre));
+                }
+                let exact = exact_attention_with(&projected, heads, size, |head, query, key| {
+                    f64::from(tables[head][centre + key - query])
+                });
+                for (&got, want) in out.iter().zip(exact) {
                     assert!((f64::from(got) - want).abs() < 2e-6, "{kernels:?} {tokens} tokens: {got} for {want}");
                 }
             }

@@ -258,6 +258,8 @@ pub(super) enum Epilogue {
     Bias,
     /// The bias, then an activation.
     Activation(Activation),
+    /// The bias, an activation, then a factor each: a matrix of the output's shape and the given row distance.
+    Gated(Activation, *const f32, usize),
     /// The bias and a matrix of the output's shape and the given row distance.
     Residual(*const f32, usize),
 }
@@ -284,8 +286,8 @@ impl<'a> LinearTask<'a> {
     ///
     /// # Safety
     /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
-    /// words of one), a residual for its
-    /// outputs, and `out` writable for the columns of the task's panels, with nobody else accessing those meanwhile.
+    /// words of one), a residual or gate for its outputs, and `out` writable for the columns of the task's panels, with
+    /// nobody else accessing those meanwhile.
     pub(super) unsafe fn new(
         (linear, arena): (&'a Linear, &'a Arena),
         (input, input_stride): (*const f32, usize),
@@ -355,7 +357,7 @@ impl Task for LinearTask<'_> {
                         scales,
                         columns,
                         finish: match self.epilogue {
-                            Epilogue::Bias | Epilogue::Activation(_) => Finish::Bias(bias),
+                            Epilogue::Bias | Epilogue::Activation(_) | Epilogue::Gated(..) => Finish::Bias(bias),
                             Epilogue::Residual(residual, stride) => {
                                 Finish::BiasResidual { bias, residual: residual.add(first), stride }
                             }
@@ -364,8 +366,11 @@ impl Task for LinearTask<'_> {
                         out_stride: self.out_stride,
                     };
                     product.compute_in(s, precision, rows.clone());
-                    if let Epilogue::Activation(activation) = self.epilogue {
+                    if let Epilogue::Activation(activation) | Epilogue::Gated(activation, ..) = self.epilogue {
                         activate(s, activation, product, rows.clone());
+                    }
+                    if let Epilogue::Gated(_, gate, stride) = self.epilogue {
+                        multiply(s, product, rows.clone(), (gate.add(first), stride));
                     }
                 }
             }
@@ -409,6 +414,25 @@ unsafe fn map<S: Simd>(s: S, product: Product, rows: Range<usize>, activation: A
             for at in (0..columns).step_by(S::LANES) {
                 let value = activation.apply(s, load_columns(s, row, at, columns));
                 store_columns(s, row, at, columns, value);
+            }
+        }
+    }
+}
+
+/// Multiplies what a product just stored by a gate, given by its row 0 in the product's first column.
+///
+/// # Safety
+/// `product.out` must be writable for these rows and columns, the gate readable.
+#[inline(always)]
+unsafe fn multiply<S: Simd>(s: S, product: Product, rows: Range<usize>, (gate, stride): (*const f32, usize)) {
+    for row in rows {
+        // SAFETY: both rows have `columns` values, and the helpers stay within.
+        unsafe {
+            let (out, gate) = (product.out.add(row * product.out_stride), gate.add(row * stride));
+            for at in (0..product.columns).step_by(S::LANES) {
+                let factor = load_columns(s, gate, at, product.columns);
+                let value = s.mul(load_columns(s, out, at, product.columns), factor);
+                store_columns(s, out, at, product.columns, value);
             }
         }
     }

@@ -8,7 +8,8 @@
 //! linear       weights in column panels, products with bias, activation or residual
 //! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
-//! norm         LayerNorm
+//! norm         LayerNorm and RMS norm
+//! position_bias    relative positions
 //! operand      rows rounded for products of bf16 and of bytes
 //! table        embedding tables and their sums
 //! tile         rows × one panel in registers; every product is made of tiles
@@ -45,6 +46,7 @@ mod norm;
 mod operand;
 pub mod peak;
 mod portable;
+mod position_bias;
 mod precision;
 pub mod quantized;
 mod simd;
@@ -58,7 +60,8 @@ mod transformer;
 pub use bytes::PackedBytes;
 pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
+pub use position_bias::PositionBias;
 pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};
 pub use team::{Member, Team};
-pub use transformer::{Block, Executor, Norm, Shape, Transformer};
+pub use transformer::{Block, Executor, Norm, Outer, Shape, Style, Transformer};

@@ -1,4 +1,4 @@
-//! LayerNorm of packed rows.
+//! LayerNorm and root-mean-square norm of packed rows.
 
 use std::ops::Range;
 
@@ -59,6 +59,53 @@ impl Task for LayerNormTask<'_> {
     }
 }
 
+/// `out = x / √(mean of squares + epsilon) · gamma`, row by row: T5's norm. `input` and `out` may be the same matrix.
+pub(super) struct RmsNormTask<'a> {
+    gamma: &'a [f32],
+    epsilon: f32,
+    input: (*const f32, usize),
+    out: (*mut f32, usize),
+    rows: Range<usize>,
+}
+
+impl<'a> RmsNormTask<'a> {
+    /// The norm of some rows, `gamma.len()` wide. `input` and `out` are row 0 and the distance of rows.
+    ///
+    /// # Safety
+    /// As for [`LayerNormTask::new`].
+    pub(super) unsafe fn new(
+        (gamma, epsilon): (&'a [f32], f32),
+        input: (*const f32, usize),
+        out: (*mut f32, usize),
+        rows: Range<usize>,
+    ) -> Self {
+        RmsNormTask { gamma, epsilon, input, out, rows }
+    }
+}
+
+impl Task for RmsNormTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = self.gamma.len();
+        let gamma = self.gamma.as_ptr();
+        for row in self.rows {
+            // SAFETY: the row is readable and writable for `width` values by the promise made to `new`, as is gamma by
+            // its length; the helpers stay within `width`.
+            unsafe {
+                let (input, out) = (self.input.0.add(row * self.input.1), self.out.0.add(row * self.out.1));
+                let squares = sum::<S, true>(s, input, width, s.splat(0.0));
+                let scale = s.splat(1.0 / (squares / width as f32 + self.epsilon).sqrt());
+                for at in (0..width).step_by(S::LANES) {
+                    let value = s.mul(load_columns(s, input, at, width), scale);
+                    store_columns(s, out, at, width, s.mul(value, load_columns(s, gamma, at, width)));
+                }
+            }
+        }
+    }
+}
+
 /// The sum of a row, or of its squared distances from the mean; in two chains of additions, as one would wait for itself.
 ///
 /// # Safety
@@ -107,7 +154,7 @@ unsafe fn term<S: Simd, const SQUARES: bool>(
 #[cfg(test)]
 mod tests {
     use super::super::simd::Kernels;
-    use super::super::testing::{exact_layer_norm, values};
+    use super::super::testing::{exact_layer_norm, exact_rms_norm, values};
     use super::*;
 
     #[test]
@@ -126,6 +173,26 @@ mod tests {
                 for (&got, &want) in x.iter().zip(&exact) {
                     // With two columns a tiny difference is divided by itself.
                     assert!((f64::from(got) - want).abs() < 2e-5, "{kernels:?} width {width}: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn root_mean_square_norms_of_all_widths_match_f64() {
+        const ROWS: usize = 3;
+        for kernels in Kernels::available() {
+            for width in (1..=100).chain([512, 1000]) {
+                let mut x: Vec<f32> = values(ROWS * width, 4).iter().map(|x| x * 3.0 + 0.5).collect();
+                let gamma = values(width, 5);
+                let mut exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                exact_rms_norm(&mut exact[width..], &gamma, 1e-6);
+                let out = x.as_mut_ptr();
+                // SAFETY: `x` has `ROWS` rows and is not used meanwhile.
+                let task = unsafe { RmsNormTask::new((&gamma, 1e-6), (out, width), (out, width), 1..ROWS) };
+                kernels.run(task);
+                for (&got, &want) in x.iter().zip(&exact) {
+                    assert!((f64::from(got) - want).abs() < 1e-6, "{kernels:?} width {width}: {got} for {want}");
                 }
             }
         }

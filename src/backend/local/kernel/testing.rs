@@ -38,8 +38,29 @@ pub(crate) fn exact_layer_norm(rows: &mut [f64], gamma: &[f32], beta: &[f32], ep
     }
 }
 
+/// Root-mean-square norm of rows as wide as gamma, in place.
+pub(crate) fn exact_rms_norm(rows: &mut [f64], gamma: &[f32], epsilon: f64) {
+    let width = gamma.len();
+    for row in rows.chunks_exact_mut(width) {
+        let squares = row.iter().map(|x| x * x).sum::<f64>() / width as f64;
+        for (x, &gamma) in row.iter_mut().zip(gamma) {
+            *x = *x / (squares + epsilon).sqrt() * f64::from(gamma);
+        }
+    }
+}
+
 /// Attention of one sequence over `[query | key | value]` rows, the queries already scaled.
 pub(crate) fn exact_attention<T: Copy + Into<f64>>(projected: &[T], heads: usize, size: usize) -> Vec<f64> {
+    exact_attention_with(projected, heads, size, |_, _, _| 0.0)
+}
+
+/// The same with `bias(head, query, key)` added to the scores.
+pub(crate) fn exact_attention_with<T: Copy + Into<f64>>(
+    projected: &[T],
+    heads: usize,
+    size: usize,
+    bias: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f64> {
     let (width, rows) = (heads * size, projected.len() / (3 * heads * size));
     let at = |row: usize, part: usize, head: usize, i: usize| -> f64 {
         projected[row * 3 * width + part * width + head * size + i].into()
@@ -47,7 +68,9 @@ pub(crate) fn exact_attention<T: Copy + Into<f64>>(projected: &[T], heads: usize
     let mut out = vec![0f64; rows * width];
     for head in 0..heads {
         for row in 0..rows {
-            let score = |key: usize| (0..size).map(|i| at(row, 0, head, i) * at(key, 1, head, i)).sum::<f64>();
+            let score = |key: usize| {
+                (0..size).map(|i| at(row, 0, head, i) * at(key, 1, head, i)).sum::<f64>() + bias(head, row, key)
+            };
             let scores: Vec<f64> = (0..rows).map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
@@ -64,4 +87,9 @@ pub(crate) fn exact_attention<T: Copy + Into<f64>>(projected: &[T], heads: usize
 /// GELU with the exact error function.
 pub(crate) fn exact_gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + exact_erf(x / 2f64.sqrt()))
+}
+
+/// GELU by its tanh approximation.
+pub(crate) fn exact_gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
 }

@@ -17,8 +17,9 @@ use super::attention::{self, AttentionTask, Heads};
 use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask};
 use super::math::Activation;
 use super::memory::AlignedBuffer;
-use super::norm::LayerNormTask;
+use super::norm::{LayerNormTask, RmsNormTask};
 use super::operand::{self, OperandTask};
+use super::position_bias::PositionBias;
 use super::precision::Precision;
 use super::simd::Kernels;
 use super::table::{EmbedTask, Table};
@@ -34,12 +35,12 @@ const PIECES: usize = 4;
 /// Rows that one thread embeds or norms at a time in the columns schedule.
 const NORM_ROWS: usize = 8;
 
-/// Sizes of a stack of post-norm transformer blocks.
+/// Sizes and make of a stack of transformer blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
     /// Width of the hidden states.
     pub hidden: usize,
-    /// Attention heads; they divide `hidden`.
+    /// Attention heads; they divide `hidden`, unless the style has a width of heads.
     pub heads: usize,
     /// Width between the two feed-forward matrices.
     pub intermediate: usize,
@@ -47,11 +48,40 @@ pub struct Shape {
     pub layers: usize,
     /// The feed-forward activation.
     pub activation: Activation,
-    /// LayerNorm's epsilon.
+    /// The norms' epsilon.
     pub epsilon: f32,
+    /// How blocks are made.
+    pub style: Style,
 }
 
-/// LayerNorm's parameters, `[hidden]` each.
+/// In what a family's blocks differ from BERT's, which are the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Style {
+    /// Norms stand before attention and feed-forward, not after the sums.
+    pub pre_norm: bool,
+    /// Norms divide by the root of the mean square: no mean is taken off, no beta added.
+    pub rms_norm: bool,
+    /// Scores are not divided by the root of the heads' width.
+    pub unscaled: bool,
+    /// A second matrix beside `up`, whose outputs are factors of the activated ones.
+    pub gated: bool,
+    /// The width of a head, where it is not `hidden / heads`.
+    pub head_size: Option<usize>,
+}
+
+impl Shape {
+    /// Width of a head.
+    pub fn head_size(&self) -> usize {
+        self.style.head_size.unwrap_or(self.hidden / self.heads.max(1))
+    }
+
+    /// Width of the queries, keys or values of all heads.
+    pub fn attention_width(&self) -> usize {
+        self.heads * self.head_size()
+    }
+}
+
+/// A norm's parameters, `[hidden]` each; an RMS norm has no beta.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Norm {
     /// The factor per column.
@@ -60,25 +90,40 @@ pub struct Norm {
     pub beta: Vec<f32>,
 }
 
-/// The parameters of one block: attention, add and norm, feed-forward, add and norm.
+/// The parameters of one block: attention and its norm, feed-forward and its norm. Biases may be empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Block {
-    /// `[hidden, hidden]`
+    /// `[heads × head size, hidden]`
     pub query: Dense,
-    /// `[hidden, hidden]`
+    /// `[heads × head size, hidden]`
     pub key: Dense,
-    /// `[hidden, hidden]`
+    /// `[heads × head size, hidden]`
     pub value: Dense,
-    /// `[hidden, hidden]`
+    /// `[hidden, heads × head size]`
     pub attention_output: Dense,
-    /// After the attention's output and its input are added.
+    /// After the attention's output and its input are added; with pre-norm, before attention.
     pub attention_norm: Norm,
     /// `[intermediate, hidden]`
     pub up: Dense,
+    /// `[intermediate, hidden]`, if the style is gated.
+    pub gate: Option<Dense>,
     /// `[hidden, intermediate]`
     pub down: Dense,
-    /// After the feed-forward's output and its input are added.
+    /// After the feed-forward's output and its input are added; with pre-norm, before the feed-forward.
     pub output_norm: Norm,
+}
+
+/// What an encoder has once, outside of its blocks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outer {
+    /// The embedding is the sum of one row from each: `[rows, hidden]`.
+    pub tables: Vec<Vec<f32>>,
+    /// The norm of that sum.
+    pub embedding_norm: Option<Norm>,
+    /// Added to the scores of every block.
+    pub position_bias: Option<PositionBias>,
+    /// The norm after the last block.
+    pub final_norm: Option<Norm>,
 }
 
 /// A packed block.
@@ -87,6 +132,7 @@ struct PackedBlock {
     attention_output: Linear,
     attention_norm: PackedNorm,
     up: Linear,
+    gate: Option<Linear>,
     down: Linear,
     output_norm: PackedNorm,
 }
@@ -104,12 +150,14 @@ pub struct Transformer {
     shape: Shape,
     arena: Arena,
     tables: Vec<Table>,
-    embedding_norm: PackedNorm,
+    embedding_norm: Option<PackedNorm>,
+    position_bias: Option<PositionBias>,
+    final_norm: Option<PackedNorm>,
     blocks: Vec<PackedBlock>,
 }
 
 impl Transformer {
-    /// Packs an encoder whose embedding is the norm of the sum of one row from each of `tables` (`[rows, hidden]`).
+    /// Packs an encoder.
     ///
     /// `block` gives the parameters of one block at a time, so that no more than one lies unpacked in memory. Sizes that
     /// do not fit the shape are errors.
@@ -117,12 +165,14 @@ impl Transformer {
         kernels: Kernels,
         precision: Precision,
         shape: Shape,
-        tables: Vec<Vec<f32>>,
-        embedding_norm: &Norm,
+        outer: Outer,
         mut block: impl FnMut(usize) -> Result<Block>,
     ) -> Result<Transformer> {
-        let Shape { hidden, heads, intermediate, layers, .. } = shape;
-        let sized = hidden > 0 && heads > 0 && intermediate > 0 && hidden % heads == 0;
+        let Shape { hidden, heads, intermediate, layers, style, .. } = shape;
+        let Outer { tables, embedding_norm, position_bias, final_norm } = outer;
+        let divided = heads > 0 && (hidden % heads == 0 || style.head_size.is_some());
+        let sized = hidden > 0 && divided && intermediate > 0 && (1..1 << 10).contains(&shape.head_size());
+        let sized = sized && heads < 1 << 10;
         if !sized || hidden.max(intermediate) > 1 << 20 || layers > 1 << 12 {
             return Err(Error::config(format!(
                 "a transformer of {layers} layers, {hidden} hidden and {intermediate} intermediate columns and {heads} \
@@ -134,16 +184,22 @@ impl Transformer {
         }
         // One after the other, so that each is freed before the next is packed.
         let tables = tables.into_iter().map(|table| Table::pack(precision, table, hidden)).collect::<Result<_>>()?;
+        if let Some(bias) = &position_bias {
+            bias.check(heads)?;
+        }
+        let width = shape.attention_width();
         let norm_room = 2 * Arena::room(hidden);
-        let block_room = Linear::room((kernels, precision), 3 * hidden, hidden)
-            + Linear::room((kernels, precision), hidden, hidden)
-            + Linear::room((kernels, precision), intermediate, hidden)
+        let ups = if style.gated { 2 } else { 1 };
+        let block_room = Linear::room((kernels, precision), 3 * width, hidden)
+            + Linear::room((kernels, precision), hidden, width)
+            + ups * Linear::room((kernels, precision), intermediate, hidden)
             + Linear::room((kernels, precision), hidden, intermediate)
             + 2 * norm_room;
-        let mut arena = Arena::with_room(norm_room + layers * block_room);
-        let embedding_norm = pack_norm(&mut arena, embedding_norm, hidden)?;
+        let mut arena = Arena::with_room(2 * norm_room + layers * block_room);
+        let embedding_norm = embedding_norm.map(|norm| pack_norm(&mut arena, &norm, shape)).transpose()?;
+        let final_norm = final_norm.map(|norm| pack_norm(&mut arena, &norm, shape)).transpose()?;
         // The scores' factor goes into the queries once and for all.
-        let scale = 1.0 / ((hidden / heads) as f32).sqrt();
+        let scale = if style.unscaled { 1.0 } else { 1.0 / (shape.head_size() as f32).sqrt() };
         let mut blocks = Vec::with_capacity(layers);
         for layer in 0..layers {
             let parameters = block(layer)?;
@@ -159,15 +215,19 @@ impl Transformer {
                 Linear::pack((kernels, precision), &mut arena, parts, inputs)
             };
             let Block { query, key, value, .. } = &parameters;
-            let projection = pack(&[(query, scale), (key, 1.0), (value, 1.0)], hidden, hidden)?;
-            let attention_output = pack(&[(&parameters.attention_output, 1.0)], hidden, hidden)?;
+            let projection = pack(&[(query, scale), (key, 1.0), (value, 1.0)], hidden, width)?;
+            let attention_output = pack(&[(&parameters.attention_output, 1.0)], width, hidden)?;
             let up = pack(&[(&parameters.up, 1.0)], hidden, intermediate)?;
+            if parameters.gate.is_some() != style.gated {
+                return Err(Error::internal("a gated block has a gate, and no other"));
+            }
+            let gate = parameters.gate.as_ref().map(|gate| pack(&[(gate, 1.0)], hidden, intermediate)).transpose()?;
             let down = pack(&[(&parameters.down, 1.0)], intermediate, hidden)?;
-            let attention_norm = pack_norm(&mut arena, &parameters.attention_norm, hidden)?;
-            let output_norm = pack_norm(&mut arena, &parameters.output_norm, hidden)?;
-            blocks.push(PackedBlock { projection, attention_output, attention_norm, up, down, output_norm });
+            let attention_norm = pack_norm(&mut arena, &parameters.attention_norm, shape)?;
+            let output_norm = pack_norm(&mut arena, &parameters.output_norm, shape)?;
+            blocks.push(PackedBlock { projection, attention_output, attention_norm, up, gate, down, output_norm });
         }
-        Ok(Transformer { kernels, precision, shape, arena, tables, embedding_norm, blocks })
+        Ok(Transformer { kernels, precision, shape, arena, tables, embedding_norm, position_bias, final_norm, blocks })
     }
 
     /// Its sizes.
@@ -190,16 +250,23 @@ impl Transformer {
         self.arena.values().len() * size_of::<f32>() + self.tables.iter().map(Table::memory).sum::<usize>()
     }
 
+    /// Words of the widest row that a product reads rounded.
+    fn operand_words(&self) -> usize {
+        let Shape { hidden, intermediate, .. } = self.shape;
+        operand::row_words(self.precision, hidden.max(intermediate).max(self.shape.attention_width()))
+    }
+
     /// Rows of an embedding table.
     pub fn table_rows(&self, table: usize) -> usize {
         self.tables[table].rows()
     }
 }
 
-fn pack_norm(arena: &mut Arena, norm: &Norm, hidden: usize) -> Result<PackedNorm> {
-    for values in [&norm.gamma, &norm.beta] {
-        if values.len() != hidden {
-            return Err(Error::config(format!("a norm of {} values where {hidden} belong", values.len())));
+fn pack_norm(arena: &mut Arena, norm: &Norm, shape: Shape) -> Result<PackedNorm> {
+    let beta = if shape.style.rms_norm { 0 } else { shape.hidden };
+    for (values, belong) in [(&norm.gamma, shape.hidden), (&norm.beta, beta)] {
+        if values.len() != belong {
+            return Err(Error::config(format!("a norm of {} values where {belong} belong", values.len())));
         }
     }
     Ok(PackedNorm { gamma: arena.put(&norm.gamma)?, beta: arena.put(&norm.beta)? })
@@ -223,6 +290,8 @@ pub struct Executor {
     model: Arc<Transformer>,
     team: Team,
     scratch: Scratch,
+    /// The model's position bias for sequences of up to that many tokens.
+    distances: (Vec<f32>, usize),
 }
 
 /// Memory of a forward pass, kept for the next one. Rows are [`row_stride`] apart.
@@ -234,10 +303,12 @@ struct Scratch {
     projected: AlignedBuffer,
     /// What attention gives, `hidden` wide.
     context: AlignedBuffer,
-    /// Columns schedule: sums before a norm, `hidden` wide.
+    /// Columns schedule: sums before a norm, or with pre-norm what a norm gives, `hidden` wide.
     sums: AlignedBuffer,
     /// Columns schedule: between the feed-forward matrices, `intermediate` wide.
     between: AlignedBuffer,
+    /// Columns schedule: the factors of a gated feed-forward, `intermediate` wide.
+    gates: AlignedBuffer,
     /// Columns schedule: the rows of a product as its precision reads them.
     operand: AlignedBuffer,
     /// One per member: attention's scratch, or a block's sums, intermediate values and operand.
@@ -250,7 +321,7 @@ impl Executor {
         let team = Team::new(threads)?;
         let members = (0..team.size()).map(|_| AlignedBuffer::default()).collect();
         let scratch = Scratch { members, ..Scratch::default() };
-        Ok(Executor { model, team, scratch })
+        Ok(Executor { model, team, scratch, distances: (Vec::new(), 0) })
     }
 
     /// The model.
@@ -289,8 +360,18 @@ impl Executor {
                 Some(*start - length..*start)
             })
             .collect();
-        let memory = self.scratch.prepare(model, schedule, tokens, lengths.iter().copied().max().unwrap_or(0));
-        let pass = Pass { model, schedule, rows, sequences: &sequences, tokens, threads: self.team.size(), memory };
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if let Some(bias) = &model.position_bias
+            && longest > self.distances.1
+        {
+            // Room to grow, so that slowly growing lengths do not rebuild it each time.
+            let longest = longest.next_power_of_two();
+            self.distances = (bias.by_distance(model.shape.heads, longest), longest);
+        }
+        let distances = (&self.distances.0[..], self.distances.1);
+        let memory = self.scratch.prepare(model, schedule, tokens, longest);
+        let threads = self.team.size();
+        let pass = Pass { model, schedule, rows, sequences: &sequences, tokens, threads, distances, memory };
         self.team.run(&|member| pass.take_part(member))?;
         let mut states = Vec::with_capacity(tokens * hidden);
         for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {
@@ -303,26 +384,24 @@ impl Executor {
 impl Scratch {
     /// Makes room for a pass.
     fn prepare(&mut self, model: &Transformer, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
-        let Shape { hidden, heads, intermediate, .. } = model.shape;
-        let mut member = attention::scratch_len(model.kernels, longest, hidden / heads);
-        let operand = row_stride(operand::row_words(model.precision, hidden.max(intermediate)));
+        let Shape { hidden, intermediate, style, .. } = model.shape;
+        let width = model.shape.attention_width();
+        let mut member = attention::scratch_len(model.kernels, longest, model.shape.head_size());
+        let operand = model.operand_words();
         let (column_tokens, block_rows) = match schedule {
             Schedule::Columns => (tokens, 0),
             Schedule::Rows => (0, BLOCK_ROWS),
         };
-        member = member.max(block_rows * (row_stride(hidden) + row_stride(intermediate) + operand));
+        let ups = if style.gated { 2 } else { 1 };
+        member = member.max(block_rows * (row_stride(hidden) + ups * row_stride(intermediate) + row_stride(operand)));
         Memory {
             states: Matrix::with_room(&mut self.states, tokens, hidden, 0),
-            projected: Matrix::with_room(&mut self.projected, tokens, 3 * hidden, model.kernels.panel_width()),
-            context: Matrix::with_room(&mut self.context, tokens, hidden, 0),
+            projected: Matrix::with_room(&mut self.projected, tokens, 3 * width, model.kernels.panel_width()),
+            context: Matrix::with_room(&mut self.context, tokens, width, 0),
             sums: Matrix::with_room(&mut self.sums, column_tokens, hidden, 0),
             between: Matrix::with_room(&mut self.between, column_tokens, intermediate, 0),
-            operand: Matrix::with_room(
-                &mut self.operand,
-                column_tokens,
-                operand::row_words(model.precision, hidden.max(intermediate)),
-                0,
-            ),
+            gates: Matrix::with_room(&mut self.gates, if style.gated { column_tokens } else { 0 }, intermediate, 0),
+            operand: Matrix::with_room(&mut self.operand, column_tokens, operand, 0),
             members: self.members.iter_mut().map(|memory| MemberMemory::with_room(memory, member)).collect(),
         }
     }
@@ -405,6 +484,7 @@ struct Memory {
     context: Matrix,
     sums: Matrix,
     between: Matrix,
+    gates: Matrix,
     operand: Matrix,
     members: Vec<MemberMemory>,
 }
@@ -417,6 +497,8 @@ struct Pass<'a> {
     sequences: &'a [Range<usize>],
     tokens: usize,
     threads: usize,
+    /// The position bias by head and distance, and for how many tokens.
+    distances: (&'a [f32], usize),
     memory: Memory,
 }
 
@@ -429,73 +511,115 @@ impl Pass<'_> {
     }
 
     fn by_columns(&self, member: &Member<'_>) {
-        let Memory { states, projected, context, sums, between, operand, .. } = self.memory;
-        let Shape { hidden, intermediate, activation, .. } = self.model.shape;
+        let Memory { states, projected, context, sums, between, gates, operand, .. } = self.memory;
+        let Shape { hidden, intermediate, style, .. } = self.model.shape;
+        let width = self.model.shape.attention_width();
+        // Sums go to their own buffer and norms of them to the states; with pre-norm the other way round: sums stay in
+        // the states.
+        let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
         // What a product reads: the matrix itself, or its rows rounded into the operand.
         let rounds = self.rounds();
-        let [from_states, from_context, from_between] =
-            [states, context, between].map(|matrix| if rounds { operand } else { matrix });
+        let [from_normed, from_context, from_between] =
+            [normed, context, between].map(|matrix| if rounds { operand } else { matrix });
         let round = |matrix, width, activation, rows| {
             if rounds {
                 self.round(matrix, width, activation, operand, rows);
             }
         };
-        let up_epilogue = if rounds { Epilogue::Bias } else { Epilogue::Activation(activation) };
+        // A norm of what was added up, for the next product to read.
+        let norm = |norm: &PackedNorm| {
+            self.each_rows(member, |rows| {
+                self.norm(norm, (added, normed), rows.clone());
+                round(normed, hidden, None, rows);
+            });
+        };
+        let (up_epilogue, late_activation) = self.after_up(gates);
         self.each_rows(member, |rows| {
-            self.embed(sums, rows.clone());
-            self.norm(&self.model.embedding_norm, (sums, states), rows.clone());
-            round(states, hidden, None, rows);
+            self.embed(states, rows.clone());
+            if let Some(norm) = &self.model.embedding_norm {
+                self.norm(norm, (states, states), rows.clone());
+            }
+            if !style.pre_norm {
+                round(states, hidden, None, rows);
+            }
         });
         for block in &self.model.blocks {
-            self.product_by_columns(member, &block.projection, (from_states, projected), Epilogue::Bias);
+            if style.pre_norm {
+                norm(&block.attention_norm);
+            }
+            self.product_by_columns(member, &block.projection, (from_normed, projected), Epilogue::Bias);
             self.attend(member);
             if rounds {
-                self.each_rows(member, |rows| round(context, hidden, None, rows));
+                self.each_rows(member, |rows| round(context, width, None, rows));
             }
-            self.product_by_columns(member, &block.attention_output, (from_context, sums), states.residual());
-            self.each_rows(member, |rows| {
-                self.norm(&block.attention_norm, (sums, states), rows.clone());
-                round(states, hidden, None, rows);
-            });
-            self.product_by_columns(member, &block.up, (from_states, between), up_epilogue);
+            self.product_by_columns(member, &block.attention_output, (from_context, added), states.residual());
+            norm(if style.pre_norm { &block.output_norm } else { &block.attention_norm });
+            if let Some(gate) = &block.gate {
+                self.product_by_columns(member, gate, (from_normed, gates), Epilogue::Bias);
+            }
+            self.product_by_columns(member, &block.up, (from_normed, between), up_epilogue);
             if rounds {
-                self.each_rows(member, |rows| round(between, intermediate, Some(activation), rows));
+                self.each_rows(member, |rows| round(between, intermediate, late_activation, rows));
             }
-            self.product_by_columns(member, &block.down, (from_between, sums), states.residual());
-            self.each_rows(member, |rows| {
-                self.norm(&block.output_norm, (sums, states), rows.clone());
-                round(states, hidden, None, rows);
-            });
+            self.product_by_columns(member, &block.down, (from_between, added), states.residual());
+            if !style.pre_norm {
+                norm(&block.output_norm);
+            }
+        }
+        if let Some(norm) = &self.model.final_norm {
+            self.each_rows(member, |rows| self.norm(norm, (states, states), rows));
+        }
+    }
+
+    /// What the product with `up` does after its sums (`gates` holds its factors, if there are any), and which activation
+    /// is left to the pass that rounds the rows: where there is one, and no gate, it applies the activation too.
+    fn after_up(&self, gates: Matrix) -> (Epilogue, Option<Activation>) {
+        let Shape { activation, style, .. } = self.model.shape;
+        match (style.gated, self.rounds()) {
+            (true, _) => (Epilogue::Gated(activation, gates.start, gates.stride), None),
+            (false, true) => (Epilogue::Bias, Some(activation)),
+            (false, false) => (Epilogue::Activation(activation), None),
         }
     }
 
     fn by_rows(&self, member: &Member<'_>) {
         let Memory { states, projected, context, .. } = self.memory;
-        let Shape { hidden, intermediate, activation, .. } = self.model.shape;
+        let Shape { hidden, intermediate, style, .. } = self.model.shape;
         let own = &self.memory.members[member.index()];
-        // The member's own sums and intermediate values; row 0 is the block's first.
+        // The member's own sums (with pre-norm, norms) and intermediate values; row 0 is the block's first.
         let sums = Matrix { start: own.start, stride: row_stride(hidden) };
         let between =
             Matrix { start: own.start.wrapping_add(BLOCK_ROWS * sums.stride), stride: row_stride(intermediate) };
+        let ups = if style.gated { 2 } else { 1 };
+        let gates = Matrix { start: between.start.wrapping_add(BLOCK_ROWS * between.stride), ..between };
         let operand = Matrix {
-            start: between.start.wrapping_add(BLOCK_ROWS * between.stride),
-            stride: row_stride(operand::row_words(self.model.precision, hidden.max(intermediate))),
+            start: between.start.wrapping_add(ups * BLOCK_ROWS * between.stride),
+            stride: row_stride(self.model.operand_words()),
         };
-        assert!(own.len >= BLOCK_ROWS * (sums.stride + between.stride + operand.stride));
-        // Where rows are rounded, that pass applies the activation too.
-        let (up_epilogue, activation) =
-            if self.rounds() { (Epilogue::Bias, Some(activation)) } else { (Epilogue::Activation(activation), None) };
+        assert!(own.len >= BLOCK_ROWS * (sums.stride + ups * between.stride + operand.stride));
+        let (up_epilogue, late_activation) = self.after_up(gates);
         // As many blocks for each thread.
         let count = self.tokens.div_ceil(BLOCK_ROWS).next_multiple_of(self.threads);
         let block_of = |item: usize| self.tokens * item / count..self.tokens * (item + 1) / count;
+        // Queries, keys and values of a block's rows.
+        let project = |block: &PackedBlock, (states, projected): (Matrix, Matrix), rows: Range<usize>| {
+            let mut input = states;
+            if style.pre_norm {
+                self.norm(&block.attention_norm, (states, sums), rows.clone());
+                input = sums;
+            }
+            self.product(&block.projection, (input, None, operand), projected, Epilogue::Bias, rows);
+        };
         member.phase(count, |item| {
             let rows = block_of(item);
             self.embed(states, rows.clone());
-            self.norm(&self.model.embedding_norm, (states, states), rows.clone());
+            if let Some(norm) = &self.model.embedding_norm {
+                self.norm(norm, (states, states), rows.clone());
+            }
             if let Some(first) = self.model.blocks.first() {
                 // SAFETY: the matrices have `tokens` rows.
                 let [states, projected] = [states, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
-                self.product(&first.projection, (states, None, operand), projected, Epilogue::Bias, 0..rows.len());
+                project(first, (states, projected), 0..rows.len());
             }
         });
         for (layer, block) in self.model.blocks.iter().enumerate() {
@@ -507,13 +631,23 @@ impl Pass<'_> {
                     [states, context, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
                 let rows = 0..rows.len();
                 let residual = states.residual();
-                self.product(&block.attention_output, (context, None, operand), sums, residual, rows.clone());
-                self.norm(&block.attention_norm, (sums, states), rows.clone());
-                self.product(&block.up, (states, None, operand), between, up_epilogue, rows.clone());
-                self.product(&block.down, (between, activation, operand), sums, residual, rows.clone());
-                self.norm(&block.output_norm, (sums, states), rows.clone());
-                if let Some(next) = self.model.blocks.get(layer + 1) {
-                    self.product(&next.projection, (states, None, operand), projected, Epilogue::Bias, rows);
+                // As in the columns schedule.
+                let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
+                let feed_norm = if style.pre_norm { &block.output_norm } else { &block.attention_norm };
+                self.product(&block.attention_output, (context, None, operand), added, residual, rows.clone());
+                self.norm(feed_norm, (added, normed), rows.clone());
+                if let Some(gate) = &block.gate {
+                    self.product(gate, (normed, None, operand), gates, Epilogue::Bias, rows.clone());
+                }
+                self.product(&block.up, (normed, None, operand), between, up_epilogue, rows.clone());
+                self.product(&block.down, (between, late_activation, operand), added, residual, rows.clone());
+                if !style.pre_norm {
+                    self.norm(&block.output_norm, (sums, states), rows.clone());
+                }
+                match (self.model.blocks.get(layer + 1), &self.model.final_norm) {
+                    (Some(next), _) => project(next, (states, projected), rows),
+                    (None, Some(norm)) => self.norm(norm, (states, states), rows),
+                    (None, None) => {}
                 }
             });
         }
@@ -547,11 +681,19 @@ impl Pass<'_> {
 
     /// The norm of some rows.
     fn norm(&self, norm: &PackedNorm, (input, out): (Matrix, Matrix), rows: Range<usize>) {
+        let Shape { style, epsilon, .. } = self.model.shape;
         let arena = self.model.arena.values();
-        let parameters = (&arena[norm.gamma.clone()], &arena[norm.beta.clone()], self.model.shape.epsilon);
-        // SAFETY: both matrices have these rows, and those of `out` are given to this member.
-        let task = unsafe { LayerNormTask::new(parameters, input.input(), out.out(), rows) };
-        self.model.kernels.run(task);
+        let (gamma, beta) = (&arena[norm.gamma.clone()], &arena[norm.beta.clone()]);
+        let (input, out) = (input.input(), out.out());
+        if style.rms_norm {
+            // SAFETY: both matrices have these rows, and those of `out` are given to this member.
+            let task = unsafe { RmsNormTask::new((gamma, epsilon), input, out, rows) };
+            self.model.kernels.run(task);
+        } else {
+            // SAFETY: as above.
+            let task = unsafe { LayerNormTask::new((gamma, beta, epsilon), input, out, rows) };
+            self.model.kernels.run(task);
+        }
     }
 
     /// All columns of some rows of a product, by this member alone. The input is what may have to be rounded, after an
@@ -598,7 +740,9 @@ impl Pass<'_> {
 
     /// Attention of every sequence and head, shared out.
     fn attend(&self, member: &Member<'_>) {
-        let Shape { hidden, heads, .. } = self.model.shape;
+        let Shape { heads, .. } = self.model.shape;
+        let size = self.model.shape.head_size();
+        let has_bias = self.model.position_bias.is_some();
         let Memory { projected, context, ref members, .. } = self.memory;
         let own = &members[member.index()];
         member.phase(self.sequences.len() * heads, |item| {
@@ -612,11 +756,17 @@ impl Pass<'_> {
                     projected: projected.skip_rows(sequence.start).start,
                     stride: projected.stride,
                     heads,
-                    size: hidden / heads,
+                    size,
                     tokens: sequence.len(),
                 };
                 let out = context.skip_rows(sequence.start).out();
-                self.model.kernels.run(AttentionTask::new(rows, item % heads, 0..sequence.len(), out, scratch));
+                let head = item % heads;
+                let mut task = AttentionTask::new(rows, head, 0..sequence.len(), out, scratch);
+                if has_bias {
+                    let (distances, longest) = self.distances;
+                    task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);
+                }
+                self.model.kernels.run(task);
             }
         });
     }
@@ -627,41 +777,74 @@ mod tests {
     use super::super::testing::values;
     use super::*;
 
-    const SHAPE: Shape =
-        Shape { hidden: 40, heads: 2, intermediate: 70, layers: 2, activation: Activation::GeluTanh, epsilon: 1e-5 };
+    const SHAPE: Shape = Shape {
+        hidden: 40,
+        heads: 2,
+        intermediate: 70,
+        layers: 2,
+        activation: Activation::GeluTanh,
+        epsilon: 1e-5,
+        style: Style { pre_norm: false, rms_norm: false, unscaled: false, gated: false, head_size: None },
+    };
+    /// As T5 is made, with heads wider than the hidden states.
+    const T5: Shape = Shape {
+        style: Style { pre_norm: true, rms_norm: true, unscaled: true, gated: true, head_size: Some(24) },
+        ..SHAPE
+    };
 
-    fn block(seed: u64) -> Block {
-        let Shape { hidden, intermediate, .. } = SHAPE;
+    fn block(shape: Shape, seed: u64) -> Block {
+        let Shape { hidden, intermediate, style, .. } = shape;
+        let width = shape.attention_width();
         let dense = |outputs: usize, inputs: usize, seed: u64| Dense {
             weight: values(outputs * inputs, seed).iter().map(|x| x * 0.3).collect(),
             bias: values(outputs, seed + 1),
         };
-        let norm = |seed: u64| Norm { gamma: values(hidden, seed), beta: values(hidden, seed + 1) };
         Block {
-            query: dense(hidden, hidden, seed),
-            key: dense(hidden, hidden, seed + 10),
-            value: dense(hidden, hidden, seed + 20),
-            attention_output: dense(hidden, hidden, seed + 30),
-            attention_norm: norm(seed + 40),
+            query: dense(width, hidden, seed),
+            key: dense(width, hidden, seed + 10),
+            value: dense(width, hidden, seed + 20),
+            attention_output: dense(hidden, width, seed + 30),
+            attention_norm: norm(shape, seed + 40),
             up: dense(intermediate, hidden, seed + 50),
+            gate: style.gated.then(|| dense(intermediate, hidden, seed + 55)),
             down: dense(hidden, intermediate, seed + 60),
-            output_norm: norm(seed + 70),
+            output_norm: norm(shape, seed + 70),
         }
     }
 
-    fn model(kernels: Kernels, precision: Precision) -> Arc<Transformer> {
-        let norm = Norm { gamma: values(SHAPE.hidden, 1), beta: values(SHAPE.hidden, 2) };
-        let table = values(300 * SHAPE.hidden, 3);
-        Arc::new(
-            Transformer::new(kernels, precision, SHAPE, vec![table], &norm, |layer| Ok(block(100 * layer as u64)))
-                .unwrap(),
-        )
+    fn norm(shape: Shape, seed: u64) -> Norm {
+        let beta = if shape.style.rms_norm { 0 } else { shape.hidden };
+        Norm { gamma: values(shape.hidden, seed), beta: values(beta, seed + 1) }
+    }
+
+    fn outer(shape: Shape) -> Outer {
+        let tables = vec![values(300 * shape.hidden, 3)];
+        match shape.style.pre_norm {
+            false => Outer { tables, embedding_norm: Some(norm(shape, 1)), ..Outer::default() },
+            true => Outer {
+                tables,
+                embedding_norm: None,
+                position_bias: Some(PositionBias { values: values(32 * shape.heads, 4), max_distance: 128 }),
+                final_norm: Some(norm(shape, 5)),
+            },
+        }
+    }
+
+    fn model(kernels: Kernels, precision: Precision, shape: Shape) -> Arc<Transformer> {
+        let block = |layer| Ok(block(shape, 100 * layer as u64));
+        Arc::new(Transformer::new(kernels, precision, shape, outer(shape), block).unwrap())
+    }
+
+    /// Every kernel with BERT's blocks and with T5's, in every precision.
+    fn cases() -> impl Iterator<Item = (Kernels, Precision, Shape)> {
+        let shapes = Precision::ALL.into_iter().flat_map(|precision| [SHAPE, T5].map(|shape| (precision, shape)));
+        shapes.flat_map(|(precision, shape)| Kernels::every().into_iter().map(move |k| (k, precision, shape)))
     }
 
     #[test]
     fn both_schedules_give_the_same_bits_for_any_number_of_rows() {
-        for (kernels, precision) in Kernels::every().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it))) {
-            let model = model(kernels, precision);
+        for (kernels, precision, shape) in cases() {
+            let model = model(kernels, precision, shape);
             let mut one = Executor::new(Arc::clone(&model), 1).unwrap();
             for threads in [2, 3] {
                 let mut several = Executor::new(Arc::clone(&model), threads).unwrap();
@@ -694,16 +877,18 @@ mod tests {
 
     #[test]
     fn scratch_memory_of_a_longer_pass_does_not_change_a_shorter_one() {
-        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8), 2).unwrap();
-        let rows: Vec<u32> = (0..200).collect();
-        let before = executor.forward(&[&rows[..20]], &[20]).unwrap();
-        executor.forward(&[&rows], &[200]).unwrap();
-        assert_eq!(executor.forward(&[&rows[..20]], &[20]).unwrap(), before);
+        for (kernels, precision, shape) in cases() {
+            let mut executor = Executor::new(model(kernels, precision, shape), 2).unwrap();
+            let rows: Vec<u32> = (0..200).collect();
+            let before = executor.forward(&[&rows[..20]], &[20]).unwrap();
+            executor.forward(&[&rows], &[200]).unwrap();
+            assert_eq!(executor.forward(&[&rows[..20]], &[20]).unwrap(), before);
+        }
     }
 
     #[test]
     fn wrong_indices_and_lengths_are_errors() {
-        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8), 2).unwrap();
+        let mut executor = Executor::new(model(Kernels::detect(), Precision::Int8, SHAPE), 2).unwrap();
         assert!(executor.forward(&[&[0, 1, 299]], &[3]).is_ok());
         assert!(executor.forward(&[&[0, 1, 300]], &[3]).is_err(), "no such row");
         assert!(executor.forward(&[&[0, 1, 2]], &[2]).is_err(), "a token too many");
@@ -715,10 +900,10 @@ mod tests {
     #[test]
     fn parameters_that_do_not_fit_the_shape_are_errors() {
         let kernels = Kernels::detect();
-        let norm = Norm { gamma: vec![1.0; SHAPE.hidden], beta: vec![0.0; SHAPE.hidden] };
         let build = |shape: Shape, table: usize, change: &dyn Fn(&mut Block)| {
-            Transformer::new(kernels, Precision::F32, shape, vec![vec![0.0; table]], &norm, |layer| {
-                let mut block = block(layer as u64);
+            let outer = Outer { tables: vec![vec![0.0; table]], ..outer(SHAPE) };
+            Transformer::new(kernels, Precision::F32, shape, outer, |layer| {
+                let mut block = block(SHAPE, layer as u64);
                 change(&mut block);
                 Ok(block)
             })
@@ -735,15 +920,20 @@ mod tests {
             Shape { hidden: usize::MAX - 1, ..SHAPE },
             Shape { layers: usize::MAX, ..SHAPE },
             Shape { intermediate: 71, ..SHAPE },
+            Shape { style: Style { head_size: Some(0), ..Style::default() }, ..SHAPE },
+            Shape { style: Style { head_size: Some(21), ..Style::default() }, ..SHAPE },
+            Shape { style: Style { rms_norm: true, ..Style::default() }, ..SHAPE },
+            Shape { style: Style { gated: true, ..Style::default() }, ..SHAPE },
         ] {
             assert!(build(shape, table, &|_| ()).is_err(), "{shape:?}");
         }
-        let changes: [&dyn Fn(&mut Block); 5] = [
+        let changes: [&dyn Fn(&mut Block); 6] = [
             &|block| block.query.weight.truncate(40),
             &|block| block.key.bias.truncate(39),
             &|block| block.up.weight.extend([0.0; 40]),
             &|block| std::mem::swap(&mut block.up.bias, &mut block.down.bias),
             &|block| block.output_norm.beta.push(0.0),
+            &|block| block.gate = Some(block.up.clone()),
         ];
         for (index, change) in changes.into_iter().enumerate() {
             assert!(build(SHAPE, table, change).is_err(), "change {index}");

@@ -14,8 +14,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use self::stored::{NumberType, Stored};
@@ -150,9 +148,9 @@ impl Weights {
         Ok((stored.shape.clone(), values))
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.place(name).is_some()
     }
 
     fn place(&self, name: &str) -> Option<&Place> {
@@ -161,21 +159,6 @@ impl Weights {
             (stem, "bias") => self.tensors.get(&format!("{stem}.beta")),
             _ => None,
         })
-    }
-
-    /// All tensors of floats on a Candle device, for candle's builders.
-    pub fn candle(&self, device: &Device) -> Result<VarBuilder<'static>> {
-        let mut tensors = HashMap::new();
-        for (name, place) in &self.tensors {
-            if !matches!(place.stored.numbers, NumberType::Other(..)) {
-                let (shape, values) = self.tensor(name)?;
-                let tensor = Tensor::from_vec(values, shape, device).map_err(|error| {
-                    Error::config(format!("the tensor '{name}' cannot be used: {}", first_line(&error.to_string())))
-                })?;
-                tensors.insert(name.clone(), tensor);
-            }
-        }
-        Ok(VarBuilder::from_tensors(tensors, DType::F32, device))
     }
 }
 
@@ -243,7 +226,7 @@ mod tests {
         assert_eq!(weights.tensor("norm.weight").expect("a tensor").1, [1.0, -2.0]);
         assert_eq!(weights.tensor("norm.bias").expect("a tensor").1, [1.0, -2.0]);
         assert!(weights.tensor("positions").is_err() && weights.tensor("classifier.weight").is_err());
-        assert!(weights.candle(&Device::Cpu).expect("tensors").contains_tensor("norm.gamma"));
+        assert!(weights.has("norm.gamma") && !weights.has("norm.weight"));
     }
 
     #[test]

@@ -1,0 +1,115 @@
+//! Every family in the sizes people run: time to load, milliseconds for 32 tokens, memory. Random weights, made on the fly.
+//!
+//! `cargo bench --bench shapes [-- NAME...]`; each shape runs in a process of its own, so that its memory is its own.
+
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use text2vec_sidecar::backend::local::encoder::architecture::NamedTensor;
+use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
+use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
+use text2vec_sidecar::backend::local::kernel::{Kernels, Precision};
+use text2vec_sidecar::error::Result;
+
+/// The argument by which this program calls itself.
+const ONE: &str = "--one-shape";
+
+/// Name, model type, and what its `config.json` says; published models of that shape are named in the reference's README.
+fn shapes() -> Vec<(&'static str, &'static str, Value)> {
+    let bert = |vocabulary: usize, hidden: usize, heads: usize, layers: usize, positions: usize| {
+        json!({
+            "vocab_size": vocabulary, "hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": layers,
+            "intermediate_size": 4 * hidden, "max_position_embeddings": positions, "pad_token_id": 1,
+        })
+    };
+    let t5 = |hidden: usize, heads: usize, layers: usize, between: usize, feed_forward: &str| {
+        json!({
+            "vocab_size": 32128, "d_model": hidden, "d_kv": 64, "num_heads": heads, "num_layers": layers, "d_ff": between,
+            "feed_forward_proj": feed_forward,
+        })
+    };
+    vec![
+        ("MiniLM-L6", "bert", bert(30522, 384, 12, 6, 512)),
+        ("MiniLM-L12", "bert", bert(30522, 384, 12, 12, 512)),
+        ("multilingual-MiniLM-L12", "bert", bert(250_037, 384, 12, 12, 512)),
+        ("distilbert-base", "distilbert", json!({})),
+        ("bge-base", "bert", bert(30522, 768, 12, 12, 512)),
+        ("bge-large", "bert", bert(30522, 1024, 16, 24, 512)),
+        ("mpnet-base", "mpnet", bert(30527, 768, 12, 12, 514)),
+        ("dpr", "dpr", json!({})),
+        ("xlm-roberta-base", "xlm-roberta", bert(250_002, 768, 12, 12, 514)),
+        ("bge-m3", "xlm-roberta", bert(250_002, 1024, 16, 24, 8194)),
+        ("t5-base", "t5", t5(768, 12, 12, 3072, "relu")),
+        ("t5-large", "t5", t5(1024, 16, 24, 4096, "relu")),
+        ("flan-t5-base", "t5", t5(768, 12, 12, 2048, "gated-gelu")),
+        ("flan-t5-large", "t5", t5(1024, 16, 24, 2816, "gated-gelu")),
+    ]
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, name] = &arguments[..]
+        && first == ONE
+    {
+        let shape = shapes().into_iter().find(|(known, ..)| known == name).expect("a shape of the list");
+        return run(shape).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let wanted = |name: &str| {
+        let mut named = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+        named.peek().is_none() || named.any(|argument| argument == name)
+    };
+    println!("{:<24} {:>9} {:>8} {:>11} {:>11}", "shape", "MB of f32", "load s", "ms, 32 tok.", "RSS, MB");
+    for (name, ..) in shapes().iter().filter(|(name, ..)| wanted(name)) {
+        let this = std::env::current_exe().expect("this program");
+        let status = Command::new(this).args([ONE, name]).status().expect("a process");
+        assert!(status.success(), "{name} failed");
+    }
+}
+
+fn run((name, model_type, config): (&str, &str, Value)) -> Result<()> {
+    let start = Instant::now();
+    let architecture = families::architecture(model_type, config.as_object().expect("an object"))?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut encoder = PackedEncoder::new(&architecture, (Kernels::detect(), Precision::F32), threads, random)?;
+    let load = start.elapsed().as_secs_f64();
+    let mut batch = TokenBatch::new();
+    let ids: Vec<u32> = (0..32).map(|i| 2 + i * 911 % 30_000).collect();
+    batch.push(&ids, &[0; 32]);
+    let states = encoder.forward(&batch)?;
+    assert!(states.values.iter().all(|value| value.is_finite()), "{name}: a value that is not finite");
+    let mut times: Vec<f64> = (0..15)
+        .map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(encoder.forward(&batch)).map(|_| start.elapsed().as_secs_f64() * 1e3)
+        })
+        .collect::<Result<_>>()?;
+    times.sort_by(f64::total_cmp);
+    let megabytes = encoder.model().memory() / 1_000_000;
+    println!("{name:<24} {megabytes:>9} {load:>8.1} {:>11.2} {:>11}", times[times.len() / 2], resident() / 1000);
+    Ok(())
+}
+
+/// Small repeatable values, of a size at which states stay of a size.
+fn random(name: &str, shape: &[usize]) -> Result<NamedTensor> {
+    let (scale, offset) = match *shape {
+        [_, inputs] if !name.contains("embed") => (1.0 / (inputs as f32).sqrt(), 0.0),
+        [_, _] => (0.5, 0.0),
+        _ => (0.1, if name.to_lowercase().contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 }),
+    };
+    let mut state = 0x9E37_79B9_7F4A_7C15 ^ name.len() as u64;
+    let mut value = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale + offset
+    };
+    Ok((shape.to_vec(), (0..shape.iter().product()).map(|_| value()).collect()))
+}
+
+/// Kilobytes of this process in memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}

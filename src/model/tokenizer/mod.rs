@@ -8,8 +8,8 @@ mod word_piece;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use tokenizers::Tokenizer;
 use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{Model, Tokenizer};
 
 use self::special::Settings;
 
@@ -137,11 +137,11 @@ fn read(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
     }
 }
 
-/// Puts special tokens around every text.
+/// Puts special tokens, which the vocabulary must have, around every text.
 fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
     let id = |token: &str| {
         let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
-        Ok((token.to_owned(), tokenizer.token_to_id(token).ok_or_else(lacks)?))
+        Ok((token.to_owned(), tokenizer.get_model().token_to_id(token).ok_or_else(lacks)?))
     };
     let special = first.into_iter().chain([last]).map(id).collect::<Result<Vec<_>>>()?;
     let pieces: Vec<String> = first.into_iter().chain(["$A", last]).map(str::to_owned).collect();

@@ -63,6 +63,18 @@ async fn openai_answers_as_its_clients_read_it() {
     assert_eq!((status, &answer["data"][0]["embedding"]), (200, &json!([2.0, 3.0, 4.0])));
     assert_eq!(answer["model"], "fake");
 
+    // Weaviate's text2vec-openai paces its batches by these, and crawls without them.
+    let answer =
+        client().post(server.url("/v1/embeddings")).json(&json!({"input": "ab"})).send().await.expect("an answer");
+    for what in ["requests", "tokens"] {
+        let header =
+            |kind: &str| answer.headers()[&format!("x-ratelimit-{kind}-{what}")].to_str().expect("text").to_owned();
+        for kind in ["limit", "remaining"] {
+            assert!(header(kind).parse::<u32>().expect("a number") >= 1_000_000, "{kind} {what}");
+        }
+        assert_eq!(header("reset"), "0s");
+    }
+
     let body = json!({"model": "fake", "input": "ab", "encoding_format": "base64"});
     let (_, answer) = post(&server, "/v1/embeddings", body).await;
     assert_eq!(base64_floats(answer["data"][0]["embedding"].as_str().expect("base64")), [2.0, 3.0, 4.0]);

@@ -2,7 +2,7 @@
 # End to end: an unmodified Weaviate with its public Python client, grpcurl, and Python's grpcio, against the real binary
 # and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.10 or newer, curl.
 #
-# With the argument `bench` it runs benches/weaviate.py between the same servers instead.
+# With the argument `bench` it runs benches/import_rates.py between the same servers instead.
 #
 # T2V_BIN          the sidecar [target/debug/text2vec-sidecar]
 # T2V_TEST_MODEL   its model [models/all-MiniLM-L6-v2]
@@ -292,7 +292,7 @@ if [[ ${1:-} == bench ]]; then
   CACHE_BYTES=0 start_sidecar
   start_weaviate
   weaviate_ready
-  "$PYTHON" "$ROOT/benches/weaviate.py" "${@:2}"
+  "$PYTHON" "$ROOT/benches/import_rates.py" "${@:2}"
   exit
 fi
 part "start" start_servers

@@ -6,7 +6,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -17,6 +17,17 @@ use super::plain::{Fields, embed, tokens, without_task};
 use super::{json_response, respond_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::Service;
+
+/// There are no such limits here, and this is how to say so: Weaviate's `text2vec-openai` paces its batches by these
+/// headers, and without them sends an object at a time, with pauses.
+const NO_RATE_LIMIT: [(&str, &str); 6] = [
+    ("x-ratelimit-limit-requests", "1000000000"),
+    ("x-ratelimit-remaining-requests", "1000000000"),
+    ("x-ratelimit-reset-requests", "0s"),
+    ("x-ratelimit-limit-tokens", "1000000000"),
+    ("x-ratelimit-remaining-tokens", "1000000000"),
+    ("x-ratelimit-reset-tokens", "0s"),
+];
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -92,7 +103,11 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
         model,
         usage: Usage { prompt_tokens, total_tokens: prompt_tokens },
     };
-    Ok(json_response(StatusCode::OK, &answer))
+    let mut response = json_response(StatusCode::OK, &answer);
+    for (name, value) in NO_RATE_LIMIT {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
 }
 
 /// `GET /v1/models`: those that are ready.

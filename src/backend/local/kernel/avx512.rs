@@ -286,7 +286,11 @@ impl Dot for Bf16Pairs {
     #[inline(always)]
     fn multiply_add(self, left: __m512i, right: __m512i, sums: __m512) -> __m512 {
         // SAFETY: a `Bf16Pairs` exists only where the CPU has the instruction; both types are 64 bytes.
-        unsafe { _mm512_dpbf16_ps(sums, std::mem::transmute(left), std::mem::transmute(right)) }
+        unsafe {
+            let left = std::mem::transmute::<__m512i, __m512bh>(left);
+            let right = std::mem::transmute::<__m512i, __m512bh>(right);
+            _mm512_dpbf16_ps(sums, left, right)
+        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

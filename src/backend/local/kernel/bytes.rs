@@ -41,7 +41,7 @@ impl PackedBytes {
         value: impl Fn(usize) -> i8,
     ) -> Result<PackedBytes> {
         // An unsigned matrix has sums of up to 255 × 255 per input.
-        if inputs == 0 || count == 0 || count % inputs != 0 || inputs > MOST_BYTES / 2 {
+        if inputs == 0 || count == 0 || !count.is_multiple_of(inputs) || inputs > MOST_BYTES / 2 {
             return Err(Error::config(format!(
                 "{count} bytes are not rows of {inputs} (of which {} can be summed up)",
                 MOST_BYTES / 2

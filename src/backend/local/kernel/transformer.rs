@@ -247,7 +247,7 @@ impl Transformer {
 
     /// Bytes of packed weights and embedding tables.
     pub fn memory(&self) -> usize {
-        self.arena.values().len() * size_of::<f32>() + self.tables.iter().map(Table::memory).sum::<usize>()
+        size_of_val(self.arena.values()) + self.tables.iter().map(Table::memory).sum::<usize>()
     }
 
     /// Words of the widest row that a product reads rounded.

@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak bench bench-load bench-weaviate
+.PHONY: run test lint model e2e soak bench bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -35,6 +35,14 @@ bench-load: model
 soak: model
 	cargo build --release
 	T2V_BIN=target/release/text2vec-sidecar T2V_SOAK_SECONDS=900 cargo test --test soak -- --nocapture
+
+# Beside ONNX Runtime, torch and OpenVINO, taking turns; Markdown tables. benches/peers/run.py says what can be asked of it:
+# `make bench-peers PEERS="latency --threads 2"`. The first run gets the peers: about 8 GB below ~/.cache. With
+# T2V_BENCH_ONNX_INT8=<directory> another int8 export (its model_quantized.onnx) takes part.
+PEERS ?= latency
+bench-peers: model
+	python3 benches/peers/prepare.py --model $(MODEL_DIR)
+	python3 benches/peers/run.py --model $(MODEL_DIR) $(PEERS)
 
 # Against the real binary and model: Weaviate's own module beside ours, object by object (Go); an unmodified Weaviate and
 # its Python client; gRPC tools without our proto file. Needs Go; the first run builds Weaviate.

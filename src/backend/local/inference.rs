@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::batcher::{Batcher, Options, Piece};
 use super::dense::DenseHead;
 use super::encoder::{Encoder, TokenBatch};
+use super::kernel::cores;
 use super::plan::Plan;
 use super::pooling;
 use crate::backend::Embedding;
@@ -65,7 +66,7 @@ impl Inference {
         let threads = match threads {
             Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
             Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+            None => cores(),
         };
         let batcher = Batcher::new(queue_options(threads, waiting_tokens));
         let queue = batcher.clone();

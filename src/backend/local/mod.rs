@@ -421,6 +421,17 @@ impl Source {
     }
 }
 
+/// The encoder of a model alone, without tokenizer or queue, for passes of `threads` threads, and the name of what runs it.
+/// An architecture or weights that cannot be used are errors.
+pub fn open_encoder(
+    description: &ModelDescription,
+    engine: Engine,
+    precision: Precision,
+    threads: usize,
+) -> Result<(Box<dyn Encoder>, &'static str)> {
+    load_encoder(description, &Source::choose(description, Profile::Onnx)?, engine, precision, threads)
+}
+
 /// The encoder, and the name of what runs it.
 fn load_encoder(
     description: &ModelDescription,

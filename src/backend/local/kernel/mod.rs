@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! transformer  a stack of blocks: weights packed once, forward passes shared out over a team     ── the way in
-//! team         threads in step: items of a phase are claimed, a phase ends when all are done
+//! team         threads that share out a phase's items; a phase ends when all items are done
+//! cores        how many cores this process may use
 //! linear       weights in column panels, products with bias, activation or residual
 //! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
@@ -38,6 +39,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+mod cores;
 mod dot;
 mod linear;
 mod math;
@@ -58,6 +60,7 @@ mod tile;
 mod transformer;
 
 pub use bytes::PackedBytes;
+pub use cores::cores;
 pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
 pub use position_bias::PositionBias;

@@ -55,7 +55,7 @@ impl Table {
 /// The sums of one row of each table, for some tokens.
 pub(super) struct EmbedTask<'a> {
     tables: &'a [Table],
-    indices: &'a [&'a [u32]],
+    indices: &'a [Vec<u32>],
     width: usize,
     out: (*mut f32, usize),
     tokens: Range<usize>,
@@ -67,7 +67,7 @@ impl<'a> EmbedTask<'a> {
     /// # Safety
     /// When it runs, `out` must be writable for these tokens' rows of `width` values, with nobody else accessing them.
     pub(super) unsafe fn new(
-        (tables, indices): (&'a [Table], &'a [&'a [u32]]),
+        (tables, indices): (&'a [Table], &'a [Vec<u32>]),
         width: usize,
         out: (*mut f32, usize),
         tokens: Range<usize>,
@@ -137,7 +137,7 @@ mod tests {
     fn rows_of_all_widths_are_summed_up_in_every_precision() {
         for width in (1..=40).chain([384]) {
             let tables = [values(7 * width, 1), values(3 * width, 2)];
-            let indices: [&[u32]; 2] = [&[6, 0, 3, 6], &[1, 2, 0, 1]];
+            let indices = [vec![6, 0, 3, 6], vec![1, 2, 0, 1]];
             for precision in Precision::ALL {
                 let packed: Vec<_> =
                     tables.iter().map(|table| Table::pack(precision, table.clone(), width).unwrap()).collect();

@@ -219,7 +219,7 @@ pub(super) fn run(
         members: &scratch.members,
         lost: AtomicBool::new(false),
     };
-    team.run(&|member| pass.take_part(member))?;
+    team.run_borrowed(&|member| pass.take_part(member))?;
     let lost = pass.lost.load(Ordering::Relaxed);
     let result = pass.states;
     for row in 0..tokens {
@@ -333,11 +333,14 @@ impl Pass<'_> {
         let quantization = self.quantization(layer, tensor);
         let inputs = outputs[0].linear.inputs;
         if self.threads > 1 && self.tokens < FEW_ROWS * self.threads {
-            // By columns: everybody quantises all rows.
-            self.run(scratch, Step::Quantize(left, quantization, 0..self.tokens, inputs));
+            // By columns: everybody who has a piece quantises all rows, while no phase beyond can change them.
+            let mut quantized = false;
             let panels: usize = outputs.iter().map(|output| output.linear.panels.panel_count()).sum();
             let pieces = panels.min(PIECES * self.threads);
             member.phase(pieces, |piece| {
+                if !std::mem::replace(&mut quantized, true) {
+                    self.run(scratch, Step::Quantize(left, quantization, 0..self.tokens, inputs));
+                }
                 let mut wanted = panels * piece / pieces..panels * (piece + 1) / pieces;
                 for output in outputs {
                     let count = output.linear.panels.panel_count();

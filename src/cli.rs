@@ -40,7 +40,7 @@ pub fn run(cli: Cli) -> Result<()> {
         .build()
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) => runtime.block_on(serve(args)),
+        Command::Serve(args) => runtime.block_on(serve(*args)),
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(args)),
         Command::Compare(args) => runtime.block_on(compare(args)),

@@ -45,14 +45,14 @@ pub struct Cli {
     pub command: Option<Command>,
     /// Flags of `serve`.
     #[command(flatten)]
-    pub serve: ServeArgs,
+    pub serve: Box<ServeArgs>,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve HTTP/1.1, h2c and gRPC on one port (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Get a model from the Hub, into its cache or a directory
     Download(DownloadArgs),
     /// Embed texts given as arguments, or line by line on standard input, as JSON lines

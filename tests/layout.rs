@@ -107,9 +107,10 @@ fn unsafe_code_is_in_the_kernels_alone_and_each_block_says_why() {
     for (file, code) in sources() {
         let words = code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|&word| word == "unsafe").count();
         assert!(words == 0 || file.starts_with("backend/local/kernel/"), "{file} has unsafe code");
-    }
-    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/local/kernel")).expect("kernels") {
-        let path = file.expect("an entry").path();
+        if words == 0 {
+            continue;
+        }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(&file);
         let text = fs::read_to_string(&path).expect("a source file");
         for (number, line) in text.lines().enumerate() {
             if line.contains("unsafe {") && !line.trim_start().starts_with("//") {

@@ -303,7 +303,9 @@ impl Schedule {
 /// number. A share too much for one thread, when a panel takes 30 µs, is time in which the others wait.
 fn pieces(panels: usize, threads: usize) -> usize {
     let least = threads * PIECES;
-    (least..=panels).find(|pieces| panels % pieces == 0 && pieces % threads == 0).unwrap_or(panels.min(least))
+    (least..=panels)
+        .find(|pieces| panels.is_multiple_of(*pieces) && pieces.is_multiple_of(threads))
+        .unwrap_or(panels.min(least))
 }
 
 /// Runs a [`Transformer`] with threads and scratch memory of its own.

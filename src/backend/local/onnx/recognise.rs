@@ -510,7 +510,7 @@ impl<'a> Walk<'a> {
                     [size] => Some(size),
                     _ => None,
                 };
-                concat.inputs.iter().map(|part| one(part)).collect()
+                concat.inputs.iter().map(one).collect()
             }
         };
         match sizes[..] {
@@ -616,9 +616,9 @@ impl<'a> Walk<'a> {
                 [number] => u32::try_from(number).ok(),
                 _ => None,
             };
-            let padding = compared.and_then(|node| node.inputs.iter().find_map(|input| one(input)));
+            let padding = compared.and_then(|node| node.inputs.iter().find_map(&one));
             let last = self.expect(index, "Add", "positions behind the padding's")?;
-            let added = last.inputs.iter().find_map(|input| one(input));
+            let added = last.inputs.iter().find_map(one);
             return match (padding, added) {
                 (Some(padding), Some(added)) if padding == added => Ok(Rows::PositionsBehind(padding)),
                 _ => Err(unknown()),

@@ -86,7 +86,6 @@ impl Simd for Avx2 {
             _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
         };
         splat_word(word: u32) -> __m256i = _mm256_set1_epi32(word as i32);
-        add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         add_byte_products(sums: __m256i, a: __m256i, b: __m256i) -> __m256i = {
             // Bytes 0 and 2, then 1 and 3 of each lane, as 16 bits.
             let even = _mm256_madd_epi16(

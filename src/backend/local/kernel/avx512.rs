@@ -101,7 +101,6 @@ impl Simd for Avx512 {
         sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
         largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         splat_word(word: u32) -> __m512i = _mm512_set1_epi32(word as i32);
-        add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         add_byte_products(sums: __m512i, a: __m512i, b: __m512i) -> __m512i = {
             // Bytes 0 and 2, then 1 and 3 of each lane, as 16 bits.
             let even = _mm512_madd_epi16(
@@ -238,10 +237,6 @@ impl Dot for Vnni {
         unsafe { _mm512_dpbusd_epi32(sums, left, right) }
     }
     #[inline(always)]
-    fn add(self, a: __m512i, b: __m512i) -> __m512i {
-        self.0.add_words(a, b)
-    }
-    #[inline(always)]
     fn values(self, sums: __m512i) -> __m512 {
         self.0.integers_to_f32(sums)
     }
@@ -291,10 +286,6 @@ impl Dot for Bf16Pairs {
             let right = std::mem::transmute::<__m512i, __m512bh>(right);
             _mm512_dpbf16_ps(sums, left, right)
         }
-    }
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        self.0.add(a, b)
     }
     #[inline(always)]
     fn values(self, sums: __m512) -> __m512 {

@@ -126,6 +126,7 @@ impl Task for BytesTask<'_> {
                         left_stride: depth,
                         right: right.as_ptr(),
                         right_stride: width,
+                        resume: false,
                         scales: None,
                         columns: (outputs - first).min(width),
                         finish: Finish::Plain,

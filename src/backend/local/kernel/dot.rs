@@ -32,8 +32,6 @@ pub(super) trait Dot: Copy {
     fn zero(self) -> Self::Sums;
     /// `sums + left × right`
     fn multiply_add(self, left: Self::Left, right: Self::Right, sums: Self::Sums) -> Self::Sums;
-    /// `a + b`
-    fn add(self, a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// Sums as f32.
     fn values(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
     /// The bits of the sums.
@@ -118,10 +116,6 @@ macro_rules! float_sums {
             self.0.splat(0.0)
         }
         #[inline(always)]
-        fn add(self, a: S::Vector, b: S::Vector) -> S::Vector {
-            self.0.add(a, b)
-        }
-        #[inline(always)]
         fn values(self, sums: S::Vector) -> S::Vector {
             sums
         }
@@ -203,10 +197,6 @@ kinds! {
         #[inline(always)]
         fn zero(self) -> S::Words {
             self.0.splat_word(0)
-        }
-        #[inline(always)]
-        fn add(self, a: S::Words, b: S::Words) -> S::Words {
-            self.0.add_words(a, b)
         }
         #[inline(always)]
         fn values(self, sums: S::Words) -> S::Vector {

@@ -9,7 +9,7 @@ use super::memory::AlignedBuffer;
 use super::operand::{self, OperandTask, depth_words, scale_at};
 use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, GROUP, Product, Scales, load_columns, store_columns};
+use super::tile::{DEPTH_PART, Finish, GROUP, Product, Scales, load_columns, store_columns};
 use crate::error::{Error, Result};
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
@@ -328,53 +328,76 @@ impl Task for LinearTask<'_> {
         let values = self.arena.values();
         let (panels, bias) = (&values[self.linear.panels.clone()], &values[self.linear.bias.clone()]);
         let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
+        let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
-        let most_rows = (CACHED_INPUT / depth / S::TILE_ROWS).max(1) * S::TILE_ROWS;
+        let most_rows = (CACHED_INPUT / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
         for rows in even_runs(self.rows.clone(), most_rows) {
-            for panel in self.columns.clone() {
-                let first = panel * width;
-                let right = &panels[panel * words..][..words];
-                let bias = bias[first..][..width].as_ptr();
-                let scales = match precision {
-                    Precision::Int8 => Some(Scales {
-                        row: scale_at(self.linear.inputs),
-                        factors: factors[first..][..width].as_ptr(),
-                        sums: sums[first..].as_ptr(),
-                        sums_stride: factors.len(),
-                    }),
-                    _ => None,
-                };
-                let columns = (self.linear.outputs - first).min(width);
-                // SAFETY: by the promise made to `new`, input, residual and out hold these rows and columns; `right`
-                // `bias` and scales were just sliced to whole panels.
-                unsafe {
-                    let product = Product {
-                        depth,
-                        left: self.input,
-                        left_stride: self.input_stride,
-                        right: right.as_ptr(),
-                        right_stride: words / depth,
-                        scales,
-                        columns,
-                        finish: match self.epilogue {
-                            Epilogue::Bias | Epilogue::Activation(_) | Epilogue::Gated(..) => Finish::Bias(bias),
-                            Epilogue::Residual(residual, stride) => {
-                                Finish::BiasResidual { bias, residual: residual.add(first), stride }
-                            }
-                        },
-                        out: self.out.add(first),
-                        out_stride: self.out_stride,
+            for start in (0..depth).step_by(block) {
+                let block = block.min(depth - start);
+                let is_last = start + block == depth;
+                for panel in self.columns.clone() {
+                    let first = panel * width;
+                    let right = &panels[panel * words..][..words];
+                    let bias = bias[first..][..width].as_ptr();
+                    let scales = match precision {
+                        Precision::Int8 => Some(Scales {
+                            row: scale_at(self.linear.inputs),
+                            factors: factors[first..][..width].as_ptr(),
+                            sums: sums[first..].as_ptr(),
+                            sums_stride: factors.len(),
+                        }),
+                        _ => None,
                     };
-                    product.compute_in(s, precision, rows.clone());
-                    if let Epilogue::Activation(activation) | Epilogue::Gated(activation, ..) = self.epilogue {
-                        activate(s, activation, product, rows.clone());
-                    }
-                    if let Epilogue::Gated(_, gate, stride) = self.epilogue {
-                        multiply(s, product, rows.clone(), (gate.add(first), stride));
+                    let columns = (self.linear.outputs - first).min(width);
+                    // SAFETY: by the promise made to `new`, input, residual and out hold these rows and columns; `right`,
+                    // `bias` and scales were just sliced to whole panels.
+                    unsafe {
+                        let product = Product {
+                            depth: block,
+                            left: self.input.add(start),
+                            left_stride: self.input_stride,
+                            right: right.as_ptr().add(start * (words / depth)),
+                            right_stride: words / depth,
+                            resume: start > 0,
+                            scales,
+                            columns,
+                            finish: match self.epilogue {
+                                _ if !is_last => Finish::Plain,
+                                Epilogue::Bias | Epilogue::Activation(_) | Epilogue::Gated(..) => Finish::Bias(bias),
+                                Epilogue::Residual(residual, stride) => {
+                                    Finish::BiasResidual { bias, residual: residual.add(first), stride }
+                                }
+                            },
+                            out: self.out.add(first),
+                            out_stride: self.out_stride,
+                        };
+                        product.compute_in(s, precision, rows.clone());
+                        if !is_last {
+                            continue;
+                        }
+                        if let Epilogue::Activation(activation) | Epilogue::Gated(activation, ..) = self.epilogue {
+                            activate(s, activation, product, rows.clone());
+                        }
+                        if let Epilogue::Gated(_, gate, stride) = self.epilogue {
+                            multiply(s, product, rows.clone(), (gate.add(first), stride));
+                        }
                     }
                 }
             }
         }
+    }
+}
+
+impl LinearTask<'_> {
+    /// Words of the depth to go through all rows and panels with, before the next ones.
+    ///
+    /// Many rows of great depth have no room in the cache: in blocks, with the sums so far in `out`, a piece of a panel is
+    /// read once for all of them. Few rows read each panel in one sweep.
+    fn depth_block(&self, depth: usize) -> usize {
+        let fits = self.rows.len() * depth <= CACHED_INPUT;
+        // What `out` has to begin with must not be lost before it is added.
+        let in_place = matches!(self.epilogue, Epilogue::Residual(residual, _) if std::ptr::eq(residual, self.out));
+        if fits || in_place || self.linear.precision == Precision::Int8 { depth } else { 2 * DEPTH_PART }
     }
 }
 
@@ -654,6 +677,23 @@ mod tests {
                     layer.apply(&input[skipped * depth..], activation, &mut some);
                     assert_eq!(some, all[skipped * outputs..], "{kernels:?} {precision} {activation:?}: {count} rows");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_great_depth_has_the_same_bits_in_blocks() {
+        let (depth, outputs, rows) = (1000, 33, 130);
+        let dense = dense(outputs, depth, 7);
+        let input = values(rows * depth, 8);
+        for (kernels, precision) in Kernels::every().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it))) {
+            let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
+            let mut all = vec![0f32; rows * outputs];
+            layer.apply(&input, Some(Activation::Gelu), &mut all);
+            for row in [0, 1, 63, 64, 65, rows - 1] {
+                let mut alone = vec![0f32; outputs];
+                layer.apply(&input[row * depth..][..depth], Some(Activation::Gelu), &mut alone);
+                assert_eq!(alone, all[row * outputs..][..outputs], "{kernels:?} {precision}: row {row}");
             }
         }
     }

@@ -92,10 +92,6 @@ impl Simd for Portable {
         [word; 4]
     }
     #[inline(always)]
-    fn add_words(self, a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
-        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
-    }
-    #[inline(always)]
     fn add_byte_products(self, sums: [u32; 4], a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
         std::array::from_fn(|i| {
             let (a, b) = (a[i].to_ne_bytes(), b[i].to_ne_bytes());

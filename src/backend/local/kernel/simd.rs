@@ -72,8 +72,6 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 
     /// The same word in every lane.
     fn splat_word(self, word: u32) -> Self::Words;
-    /// `a + b` as integers.
-    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `sums` and the products of the unsigned bytes of `a` with the signed bytes of `b`, four per lane, as integers.
     fn add_byte_products(self, sums: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `sums` and the products of the bf16 of `a` and `b`, two per lane.

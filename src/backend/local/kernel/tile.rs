@@ -21,7 +21,7 @@ pub(super) enum Finish {
 
 /// Words whose products are summed up before they are added to the total. One long sum would round every term to the size
 /// of the total: parts halve the error of the hidden states, for a hundredth of the time.
-const DEPTH_PART: usize = 192;
+pub(super) const DEPTH_PART: usize = 192;
 
 /// `rows × depth` times `depth × columns`, where `columns` is at most a panel.
 ///
@@ -41,6 +41,9 @@ pub(super) struct Product {
     pub right: *const f32,
     /// Distance of its rows in words.
     pub right_stride: usize,
+    /// Whether `out` holds the sums over what lies before this depth, to be added to. Where the depth of each product but
+    /// the last is a multiple of [`DEPTH_PART`], the result has the bits it would have in one go.
+    pub resume: bool,
     /// What makes integer sums the values they stand for; without it their bits are stored.
     pub scales: Option<Scales>,
     /// Columns to compute and store, `1..=PANEL_VECTORS × LANES`.
@@ -161,32 +164,12 @@ impl<const ROWS: usize, const VECTORS: usize> DotTask for Tile<ROWS, VECTORS> {
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
         let s = dot.simd();
-        let Product { depth, columns, finish, out, out_stride, .. } = self.0;
+        let Product { columns, finish, out, out_stride, .. } = self.0;
         let mut sums = match self.0.scales {
             // SAFETY: by the promise made, scales are readable for every row and group and in whole vectors.
             Some(scales) if D::INTEGERS => unsafe { self.scaled_sums(dot, scales) },
-            _ => {
-                // Integers have nothing to round.
-                let first = if D::INTEGERS { depth } else { depth.min(DEPTH_PART) };
-                // SAFETY: the parts are within the depth.
-                let mut sums = unsafe { self.sums_over(dot, 0..first) };
-                for start in (first..depth).step_by(DEPTH_PART) {
-                    // SAFETY: as above.
-                    let part = unsafe { self.sums_over(dot, start..depth.min(start + DEPTH_PART)) };
-                    for (sums, part) in sums.iter_mut().zip(part) {
-                        for (sum, part) in sums.iter_mut().zip(part) {
-                            *sum = dot.add(*sum, part);
-                        }
-                    }
-                }
-                let mut values = [[s.splat(0.0); VECTORS]; ROWS];
-                for (values, sums) in values.iter_mut().zip(sums) {
-                    for (value, sum) in values.iter_mut().zip(sums) {
-                        *value = dot.bits(sum);
-                    }
-                }
-                values
-            }
+            // SAFETY: by the promise made.
+            _ => unsafe { self.sums_in_parts(dot) },
         };
         // SAFETY: the bias is readable in whole vectors; the factors for every row; residual and out for `ROWS` rows of
         // `columns` values, and beyond `columns` nothing is accessed.
@@ -227,6 +210,38 @@ impl<const ROWS: usize, const VECTORS: usize> DotTask for Tile<ROWS, VECTORS> {
 }
 
 impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
+    /// The sums over the whole depth, part by part.
+    ///
+    /// # Safety
+    /// To resume, `out` must be readable for every row and column.
+    #[inline(always)]
+    unsafe fn sums_in_parts<D: Dot>(&self, dot: D) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
+        let s = dot.simd();
+        let Product { depth, resume, columns, out, out_stride, .. } = self.0;
+        // Integers have nothing to round.
+        let most = if D::INTEGERS { depth } else { DEPTH_PART };
+        let mut totals = [[s.splat(0.0); VECTORS]; ROWS];
+        if resume {
+            for (row, totals) in totals.iter_mut().enumerate() {
+                for (v, total) in totals.iter_mut().enumerate() {
+                    // SAFETY: readable by contract, and the helper stays within `columns`.
+                    *total = unsafe { load_columns(s, out.add(row * out_stride), v * D::Simd::LANES, columns) };
+                }
+            }
+        }
+        for start in (0..depth).step_by(most) {
+            // SAFETY: the part is within the depth.
+            let part = unsafe { self.sums_over(dot, start..depth.min(start + most)) };
+            for (totals, part) in totals.iter_mut().zip(part) {
+                for (total, part) in totals.iter_mut().zip(part) {
+                    let first = start == 0 && !resume;
+                    *total = if first { dot.bits(part) } else { s.add(*total, dot.bits(part)) };
+                }
+            }
+        }
+        totals
+    }
+
     /// The sums over a part of the depth, which is not empty.
     ///
     /// # Safety

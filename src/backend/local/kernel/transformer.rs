@@ -46,7 +46,7 @@ const fn few_rows(precision: Precision) -> usize {
 const BLOCK_ROWS: usize = 56;
 /// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
 const PIECES: usize = 4;
-/// Rows that one thread embeds or norms at a time in the columns schedule.
+/// Most rows that one thread embeds, norms or rounds at a time in the columns schedule.
 const NORM_ROWS: usize = 8;
 
 /// Sizes and make of a stack of transformer blocks.
@@ -680,8 +680,9 @@ impl Pass {
 
     /// Runs work on all rows, a few at a time, shared out.
     fn each_rows(&self, member: &Member<'_>, work: impl Fn(Range<usize>)) {
-        let count = self.tokens.div_ceil(NORM_ROWS);
-        member.phase(count, |item| work(item * NORM_ROWS..((item + 1) * NORM_ROWS).min(self.tokens)));
+        let most = self.tokens.div_ceil(self.threads).min(NORM_ROWS);
+        let count = self.tokens.div_ceil(most);
+        member.phase(count, |item| work(item * most..((item + 1) * most).min(self.tokens)));
     }
 
     /// Whether products read rounded rows.

@@ -335,17 +335,17 @@ def throughput(args):
     for process in (*workers.values(), *servers.values()):
         process.close()
     print(f"Machine: {machine()}. Model {args.model.name}, {args.rounds} rounds of {args.texts} texts.\n")
-    rows = [[name, f"{spread(rates[name, None], 0)}", *[""] * (len(connections) - 1)] for name in workers]
-    rows += [[name, *(spread(rates[name, count], 0) for count in connections)] for name in servers]
-    head = ["texts/s", *(f"{count} connections" for count in connections)]
-    table(head, rows)
+    rows = [[name, spread(rates[name, None], 0), *[""] * len(connections)] for name in workers]
+    rows += [[name, "", *(spread(rates[name, count], 0) for count in connections)] for name in servers]
+    head = [f"{count} connections" for count in connections]
+    table(["texts/s", "in-process", *head], rows)
     rows = []
     for name in servers:
         rival = next((w for w in workers if ("int8" in w) == ("int8" in name)), None)
         pairs = [list(zip(rates[name, count], rates[rival, None])) for count in connections]
         rows.append([name, *(spread([a / b for a, b in pair]) for pair in pairs)])
-    print("Server's rate / that of ONNX Runtime's workers of the round, without a server:\n")
-    table(head, rows)
+    print("Server's rate / that of ONNX Runtime's workers of the round, in-process:\n")
+    table(["", *head], rows)
     return {f"{name} {count}": values for (name, count), values in rates.items()}
 
 

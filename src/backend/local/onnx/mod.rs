@@ -26,7 +26,8 @@ pub fn graph_file(dir: &Path) -> Option<PathBuf> {
 
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {
-    let others = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"];
+    let others =
+        ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
     graph_file(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
 }
 

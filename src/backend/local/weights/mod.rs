@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(weights.tensor("norm.weight").expect("a tensor").1, [1.0, -2.0]);
         assert_eq!(weights.tensor("norm.bias").expect("a tensor").1, [1.0, -2.0]);
         assert!(weights.tensor("positions").is_err() && weights.tensor("classifier.weight").is_err());
-        assert!(weights.has("norm.gamma") && !weights.has("norm.weight"));
+        assert!(weights.has("norm.gamma") && weights.has("norm.weight") && !weights.has("norm.scale"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak bench bench-load bench-peers bench-weaviate
+.PHONY: run test lint model e2e soak image image-check deploy-check bench bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -21,6 +21,23 @@ test: model
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	bash .ci/deny.sh
+
+# Both images, built with buildah and run as a cluster would: size, seconds to the first answer. Needs root on Debian, and
+# buildah and debootstrap.
+image: model
+	cargo build --release
+	bash deploy/image/check.sh target/release/text2vec-sidecar models/all-MiniLM-L6-v2
+
+# The same with the binary that `make test` has built, to save the five minutes of a release build.
+image-check: model
+	cargo build --tests
+	STRIP=1 bash deploy/image/check.sh target/debug/text2vec-sidecar models/all-MiniLM-L6-v2
+
+# The Helm chart, the values for Weaviate's chart and the compose files, by helm's, Kubernetes' and Compose's own rules.
+# Needs Go. With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> it renders that too.
+deploy-check:
+	bash deploy/check/run.sh
 
 # GFLOP/s of the kernels against the machine's peak, milliseconds of the encoder by tokens and threads.
 bench:

@@ -5,8 +5,8 @@ set -eu
 arch=${TARGETARCH:?}
 prebuilt=deploy/image/prebuilt/$arch/text2vec-sidecar
 case $arch in
-  amd64) cpu=x86_64 ;;
-  arm64) cpu=aarch64 ;;
+  amd64) cpu=x86_64 machine=3e ;;
+  arm64) cpu=aarch64 machine=b7 ;;
   *) echo "there are kernels for amd64 and arm64, not for $arch" >&2; exit 1 ;;
 esac
 target=$cpu-unknown-linux-gnu
@@ -33,6 +33,11 @@ case ${1:?} in
       cp "/cache/target/$target/release/text2vec-sidecar" text2vec-sidecar
     fi
     chmod 755 text2vec-sidecar
+    # Byte 18 of an ELF file is the machine it is for.
+    if [ "$(od -An -tx1 -j18 -N1 text2vec-sidecar | tr -d ' ')" != $machine ]; then
+      echo "text2vec-sidecar is not a program for $arch" >&2
+      exit 1
+    fi
     ;;
   *) echo "unknown step: $1" >&2; exit 1 ;;
 esac

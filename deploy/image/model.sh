@@ -6,6 +6,6 @@ if [ -f /run/secrets/hf_token ]; then
 fi
 # An empty build argument is no endpoint.
 [ -n "${HF_ENDPOINT:-}" ] || unset HF_ENDPOINT
-export SSL_CERT_FILE=/sidecar/etc/ssl/certs/ca-certificates.crt HF_HUB_CACHE=/tmp/hub
+export SSL_CERT_FILE=/sidecar/etc/ssl/certs/ca-certificates.crt HF_HUB_CACHE=/hub
 /sidecar/text2vec-sidecar download "$1" --revision "$2" --dir "$3"
 chmod -R a+rX "$3"

@@ -75,13 +75,15 @@ def cpu_of_all():
 
 
 def one_text_a_request(count, connections):
-    """Texts per second as benches/load.rs measures it."""
+    """Texts per second as benches/load.rs measures them, and the cores that sidecar, Weaviate and client kept busy."""
     command = f"cargo bench --quiet --bench load -- --url http://{SIDECAR} --protocol http --rounds 1".split()
     command += ["--connections", str(connections), "--texts", str(count)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = re.search(r"([0-9.]+) texts/s, 0 errors", done.stderr)
+    # Of the table: protocol, connections, server, texts/s, p50, p95, p99, errors, CPU ms/text, RSS MiB, client in %, …
+    found = re.search(r"^http +\d+ +A +(.+)$", done.stdout, re.MULTILINE)
     assert done.returncode == 0 and found, done.stderr
-    return float(found[1])
+    rate, *_, cpu, _, client, _ = found[1].split()
+    return float(rate), [float(rate) * float(cpu) / 1e3, 0.0, os.cpu_count() * float(client) / 100]
 
 
 class Bench:
@@ -194,17 +196,17 @@ def main():
         for round in range(args.rounds):
             for key, name, prepare, what in ways if round % 2 == 0 else reversed(ways):
                 if isinstance(prepare, int):
-                    rate, cores = one_text_a_request(len(texts), prepare), None
+                    rate, cores = one_text_a_request(len(texts), prepare)
                 else:
                     rate, cores = bench.timed(name, prepare)
-                    busy.setdefault(key, []).append(cores)
                 rates.setdefault(key, []).append(rate)
-                shown = "" if cores is None else "  cores of sidecar, Weaviate, client: {:.2f} {:.2f} {:.2f}".format(*cores)
-                print(f"round {round + 1}: {rate:8.1f} /s  {what}{shown}", flush=True)
+                busy.setdefault(key, []).append(cores)
+                shown = "cores of sidecar, Weaviate, client: {:.2f} {:.2f} {:.2f}".format(*cores)
+                print(f"round {round + 1}: {rate:8.1f} /s  {what}  {shown}", flush=True)
     print(f"\n{len(texts)} objects, {args.rounds} rounds, {os.cpu_count()} cores; lowest–median–highest\n")
     print("| way | objects/s | cores of the sidecar | of Weaviate | of the client |\n|---|---|---|---|---|")
     for key, _, _, what in ways:
-        cores = [f"{statistics.median(each):.2f}" for each in zip(*busy[key])] if key in busy else [""] * 3
+        cores = [f"{statistics.median(each):.2f}" for each in zip(*busy[key])]
         print(f"| {what} | {spread(rates[key], '{:.0f}')} | {' | '.join(cores)} |")
     print()
     for way, alone in [("a", "one"), ("d", "stream"), ("d", "many")]:

@@ -74,6 +74,14 @@ def cpu_of_all():
     return [cpu_seconds(SIDECAR_PID), cpu_seconds(WEAVIATE_PID), own.ru_utime + own.ru_stime]
 
 
+def machine():
+    """Seconds that anything kept the machine's cores busy, and those that were ours."""
+    user, nice, system, _, _, irq, soft_irq, steal, *_ = map(int, pathlib.Path("/proc/stat").read_text().split()[1:11])
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy, sum(cpu_of_all()) + children.ru_utime + children.ru_stime
+
+
 def one_text_a_request(count, connections):
     """Texts per second as benches/load.rs measures them, and the cores that sidecar, Weaviate and client kept busy."""
     command = f"cargo bench --quiet --bench load -- --url http://{SIDECAR} --protocol http --rounds 1".split()
@@ -109,7 +117,7 @@ class Bench:
 
     def rows(self, definition):
         objects = ((None, {"body": text}) for text in self.texts)
-        return load.Vectorizer(self.channel, definition, [""]).run(objects, 1000)
+        return load.Vectorizer(self.channel, definition, [""]).run(objects, load.CHUNK)
 
     def stream(self):
         """The sidecar alone, its vectors thrown away; those of the first time are kept for `given`."""
@@ -195,16 +203,20 @@ def main():
                 warm.timed(name, prepare)
         for round in range(args.rounds):
             for key, name, prepare, what in ways if round % 2 == 0 else reversed(ways):
+                (busy_before, ours_before), started = machine(), time.monotonic()
                 if isinstance(prepare, int):
                     rate, cores = one_text_a_request(len(texts), prepare)
                 else:
                     rate, cores = bench.timed(name, prepare)
+                (busy_after, ours_after), seconds = machine(), time.monotonic() - started
+                # Those of programs that have no part in this: where they are many, the figure says little.
+                cores.append(max(busy_after - busy_before - (ours_after - ours_before), 0) / seconds)
                 rates.setdefault(key, []).append(rate)
                 busy.setdefault(key, []).append(cores)
-                shown = "cores of sidecar, Weaviate, client: {:.2f} {:.2f} {:.2f}".format(*cores)
+                shown = "cores of sidecar, Weaviate, client, others: {:.2f} {:.2f} {:.2f} {:.2f}".format(*cores)
                 print(f"round {round + 1}: {rate:8.1f} /s  {what}  {shown}", flush=True)
     print(f"\n{len(texts)} objects, {args.rounds} rounds, {os.cpu_count()} cores; lowest–median–highest\n")
-    print("| way | objects/s | cores of the sidecar | of Weaviate | of the client |\n|---|---|---|---|---|")
+    print("| way | objects/s | cores of the sidecar | of Weaviate | of the client | of others |\n|---|---|---|---|---|---|")
     for key, _, _, what in ways:
         cores = [f"{statistics.median(each):.2f}" for each in zip(*busy[key])]
         print(f"| {what} | {spread(rates[key], '{:.0f}')} | {' | '.join(cores)} |")

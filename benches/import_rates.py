@@ -1,18 +1,22 @@
-"""Objects per second into a real Weaviate, by five ways, in one run: `make bench-weaviate`.
+"""Objects per second into a real Weaviate, by five ways, taking turns: `make bench-weaviate`.
 
 The texts are those of benches/corpus.jsonl, the same for each way, each in a collection of its own that adds nothing to
-the text. The sidecar runs without its cache, or the later ways would find the vectors of the earlier ones.
+the text. The sidecar runs without its cache, or the later ways would find the vectors of the earlier ones. Beside the
+ways stands what the sidecar does alone with the same texts: one text a request (benches/load.rs), and
+`VectorizeBatchStream`. Every second round goes backwards, so that a machine that drifts drifts for all.
 """
 
 import argparse
-import http.client
 import importlib.util
 import json
 import os
 import pathlib
+import re
+import resource
+import statistics
+import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 
 import grpc
@@ -20,8 +24,12 @@ import weaviate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIDECAR = os.environ["T2V_E2E_SIDECAR"]
-WEAVIATE = "http://127.0.0.1:" + os.environ["T2V_E2E_WEAVIATE_PORT"]
+SIDECAR_PID, WEAVIATE_PID = os.environ["T2V_E2E_PIDS"].split()
+WEAVIATE_PORT = int(os.environ["T2V_E2E_WEAVIATE_PORT"])
 WEAVIATE_GRPC = int(os.environ["T2V_E2E_WEAVIATE_GRPC_PORT"])
+WEAVIATE = f"http://127.0.0.1:{WEAVIATE_PORT}"
+# What the client's batch sends to Weaviate: objects in a request, requests at once.
+BATCH = {"batch_size": 200, "concurrent_requests": 2}
 
 spec = importlib.util.spec_from_file_location("load", ROOT / "deploy" / "loader" / "load.py")
 load = importlib.util.module_from_spec(spec)
@@ -47,94 +55,176 @@ def create(client, name, module, settings):
 
 def insert(client, name, rows):
     """Rows of (properties, vector or None) through the client's batch."""
-    with client.batch.fixed_size(batch_size=200, concurrent_requests=2) as batch:
+    with client.batch.fixed_size(**BATCH) as batch:
         for properties, vector in rows:
             batch.add_object(collection=name, properties=properties, vector=vector)
     failed = client.batch.failed_objects
     assert not failed, f"{len(failed)} failed: {failed[0].message}"
 
 
-def timed(client, name, texts, work):
-    started = time.monotonic()
-    work()
-    seconds = time.monotonic() - started
-    count = client.collections.use(name).aggregate.over_all(total_count=True).total_count
-    assert count == len(texts), (name, count)
-    return len(texts) / seconds
+def cpu_seconds(pid):
+    """Of a process and its threads, so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def one_connection(texts):
-    """Texts per second of the sidecar alone, one text a request, one request at a time."""
-    connection = http.client.HTTPConnection(SIDECAR)
-    started = time.monotonic()
-    for text in texts:
-        body = {"text": text, "config": {"pooling_strategy": "masked_mean", "task_type": "passage"}}
-        connection.request("POST", "/vectors", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        content = answer.read()
-        assert answer.status == 200, content
-    connection.close()
-    return len(texts) / (time.monotonic() - started)
+def cpu_of_all():
+    """Seconds of the sidecar, of Weaviate, and of this client."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return [cpu_seconds(SIDECAR_PID), cpu_seconds(WEAVIATE_PID), own.ru_utime + own.ru_stime]
 
 
-def streamed(channel, definition, texts):
-    """The vectors, and texts per second of the sidecar alone through VectorizeBatchStream."""
-    vectorizer = load.Vectorizer(channel, definition, [""])
-    started = time.monotonic()
-    rows = list(vectorizer.run(((None, {"body": text}) for text in texts), 1000))
-    seconds = time.monotonic() - started
-    assert all(error is None for *_, error in rows)
-    return [vectors[""] for _, _, vectors, _ in rows], len(texts) / seconds
+def machine():
+    """Seconds that anything kept the machine's cores busy, and those that were ours."""
+    user, nice, system, _, _, irq, soft_irq, steal, *_ = map(int, pathlib.Path("/proc/stat").read_text().split()[1:11])
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+    return busy, sum(cpu_of_all()) + children.ru_utime + children.ru_stime
+
+
+def one_text_a_request(count, connections):
+    """Texts per second as benches/load.rs measures them, and the cores that sidecar, Weaviate and client kept busy."""
+    command = f"cargo bench --quiet --bench load -- --url http://{SIDECAR} --protocol http --rounds 1".split()
+    command += ["--connections", str(connections), "--texts", str(count)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # Of the table: protocol, connections, server, texts/s, p50, p95, p99, errors, CPU ms/text, RSS MiB, client in %, …
+    found = re.search(r"^http +\d+ +A +(.+)$", done.stdout, re.MULTILINE)
+    assert done.returncode == 0 and found, done.stderr
+    rate, *_, cpu, _, client, _ = found[1].split()
+    return float(rate), [float(rate) * float(cpu) / 1e3, 0.0, os.cpu_count() * float(client) / 100]
+
+
+class Bench:
+    """The ways: each prepares what is not timed and returns what is."""
+
+    def __init__(self, client, channel, texts):
+        self.client, self.channel, self.texts = client, channel, texts
+        self.model = call("GET", f"http://{SIDECAR}/meta")["sidecar"]["models"][0]
+        self.vectors = None
+
+    def through(self, name, module, **settings):
+        create(self.client, name, module, settings)
+        return lambda: insert(self.client, name, [({"body": text}, None) for text in self.texts])
+
+    def transformers(self):
+        return self.through("BenchTransformers", "text2vec-transformers")
+
+    def openai(self):
+        return self.through("BenchOpenai", "text2vec-openai", baseURL=f"http://{SIDECAR}", model=self.model)
+
+    def ollama(self):
+        return self.through("BenchOllama", "text2vec-ollama", apiEndpoint=f"http://{SIDECAR}", model=self.model)
+
+    def rows(self, definition):
+        objects = ((None, {"body": text}) for text in self.texts)
+        return load.Vectorizer(self.channel, definition, [""]).run(objects, load.CHUNK)
+
+    def stream(self):
+        """The sidecar alone, its vectors thrown away; those of the first time are kept for `given`."""
+        definition = create(self.client, "BenchLoader", "text2vec-transformers", {})
+
+        def work():
+            rows = list(self.rows(definition))
+            assert all(error is None for *_, error in rows)
+            self.vectors = self.vectors or [vectors[""] for _, _, vectors, _ in rows]
+
+        return work
+
+    def loader(self):
+        definition = create(self.client, "BenchLoader", "text2vec-transformers", {})
+        where = argparse.Namespace(weaviate_url=WEAVIATE, weaviate_grpc_port=WEAVIATE_GRPC, collection="BenchLoader")
+
+        def work():
+            errors = [error for error in load.insert_into_weaviate(where, self.rows(definition)) if error is not None]
+            assert not errors, errors[0]
+
+        return work
+
+    def given(self):
+        create(self.client, "BenchGiven", "none", {})
+        if self.vectors is None:
+            self.stream()()
+        rows = [({"body": text}, vector) for text, vector in zip(self.texts, self.vectors)]
+        return lambda: insert(self.client, "BenchGiven", rows)
+
+    def timed(self, name, prepare):
+        """Objects per second and how many cores each process kept busy."""
+        work = prepare(self)
+        before, started = cpu_of_all(), time.monotonic()
+        work()
+        seconds = time.monotonic() - started
+        cores = [(after - earlier) / seconds for after, earlier in zip(cpu_of_all(), before)]
+        if name is not None:
+            count = self.client.collections.use(name).aggregate.over_all(total_count=True).total_count
+            assert count == len(self.texts), (name, count)
+        return len(self.texts) / seconds, cores
+
+
+# The key, the collection, how it is done, and the words of the table.
+WAYS = [
+    ("one", None, 1, "the sidecar alone, one text a request, 1 connection"),
+    ("a", "BenchTransformers", Bench.transformers, "(a) `text2vec-transformers`"),
+    ("b", "BenchOpenai", Bench.openai, "(b) `text2vec-openai`"),
+    ("c", "BenchOllama", Bench.ollama, "(c) `text2vec-ollama`"),
+    ("many", None, 32, "the sidecar alone, one text a request, 32 connections"),
+    ("stream", None, Bench.stream, "the sidecar alone, `VectorizeBatchStream`"),
+    ("d", "BenchLoader", Bench.loader, "(d) `VectorizeBatchStream`, inserted with vectors"),
+    ("e", "BenchGiven", Bench.given, "(e) vectors given, nothing to embed"),
+]
+
+
+def spread(values, form):
+    values = sorted(values)
+    middle = form.format(statistics.median(values))
+    return middle if len(values) == 1 else f"{form.format(values[0])}–{middle}–{form.format(values[-1])}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--texts", type=int, default=2000, help="of the corpus (default: %(default)s)")
-    limit = parser.parse_args().texts
+    parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--ways", help="only these, separated by commas: " + ",".join(key for key, *_ in WAYS))
+    args = parser.parse_args()
+    wanted = args.ways.split(",") if args.ways else [key for key, *_ in WAYS]
     lines = (ROOT / "benches" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines[:limit]]
-    model = call("GET", f"http://{SIDECAR}/meta")["sidecar"]["models"][0]
-    host = urllib.parse.urlparse(WEAVIATE)
+    texts = [json.loads(line)["text"] for line in lines[: args.texts]]
     options = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
-    rates = []
-
-    def report(what, rate):
-        rates.append((what, rate))
-        print(f"{rate:8.0f} /s  {what}", flush=True)
-
+    rates, busy = {}, {}
     connected = weaviate.connect_to_local(
-        host=host.hostname, port=host.port, grpc_port=WEAVIATE_GRPC, skip_init_checks=True
+        host="127.0.0.1", port=WEAVIATE_PORT, grpc_port=WEAVIATE_GRPC, skip_init_checks=True
     )
     with connected as client, grpc.insecure_channel(SIDECAR, options=options) as channel:
-        plain = [({"body": text}, None) for text in texts]
-        ways = [
-            ("BenchTransformers", "text2vec-transformers", {}, "(a) text2vec-transformers"),
-            ("BenchOpenai", "text2vec-openai", {"baseURL": f"http://{SIDECAR}", "model": model}, "(b) text2vec-openai"),
-            ("BenchOllama", "text2vec-ollama", {"apiEndpoint": f"http://{SIDECAR}", "model": model}, "(c) text2vec-ollama"),
-        ]
-        report("the sidecar alone: one text a request, one connection", one_connection(texts))
-        for name, module, settings, what in ways:
-            create(client, name, module, settings)
-            report(what, timed(client, name, texts, lambda: insert(client, name, plain)))
-        definition = create(client, "BenchLoader", "text2vec-transformers", {})
-        vectors, rate = streamed(channel, definition, texts)
-        report("the sidecar alone: VectorizeBatchStream", rate)
-
-        def load_all():
-            rows = load.Vectorizer(channel, definition, [""]).run(((None, properties) for properties, _ in plain), 1000)
-            where = argparse.Namespace(
-                weaviate_url=WEAVIATE, weaviate_grpc_port=WEAVIATE_GRPC, collection="BenchLoader"
-            )
-            errors = [error for error in load.insert_into_weaviate(where, rows) if error is not None]
-            assert not errors, errors[0]
-
-        report("(d) VectorizeBatchStream, inserted with vectors", timed(client, "BenchLoader", texts, load_all))
-        create(client, "BenchGiven", "none", {})
-        given = [(properties, vector) for (properties, _), vector in zip(plain, vectors)]
-        report("(e) vectors given", timed(client, "BenchGiven", texts, lambda: insert(client, "BenchGiven", given)))
-    rate = {what.split(")")[0].lstrip("("): rate for what, rate in rates if what.startswith("(")}
-    alone, stream = (rate for what, rate in rates if not what.startswith("("))
-    print(f"(a) is {rate['a'] / alone:.0%} of one connection; (d) is {rate['d'] / stream:.0%} of the stream alone")
+        bench = Bench(client, channel, texts)
+        ways = [way for way in WAYS if way[0] in wanted]
+        # Weaviate's and the client's first steps are slower.
+        warm = Bench(client, channel, texts[:100])
+        for _, name, prepare, _ in ways:
+            if name is not None and prepare is not Bench.given:
+                warm.timed(name, prepare)
+        for round in range(args.rounds):
+            for key, name, prepare, what in ways if round % 2 == 0 else reversed(ways):
+                (busy_before, ours_before), started = machine(), time.monotonic()
+                if isinstance(prepare, int):
+                    rate, cores = one_text_a_request(len(texts), prepare)
+                else:
+                    rate, cores = bench.timed(name, prepare)
+                (busy_after, ours_after), seconds = machine(), time.monotonic() - started
+                # Those of programs that have no part in this: where they are many, the figure says little.
+                cores.append(max(busy_after - busy_before - (ours_after - ours_before), 0) / seconds)
+                rates.setdefault(key, []).append(rate)
+                busy.setdefault(key, []).append(cores)
+                shown = "cores of sidecar, Weaviate, client, others: {:.2f} {:.2f} {:.2f} {:.2f}".format(*cores)
+                print(f"round {round + 1}: {rate:8.1f} /s  {what}  {shown}", flush=True)
+    print(f"\n{len(texts)} objects, {args.rounds} rounds, {os.cpu_count()} cores; lowest–median–highest\n")
+    print("| way | objects/s | cores of the sidecar | of Weaviate | of the client | of others |\n|---|---|---|---|---|---|")
+    for key, _, _, what in ways:
+        cores = [f"{statistics.median(each):.2f}" for each in zip(*busy[key])]
+        print(f"| {what} | {spread(rates[key], '{:.0f}')} | {' | '.join(cores)} |")
+    print()
+    for way, alone in [("a", "one"), ("d", "stream"), ("d", "many")]:
+        if way in rates and alone in rates:
+            ratios = [mine / other for mine, other in zip(rates[way], rates[alone])]
+            print(f"({way}) / {dict((key, what) for key, *_, what in WAYS)[alone]}: {spread(ratios, '{:.0%}')}")
     return 0
 
 

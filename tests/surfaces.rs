@@ -8,6 +8,7 @@ use std::sync::Arc;
 use reqwest::Client;
 use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, floats, max_difference, norm, options};
+use text2vec_sidecar::backend::local::{LocalOptions, Precision};
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::server::Limits;
 
@@ -240,6 +241,19 @@ async fn a_text_that_would_be_cut_is_refused_on_request() {
     let (_, info) = get(&server, "/info").await;
     assert_eq!((&info["max_input_length"], &info["model_type"]["embedding"]["pooling"]), (&json!(256), &json!("mean")));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn precision_and_family_are_the_models_own() {
+    for (precision, dtype) in [(Precision::F32, "float32"), (Precision::F16, "float16"), (Precision::Int8, "int8")] {
+        let server = TestServer::start_model(LocalOptions { precision, ..options(Profile::Transformers) }).await;
+        assert_eq!(get(&server, "/info").await.1["model_dtype"], dtype);
+        let details = get(&server, "/api/tags").await.1["models"][0]["details"].clone();
+        assert_eq!((&details["family"], &details["families"]), (&json!("bert"), &json!(["bert"])));
+        assert_eq!(details["quantization_level"], precision.to_string().to_uppercase());
+        assert_eq!(details["format"], "safetensors");
+        server.stop().await;
+    }
 }
 
 /// What a caller waits no longer for is not computed, and the answer says so, on each surface.

@@ -11,6 +11,7 @@ Each line of the JSONL file is an object: its properties, or {"id": "<uuid>", "p
 """
 
 import argparse
+import collections
 import concurrent.futures
 import itertools
 import json
@@ -23,6 +24,8 @@ import grpc
 from tqdm import tqdm
 
 MODULE = "text2vec-transformers"
+# Small, because the insertion of the last ones has nothing to overlap with.
+CHUNK = 500
 
 
 def arguments():
@@ -33,7 +36,7 @@ def arguments():
     parser.add_argument("--weaviate-url", default="http://localhost:8080", help="REST address (default: %(default)s)")
     parser.add_argument("--weaviate-grpc-port", type=int, default=50051, help="(default: %(default)s)")
     parser.add_argument("--sidecar", default="localhost:8081", help="host:port of the sidecar (default: %(default)s)")
-    parser.add_argument("--chunk", type=int, default=1000, help="objects of one stream (default: %(default)s)")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="objects of one stream (default: %(default)s)")
     args = parser.parse_args()
     if bool(args.collection) == bool(args.class_file):
         parser.error("give either --collection or --class-file")
@@ -91,17 +94,18 @@ class Vectorizer:
         self.targets = targets
 
     def run(self, objects, size):
-        """Yields (id, properties, {target: vector}, error) for each object. The next chunk is made meanwhile."""
-        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as ahead:
-            chunks = iter(lambda: list(itertools.islice(objects, size)), [])
-            pending = None
-            for chunk in chunks:
-                made = ahead.submit(self._chunk, chunk)
-                if pending is not None:
-                    yield from pending.result()
-                pending = made
-            if pending is not None:
-                yield from pending.result()
+        """Yields (id, properties, {target: vector}, error) for each object, in order.
+
+        Two chunks are under way, so that the sidecar has work at the end of a stream and while rows are inserted.
+        """
+        with concurrent.futures.ThreadPoolExecutor(max_workers=2) as ahead:
+            pending = collections.deque()
+            for chunk in iter(lambda: list(itertools.islice(objects, size)), []):
+                pending.append(ahead.submit(self._chunk, chunk))
+                if len(pending) > 2:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
 
     def _chunk(self, chunk):
         vectors, errors = [{} for _ in chunk], [None for _ in chunk]

@@ -49,13 +49,16 @@ class Process:
         return self.child.wait(timeout=60)
 
 
-def create(client, weaviate_url, name, url):
+def create(client, weaviate_url, name, url=None, **settings):
+    """A class whose inferenceUrl is `url`, or that has whatever settings of the module are given."""
+    if url is not None:
+        settings["inferenceUrl"] = url
     client.collections.delete(name)
     module = "text2vec-transformers"
     definition = {
         "class": name,
         "vectorizer": module,
-        "moduleConfig": {module: {"inferenceUrl": url, "vectorizeClassName": False}},
+        "moduleConfig": {module: {"vectorizeClassName": False, **settings}},
         "properties": [{"name": "body", "dataType": ["text"]}],
     }
     status, answer = http_json("POST", f"{weaviate_url}/v1/schema", definition)

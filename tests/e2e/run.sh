@@ -33,6 +33,7 @@ die() {
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/t2v-e2e.XXXXXX")
 SIDECAR_PID=
+QUERY_SIDECAR_PID=
 WEAVIATE_PID=
 PYTEST_PID=
 LOGS_SHOWN=
@@ -63,7 +64,7 @@ leave() {
   trap - EXIT INT TERM
   set +e
   [[ $code == 0 || -n $LOGS_SHOWN ]] || show_logs
-  for pid in $PYTEST_PID $WEAVIATE_PID $SIDECAR_PID; do
+  for pid in $PYTEST_PID $WEAVIATE_PID $SIDECAR_PID $QUERY_SIDECAR_PID; do
     stop "$pid"
   done
   rm -rf "$WORK"
@@ -156,13 +157,13 @@ python_environment() {
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
 
-# Seven ports in a row: on one host Weaviate takes a node's RPC port to be the one after its Raft port. Below the range that
+# Eight ports in a row: on one host Weaviate takes a node's RPC port to be the one after its Raft port. Below the range that
 # outgoing connections take theirs from, for the sidecar has to get its port a second time.
 free_ports() {
   python3 - <<'PYTHON'
 import contextlib, random, socket
 while True:
-    ports = range(first := random.randrange(20000, 32000), first + 7)
+    ports = range(first := random.randrange(20000, 32000), first + 8)
     with contextlib.ExitStack() as held:
         try:
             for port in ports:
@@ -210,19 +211,20 @@ lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}\n" for byte in rang
 PYTHON
 }
 
+# start_weaviate VARIABLE=URL…: with the addresses its module is to use.
 start_weaviate() {
   token_vocabulary
   env -i PATH="$PATH" HOME="$HOME" TIKTOKEN_CACHE_DIR="$WORK/tiktoken" \
     PERSISTENCE_DATA_PATH="$WORK/data" AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED=true \
     ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama \
     DEFAULT_VECTORIZER_MODULE=text2vec-transformers OPENAI_APIKEY=unused \
-    TRANSFORMERS_INFERENCE_API="http://127.0.0.1:$SIDECAR_PORT" API_BASED_MODULES_DISABLED=true \
+    "$@" API_BASED_MODULES_DISABLED=true \
     LOG_FORMAT=text DISABLE_TELEMETRY=true GO_PROFILING_DISABLE=true DISK_USE_READONLY_PERCENTAGE=100 \
     CLUSTER_HOSTNAME=node1 CLUSTER_IN_LOCALHOST=true CLUSTER_BIND_ADDR=127.0.0.1 CLUSTER_ADVERTISE_ADDR=127.0.0.1 \
     CLUSTER_GOSSIP_BIND_PORT="$GOSSIP_PORT" CLUSTER_DATA_BIND_PORT="$DATA_PORT" \
     RAFT_PORT="$RAFT_PORT" RAFT_INTERNAL_RPC_PORT="$RAFT_RPC_PORT" RAFT_BOOTSTRAP_EXPECT=1 RAFT_TIMEOUTS_MULTIPLIER=1 \
     GRPC_PORT="$WEAVIATE_GRPC_PORT" \
-    "$WEAVIATE" --scheme http --host 127.0.0.1 --port "$WEAVIATE_PORT" >"$WORK/weaviate.log" 2>&1 &
+    "$WEAVIATE" --scheme http --host 127.0.0.1 --port "$WEAVIATE_PORT" >>"$WORK/weaviate.log" 2>&1 &
   WEAVIATE_PID=$!
 }
 
@@ -232,11 +234,24 @@ weaviate_ready() {
 
 # Weaviate first: its module waits for ours, so the order in which a pod's containers start does not matter.
 start_servers() {
-  start_weaviate
+  start_weaviate "$ONE_SIDECAR"
   check "Weaviate waits while there is no sidecar" 'inference service not ready' weaviate_waits
   start_sidecar
   weaviate_ready
   check "Weaviate starts once the sidecar is there" 'Serving weaviate' cat "$WORK/weaviate.log"
+}
+
+# Weaviate again, on the same data, with another sidecar for queries, whose profile makes other vectors.
+start_pair() {
+  stop "$WEAVIATE_PID"
+  WEAVIATE_PID=
+  env -i PATH="$PATH" HOME="$HOME" RUST_LOG=warn "$BIN" --model "$MODEL" --profile sentence-transformers \
+    --listen "127.0.0.1:$QUERY_SIDECAR_PORT" >>"$WORK/sidecar.log" 2>&1 &
+  QUERY_SIDECAR_PID=$!
+  ready "http://127.0.0.1:$QUERY_SIDECAR_PORT/.well-known/ready" 60 "the sidecar for queries"
+  start_weaviate TRANSFORMERS_PASSAGE_INFERENCE_API="http://127.0.0.1:$SIDECAR_PORT" \
+    TRANSFORMERS_QUERY_INFERENCE_API="http://127.0.0.1:$QUERY_SIDECAR_PORT"
+  weaviate_ready
 }
 
 # What Weaviate's log says about us, as soon as it says it.
@@ -281,17 +296,20 @@ mkdir -p "$CACHE"
 part "Weaviate and grpcurl" tools
 part "Python client" python_environment
 
-read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT <<<"$(free_ports)"
+read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT QUERY_SIDECAR_PORT <<<"$(free_ports)"
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT
+ONE_SIDECAR=TRANSFORMERS_INFERENCE_API=http://127.0.0.1:$SIDECAR_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
 export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
+export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 if [[ ${1:-} == bench ]]; then
   # The same texts come several ways.
   CACHE_BYTES=0 start_sidecar
-  start_weaviate
+  start_weaviate "$ONE_SIDECAR"
   weaviate_ready
+  export T2V_E2E_PIDS="$SIDECAR_PID $WEAVIATE_PID"
   "$PYTHON" "$ROOT/benches/import_rates.py" "${@:2}"
   exit
 fi
@@ -307,10 +325,13 @@ part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py
 part "sidecars that are replaced" python_tests test_replacement.py
+part "one for passages, one for queries" python_tests test_pair.py -m "not weaviate_pair"
 stop_sidecar
 part "Weaviate while the sidecar is down" python_tests test_weaviate.py -m sidecar_stopped
 start_sidecar
 part "Weaviate after it came back" python_tests test_weaviate.py -m sidecar_restarted
+part "Weaviate with a pair" start_pair
+part "Weaviate's variables for a pair" python_tests test_pair.py -m weaviate_pair
 
 echo "all parts: $SECONDS s"
 read -r passed failed <<<"$(awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }' "$T2V_E2E_TALLY")"

@@ -40,9 +40,9 @@ class Sidecar:
         assert status == 200, (status, answer)
         return answer["vectors"]
 
-    def embed(self, text, task, pooling="masked_mean"):
+    def embed(self, text, task, pooling="masked_mean", **more):
         """One text, in the words Weaviate uses."""
-        body = {"text": text, "config": {"pooling_strategy": pooling, "task_type": task}}
+        body = {"text": text, "config": {"pooling_strategy": pooling, "task_type": task, **more}}
         status, answer = http_json("POST", f"{self.url}/vectors", body)
         assert status == 200, (status, answer)
         assert answer["text"] == text

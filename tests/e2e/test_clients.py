@@ -68,10 +68,12 @@ def test_openai_one_text_with_fewer_dimensions(openai_client, model, expected):
 
 
 def test_openai_models(openai_client, model):
-    assert [entry.id for entry in openai_client.models.list()] == [model]
-    found = openai_client.models.retrieve(model)
-    assert (found.id, found.object, found.owned_by) == (model, "model", "text2vec-sidecar")
-    assert isinstance(found.created, int)
+    listed = openai_client.models.list()
+    assert listed.object == "list"
+    [entry] = listed
+    for found in (entry, openai_client.models.retrieve(model)):
+        assert (found.id, found.object, found.owned_by) == (model, "model", "text2vec-sidecar")
+        assert isinstance(found.created, int)
 
 
 def test_openai_errors_are_its_own_exceptions(openai_client, model):
@@ -98,7 +100,7 @@ def test_ollama_embed(ollama_client, model, expected):
     answer = ollama_client.embed(model=model, input=TEXTS)
     assert answer.model == model
     assert_same(answer.embeddings, expected)
-    assert answer.prompt_eval_count > 5 * len(TEXTS) and answer.total_duration > 0
+    assert answer.prompt_eval_count > 5 * len(TEXTS) and answer.total_duration > 0 and answer.load_duration == 0
     assert_same(ollama_client.embed(model=f"{model}:latest", input=TEXTS[0]).embeddings, expected[:1])
     assert len(ollama_client.embed(model=model, input=TEXTS[0], dimensions=100).embeddings[0]) == 100
 
@@ -109,7 +111,10 @@ def test_ollama_embeddings_as_it_was(ollama_client, model, expected):
 
 def test_ollama_list(ollama_client, model):
     [entry] = ollama_client.list().models
-    assert entry.model == model and entry.digest and entry.details.format == "safetensors"
+    assert entry.model == model and entry.digest and entry.size == 0 and entry.modified_at.year == 1970
+    details = entry.details
+    assert (details.format, details.family, details.families) == ("safetensors", "bert", ["bert"])
+    assert (details.quantization_level, details.parameter_size, details.parent_model) == ("F32", "", "")
 
 
 def test_ollama_errors_are_its_own_exceptions(ollama_client):
@@ -147,11 +152,18 @@ def test_tei_errors_are_its_own_exceptions(tei_client):
     with pytest.raises(HfHubHTTPError) as caught:
         tei_client.feature_extraction("x", truncation_direction="left")
     assert caught.value.response.status_code == 422
-    assert caught.value.response.json()["error_type"] == "Validation"
+    answer = caught.value.response.json()
+    assert set(answer) == {"error", "error_type"} and answer["error_type"] == "Validation"
+    assert "truncation_direction" in answer["error"]
 
 
 def test_tei_health_and_info(sidecar, model):
     assert http_json("GET", f"{sidecar.url}/health") == (200, None)
     status, info = http_json("GET", f"{sidecar.url}/info")
     assert (status, info["model_id"], info["model_type"]) == (200, model, {"embedding": {"pooling": "mean"}})
-    assert info["max_input_length"] > 100 and info["max_client_batch_size"] > 1
+    assert info["model_dtype"] == "float32" and info["auto_truncate"] is True and info["version"]
+    for limit in "max_input_length max_client_batch_size max_concurrent_requests max_batch_tokens".split():
+        assert info[limit] > 100, limit
+    assert info["tokenization_workers"] > 0
+    unknown = "model_sha max_batch_requests sha docker_label".split()
+    assert [info[key] for key in unknown] == [None] * len(unknown)

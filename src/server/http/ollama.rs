@@ -95,14 +95,23 @@ pub async fn tags(State(service): State<Service>) -> Response {
         .listed()
         .into_iter()
         .map(|(name, backend)| {
-            let info = backend.info();
+            let (info, meta) = (backend.info(), backend.meta());
+            // What is not known here, as of a model that texts are forwarded to, is an empty text, which clients read.
+            let text = |part: &str, key: &str| meta.get(part).and_then(|part| part.get(key)?.as_str()).unwrap_or("");
+            let (family, precision) = (text("model", "model_type"), text("sidecar", "precision"));
+            let families = if family.is_empty() { vec![] } else { vec![family] };
+            let format = match precision {
+                "" => "",
+                int8 if int8.contains("onnx") => "onnx",
+                _ => "safetensors",
+            };
             let details = json!({
                 "parent_model": "",
-                "format": "safetensors",
-                "family": "",
-                "families": [],
+                "format": format,
+                "family": family,
+                "families": families,
                 "parameter_size": "",
-                "quantization_level": "F32",
+                "quantization_level": precision.to_uppercase(),
             });
             json!({
                 "name": name,

@@ -63,10 +63,17 @@ pub async fn info(Scoped(service): Scoped) -> Response {
         (Err(error), _) | (_, Err(error)) => return error_response(&error),
     };
     let about = |key: &str| meta.get("sidecar").and_then(|sidecar| sidecar.get(key)).cloned().unwrap_or_default();
+    let precision = about("precision");
+    let dtype = match precision.as_str() {
+        Some("f32") => json!("float32"),
+        Some("f16") => json!("float16"),
+        Some("bf16") => json!("bfloat16"),
+        _ => precision,
+    };
     let body = json!({
         "model_id": backend.info().name,
         "model_sha": null,
-        "model_dtype": "float32",
+        "model_dtype": dtype,
         "model_type": {"embedding": {"pooling": about("pooling")}},
         "max_concurrent_requests": service.limits.max_connections,
         "max_input_length": about("max_tokens"),

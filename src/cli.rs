@@ -54,6 +54,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     init_telemetry(&args.model, &reference);
     let remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
+    let options = reference.server(&args, Arc::new(upstreams))?;
     raise_file_limit(args.max_connections);
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
@@ -63,7 +64,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
-    tracing::info!(%address, "live: HTTP and gRPC on one port");
+    tracing::info!(%address, tls = options.tls.is_some(), "live: HTTP and gRPC on one port");
     let forwards = Forwards::of(&args, &reference);
     let models = match args.passage_model {
         // A pair is one model without a name, and so is what is forwarded.
@@ -76,11 +77,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
         models => Readiness::of(models.iter().map(|model| model.name.clone())),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server =
-        tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args, Arc::new(upstreams)), async {
-            // An error means that the sender is gone, which is a reason to stop as well.
-            let _ = stopped.await;
-        }));
+    let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
+        // An error means that the sender is gone, which is a reason to stop as well.
+        let _ = stopped.await;
+    }));
     let serving = async {
         if forwards.any() {
             readiness.ready(connect(&args, &forwards, &reference, &remote).await?);
@@ -229,14 +229,21 @@ async fn compare(args: CompareArgs) -> Result<()> {
     }
 }
 
-/// Asks `/.well-known/ready`, as an image's HEALTHCHECK does.
+/// Asks `/.well-known/ready`, as an image's HEALTHCHECK does. Over TLS the server's certificate is not checked: it is asked
+/// at an address of its own machine, where its name does not hold, and is told nothing.
 async fn healthcheck(args: HealthcheckArgs) -> Result<()> {
     let mut address = args.listen;
     if address.ip().is_unspecified() {
         address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
     }
-    let url = format!("http://{address}/.well-known/ready");
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}/.well-known/ready");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .tls_danger_accept_invalid_certs(true)
+        .timeout(Duration::from_secs(2))
+        .build();
     let client = client.map_err(|error| Error::internal(format!("no HTTP client: {error}")))?;
     let answer = client.get(&url).send().await;
     let answer = answer.map_err(|_| Error::config(format!("{url} does not answer: is the server running there?")))?;

@@ -1,6 +1,8 @@
 //! Configuration: each flag is also a `T2V_*` variable. The variables of the reference container are read here and only
 //! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
 
+mod security;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
+
+pub use self::security::{Secret, SecurityArgs};
 
 /// Where the reference container's images keep their model.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
@@ -69,6 +73,9 @@ pub struct ServeArgs {
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+    /// Tokens and certificates.
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The model and its treatment.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -226,6 +233,9 @@ pub struct ModelArgs {
     /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or candle (slow; for comparison)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
+    /// Where the encoder runs: cpu; cuda and cuda:N are refused, as this build has no GPU support
+    #[arg(long, env = "T2V_DEVICE", default_value = "cpu", value_parser = parse_device)]
+    pub device: Device,
     /// Numbers of the weights: f32 (exact), f16 (half the memory), bf16, or int8 (fastest; vectors differ a little)
     #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
     pub precision: Precision,
@@ -306,6 +316,9 @@ pub struct HealthcheckArgs {
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+    /// PEM file with the server's certificate and its chain: the port speaks TLS only; read again as it changes
+    #[arg(long, env = "T2V_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
 }
 
 /// A model to serve, and the name it is asked for by.
@@ -343,6 +356,26 @@ pub struct ProfileChoice(
     /// `None` is `auto`.
     pub Option<Profile>,
 );
+
+/// Where the encoder runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The only one of this build.
+    Cpu,
+}
+
+fn parse_device(text: &str) -> std::result::Result<Device, String> {
+    let number = text.strip_prefix("cuda:").map(|number| number.parse::<u32>());
+    match text {
+        "cpu" => Ok(Device::Cpu),
+        _ if text == "cuda" || number.is_some_and(|number| number.is_ok()) => {
+            Err("this build has no GPU support: use \
+             --device cpu (T2V_DEVICE=cpu), or forward texts to a server that has a GPU with --upstream"
+                .to_owned())
+        }
+        _ => Err("use cpu".to_owned()),
+    }
+}
 
 fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
     match text {
@@ -387,6 +420,11 @@ pub struct ReferenceEnv {
     pub lowercase_input: bool,
     /// `ENABLE_CACHE` is `0` or `false`. The reference has a cache only when asked; here it is the other way round.
     pub cache_off: bool,
+    /// `AUTHENTICATION_ALLOWED_TOKENS`.
+    pub allowed_tokens: Option<Secret>,
+    /// `ENABLE_CUDA` is `1` or `true`, which no build of this server can honour: it is warned about at start, and told in
+    /// `/meta`.
+    pub gpu_wanted: bool,
     /// Settings that cannot be honoured; each is said once at start.
     pub warnings: Vec<String>,
 }
@@ -420,14 +458,9 @@ impl ReferenceEnv {
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<ReferenceEnv> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
-        if get("AUTHENTICATION_ALLOWED_TOKENS").is_some() {
-            return Err(Error::config(
-                "AUTHENTICATION_ALLOWED_TOKENS is set, but this version checks no tokens: unset it and guard the port by \
-                 other means",
-            ));
-        }
         let mut warnings = Vec::new();
-        if is("ENABLE_CUDA", &["1", "true"]) {
+        let gpu_wanted = is("ENABLE_CUDA", &["1", "true"]);
+        if gpu_wanted {
             warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
         }
         if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
@@ -457,13 +490,18 @@ impl ReferenceEnv {
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
             log_format,
+            allowed_tokens: get("AUTHENTICATION_ALLOWED_TOKENS").map(Secret),
+            gpu_wanted,
             warnings,
         })
     }
 
     /// What the server is to be told; `upstreams` are those that classes may name.
-    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> ServerOptions {
-        ServerOptions {
+    ///
+    /// # Errors
+    /// `Config` for files of tokens or certificates that cannot be used.
+    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> Result<ServerOptions> {
+        Ok(ServerOptions {
             limits: args.limits(),
             module: ModuleOptions {
                 endpoints: self.endpoints(args),
@@ -475,7 +513,10 @@ impl ReferenceEnv {
                 drain_delay: Duration::from_secs(args.drain_delay),
                 shutdown_grace: Duration::from_secs(args.shutdown_grace),
             },
-        }
+            access: args.security.access(self)?,
+            tls: args.security.tls()?,
+            gpu_wanted: self.gpu_wanted,
+        })
     }
 
     /// Where texts are embedded: by the flags, else by the variables.
@@ -560,7 +601,8 @@ mod tests {
         let prefixes = |value| env(&[("USE_QUERY_PASSAGE_PREFIXES", value)]).expect("env").task_prefixes;
         assert_eq!(["true", "false", "0", ""].map(prefixes), [true, true, true, false]);
         assert_eq!(env(&[("ENABLE_CUDA", "1")]).expect("env").warnings.len(), 1);
-        assert!(env(&[("AUTHENTICATION_ALLOWED_TOKENS", "x")]).is_err());
+        let tokens = env(&[("AUTHENTICATION_ALLOWED_TOKENS", "verysecret")]).expect("env");
+        assert!(tokens.allowed_tokens.is_some() && !format!("{tokens:?}").contains("verysecret"));
     }
 
     #[test]

@@ -64,7 +64,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
-    tracing::info!(%address, tls = options.tls.is_some(), "live: HTTP and gRPC on one port");
+    tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
     let forwards = Forwards::of(&args, &reference);
     let models = match args.passage_model {
         // A pair is one model without a name, and so is what is forwarded.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use clap::{ArgMatches, FromArgMatches};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -18,7 +19,7 @@ use crate::backend::remote::{RemoteOptions, startup};
 use crate::cache::Cached;
 use crate::compare::{self, Comparison, Verdict};
 use crate::config::{
-    Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
+    self, Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
     ServeArgs,
 };
 use crate::contract::class::Settings;
@@ -34,12 +35,20 @@ use crate::telemetry;
 const EMBED_LINES: usize = 64;
 
 /// Runs the chosen subcommand to its end.
-pub fn run(cli: Cli) -> Result<()> {
+///
+/// # Errors
+/// Whatever keeps it from its end; for settings that do not fit, and for `--help`, the process ends here as clap ends it.
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) if args.print_config => {
+            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?)?);
+            Ok(())
+        }
         Command::Serve(args) => runtime.block_on(serve(*args)),
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(args)),
@@ -55,6 +64,11 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
     let options = reference.server(&args, Arc::new(upstreams))?;
+    let forwards = Forwards::of(&args, &reference);
+    let models = models(&args, &forwards, &reference)?;
+    if args.check {
+        return check(&args, &models, &forwards, &reference, &remote).await;
+    }
     raise_file_limit(args.max_connections);
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
@@ -65,17 +79,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
-    let forwards = Forwards::of(&args, &reference);
-    let models = match args.passage_model {
-        // A pair is one model without a name, and so is what is forwarded.
-        Some(_) => Vec::new(),
-        None if forwards.any() => Vec::new(),
-        None => reference.models(&args.model)?,
-    };
-    let readiness = match &models[..] {
-        [] => Readiness::default(),
-        models => Readiness::of(models.iter().map(|model| model.name.clone())),
-    };
+    let readiness = readiness_of(&models);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
         // An error means that the sender is gone, which is a reason to stop as well.
@@ -99,6 +103,46 @@ async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!("stopping: what is in flight is finished first");
     drop(stop);
     server_end(server.await)
+}
+
+/// The models that are loaded by their names. A pair is one model without a name, and so is what is forwarded.
+fn models(args: &ServeArgs, forwards: &Forwards, reference: &ReferenceEnv) -> Result<Vec<ModelChoice>> {
+    match args.passage_model {
+        Some(_) => Ok(Vec::new()),
+        None if forwards.any() => Ok(Vec::new()),
+        None => reference.models(&args.model),
+    }
+}
+
+fn readiness_of(models: &[ModelChoice]) -> Readiness {
+    match models {
+        [] => Readiness::default(),
+        models => Readiness::of(models.iter().map(|model| model.name.clone())),
+    }
+}
+
+/// All that `serve` does before it is ready, without a port. A first text is embedded.
+async fn check(
+    args: &ServeArgs,
+    models: &[ModelChoice],
+    forwards: &Forwards,
+    reference: &ReferenceEnv,
+    remote: &RemoteOptions,
+) -> Result<()> {
+    let readiness = readiness_of(models);
+    if forwards.any() {
+        let backend = connect(args, forwards, reference, remote).await?;
+        warm(&*backend).await?;
+        readiness.ready(backend);
+    } else {
+        load_and_warm(args, models, reference, &readiness).await?;
+    }
+    let shown = |(name, backend): (String, Arc<dyn Backend>)| {
+        format!("'{name}' makes vectors of {} dimensions", backend.info().dimensions)
+    };
+    let models: Vec<_> = readiness.listed().into_iter().map(shown).collect();
+    println!("ok: {}", models.join(", "));
+    Ok(())
 }
 
 /// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more.

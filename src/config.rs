@@ -2,6 +2,7 @@
 //! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
 
 mod security;
+mod shown;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
 
 pub use self::security::{Secret, SecurityArgs};
+pub use self::shown::shown;
 
 /// Where the reference container's images keep their model.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
@@ -132,6 +134,14 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
           default_value_t = Lifetimes::default().shutdown_grace.as_secs())]
     pub shutdown_grace: u64,
+    /// Print every setting, its value and where it comes from, and end; secrets are left out
+    #[arg(long, env = "T2V_PRINT_CONFIG", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub print_config: bool,
+    /// Read all settings and files, load the model or ask the upstream, make a vector, and end: exit code 0 if all is well
+    #[arg(long, env = "T2V_CHECK", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub check: bool,
 }
 
 /// Other servers that embed: which, how they are asked, and which ones classes may name.

@@ -170,6 +170,22 @@ async fn probes_need_no_token() {
     closed_metrics.stop().await;
 }
 
+/// The answer must arrive although most of the body was never read.
+#[tokio::test]
+async fn a_large_request_is_refused_with_an_answer() {
+    let server = guarded_by_list().await;
+    for (protocol, client) in clients() {
+        for size in [100_000, 1_000_000, 20_000_000] {
+            for _ in 0..5 {
+                let answer = client.post(server.url("/vectors")).bearer_auth("no").body(vec![b' '; size]).send().await;
+                let answer = answer.unwrap_or_else(|error| panic!("{protocol}, {size} bytes: {error:?}"));
+                assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{protocol}, {size} bytes");
+            }
+        }
+    }
+    server.stop().await;
+}
+
 /// Answers when it is let.
 struct Slow {
     inner: FakeBackend,

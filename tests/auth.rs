@@ -109,7 +109,8 @@ async fn the_same_tokens_open_every_protocol() {
 #[tokio::test]
 async fn each_surface_refuses_in_its_own_shape() {
     let server = guarded_by_list().await;
-    let texts: [(&str, fn(&Value) -> &Value); 9] = [
+    type TextOf = fn(&Value) -> &Value;
+    let texts: [(&str, TextOf); 9] = [
         ("/vectors", |body| &body["error"]),
         ("/models/fake/vectors", |body| &body["error"]),
         ("//vectors", |body| &body["error"]),

@@ -3,6 +3,7 @@
 
 mod security;
 mod shown;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::Directory;
 use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Precision};
-use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::address;
-use crate::backend::remote::client::Tls;
-use crate::backend::remote::credentials::Credentials;
 use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
@@ -29,6 +27,7 @@ use crate::telemetry::LogFormat;
 
 pub use self::security::{Secret, SecurityArgs};
 pub use self::shown::shown;
+pub use self::upstream::UpstreamArgs;
 
 /// Where the reference container's images keep their model.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
@@ -142,76 +141,6 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_CHECK", num_args = 0..=1, default_value = "false", default_missing_value = "true",
           value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub check: bool,
-}
-
-/// Other servers that embed: which, how they are asked, and which ones classes may name.
-#[derive(Debug, Clone, Args)]
-pub struct UpstreamArgs {
-    /// Base URL of a server that embeds instead of a model here; replicas separated by commas [default:
-    /// TRANSFORMERS_INFERENCE_API]
-    #[arg(long, env = "T2V_UPSTREAM", hide_env_values = true, conflicts_with_all = ["passage_upstream", "query_upstream"])]
-    pub upstream: Option<String>,
-    /// The same for passages only [default: TRANSFORMERS_PASSAGE_INFERENCE_API]
-    #[arg(long, env = "T2V_PASSAGE_UPSTREAM", hide_env_values = true)]
-    pub passage_upstream: Option<String>,
-    /// The same for queries only [default: TRANSFORMERS_QUERY_INFERENCE_API]
-    #[arg(long, env = "T2V_QUERY_UPSTREAM", hide_env_values = true)]
-    pub query_upstream: Option<String>,
-    /// Hosts that classes may name as upstreams, separated by commas: host, *.suffix, address, network/bits, each with an
-    /// optional :port
-    #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "")]
-    pub allow_upstream: String,
-    /// Whether to wait at start, up to 120 seconds, until the upstreams are ready [default: true, or what
-    /// TRANSFORMERS_WAIT_FOR_STARTUP says]
-    #[arg(long, env = "T2V_UPSTREAM_WAIT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
-          value_parser = BoolishValueParser::new())]
-    pub upstream_wait: Option<bool>,
-    /// Seconds an upstream may take for one attempt
-    #[arg(long, env = "T2V_UPSTREAM_TIMEOUT", value_name = "SECONDS",
-          default_value_t = RemoteOptions::default().attempt_timeout.as_secs())]
-    pub upstream_timeout: u64,
-    /// Requests under way to one upstream at the same time
-    #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency)]
-    pub upstream_concurrency: usize,
-    /// PEM file of certificate authorities to believe beside the system's
-    #[arg(long, env = "T2V_UPSTREAM_CA", value_name = "FILE")]
-    pub upstream_ca: Option<PathBuf>,
-    /// PEM file with the certificate to show to upstreams, and its key if --upstream-key does not name it
-    #[arg(long, env = "T2V_UPSTREAM_CERT", value_name = "FILE")]
-    pub upstream_cert: Option<PathBuf>,
-    /// PEM file with the key of --upstream-cert
-    #[arg(long, env = "T2V_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
-    pub upstream_key: Option<PathBuf>,
-    /// Bearer tokens, as host[:port]=token separated by commas; better in the variable than on the command line
-    #[arg(long, env = "T2V_UPSTREAM_TOKENS", hide_env_values = true, default_value = "")]
-    pub upstream_tokens: String,
-    /// Files with bearer tokens, as host[:port]=path separated by commas; read again as they change
-    #[arg(long, env = "T2V_UPSTREAM_TOKEN_FILES", default_value = "")]
-    pub upstream_token_files: String,
-    /// Other headers, as host[:port]=Name:value separated by commas
-    #[arg(long, env = "T2V_UPSTREAM_HEADERS", hide_env_values = true, default_value = "")]
-    pub upstream_headers: String,
-}
-
-impl UpstreamArgs {
-    /// How upstreams are asked.
-    pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
-        Ok(RemoteOptions {
-            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
-            credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
-            attempt_timeout: Duration::from_secs(self.upstream_timeout),
-            total_timeout: Duration::from_secs(max_wait),
-            concurrency: self.upstream_concurrency,
-            ..RemoteOptions::default()
-        })
-    }
-
-    /// What the flags name; a side that is not named is embedded here.
-    fn urls(&self) -> Option<InferenceUrls> {
-        let side = |own: &Option<String>| own.as_ref().or(self.upstream.as_ref()).cloned().unwrap_or_default();
-        let urls = InferenceUrls { passage: side(&self.passage_upstream), query: side(&self.query_upstream) };
-        (!urls.passage.is_empty() || !urls.query.is_empty()).then_some(urls)
-    }
 }
 
 /// Which model, and how it treats texts.
@@ -422,6 +351,8 @@ pub struct ReferenceEnv {
     pub task_prefixes: bool,
     /// `LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
+    /// `ENABLE_CUDA`, which this build cannot fulfil.
+    pub cuda_wanted: bool,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
     /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
@@ -432,9 +363,6 @@ pub struct ReferenceEnv {
     pub cache_off: bool,
     /// `AUTHENTICATION_ALLOWED_TOKENS`.
     pub allowed_tokens: Option<Secret>,
-    /// `ENABLE_CUDA` is `1` or `true`, which no build of this server can honour: it is warned about at start, and told in
-    /// `/meta`.
-    pub gpu_wanted: bool,
     /// Settings that cannot be honoured; each is said once at start.
     pub warnings: Vec<String>,
 }
@@ -460,7 +388,14 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
 
 impl ReferenceEnv {
     /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// `Config` for a value that is not UTF-8, which would else count as unset: a list of tokens must not.
     pub fn from_process() -> Result<ReferenceEnv> {
+        let unreadable = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+        if let Some(name) = REFERENCE_VARIABLES.iter().find(unreadable) {
+            return Err(Error::config(format!("{name} is not UTF-8 text: set it again or unset it")));
+        }
         ReferenceEnv::read(|name| std::env::var(name).ok())
     }
 
@@ -469,8 +404,8 @@ impl ReferenceEnv {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
         let mut warnings = Vec::new();
-        let gpu_wanted = is("ENABLE_CUDA", &["1", "true"]);
-        if gpu_wanted {
+        let cuda_wanted = is("ENABLE_CUDA", &["1", "true"]);
+        if cuda_wanted {
             warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
         }
         if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
@@ -500,8 +435,8 @@ impl ReferenceEnv {
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
             log_format,
+            cuda_wanted,
             allowed_tokens: get("AUTHENTICATION_ALLOWED_TOKENS").map(Secret),
-            gpu_wanted,
             warnings,
         })
     }
@@ -525,7 +460,7 @@ impl ReferenceEnv {
             },
             access: args.security.access(self)?,
             tls: args.security.tls()?,
-            gpu_wanted: self.gpu_wanted,
+            cuda_wanted: self.cuda_wanted,
         })
     }
 

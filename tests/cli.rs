@@ -216,6 +216,17 @@ fn check_loads_and_embeds_without_a_port() {
 }
 
 #[test]
+fn tokens_that_cannot_be_read_do_not_leave_the_server_open() {
+    use std::os::unix::ffi::OsStrExt;
+    for tokens in [&b"\xff"[..], b","] {
+        let tokens = std::ffi::OsStr::from_bytes(tokens);
+        let mut command = sidecar(&["--model", "./no/such/dir", "--listen", "127.0.0.1:0"]);
+        let output = run(command.env("AUTHENTICATION_ALLOWED_TOKENS", tokens));
+        assert_one_line_error(&output, &["AUTHENTICATION_ALLOWED_TOKENS", "unset it"]);
+    }
+}
+
+#[test]
 fn a_gpu_is_refused_where_there_is_none() {
     for device in ["cuda", "cuda:1"] {
         let output = run(&mut sidecar(&["--device", device]));

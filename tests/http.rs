@@ -211,11 +211,11 @@ async fn probes_tell_starting_ready_and_draining_apart() {
 
 #[tokio::test]
 async fn meta_tells_that_a_gpu_is_asked_for_in_vain() {
-    for gpu_wanted in [false, true] {
-        let server = TestServer::start_with(ServerOptions { gpu_wanted, ..ServerOptions::default() }).await;
+    for cuda_wanted in [false, true] {
+        let server = TestServer::start_with(ServerOptions { cuda_wanted, ..ServerOptions::default() }).await;
         server.readiness.ready(Arc::new(FakeBackend::new(3)));
         let meta: Value = client().get(server.url("/meta")).send().await.expect("meta").json().await.expect("JSON");
-        assert_eq!(meta["sidecar"]["cuda_ignored"], gpu_wanted);
+        assert_eq!(meta["sidecar"]["cuda_ignored"], cuda_wanted);
         server.stop().await;
     }
 }

@@ -10,7 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compare.rs", &["backend", "contract", "error"]),
     ("cli.rs", &["backend", "cache", "compare", "config", "contract", "error", "model", "server", "telemetry"]),
     ("config.rs", &["backend", "cache", "contract", "error", "model", "server", "telemetry"]),
-    ("config/", &["config", "error", "server", "telemetry"]),
+    ("config/", &["backend", "config", "contract", "error", "server", "telemetry"]),
     ("server/", &["backend", "contract", "error", "proto", "server"]),
     ("cache.rs", &["backend", "contract", "error"]),
     ("backend/local/kernel/", &["error", "backend"]),

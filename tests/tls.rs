@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hyper_util::rt::TokioIo;
 use reqwest::{Certificate, Client, Identity, StatusCode};
 use support::certificates::{Authority, Files, Issued};
-use support::{FakeBackend, TestServer};
+use support::{FakeBackend, TestServer, model_dir};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::remote::client::Tls as ClientTls;
 use text2vec_sidecar::backend::remote::credentials::Credentials;
@@ -314,6 +314,63 @@ async fn healthcheck_speaks_tls_where_the_server_does() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("this port speaks TLS only"));
     server.stop().await;
+}
+
+/// Ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_binary_takes_tokens_and_certificates_from_its_settings() {
+    let (authority, clients, files) = (Authority::new("ours"), Authority::new("clients"), Files::new());
+    let (certificate, key) = files.put_pair(&authority.server());
+    let client_ca = files.put("clients.pem", &clients.pem());
+    let tokens = files.put("tokens", "from-file\n");
+    let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let binary = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+        command.env("T2V_TLS_CERT", &certificate).env("T2V_LISTEN", address.to_string()).env("RUST_LOG", "error");
+        command.stdin(Stdio::null());
+        command
+    };
+    let mut server = binary();
+    server.args(["--model", model_dir().to_str().expect("a path"), "--auth-metrics"]);
+    server.env("T2V_TLS_KEY", &key).env("T2V_TLS_CLIENT_CA", &client_ca).env("T2V_AUTH_TOKENS_FILE", &tokens);
+    server.env("AUTHENTICATION_ALLOWED_TOKENS", "from-list").env("ENABLE_CUDA", "1");
+    let _server = Running(server.spawn().expect("it starts"));
+    let started = Instant::now();
+    loop {
+        let mut check = binary();
+        let check = tokio::task::spawn_blocking(move || check.arg("healthcheck").output().expect("the binary runs"));
+        if check.await.expect("a task").status.success() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "not ready after a minute");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let certified = clients.client();
+    for (identity, token, path, expected) in [
+        (Some(&certified), "from-list", "/meta", 200),
+        (Some(&certified), "from-file", "/meta", 200),
+        (Some(&certified), "another", "/meta", 401),
+        (Some(&certified), "another", "/metrics", 401),
+        (None, "from-list", "/meta", 401),
+        (None, "another", "/.well-known/ready", 204),
+    ] {
+        let request = client(&authority, identity, true).get(format!("https://{address}{path}")).bearer_auth(token);
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), expected, "{path} with '{token}'");
+        if expected == 200 {
+            let meta: serde_json::Value = answer.json().await.expect("JSON");
+            assert_eq!((&meta["sidecar"]["cuda_ignored"], &meta["sidecar"]["device"]), (&true.into(), &"cpu".into()));
+        }
+    }
 }
 
 /// What our own client side is told.

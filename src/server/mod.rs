@@ -94,7 +94,7 @@ struct Module {
     lowercase_input: bool,
     upstreams: Option<Arc<dyn Directory>>,
     classes: Classes,
-    gpu_wanted: bool,
+    cuda_wanted: bool,
 }
 
 impl Service {
@@ -168,7 +168,7 @@ impl Service {
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
             sidecar.insert("models".into(), json!(models));
-            sidecar.insert("cuda_ignored".into(), json!(self.module.gpu_wanted));
+            sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
         Ok(meta)
     }
@@ -210,7 +210,7 @@ pub struct ServerOptions {
     /// How connections are encrypted; `None`: not at all.
     pub tls: Option<Arc<Tls>>,
     /// The operator asks for a GPU (`ENABLE_CUDA`), which this build cannot use; `/meta` says so.
-    pub gpu_wanted: bool,
+    pub cuda_wanted: bool,
 }
 
 /// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
@@ -226,7 +226,7 @@ pub async fn run(
     let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, .. } =
         options;
     let classes = Classes::default();
-    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, gpu_wanted: options.gpu_wanted });
+    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
     let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
@@ -70,6 +70,8 @@ impl Tls {
         if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
             stream.write_all(NOT_TLS.as_bytes()).await?;
             stream.shutdown().await?;
+            // A connection closed with something unread in it loses the answer. Patience is the handshake's.
+            while stream.read(&mut [0; 4096]).await? > 0 {}
             return Err(std::io::Error::other("it speaks HTTP without TLS"));
         }
         TlsAcceptor::from(self.config.current().as_ref().clone()).accept(stream).await

@@ -135,7 +135,8 @@ async fn every_protocol_is_spoken_over_tls() {
     let answer = Client::builder().no_proxy().build().expect("a client").get(server.url("/meta")).send().await;
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    assert!(answer.text().await.expect("a body").contains("https://"));
+    let body: serde_json::Value = answer.json().await.expect("whole JSON");
+    assert!(body["error"].as_str().is_some_and(|text| text.contains("https://")), "{body}");
     server.stop().await;
 }
 

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What is told to who speaks plain HTTP/1.1, which a person can read.
-const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 72\r\n\
+const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 73\r\n\
      connection: close\r\n\r\n{\"error\":\"this port speaks TLS only: use https://, or grpcs:// for gRPC\"}";
 
 /// The server's side of TLS.

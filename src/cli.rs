@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use clap::{ArgMatches, FromArgMatches};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -18,7 +19,7 @@ use crate::backend::remote::{RemoteOptions, startup};
 use crate::cache::Cached;
 use crate::compare::{self, Comparison, Verdict};
 use crate::config::{
-    Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
+    self, Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
     ServeArgs,
 };
 use crate::contract::class::Settings;
@@ -34,12 +35,20 @@ use crate::telemetry;
 const EMBED_LINES: usize = 64;
 
 /// Runs the chosen subcommand to its end.
-pub fn run(cli: Cli) -> Result<()> {
+///
+/// # Errors
+/// Whatever keeps it from its end; for settings that do not fit, and for `--help`, the process ends here as clap ends it.
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) if args.print_config => {
+            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?)?);
+            Ok(())
+        }
         Command::Serve(args) => runtime.block_on(serve(*args)),
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(args)),
@@ -54,6 +63,12 @@ async fn serve(args: ServeArgs) -> Result<()> {
     init_telemetry(&args.model, &reference);
     let remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
+    let options = reference.server(&args, Arc::new(upstreams))?;
+    let forwards = Forwards::of(&args, &reference);
+    let models = models(&args, &forwards, &reference)?;
+    if args.check {
+        return check(&args, &models, &forwards, &reference, &remote).await;
+    }
     raise_file_limit(args.max_connections);
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
@@ -63,24 +78,13 @@ async fn serve(args: ServeArgs) -> Result<()> {
         _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
-    tracing::info!(%address, "live: HTTP and gRPC on one port");
-    let forwards = Forwards::of(&args, &reference);
-    let models = match args.passage_model {
-        // A pair is one model without a name, and so is what is forwarded.
-        Some(_) => Vec::new(),
-        None if forwards.any() => Vec::new(),
-        None => reference.models(&args.model)?,
-    };
-    let readiness = match &models[..] {
-        [] => Readiness::default(),
-        models => Readiness::of(models.iter().map(|model| model.name.clone())),
-    };
+    tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
+    let readiness = readiness_of(&models);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let mut server =
-        tokio::spawn(server::run(listener, readiness.clone(), reference.server(&args, Arc::new(upstreams)), async {
-            // An error means that the sender is gone, which is a reason to stop as well.
-            let _ = stopped.await;
-        }));
+    let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
+        // An error means that the sender is gone, which is a reason to stop as well.
+        let _ = stopped.await;
+    }));
     let serving = async {
         if forwards.any() {
             readiness.ready(connect(&args, &forwards, &reference, &remote).await?);
@@ -99,6 +103,46 @@ async fn serve(args: ServeArgs) -> Result<()> {
     tracing::info!("stopping: what is in flight is finished first");
     drop(stop);
     server_end(server.await)
+}
+
+/// The models that are loaded by their names. A pair is one model without a name, and so is what is forwarded.
+fn models(args: &ServeArgs, forwards: &Forwards, reference: &ReferenceEnv) -> Result<Vec<ModelChoice>> {
+    match args.passage_model {
+        Some(_) => Ok(Vec::new()),
+        None if forwards.any() => Ok(Vec::new()),
+        None => reference.models(&args.model),
+    }
+}
+
+fn readiness_of(models: &[ModelChoice]) -> Readiness {
+    match models {
+        [] => Readiness::default(),
+        models => Readiness::of(models.iter().map(|model| model.name.clone())),
+    }
+}
+
+/// All that `serve` does before it is ready, without a port. A first text is embedded.
+async fn check(
+    args: &ServeArgs,
+    models: &[ModelChoice],
+    forwards: &Forwards,
+    reference: &ReferenceEnv,
+    remote: &RemoteOptions,
+) -> Result<()> {
+    let readiness = readiness_of(models);
+    if forwards.any() {
+        let backend = connect(args, forwards, reference, remote).await?;
+        warm(&*backend).await?;
+        readiness.ready(backend);
+    } else {
+        load_and_warm(args, models, reference, &readiness).await?;
+    }
+    let shown = |(name, backend): (String, Arc<dyn Backend>)| {
+        format!("'{name}' makes vectors of {} dimensions", backend.info().dimensions)
+    };
+    let models: Vec<_> = readiness.listed().into_iter().map(shown).collect();
+    println!("ok: {}", models.join(", "));
+    Ok(())
 }
 
 /// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more.
@@ -229,14 +273,21 @@ async fn compare(args: CompareArgs) -> Result<()> {
     }
 }
 
-/// Asks `/.well-known/ready`, as an image's HEALTHCHECK does.
+/// Asks `/.well-known/ready`, as an image's HEALTHCHECK does. Over TLS the server's certificate is not checked: it is asked
+/// at an address of its own machine, where its name does not hold, and is told nothing.
 async fn healthcheck(args: HealthcheckArgs) -> Result<()> {
     let mut address = args.listen;
     if address.ip().is_unspecified() {
         address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
     }
-    let url = format!("http://{address}/.well-known/ready");
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}/.well-known/ready");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .tls_danger_accept_invalid_certs(true)
+        .timeout(Duration::from_secs(2))
+        .build();
     let client = client.map_err(|error| Error::internal(format!("no HTTP client: {error}")))?;
     let answer = client.get(&url).send().await;
     let answer = answer.map_err(|_| Error::config(format!("{url} does not answer: is the server running there?")))?;

@@ -1,6 +1,10 @@
 //! Configuration: each flag is also a `T2V_*` variable. The variables of the reference container are read here and only
 //! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
 
+mod security;
+mod shown;
+mod upstream;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::Directory;
 use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Precision};
-use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::address;
-use crate::backend::remote::client::Tls;
-use crate::backend::remote::credentials::Credentials;
 use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
@@ -23,6 +24,10 @@ use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
+
+pub use self::security::{Secret, SecurityArgs};
+pub use self::shown::shown;
+pub use self::upstream::UpstreamArgs;
 
 /// Where the reference container's images keep their model.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
@@ -69,6 +74,9 @@ pub struct ServeArgs {
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+    /// Tokens and certificates.
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The model and its treatment.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -125,76 +133,14 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
           default_value_t = Lifetimes::default().shutdown_grace.as_secs())]
     pub shutdown_grace: u64,
-}
-
-/// Other servers that embed: which, how they are asked, and which ones classes may name.
-#[derive(Debug, Clone, Args)]
-pub struct UpstreamArgs {
-    /// Base URL of a server that embeds instead of a model here; replicas separated by commas [default:
-    /// TRANSFORMERS_INFERENCE_API]
-    #[arg(long, env = "T2V_UPSTREAM", hide_env_values = true, conflicts_with_all = ["passage_upstream", "query_upstream"])]
-    pub upstream: Option<String>,
-    /// The same for passages only [default: TRANSFORMERS_PASSAGE_INFERENCE_API]
-    #[arg(long, env = "T2V_PASSAGE_UPSTREAM", hide_env_values = true)]
-    pub passage_upstream: Option<String>,
-    /// The same for queries only [default: TRANSFORMERS_QUERY_INFERENCE_API]
-    #[arg(long, env = "T2V_QUERY_UPSTREAM", hide_env_values = true)]
-    pub query_upstream: Option<String>,
-    /// Hosts that classes may name as upstreams, separated by commas: host, *.suffix, address, network/bits, each with an
-    /// optional :port
-    #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "")]
-    pub allow_upstream: String,
-    /// Whether to wait at start, up to 120 seconds, until the upstreams are ready [default: true, or what
-    /// TRANSFORMERS_WAIT_FOR_STARTUP says]
-    #[arg(long, env = "T2V_UPSTREAM_WAIT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
-          value_parser = BoolishValueParser::new())]
-    pub upstream_wait: Option<bool>,
-    /// Seconds an upstream may take for one attempt
-    #[arg(long, env = "T2V_UPSTREAM_TIMEOUT", value_name = "SECONDS",
-          default_value_t = RemoteOptions::default().attempt_timeout.as_secs())]
-    pub upstream_timeout: u64,
-    /// Requests under way to one upstream at the same time
-    #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency)]
-    pub upstream_concurrency: usize,
-    /// PEM file of certificate authorities to believe beside the system's
-    #[arg(long, env = "T2V_UPSTREAM_CA", value_name = "FILE")]
-    pub upstream_ca: Option<PathBuf>,
-    /// PEM file with the certificate to show to upstreams, and its key if --upstream-key does not name it
-    #[arg(long, env = "T2V_UPSTREAM_CERT", value_name = "FILE")]
-    pub upstream_cert: Option<PathBuf>,
-    /// PEM file with the key of --upstream-cert
-    #[arg(long, env = "T2V_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
-    pub upstream_key: Option<PathBuf>,
-    /// Bearer tokens, as host[:port]=token separated by commas; better in the variable than on the command line
-    #[arg(long, env = "T2V_UPSTREAM_TOKENS", hide_env_values = true, default_value = "")]
-    pub upstream_tokens: String,
-    /// Files with bearer tokens, as host[:port]=path separated by commas; read again as they change
-    #[arg(long, env = "T2V_UPSTREAM_TOKEN_FILES", default_value = "")]
-    pub upstream_token_files: String,
-    /// Other headers, as host[:port]=Name:value separated by commas
-    #[arg(long, env = "T2V_UPSTREAM_HEADERS", hide_env_values = true, default_value = "")]
-    pub upstream_headers: String,
-}
-
-impl UpstreamArgs {
-    /// How upstreams are asked.
-    pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
-        Ok(RemoteOptions {
-            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
-            credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
-            attempt_timeout: Duration::from_secs(self.upstream_timeout),
-            total_timeout: Duration::from_secs(max_wait),
-            concurrency: self.upstream_concurrency,
-            ..RemoteOptions::default()
-        })
-    }
-
-    /// What the flags name; a side that is not named is embedded here.
-    fn urls(&self) -> Option<InferenceUrls> {
-        let side = |own: &Option<String>| own.as_ref().or(self.upstream.as_ref()).cloned().unwrap_or_default();
-        let urls = InferenceUrls { passage: side(&self.passage_upstream), query: side(&self.query_upstream) };
-        (!urls.passage.is_empty() || !urls.query.is_empty()).then_some(urls)
-    }
+    /// Print every setting, its value and where it comes from, and end; secrets are left out
+    #[arg(long, env = "T2V_PRINT_CONFIG", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub print_config: bool,
+    /// Read all settings and files, load the model or ask the upstream, make a vector, and end: exit code 0 if all is well
+    #[arg(long, env = "T2V_CHECK", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub check: bool,
 }
 
 /// Which model, and how it treats texts.
@@ -226,6 +172,9 @@ pub struct ModelArgs {
     /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or candle (slow; for comparison)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
+    /// Where the encoder runs: cpu; cuda and cuda:N are refused, as this build has no GPU support
+    #[arg(long, env = "T2V_DEVICE", default_value = "cpu", value_parser = parse_device)]
+    pub device: Device,
     /// Numbers of the weights: f32 (exact), f16 (half the memory), bf16, or int8 (fastest; vectors differ a little)
     #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
     pub precision: Precision,
@@ -306,6 +255,9 @@ pub struct HealthcheckArgs {
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
+    /// PEM file with the server's certificate and its chain: the port speaks TLS only; read again as it changes
+    #[arg(long, env = "T2V_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
 }
 
 /// A model to serve, and the name it is asked for by.
@@ -344,6 +296,26 @@ pub struct ProfileChoice(
     pub Option<Profile>,
 );
 
+/// Where the encoder runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The only one of this build.
+    Cpu,
+}
+
+fn parse_device(text: &str) -> std::result::Result<Device, String> {
+    let number = text.strip_prefix("cuda:").map(|number| number.parse::<u32>());
+    match text {
+        "cpu" => Ok(Device::Cpu),
+        _ if text == "cuda" || number.is_some_and(|number| number.is_ok()) => {
+            Err("this build has no GPU support: use \
+             --device cpu (T2V_DEVICE=cpu), or forward texts to a server that has a GPU with --upstream"
+                .to_owned())
+        }
+        _ => Err("use cpu".to_owned()),
+    }
+}
+
 fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
     match text {
         "auto" => Ok(ProfileChoice(None)),
@@ -379,6 +351,8 @@ pub struct ReferenceEnv {
     pub task_prefixes: bool,
     /// `LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
+    /// `ENABLE_CUDA`, which this build cannot fulfil.
+    pub cuda_wanted: bool,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
     /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
@@ -387,6 +361,8 @@ pub struct ReferenceEnv {
     pub lowercase_input: bool,
     /// `ENABLE_CACHE` is `0` or `false`. The reference has a cache only when asked; here it is the other way round.
     pub cache_off: bool,
+    /// `AUTHENTICATION_ALLOWED_TOKENS`.
+    pub allowed_tokens: Option<Secret>,
     /// Settings that cannot be honoured; each is said once at start.
     pub warnings: Vec<String>,
 }
@@ -412,7 +388,14 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
 
 impl ReferenceEnv {
     /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// `Config` for a value that is not UTF-8, which would else count as unset: a list of tokens must not.
     pub fn from_process() -> Result<ReferenceEnv> {
+        let unreadable = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+        if let Some(name) = REFERENCE_VARIABLES.iter().find(unreadable) {
+            return Err(Error::config(format!("{name} is not UTF-8 text: set it again or unset it")));
+        }
         ReferenceEnv::read(|name| std::env::var(name).ok())
     }
 
@@ -420,14 +403,9 @@ impl ReferenceEnv {
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<ReferenceEnv> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
-        if get("AUTHENTICATION_ALLOWED_TOKENS").is_some() {
-            return Err(Error::config(
-                "AUTHENTICATION_ALLOWED_TOKENS is set, but this version checks no tokens: unset it and guard the port by \
-                 other means",
-            ));
-        }
         let mut warnings = Vec::new();
-        if is("ENABLE_CUDA", &["1", "true"]) {
+        let cuda_wanted = is("ENABLE_CUDA", &["1", "true"]);
+        if cuda_wanted {
             warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
         }
         if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
@@ -457,13 +435,18 @@ impl ReferenceEnv {
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
             log_format,
+            cuda_wanted,
+            allowed_tokens: get("AUTHENTICATION_ALLOWED_TOKENS").map(Secret),
             warnings,
         })
     }
 
     /// What the server is to be told; `upstreams` are those that classes may name.
-    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> ServerOptions {
-        ServerOptions {
+    ///
+    /// # Errors
+    /// `Config` for files of tokens or certificates that cannot be used.
+    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> Result<ServerOptions> {
+        Ok(ServerOptions {
             limits: args.limits(),
             module: ModuleOptions {
                 endpoints: self.endpoints(args),
@@ -475,7 +458,10 @@ impl ReferenceEnv {
                 drain_delay: Duration::from_secs(args.drain_delay),
                 shutdown_grace: Duration::from_secs(args.shutdown_grace),
             },
-        }
+            access: args.security.access(self)?,
+            tls: args.security.tls()?,
+            cuda_wanted: self.cuda_wanted,
+        })
     }
 
     /// Where texts are embedded: by the flags, else by the variables.
@@ -560,7 +546,8 @@ mod tests {
         let prefixes = |value| env(&[("USE_QUERY_PASSAGE_PREFIXES", value)]).expect("env").task_prefixes;
         assert_eq!(["true", "false", "0", ""].map(prefixes), [true, true, true, false]);
         assert_eq!(env(&[("ENABLE_CUDA", "1")]).expect("env").warnings.len(), 1);
-        assert!(env(&[("AUTHENTICATION_ALLOWED_TOKENS", "x")]).is_err());
+        let tokens = env(&[("AUTHENTICATION_ALLOWED_TOKENS", "verysecret")]).expect("env");
+        assert!(tokens.allowed_tokens.is_some() && !format!("{tokens:?}").contains("verysecret"));
     }
 
     #[test]

@@ -145,6 +145,101 @@ fn healthcheck_follows_the_server_and_sigterm_ends_it_with_0() {
     assert_eq!(server.wait().expect("an end").code(), Some(0));
 }
 
+/// Lines of `--print-config` by name: value and source.
+fn printed(output: &Output) -> Vec<(String, String)> {
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    let line = |line: &str| line.split_once(' ').map(|(name, rest)| (name.to_owned(), rest.trim().to_owned()));
+    text.lines().filter_map(line).collect()
+}
+
+#[test]
+fn print_config_says_what_holds_and_why_and_no_secret() {
+    let mut command = sidecar(&["--print-config", "--listen", "127.0.0.1:8081", "--cache-ttl=5"]);
+    command
+        .env("AUTHENTICATION_ALLOWED_TOKENS", "verysecret,b")
+        .env("ENABLE_CUDA", "1")
+        .env("ENABLE_CACHE", "0")
+        .env("T2V_MAX_TEXTS", "77")
+        .env("T2V_UPSTREAM_TOKENS", "a=verysecret")
+        .env("T2V_UPSTREAM_HEADERS", "a=api-key:verysecret://")
+        .env("T2V_UPSTREAM", "http://any:verysecret@a:1/x?key=verysecret");
+    let output = run(&mut command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = printed(&output);
+    for (name, words) in [
+        ("listen", &["127.0.0.1:8081", "--listen"][..]),
+        ("cache-ttl", &["5", "--cache-ttl"]),
+        ("max-texts", &["77", "T2V_MAX_TEXTS"]),
+        ("cache-bytes", &["0", "ENABLE_CACHE"]),
+        ("upstream", &["http://…@a:1/x?…", "T2V_UPSTREAM"]),
+        ("upstream-tokens", &["(hidden)", "T2V_UPSTREAM_TOKENS"]),
+        ("upstream-headers", &["(hidden)", "T2V_UPSTREAM_HEADERS"]),
+        ("auth-tokens", &["(hidden)", "AUTHENTICATION_ALLOWED_TOKENS"]),
+        ("max-wait", &["45", "default"]),
+        ("device", &["cpu", "default"]),
+        ("warning", &["ENABLE_CUDA"]),
+    ] {
+        let (_, rest) = lines.iter().find(|(line, _)| line == name).unwrap_or_else(|| panic!("no {name} in {lines:?}"));
+        assert!(words.iter().all(|word| rest.contains(word)), "{name}: {rest}");
+    }
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("verysecret"));
+    let model = printed(&run(sidecar(&["serve", "--print-config"]).env("MODEL_NAME", "org/model")));
+    let (_, model) = model.iter().find(|(name, _)| name == "model").expect("a model");
+    assert!(model.starts_with("org/model ") && model.ends_with("MODEL_NAME"), "{model}");
+}
+
+#[test]
+fn check_loads_and_embeds_without_a_port() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("address").to_string();
+    let path = model_dir();
+    let model = path.to_str().expect("a path");
+    let output = run(&mut sidecar(&["--check", "--model", model, "--listen", &address]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with("ok: '") && text.ends_with("all-MiniLM-L6-v2' makes vectors of 384 dimensions\n"),
+        "{text}"
+    );
+    let files = tempfile::tempdir().expect("a directory");
+    let tokens = files.path().join("tokens");
+    std::fs::write(&tokens, "\n").expect("write");
+    let tokens = tokens.to_str().expect("a path");
+    let check = |flags: &[&str]| run(&mut sidecar(&[&["--check", "--model", model], flags].concat()));
+    assert_one_line_error(&check(&["--auth-tokens-file", tokens]), &[tokens, "holds no token"]);
+    assert_one_line_error(&check(&["--tls-cert", tokens, "--tls-key", tokens]), &[tokens, "holds no certificate"]);
+    // A server that is not there.
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address");
+    let upstream = format!("t2v+http://{gone}");
+    let output = check(&["--upstream", &upstream, "--upstream-wait", "false", "--max-wait", "1"]);
+    assert_one_line_error(&output, &[&upstream]);
+}
+
+#[test]
+fn tokens_that_cannot_be_read_do_not_leave_the_server_open() {
+    use std::os::unix::ffi::OsStrExt;
+    for tokens in [&b"\xff"[..], b","] {
+        let tokens = std::ffi::OsStr::from_bytes(tokens);
+        let mut command = sidecar(&["--model", "./no/such/dir", "--listen", "127.0.0.1:0"]);
+        let output = run(command.env("AUTHENTICATION_ALLOWED_TOKENS", tokens));
+        assert_one_line_error(&output, &["AUTHENTICATION_ALLOWED_TOKENS", "unset it"]);
+    }
+}
+
+#[test]
+fn a_gpu_is_refused_where_there_is_none() {
+    for device in ["cuda", "cuda:1"] {
+        let output = run(&mut sidecar(&["--device", device]));
+        let text = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+        assert!(!output.status.success() && output.stdout.is_empty());
+        assert!(
+            text.contains("no GPU support") && text.contains("--device cpu") && text.contains("--upstream"),
+            "{text}"
+        );
+    }
+    assert!(!run(&mut sidecar(&["--device", "tpu"])).status.success());
+}
+
 /// The flags as README's table shows them.
 fn table_from_code() -> String {
     let mut rows = String::from("| command | flag | variable | default | meaning |\n|---|---|---|---|---|\n");

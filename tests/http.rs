@@ -210,6 +210,17 @@ async fn probes_tell_starting_ready_and_draining_apart() {
 }
 
 #[tokio::test]
+async fn meta_tells_that_a_gpu_is_asked_for_in_vain() {
+    for cuda_wanted in [false, true] {
+        let server = TestServer::start_with(ServerOptions { cuda_wanted, ..ServerOptions::default() }).await;
+        server.readiness.ready(Arc::new(FakeBackend::new(3)));
+        let meta: Value = client().get(server.url("/meta")).send().await.expect("meta").json().await.expect("JSON");
+        assert_eq!(meta["sidecar"]["cuda_ignored"], cuda_wanted);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn slashes_and_methods_are_taken_as_clients_send_them() {
     let server = TestServer::start(Arc::new(FakeBackend::new(3))).await;
     for path in ["/vectors", "/vectors/", "//vectors", "//vectors//", "/vectors?x=1"] {

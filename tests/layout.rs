@@ -10,6 +10,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compare.rs", &["backend", "contract", "error"]),
     ("cli.rs", &["backend", "cache", "compare", "config", "contract", "error", "model", "server", "telemetry"]),
     ("config.rs", &["backend", "cache", "contract", "error", "model", "server", "telemetry"]),
+    ("config/", &["backend", "config", "contract", "error", "server", "telemetry"]),
     ("server/", &["backend", "contract", "error", "proto", "server"]),
     ("cache.rs", &["backend", "contract", "error"]),
     ("backend/local/kernel/", &["error", "backend"]),
@@ -25,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crates, and the only places that may name each.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
-    ("base64", &["server/http/openai.rs", "backend/remote/"]),
+    ("base64", &["server/auth.rs", "server/http/openai.rs", "backend/remote/"]),
     ("hyper", &["server/"]),
     ("hyper_util", &["server/"]),
     ("tonic", &["server/", "lib.rs", "backend/remote/sidecar.rs"]),
@@ -36,6 +37,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/"]),
+    ("subtle", &["server/auth.rs"]),
+    ("tokio_rustls", &["server/tls.rs", "server/connection.rs"]),
     ("moka", &["cache.rs"]),
     ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),

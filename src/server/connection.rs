@@ -1,4 +1,4 @@
-//! Connections: HTTP/1.1 and h2c told apart by their first bytes, their age, and their end.
+//! Connections: TLS or not, HTTP/1.1 and HTTP/2 told apart by their first bytes, their age, and their end.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,14 +15,18 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use super::Readiness;
+use super::auth::Certified;
 use super::http::{error_response, single_slashes};
+use super::tls::{HANDSHAKE, Tls};
 use crate::error::{Error, ErrorKind};
 
 /// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
@@ -35,10 +39,18 @@ const REFUSED_CONNECTION: Duration = Duration::from_secs(5);
 /// Connections over the limit that may be open at once to be told so; more wait to be accepted.
 const REFUSED_AT_ONCE: usize = 1024;
 
+/// How long a handshake may still take when the server stops.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
+
+/// The bytes of a connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// The open connections.
 pub struct Connections {
     protocols: Arc<auto::Builder<TokioExecutor>>,
     router: Router,
+    tls: Option<Arc<Tls>>,
     readiness: Readiness,
     limit: usize,
     max_age: Duration,
@@ -48,7 +60,13 @@ pub struct Connections {
 
 impl Connections {
     /// No connection yet.
-    pub fn new(router: Router, readiness: Readiness, limit: usize, max_age: Duration) -> Connections {
+    pub fn new(
+        router: Router,
+        tls: Option<Arc<Tls>>,
+        readiness: Readiness,
+        limit: usize,
+        max_age: Duration,
+    ) -> Connections {
         let mut protocols = auto::Builder::new(TokioExecutor::new());
         protocols.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_CONNECTION);
         protocols
@@ -60,7 +78,7 @@ impl Connections {
             .initial_connection_window_size(16 * 1024 * 1024)
             .max_concurrent_streams(1024);
         let (closing, tasks) = (watch::Sender::new(false), JoinSet::new());
-        Connections { protocols: Arc::new(protocols), router, readiness, limit, max_age, closing, tasks }
+        Connections { protocols: Arc::new(protocols), router, tls, readiness, limit, max_age, closing, tasks }
     }
 
     /// Waits for a connection and serves it. May be dropped at any time without losing one.
@@ -99,31 +117,49 @@ impl Connections {
     fn serve(&self, stream: TcpStream, over_limit: bool) -> impl Future<Output = ()> + Send + 'static {
         let (protocols, router, readiness) = (self.protocols.clone(), self.router.clone(), self.readiness.clone());
         let (max_age, mut closing) = (self.max_age, self.closing.subscribe());
-        let limit = self.limit;
+        let (limit, tls) = (self.limit, self.tls.clone());
         // Whoever is over the limit is to leave after one answer.
         let retiring = Arc::new(AtomicBool::new(over_limit));
         let is_http2 = Arc::new(AtomicBool::new(false));
         let (retires, speaks_http2) = (retiring.clone(), is_http2.clone());
-        let service = tower::service_fn(move |request: Request<Incoming>| {
-            let http2 = request.version() == Version::HTTP_2;
-            speaks_http2.store(http2, Ordering::Relaxed);
-            let refusal = (over_limit && !asks_for_health(request.uri().path())).then(|| refuse(&request, limit));
-            let answer = router.clone().call(single_slashes(request));
-            let (retires, readiness) = (retires.clone(), readiness.clone());
-            async move {
-                let mut response: Response = match refusal {
-                    Some(refusal) => refusal,
-                    None => answer.await?,
-                };
-                // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.
-                if !http2 && (retires.load(Ordering::Relaxed) || readiness.is_draining()) {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let service = move |certified: Option<Certified>| {
+            tower::service_fn(move |mut request: Request<Incoming>| {
+                if let Some(certified) = certified {
+                    request.extensions_mut().insert(certified);
                 }
-                Ok::<_, Infallible>(response)
-            }
-        });
+                let http2 = request.version() == Version::HTTP_2;
+                speaks_http2.store(http2, Ordering::Relaxed);
+                let refusal = (over_limit && !asks_for_health(request.uri().path())).then(|| refuse(&request, limit));
+                let answer = router.clone().call(single_slashes(request));
+                let (retires, readiness) = (retires.clone(), readiness.clone());
+                async move {
+                    let mut response: Response = match refusal {
+                        Some(refusal) => refusal,
+                        None => answer.await?,
+                    };
+                    // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.
+                    if !http2 && (retires.load(Ordering::Relaxed) || readiness.is_draining()) {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response)
+                }
+            })
+        };
         async move {
-            let service = TowerToHyperService::new(service);
+            let (stream, certified): (Box<dyn Stream>, _) = match tls {
+                None => (Box::new(stream), None),
+                Some(tls) => match shake_hands(&tls, stream, closing.clone()).await {
+                    Ok(stream) => {
+                        let certified = stream.get_ref().1.peer_certificates().map(|_| Certified);
+                        (Box::new(stream), certified)
+                    }
+                    Err(error) => {
+                        tracing::debug!("no TLS handshake: {error}");
+                        return;
+                    }
+                },
+            };
+            let service = TowerToHyperService::new(service(certified));
             let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service).into_owned());
             let mut age = pin!(tokio::time::sleep(if over_limit { REFUSED_CONNECTION } else { max_age }));
             let (mut old, mut last) = (false, false);
@@ -150,6 +186,25 @@ impl Connections {
                 }
             }
         }
+    }
+}
+
+/// The handshake of a connection; whoever is slow at it is left, and soon if the server stops.
+async fn shake_hands(
+    tls: &Tls,
+    stream: TcpStream,
+    mut closing: watch::Receiver<bool>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let patience = async {
+        let stops = async { closing.wait_for(|&closing| closing).await.map(|_| ()) };
+        // An error means that the server is gone.
+        if tokio::time::timeout(HANDSHAKE, stops).await.is_ok() {
+            tokio::time::sleep(LAST_HANDSHAKE).await;
+        }
+    };
+    tokio::select! {
+        shaken = tls.accept(stream) => shaken,
+        () = patience => Err(std::io::Error::from(std::io::ErrorKind::TimedOut)),
     }
 }
 

@@ -86,7 +86,8 @@ pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Nex
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// By the content type: the port is shared.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 

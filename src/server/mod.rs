@@ -1,13 +1,16 @@
 //! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format; this file binds them together:
 //! readiness, the accept loop, shutdown.
 
+mod auth;
 mod classes;
 mod connection;
+mod followed;
 mod grpc;
 mod health;
 mod http;
 mod inflight;
 mod models;
+mod tls;
 mod trace;
 
 use std::future::Future;
@@ -18,11 +21,15 @@ use axum::middleware;
 use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
+pub use self::auth::Access;
+use self::auth::guard;
 use self::classes::Classes;
 use self::connection::Connections;
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
+pub use self::tls::Tls;
 use crate::backend::{Backend, Directory, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
@@ -87,6 +94,7 @@ struct Module {
     lowercase_input: bool,
     upstreams: Option<Arc<dyn Directory>>,
     classes: Classes,
+    cuda_wanted: bool,
 }
 
 impl Service {
@@ -160,6 +168,7 @@ impl Service {
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
             sidecar.insert("models".into(), json!(models));
+            sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
         Ok(meta)
     }
@@ -196,6 +205,12 @@ pub struct ServerOptions {
     pub module: ModuleOptions,
     /// Ends of connections and of the server.
     pub lifetimes: Lifetimes,
+    /// What a request must show.
+    pub access: Access,
+    /// How connections are encrypted; `None`: not at all.
+    pub tls: Option<Arc<Tls>>,
+    /// The operator asks for a GPU (`ENABLE_CUDA`), which this build cannot use; `/meta` says so.
+    pub cuda_wanted: bool,
 }
 
 /// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
@@ -208,14 +223,27 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes } = options;
-    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes: Classes::default() });
+    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, .. } =
+        options;
+    let classes = Classes::default();
+    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
     let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
+    let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
+    let router = match access.asks() {
+        true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
+        false => router,
+    };
     let router = router.layer(middleware::from_fn(trace::keep));
+    // Ends with this function.
+    let mut following = JoinSet::new();
+    following.spawn(access.follow());
+    if let Some(tls) = &options.tls {
+        following.spawn(tls.clone().follow());
+    }
     let mut connections =
-        Connections::new(router, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
+        Connections::new(router, options.tls, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {

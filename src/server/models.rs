@@ -89,7 +89,7 @@ impl Readiness {
     }
 
     /// The models that are ready, each under the name it is listed by.
-    pub(super) fn listed(&self) -> Vec<(String, Arc<dyn Backend>)> {
+    pub fn listed(&self) -> Vec<(String, Arc<dyn Backend>)> {
         let entry = |model: &Model| model.backend.clone().map(|backend| (model.label(), backend));
         self.state.borrow().models.iter().filter_map(entry).collect()
     }

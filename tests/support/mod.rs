@@ -1,6 +1,7 @@
 //! What several tests need: the real model, a server on a free port, a plain HTTP client.
 #![allow(dead_code)] // each test binary uses its part of this
 
+pub mod certificates;
 pub mod process;
 pub mod upstream;
 pub mod weight_files;

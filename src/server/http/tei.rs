@@ -101,6 +101,7 @@ pub async fn health(Scoped(service): Scoped) -> Response {
 pub fn error_response(error: &Error) -> Response {
     let (kind, status) = match error.kind() {
         ErrorKind::InvalidArgument => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
+        ErrorKind::Unauthenticated => ("Validation", StatusCode::UNAUTHORIZED),
         ErrorKind::TooLarge => ("Validation", StatusCode::PAYLOAD_TOO_LARGE),
         ErrorKind::Overloaded => ("Overloaded", StatusCode::TOO_MANY_REQUESTS),
         ErrorKind::Unavailable => ("Unhealthy", StatusCode::SERVICE_UNAVAILABLE),

@@ -1,0 +1,69 @@
+//! Who may ask, and how connections are encrypted.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use super::ReferenceEnv;
+use crate::error::Result;
+use crate::server::{Access, Tls};
+
+/// Tokens and certificates of the server.
+#[derive(Debug, Clone, Args)]
+pub struct SecurityArgs {
+    /// File with the tokens that open the server, one per line, beside AUTHENTICATION_ALLOWED_TOKENS; read again as it
+    /// changes
+    #[arg(long, env = "T2V_AUTH_TOKENS_FILE", value_name = "FILE")]
+    pub auth_tokens_file: Option<PathBuf>,
+    /// Ask for a token at /metrics too
+    #[arg(long, env = "T2V_AUTH_METRICS", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub auth_metrics: bool,
+    /// PEM file with the server's certificate and its chain: the port speaks TLS only; read again as it changes
+    #[arg(long, env = "T2V_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the key of --tls-cert; read again as it changes
+    #[arg(long, env = "T2V_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the authorities of client certificates, one of which is then asked for; read again as it changes
+    #[arg(long, env = "T2V_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl SecurityArgs {
+    /// What a request must show; reads the tokens' file.
+    ///
+    /// # Errors
+    /// `Config` for a file or a list without a token.
+    pub fn access(&self, reference: &ReferenceEnv) -> Result<Access> {
+        let listed = reference.allowed_tokens.as_ref().map(|tokens| tokens.0.as_str());
+        Access::new(listed, self.auth_tokens_file.clone(), self.auth_metrics)
+    }
+
+    /// How connections are encrypted; reads the files.
+    ///
+    /// # Errors
+    /// `Config` for files that cannot be used.
+    pub fn tls(&self) -> Result<Option<Arc<Tls>>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Ok(Some(Arc::new(Tls::read(certificate, key, self.tls_client_ca.as_deref())?)))
+            }
+            // The flags require each other.
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}

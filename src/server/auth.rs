@@ -1,0 +1,299 @@
+//! Who may ask: one layer for HTTP and gRPC. A request shows a token, as `Bearer` or as the password of `Basic`, and over
+//! TLS with client certificates also one of those. Health and, unless told otherwise, `/metrics` are open to all.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::followed::Followed;
+use super::http::error_response_at;
+use super::inflight::is_grpc;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Clients differ in whether they pad.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What a request must show.
+#[derive(Clone, Default)]
+pub struct Access {
+    tokens: Option<Arc<Followed<Tokens>>>,
+    guard_metrics: bool,
+    certificate: bool,
+}
+
+/// Shown by a connection whose client certificate was checked.
+#[derive(Clone, Copy)]
+pub struct Certified;
+
+/// The tokens that open the server, as digests: of equal length, so that comparing them says nothing about theirs.
+struct Tokens(Vec<[u8; 32]>);
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("tokens", &self.tokens()).field("guard_metrics", &self.guard_metrics).finish()
+    }
+}
+
+impl Access {
+    /// Tokens from a comma-separated list, as the reference container reads its `AUTHENTICATION_ALLOWED_TOKENS` (blanks
+    /// count, except at both ends of the list), and from a file, one per line, that is read again when it changes. With
+    /// neither, no token is asked for. `guard_metrics` asks for one at `/metrics` too.
+    ///
+    /// # Errors
+    /// `Config` for a file that cannot be read, and for a list or a file without a token.
+    pub fn new(list: Option<&str>, file: Option<PathBuf>, guard_metrics: bool) -> Result<Access> {
+        let listed: Vec<String> = match list.map(str::trim).filter(|list| !list.is_empty()) {
+            None => Vec::new(),
+            Some(list) => list.split(',').filter(|token| !token.is_empty()).map(str::to_owned).collect(),
+        };
+        if listed.is_empty() && file.is_none() {
+            return match list.map(str::trim).unwrap_or_default() {
+                "" => Ok(Access { guard_metrics, ..Access::default() }),
+                _ => Err(Error::config("AUTHENTICATION_ALLOWED_TOKENS names no token: give tokens, or unset it")),
+            };
+        }
+        let files: Vec<PathBuf> = file.into_iter().collect();
+        let shown = files.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let tokens = Followed::new("tokens", files, move |contents| {
+            let mut tokens = listed.clone();
+            for content in contents {
+                tokens.extend(lines(content).map_err(|problem| Error::config(format!("{shown} {problem}")))?);
+            }
+            Ok(Tokens(tokens.iter().map(|token| Sha256::digest(token).into()).collect()))
+        })?;
+        Ok(Access { tokens: Some(Arc::new(tokens)), guard_metrics, certificate: false })
+    }
+
+    /// How many tokens open the server at the moment; `None`: none is needed.
+    pub fn tokens(&self) -> Option<usize> {
+        self.tokens.as_ref().map(|tokens| tokens.current().0.len())
+    }
+
+    /// The same, with a client certificate asked for as well.
+    pub(super) fn with_certificates(self, certificate: bool) -> Access {
+        Access { certificate, ..self }
+    }
+
+    /// Whether anything is asked for.
+    pub(super) fn asks(&self) -> bool {
+        self.tokens.is_some() || self.certificate
+    }
+
+    /// Reads the tokens' file again when it changes, for ever.
+    pub(super) async fn follow(self) {
+        if let Some(tokens) = self.tokens {
+            tokens.follow().await;
+        }
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let path = request.uri().path();
+        if is_open(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
+            return Ok(());
+        }
+        let refused = |message: String| Err(Error::new(ErrorKind::Unauthenticated, message));
+        if self.certificate && request.extensions().get::<Certified>().is_none() {
+            return refused(
+                "Unauthorized: this server asks for a client certificate: connect with one that its --tls-client-ca signed"
+                    .into(),
+            );
+        }
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let wrong = match request.headers().get(AUTHORIZATION).map(|value| secrets(value.as_bytes())) {
+            None => "no token came with the request",
+            Some(None) => "the Authorization header is neither Bearer nor Basic with a token",
+            Some(Some(secret)) if tokens.current().hold(&secret) => return Ok(()),
+            Some(Some(_)) => "the token is not one of this server's",
+        };
+        refused(format!(
+            "Unauthorized: {wrong}: send 'Authorization: Bearer <token>', or the token as password of Basic, in a URL \
+             http://any:<token>@host:port"
+        ))
+    }
+}
+
+impl Tokens {
+    /// Compares with all of them, whichever fits.
+    fn hold(&self, secret: &[u8]) -> bool {
+        let digest: [u8; 32] = Sha256::digest(secret).into();
+        self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(&digest)).into()
+    }
+}
+
+/// The tokens of a file: one per line, blanks around it and lines that begin with `#` left out.
+fn lines(content: &[u8]) -> Result<Vec<String>, &'static str> {
+    let text = std::str::from_utf8(content).map_err(|_| "is not UTF-8 text: write one token per line")?;
+    let tokens: Vec<_> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    match tokens.is_empty() {
+        true => Err("holds no token: write one per line"),
+        false => Ok(tokens.into_iter().map(str::to_owned).collect()),
+    }
+}
+
+/// What an `Authorization` header shows: everything behind `Bearer` and one blank, or the password of `Basic`.
+/// `Basic` without a colon is the password alone, which RFC 7617 does not know and some clients send.
+fn secrets(header: &[u8]) -> Option<Vec<u8>> {
+    let blank = header.iter().position(|&byte| byte == b' ')?;
+    let (scheme, credentials) = (&header[..blank], &header[blank + 1..]);
+    let secret = if scheme.eq_ignore_ascii_case(b"bearer") {
+        credentials.to_vec()
+    } else if scheme.eq_ignore_ascii_case(b"basic") {
+        let pair = BASE64.decode(credentials.trim_ascii()).ok()?;
+        match pair.iter().position(|&byte| byte == b':') {
+            Some(colon) => pair[colon + 1..].to_vec(),
+            None => pair,
+        }
+    } else {
+        return None;
+    };
+    (!secret.is_empty()).then_some(secret)
+}
+
+/// What probes ask, which have no credentials: readiness and liveness of the server and of each of its models.
+fn is_open(path: &str) -> bool {
+    let below_a_model =
+        |path: &str| path.strip_prefix("/models/")?.split_once('/').map(|(model, _)| "/models/".len() + model.len());
+    let path = &path[below_a_model(path).unwrap_or(0)..];
+    path.starts_with("/.well-known/")
+        || path.trim_end_matches('/') == "/health"
+        || path.starts_with("/grpc.health.v1.Health/")
+}
+
+/// Lets a request through or answers it, in the shape of the surface it was meant for.
+pub(super) async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    // Whoever shows headers after this does not show this one.
+    for value in request.headers_mut().iter_mut().filter(|(name, _)| *name == AUTHORIZATION).map(|(_, value)| value) {
+        value.set_sensitive(true);
+    }
+    let Err(error) = access.check(&request) else { return next.run(request).await };
+    let path = request.uri().path();
+    tracing::debug!(path, "refused: {error}");
+    if is_grpc(request.headers()) {
+        return tonic::Status::from(error).into_http();
+    }
+    let mut response = error_response_at(path, &error);
+    if access.tokens.is_some() {
+        for challenge in ["Bearer realm=\"text2vec-sidecar\"", "Basic realm=\"text2vec-sidecar\", charset=\"UTF-8\""] {
+            response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_as_the_reference_reads_them() {
+        let opens = |list: &str, token: &str| {
+            let access = Access::new(Some(list), None, false).expect("tokens");
+            access.tokens.is_some_and(|tokens| tokens.current().hold(token.as_bytes()))
+        };
+        let list = "token1,token2, token3 ";
+        for (token, expected) in [
+            ("token1", true),
+            ("token2", true),
+            (" token3", true),
+            ("token3", false),
+            ("token3 ", false),
+            ("token", false),
+            ("token11", false),
+            ("", false),
+        ] {
+            assert_eq!(opens(list, token), expected, "{token}");
+        }
+        assert!(opens("a,,b", "b") && !opens("a,,b", ""));
+        assert_eq!(Access::new(Some(" "), None, false).expect("as if unset").tokens(), None);
+        assert_eq!(Access::new(None, None, false).expect("nothing").tokens(), None);
+        assert!(
+            Access::new(Some(" , ,"), None, false).is_ok_and(|access| access.tokens() == Some(1)),
+            "one is a blank"
+        );
+        assert!(Access::new(Some(","), None, false).is_err());
+    }
+
+    #[test]
+    fn files_hold_a_token_per_line() {
+        assert_eq!(lines(b"# ours\n a b \r\n\nc").as_deref(), Ok(&["a b".to_owned(), "c".to_owned()][..]));
+        for content in [&b"\n# only this\n"[..], b"", b"\xff"] {
+            assert!(lines(content).is_err());
+        }
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "secret\n").expect("write");
+        let access = Access::new(Some("one,two"), Some(file.path().to_owned()), false).expect("tokens");
+        assert_eq!(access.tokens(), Some(3));
+        assert!(!format!("{access:?}").contains("secret"));
+        std::fs::write(file.path(), "").expect("write");
+        let error = Access::new(Some("one"), Some(file.path().to_owned()), false).expect_err("no token in it");
+        assert!(error.message().contains("holds no token"), "{error}");
+    }
+
+    #[test]
+    fn headers_show_their_secret() {
+        for (header, secret) in [
+            ("Bearer a", Some("a")),
+            ("bEARER a b", Some("a b")),
+            ("Bearer  a", Some(" a")),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("a", None),
+            ("Digest a", None),
+            ("Basic dXNlcjpwOnc=", Some("p:w")), // user:p:w
+            ("basic dXNlcjpwOnc", Some("p:w")),
+            ("Basic OmE=", Some("a")), // :a
+            ("Basic YTo=", None),      // a:
+            ("Basic YQ==", Some("a")), // a
+            ("Basic !", None),
+            ("Basic ", None),
+        ] {
+            assert_eq!(secrets(header.as_bytes()).as_deref(), secret.map(str::as_bytes), "{header}");
+        }
+    }
+
+    #[test]
+    fn only_probes_are_open() {
+        for path in [
+            "/.well-known/live",
+            "/.well-known/ready/",
+            "/health",
+            "/models/a/.well-known/ready",
+            "/models/a%2Fb/health/",
+            "/grpc.health.v1.Health/Check",
+        ] {
+            assert!(is_open(path), "{path}");
+        }
+        for path in [
+            "/",
+            "/meta",
+            "/vectors",
+            "/models/health",
+            "/models/a/meta",
+            "/models//.well-known",
+            "/v1/models/a/health",
+            "/models/a/b/health",
+            "/healthy",
+            "/metrics",
+            "/.well-known",
+            "/text2vec.v1.Vectorizer/Vectorize",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(!is_open(path), "{path}");
+        }
+    }
+}

@@ -379,6 +379,8 @@ pub struct ReferenceEnv {
     pub task_prefixes: bool,
     /// `LOG_FORMAT`.
     pub log_format: Option<LogFormat>,
+    /// `ENABLE_CUDA`, which this build cannot fulfil.
+    pub cuda_wanted: bool,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
     /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
@@ -427,7 +429,8 @@ impl ReferenceEnv {
             ));
         }
         let mut warnings = Vec::new();
-        if is("ENABLE_CUDA", &["1", "true"]) {
+        let cuda_wanted = is("ENABLE_CUDA", &["1", "true"]);
+        if cuda_wanted {
             warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
         }
         if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
@@ -457,6 +460,7 @@ impl ReferenceEnv {
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
             log_format,
+            cuda_wanted,
             warnings,
         })
     }

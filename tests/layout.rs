@@ -10,15 +10,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compare.rs", &["backend", "contract", "error"]),
     ("cli.rs", &["backend", "cache", "compare", "config", "contract", "error", "model", "server", "telemetry"]),
     ("config.rs", &["backend", "cache", "contract", "error", "model", "server", "telemetry"]),
-    ("server/", &["backend", "contract", "error", "proto", "server"]),
-    ("cache.rs", &["backend", "contract", "error"]),
+    ("server/", &["backend", "contract", "error", "proto", "server", "telemetry"]),
+    ("cache.rs", &["backend", "contract", "error", "telemetry"]),
     ("backend/local/kernel/", &["error", "backend"]),
-    ("backend/", &["backend", "contract", "error", "model"]),
-    ("backend/remote/", &["backend", "contract", "error"]),
+    ("backend/", &["backend", "contract", "error", "model", "telemetry"]),
+    ("backend/remote/", &["backend", "contract", "error", "telemetry"]),
     ("backend/remote/sidecar.rs", &["backend", "contract", "error", "proto"]),
     ("model/", &["contract", "error", "model"]),
     ("contract/", &["contract", "error"]),
-    ("telemetry.rs", &[]),
+    ("telemetry/", &["contract"]),
     ("error.rs", &[]),
 ];
 
@@ -39,7 +39,11 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("moka", &["cache.rs"]),
     ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),
-    ("tracing_subscriber", &["telemetry.rs"]),
+    ("tracing_subscriber", &["telemetry/"]),
+    ("tracing_opentelemetry", &["telemetry/"]),
+    ("opentelemetry", &["telemetry/"]),
+    ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
+    ("opentelemetry_sdk", &["telemetry/"]),
     ("libc", &["backend/local/kernel/"]),
 ];
 

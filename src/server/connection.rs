@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -21,9 +21,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::Readiness;
 use super::http::{error_response, single_slashes};
+use super::{Readiness, observe};
 use crate::error::{Error, ErrorKind};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
 /// first makes them see resets.
@@ -122,7 +124,9 @@ impl Connections {
                 Ok::<_, Infallible>(response)
             }
         });
+        let open = metrics().connections.enter();
         async move {
+            let _open = open;
             let service = TowerToHyperService::new(service);
             let mut connection = pin!(protocols.serve_connection(TokioIo::new(stream), service).into_owned());
             let mut age = pin!(tokio::time::sleep(if over_limit { REFUSED_CONNECTION } else { max_age }));
@@ -162,8 +166,8 @@ fn refuse<B>(request: &Request<B>, limit: usize) -> Response {
     let message = format!(
         "too many connections: {limit} are open; keep fewer open, add a replica, or raise --max-connections (now {limit})"
     );
+    metrics().refused(Refusal::MaxConnections);
+    observe::refused_early(request.headers(), request.uri().path());
     let error = Error::new(ErrorKind::Overloaded, message);
-    let is_grpc =
-        request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc { tonic::Status::from(error).into_http() } else { error_response(&error) }
+    if observe::is_grpc(request.headers()) { tonic::Status::from(error).into_http() } else { error_response(&error) }
 }

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::SpanExporter as Otlp;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    Config, SamplingDecision, SamplingResult, SdkTracerProvider, ShouldSample, SpanData, SpanExporter,
+};
 use tokio::runtime::Handle;
 
 use super::context;
@@ -22,6 +25,16 @@ pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Name of the service where no variable gives one.
 const SERVICE_NAME: &str = "text2vec-sidecar";
+
+/// The samplers there are.
+const SAMPLERS: &[&str] = &[
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
 
 /// What the variables ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +64,15 @@ impl Settings {
         }
         let endpoint = first(["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]);
         let Some((_, endpoint)) = endpoint else { return settings };
+        if let Some(sampler) = get("OTEL_TRACES_SAMPLER") {
+            let ratio = get("OTEL_TRACES_SAMPLER_ARG").and_then(|ratio| ratio.trim().parse::<f64>().ok());
+            if !SAMPLERS.contains(&&*sampler) {
+                let known = SAMPLERS.join(", ");
+                warn(format!("OTEL_TRACES_SAMPLER is {sampler}, and there is {known}: taking parentbased_always_on"));
+            } else if sampler.ends_with("traceidratio") && !ratio.is_some_and(|ratio| (0.0..=1.0).contains(&ratio)) {
+                warn(format!("OTEL_TRACES_SAMPLER is {sampler}: set OTEL_TRACES_SAMPLER_ARG to a number from 0 to 1"));
+            }
+        }
         let protocol = first(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]);
         let grpc = match protocol.as_ref().map(|(name, protocol)| (name, protocol.as_str())) {
             Some((_, "grpc")) => true,
@@ -97,7 +119,9 @@ pub fn provider() -> (Option<SdkTracerProvider>, Vec<String>) {
     };
     let delivery = Delivery { otlp: Arc::new(exporter), runtime: Handle::current(), failing: AtomicBool::new(false) };
     // Sampler, limits and batches are read from the variables by the SDK; so is the service's name, if it is there.
-    let provider = SdkTracerProvider::builder().with_resource(resource()).with_batch_exporter(delivery).build();
+    let sampler = OfRequests(Config::default().sampler);
+    let builder = SdkTracerProvider::builder().with_sampler(sampler).with_resource(resource());
+    let provider = builder.with_batch_exporter(delivery).build();
     (Some(provider), warnings)
 }
 
@@ -108,6 +132,30 @@ fn resource() -> Resource {
     match name.starts_with("unknown_service") {
         true => builder.with_service_name(SERVICE_NAME).build(),
         false => builder.build(),
+    }
+}
+
+/// The sampler that the variables ask for, for requests and what they cause: what the sidecar does of itself, such as
+/// warming up, begins no trace.
+#[derive(Debug, Clone)]
+struct OfRequests(Box<dyn ShouldSample>);
+
+impl ShouldSample for OfRequests {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let has_parent = parent.is_some_and(|parent| parent.span().span_context().is_valid());
+        if has_parent || *kind == SpanKind::Server {
+            return self.0.should_sample(parent, trace, name, kind, attributes, links);
+        }
+        let decision = SamplingDecision::Drop;
+        SamplingResult { decision, attributes: Vec::new(), trace_state: TraceState::NONE }
     }
 }
 
@@ -167,6 +215,16 @@ mod tests {
             assert_eq!(read(&[ENDPOINT, off]), Settings { endpoint: None, grpc: false, warnings: vec![] }, "{off:?}");
         }
         assert_eq!(read(&[ENDPOINT, ("OTEL_SDK_DISABLED", "1")]).endpoint.as_deref(), Some("http://collector:4318"));
+        for (sampler, ratio, warnings) in [
+            ("always_off", "", 0),
+            ("parentbased_traceidratio", "0.25", 0),
+            ("traceidratio", "", 1),
+            ("traceidratio", "25%", 1),
+            ("xray", "", 1),
+        ] {
+            let settings = read(&[ENDPOINT, ("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", ratio)]);
+            assert_eq!(settings.warnings.len(), warnings, "{sampler} {ratio}");
+        }
         let odd = read(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "zipkin")]);
         assert_eq!((odd.endpoint, odd.warnings.len()), (None, 1));
     }

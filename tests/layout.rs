@@ -35,7 +35,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("candle_nn", &["backend/local/"]),
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs"]),
-    ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/"]),
+    ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/", "telemetry/otlp.rs"]),
     ("moka", &["cache.rs"]),
     ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),

@@ -66,8 +66,7 @@ fn child<'a>(spans: &'a [Received], service: &str, name: &str, parent: &str) -> 
         span.span.name == name && span.parent() == parent && span.resource("service.name") == service
     };
     let found: Vec<&Received> = spans.iter().filter(is).collect();
-    let all: Vec<_> =
-        spans.iter().map(|s| (s.resource("service.name"), &s.span.name, s.id(), s.parent())).collect();
+    let all: Vec<_> = spans.iter().map(|s| (s.resource("service.name"), &s.span.name, s.id(), s.parent())).collect();
     assert_eq!(found.len(), 1, "{service} {name} below {parent} in {all:#?}");
     found[0]
 }
@@ -164,12 +163,18 @@ async fn a_call_through_two_sidecars_is_one_trace() {
 async fn http_and_streams_are_one_trace_too() {
     let (collector, url) = Collector::start().await;
     let traces = format!("{url}/v1/traces");
-    let b_variables =
-        [("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*traces), ("OTEL_SERVICE_NAME", "b"), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let b_variables = [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*traces),
+        ("OTEL_SERVICE_NAME", "b"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+    ];
     let a_variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        // As in an image without certificates.
+        ("SSL_CERT_FILE", "/nonexistent"),
+        ("SSL_CERT_DIR", "/nonexistent"),
     ];
     let b = sidecar(None, &b_variables).await;
     let a = sidecar(Some(&format!("t2v+http://{}", b.address)), &a_variables).await;
@@ -183,13 +188,15 @@ async fn http_and_streams_are_one_trace_too() {
     let at_a = child(&spans, "text2vec-sidecar", "POST /vectors", PARENT);
     assert_eq!(at_a.attribute("http.response.status_code").as_deref(), Some("200"));
     assert_eq!(at_a.attribute("t2v.surface").as_deref(), Some("t2v"));
-    let remote = child(&spans, "text2vec-sidecar", "remote", &child(&spans, "text2vec-sidecar", "cache", &at_a.id()).id());
+    let remote =
+        child(&spans, "text2vec-sidecar", "remote", &child(&spans, "text2vec-sidecar", "cache", &at_a.id()).id());
     let at_b = child(&spans, "b", "POST /vectors", &remote.id());
     assert_local_stages(&spans, "b", at_b, 1);
 
     let mut client = VectorizerClient::connect(a.url("")).await.expect("a connection");
     let stream_trace = "11111111111111111111111111111111";
-    let item = |id: u64| VectorizeStreamRequest { id: id.to_string(), text: format!("kanarienvogel {id}"), options: None };
+    let item =
+        |id: u64| VectorizeStreamRequest { id: id.to_string(), text: format!("kanarienvogel {id}"), options: None };
     let mut request = traced(tokio_stream::iter((0..3).map(item)), "01");
     let parent = format!("00-{stream_trace}-{PARENT}-01");
     request.metadata_mut().insert("traceparent", parent.parse().expect("a value"));
@@ -382,7 +389,10 @@ fn parse(text: &str) -> Samples {
             let mut buckets: Vec<(f64, f64)> = Vec::new();
             for ((name, of), value) in &samples {
                 let mut of = of.clone();
-                if *name == format!("{family}_bucket") && let Some(le) = of.remove("le") && of == *labels {
+                if *name == format!("{family}_bucket")
+                    && let Some(le) = of.remove("le")
+                    && of == *labels
+                {
                     buckets.push((le.replace("+Inf", "inf").parse().expect("a bound"), *value));
                 }
             }
@@ -400,8 +410,10 @@ fn metric(samples: &Samples, name: &str, labels: &[(&str, &str)]) -> f64 {
     *samples.get(&(name.to_owned(), labels)).unwrap_or_else(|| panic!("no {name} in {:?}", samples.keys()))
 }
 
+type Labels = &'static [(&'static str, &'static str)];
+
 /// The names that dashboards rely on, and their labels.
-const NAMES: &[(&str, &[&[(&str, &str)]])] = &[
+const NAMES: &[(&str, &[Labels])] = &[
     (
         "t2v_requests_total",
         &[
@@ -427,13 +439,20 @@ const NAMES: &[(&str, &[&[(&str, &str)]])] = &[
     ("t2v_build_info", &[&[("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH)]]),
 ];
 
-const MODEL: &[(&str, &str)] =
+const MODEL: Labels =
     &[("model", "bert"), ("profile", "transformers"), ("dimensions", "32"), ("device", "cpu"), ("dtype", "f32")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_all_there_from_the_first_scrape_and_move() {
     let mut command = Process::command();
-    command.arg("--model").arg(tiny_model()).args(["--drain-delay", "0", "--max-texts", "3", "--max-body-bytes", "5000"]);
+    command.arg("--model").arg(tiny_model()).args([
+        "--drain-delay",
+        "0",
+        "--max-texts",
+        "3",
+        "--max-body-bytes",
+        "5000",
+    ]);
     command.args(["--profile", "transformers"]).env("ENABLE_CUDA", "1");
     let server = Process::launch(command).await;
     let first = page(&server).await;

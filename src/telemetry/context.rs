@@ -129,7 +129,8 @@ fn headers(context: &TraceContext) -> impl Iterator<Item = (&'static str, &str)>
 /// The trace's id, if it is one.
 fn trace_id(traceparent: &str) -> Option<&str> {
     let id = traceparent.split('-').nth(1)?;
-    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    let is_id =
+        id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
     is_id.then_some(id)
 }
 
@@ -171,7 +172,8 @@ mod tests {
     #[test]
     fn ids_are_told_from_other_things() {
         assert_eq!(trace_id(PARENT), Some("0af7651916cd43dd8448eb211c80319c"));
-        for odd in ["", "00", "00-xyz-1-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "a secret text"] {
+        for odd in ["", "00", "00-xyz-1-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "a secret text"]
+        {
             assert_eq!(trace_id(odd), None, "{odd}");
         }
     }

@@ -3,13 +3,15 @@
 //! A collector that cannot be reached costs nobody anything: spans wait in a bounded queue, what does not fit is dropped,
 //! a failing delivery is logged once and counted, and the end of the process waits no longer than [`LAST_WORDS`].
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::SpanExporter as Otlp;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter as Otlp, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
@@ -22,6 +24,9 @@ use super::metrics::metrics;
 
 /// How long the end of the process waits for the last spans to be delivered.
 pub const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a delivery may take where no variable says so.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Name of the service where no variable gives one.
 const SERVICE_NAME: &str = "text2vec-sidecar";
@@ -41,6 +46,8 @@ const SAMPLERS: &[&str] = &[
 struct Settings {
     endpoint: Option<String>,
     grpc: bool,
+    /// For one delivery over HTTP; the exporter over gRPC reads it by itself.
+    timeout: Duration,
     /// What is asked for and cannot be done, with what is done instead.
     warnings: Vec<String>,
 }
@@ -49,7 +56,10 @@ impl Settings {
     fn read(get: impl Fn(&str) -> Option<String>) -> Settings {
         let get = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let first = |names: [&str; 2]| names.into_iter().find_map(|name| Some((name.to_owned(), get(name)?)));
-        let mut settings = Settings { endpoint: None, grpc: false, warnings: Vec::new() };
+        let timeout = first(["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
+        let timeout =
+            timeout.and_then(|(_, timeout)| timeout.trim().parse().ok()).map_or(TIMEOUT, Duration::from_millis);
+        let mut settings = Settings { endpoint: None, grpc: false, timeout, warnings: Vec::new() };
         if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return settings;
         }
@@ -72,6 +82,10 @@ impl Settings {
             } else if sampler.ends_with("traceidratio") && !ratio.is_some_and(|ratio| (0.0..=1.0).contains(&ratio)) {
                 warn(format!("OTEL_TRACES_SAMPLER is {sampler}: set OTEL_TRACES_SAMPLER_ARG to a number from 0 to 1"));
             }
+        }
+        let compression = first(["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"]);
+        if let Some((name, compression)) = compression.filter(|(_, compression)| compression != "none") {
+            warn(format!("{name} is {compression}, and there is none: traces are sent without compression"));
         }
         let protocol = first(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]);
         let grpc = match protocol.as_ref().map(|(name, protocol)| (name, protocol.as_str())) {
@@ -98,17 +112,16 @@ impl Settings {
 /// The provider of spans, if they are to be exported; and warnings to be logged once there is a log. Must be called within
 /// tokio, which is what delivers.
 pub fn provider() -> (Option<SdkTracerProvider>, Vec<String>) {
-    let Settings { endpoint, grpc, mut warnings } = Settings::read(|name| std::env::var(name).ok());
+    let Settings { endpoint, grpc, timeout, mut warnings } = Settings::read(|name| std::env::var(name).ok());
     let unknown = context::unknown_propagators();
     if !unknown.is_empty() {
         let unknown = unknown.join(", ");
         warnings.push(format!("OTEL_PROPAGATORS names {unknown}, and there are tracecontext, baggage and none"));
     }
     let Some(endpoint) = endpoint else { return (None, warnings) };
-    // Endpoint, headers, timeout and compression are read from the variables by the exporter.
     let exporter = match grpc {
-        true => Otlp::builder().with_tonic().build(),
-        false => Otlp::builder().with_http().build(),
+        true => over_grpc(&endpoint),
+        false => over_http(&endpoint, timeout),
     };
     let exporter = match exporter {
         Ok(exporter) => exporter,
@@ -123,6 +136,33 @@ pub fn provider() -> (Option<SdkTracerProvider>, Vec<String>) {
     let builder = SdkTracerProvider::builder().with_sampler(sampler).with_resource(resource());
     let provider = builder.with_batch_exporter(delivery).build();
     (Some(provider), warnings)
+}
+
+// Endpoint and headers are read from the variables by the exporters. Certificates are the system's, which an image may not
+// have, so they are looked for only where the endpoint needs them.
+
+fn over_grpc(endpoint: &str) -> Result<Otlp, String> {
+    let mut builder = Otlp::builder().with_tonic();
+    if !is_plain(endpoint) {
+        builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn over_http(endpoint: &str, timeout: Duration) -> Result<Otlp, String> {
+    let mut client = reqwest::Client::builder().timeout(timeout);
+    if is_plain(endpoint) {
+        client = client.tls_certs_only([]);
+    }
+    let client = client.build().map_err(|error| match error.source() {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
+    })?;
+    Otlp::builder().with_http().with_http_client(client).build().map_err(|error| error.to_string())
+}
+
+fn is_plain(endpoint: &str) -> bool {
+    endpoint.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
 }
 
 fn resource() -> Resource {
@@ -210,9 +250,13 @@ mod tests {
         assert_eq!(read(&[]).endpoint, None);
         assert_eq!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]).endpoint, None);
         assert_eq!(read(&[ENDPOINT]).endpoint.as_deref(), Some("http://collector:4318"));
-        assert_eq!(read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://x/y")]).endpoint.as_deref(), Some("http://x/y"));
+        assert_eq!(
+            read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://x/y")]).endpoint.as_deref(),
+            Some("http://x/y")
+        );
         for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_SDK_DISABLED", "TRUE"), ("OTEL_TRACES_EXPORTER", "none")] {
-            assert_eq!(read(&[ENDPOINT, off]), Settings { endpoint: None, grpc: false, warnings: vec![] }, "{off:?}");
+            let settings = read(&[ENDPOINT, off]);
+            assert_eq!((settings.endpoint, settings.warnings.len()), (None, 0), "{off:?}");
         }
         assert_eq!(read(&[ENDPOINT, ("OTEL_SDK_DISABLED", "1")]).endpoint.as_deref(), Some("http://collector:4318"));
         for (sampler, ratio, warnings) in [
@@ -225,8 +269,19 @@ mod tests {
             let settings = read(&[ENDPOINT, ("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", ratio)]);
             assert_eq!(settings.warnings.len(), warnings, "{sampler} {ratio}");
         }
+        assert_eq!(read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).warnings.len(), 1);
+        assert_eq!(read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TIMEOUT", "250")]).timeout, Duration::from_millis(250));
         let odd = read(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "zipkin")]);
         assert_eq!((odd.endpoint, odd.warnings.len()), (None, 1));
+    }
+
+    /// Where there are no certificates at all, as in a bare image.
+    #[tokio::test]
+    async fn a_plain_endpoint_needs_no_certificates() {
+        assert!(is_plain("http://collector:4318") && is_plain("HTTP://c"));
+        assert!(!is_plain("https://collector:4318") && !is_plain("collector:4317"));
+        over_http("http://127.0.0.1:4318", TIMEOUT).expect("an exporter");
+        over_grpc("http://127.0.0.1:4317").expect("an exporter");
     }
 
     #[test]

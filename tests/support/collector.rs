@@ -78,7 +78,11 @@ impl Collector {
             let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
             assert_eq!(kind.as_deref(), Some(&b"application/x-protobuf"[..]));
             let key = headers.get("x-key").map(|key| key.to_str().expect("text").to_owned());
-            over_http.keep("http", key.unwrap_or_default(), ExportTraceServiceRequest::decode(body).expect("a request"));
+            over_http.keep(
+                "http",
+                key.unwrap_or_default(),
+                ExportTraceServiceRequest::decode(body).expect("a request"),
+            );
             ExportTraceServiceResponse::default().encode_to_vec()
         };
         let grpc = tonic::service::Routes::new(TraceServiceServer::new(collector.clone())).prepare();

@@ -14,6 +14,8 @@ use crate::telemetry::metrics::metrics;
 
 /// See the module.
 pub struct Call {
+    /// What the call is a part of.
+    parent: Span,
     begun: Instant,
     /// Whether something of it was dispatched.
     dispatched: AtomicBool,
@@ -22,8 +24,6 @@ pub struct Call {
 }
 
 struct Spans {
-    /// What the call is a part of.
-    parent: Span,
     /// `queue`, then `forward`, then nothing.
     stage: Mutex<Option<Span>>,
     /// The last forward pass that had something of the call, by its number.
@@ -38,14 +38,18 @@ impl Call {
     pub fn begin(texts: usize, class: Class) -> Call {
         let queue = tracing::debug_span!("queue", t2v.texts = texts, t2v.priority = class.as_str());
         let spans = (!queue.is_disabled()).then(|| Spans {
-            parent: Span::current(),
             stage: Mutex::new(Some(queue)),
             last_pass: AtomicU64::new(0),
             passes: AtomicU64::new(0),
             pass_texts: AtomicU64::new(0),
             pass_tokens: AtomicU64::new(0),
         });
-        Call { begun: Instant::now(), dispatched: AtomicBool::new(false), spans }
+        Call { parent: Span::current(), begun: Instant::now(), dispatched: AtomicBool::new(false), spans }
+    }
+
+    /// Where something is logged about the call, so that the line says which request it was.
+    pub fn log(&self, log: impl FnOnce()) {
+        self.parent.in_scope(log);
     }
 
     /// One of its sequences goes into the forward pass of this number (from 1), which begins now and has so many texts and
@@ -58,7 +62,7 @@ impl Call {
         let Some(spans) = &self.spans else { return };
         if is_first {
             let forward = tracing::debug_span!(
-                parent: &spans.parent,
+                parent: &self.parent,
                 "forward",
                 t2v.batches = Empty,
                 t2v.batch.texts = Empty,

@@ -285,7 +285,7 @@ impl Text {
     fn fail(&self, error: Error) {
         if let Some(reply) = self.progress().reply.take() {
             self.model.counters.failed_texts.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens);
+            self.call.log(|| tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens));
             // The caller may have left meanwhile.
             let _ = reply.send(Err(error));
         }

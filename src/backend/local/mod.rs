@@ -1,9 +1,9 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod batcher;
+mod call;
 pub mod dense;
 pub mod encoder;
-mod call;
 mod inference;
 pub mod kernel;
 pub mod onnx;

@@ -361,7 +361,8 @@ mod tests {
         fn report(&self, to: &mut Report) {
             to.queue[Priority::Query as usize].sequences += 3;
             to.cache.hits += 5;
-            let model = Model { name: "a \"b\"".into(), profile: "onnx", dimensions: 7, dtype: "f32", ..Model::default() };
+            let model =
+                Model { name: "a \"b\"".into(), profile: "onnx", dimensions: 7, dtype: "f32", ..Model::default() };
             to.model(Model { texts: 1, ..model.clone() });
             to.model(Model { texts: 2, ..model.clone() });
             to.model(Model { texts: 4, profile: "transformers", truncated_texts: 6, ..model });

@@ -30,10 +30,13 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::{Report, Source, metrics};
 
 /// The queries' share of the bytes: one in so many.
 const QUERY_SHARE: u64 = 4;
@@ -100,7 +103,10 @@ impl Cached {
     pub fn around(inner: Arc<dyn Backend>, options: CacheOptions) -> Option<Arc<Cached>> {
         (options.max_bytes > 0).then(|| {
             let keys = KeyMaker::new(&inner.info().fingerprint);
-            Arc::new(Cached { inner, keys, store: Arc::new(Store::new(options)) })
+            let store = Arc::new(Store::new(options));
+            let source: Arc<dyn Source> = store.clone();
+            metrics().ask(Arc::downgrade(&source));
+            Arc::new(Cached { inner, keys, store })
         })
     }
 
@@ -120,6 +126,10 @@ impl Cached {
     async fn embed_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
         let keys = self.keys.keys(&requests).await;
         let mut answers: Vec<Option<Result<Embedding>>> = keys.iter().map(|key| self.store.get(key).map(Ok)).collect();
+        let span = tracing::Span::current();
+        if !span.is_disabled() {
+            span.record("t2v.cache.hits", answers.iter().flatten().count());
+        }
         for round in 0..=JOINS {
             if answers.iter().all(Option::is_some) {
                 break;
@@ -204,7 +214,8 @@ impl Cached {
             let claim = Claim { store: store.clone(), flight, keys: claims.iter().map(|&(key, _)| key).collect() };
             let own_keys = own.iter().map(|&text| keys[text]).collect();
             let own_requests = own.iter().map(|&text| requests[text].clone()).collect();
-            let batch = compute(self.inner.clone(), own_keys, own_requests, claim).boxed().shared();
+            // Whoever drives it, it is a part of this call's trace.
+            let batch = compute(self.inner.clone(), own_keys, own_requests, claim).in_current_span().boxed().shared();
             if let Some(weak) = batch.downgrade() {
                 let seat = |(key, position)| (key, Seat { flight, position, batch: weak.clone() });
                 flights.extend(claims.into_iter().map(seat));
@@ -217,7 +228,8 @@ impl Cached {
 
 impl Backend for Cached {
     fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        self.embed_all(requests).boxed()
+        let span = tracing::debug_span!("cache", t2v.texts = requests.len(), t2v.cache.hits = Empty);
+        self.embed_all(requests).instrument(span).boxed()
     }
 
     fn info(&self) -> &ModelInfo {
@@ -483,6 +495,19 @@ impl Store {
             bytes: self.passages.weighted_size() + self.queries.weighted_size(),
             max_bytes: self.max_bytes,
         }
+    }
+}
+
+impl Source for Store {
+    fn report(&self, to: &mut Report) {
+        let CacheStats { hits, misses, coalesced, evictions, entries, bytes, max_bytes } = self.stats();
+        to.cache.hits += hits;
+        to.cache.misses += misses;
+        to.cache.coalesced += coalesced;
+        to.cache.evictions += evictions;
+        to.cache.entries += entries;
+        to.cache.bytes += bytes;
+        to.cache.max_bytes += max_bytes;
     }
 }
 

@@ -29,7 +29,8 @@ use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate;
 use crate::server::{self, Readiness};
-use crate::telemetry;
+use crate::telemetry::metrics::metrics;
+use crate::telemetry::{self, LogFormat};
 
 /// Lines of standard input that `embed` works on at once.
 const EMBED_LINES: usize = 64;
@@ -60,7 +61,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 /// Bind first, load second, ready last.
 async fn serve(args: ServeArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
-    init_telemetry(&args.model, &reference);
+    let _telemetry = telemetry::init(log_format(&args.model, &reference));
+    warn(&reference);
     let remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
     let options = reference.server(&args, Arc::new(upstreams))?;
@@ -184,7 +186,7 @@ struct EmbedLine<'a> {
 /// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.
 async fn embed(args: EmbedArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
-    init_telemetry(&args.model, &reference);
+    init_logs(&args.model, &reference);
     let [ModelChoice { source, .. }] = &reference.models(&args.model)?[..] else {
         return Err(Error::config("embed works with one model: give --model once"));
     };
@@ -239,7 +241,7 @@ async fn embed(args: EmbedArgs) -> Result<()> {
 /// Prints how two sides compare; an error where they should not share a collection.
 async fn compare(args: CompareArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
-    init_telemetry(&args.model, &reference);
+    init_logs(&args.model, &reference);
     let texts = match &args.texts {
         None => compare::TEXTS.map(str::to_owned).to_vec(),
         Some(path) => {
@@ -298,8 +300,18 @@ async fn healthcheck(args: HealthcheckArgs) -> Result<()> {
     Err(Error::config(format!("{url} answered {status}: {body}")))
 }
 
-fn init_telemetry(args: &ModelArgs, reference: &ReferenceEnv) {
-    telemetry::init(args.log_format.or(reference.log_format).unwrap_or_default());
+fn log_format(args: &ModelArgs, reference: &ReferenceEnv) -> LogFormat {
+    args.log_format.or(reference.log_format).unwrap_or_default()
+}
+
+/// Starts the log of a command that serves nobody: without traces.
+fn init_logs(args: &ModelArgs, reference: &ReferenceEnv) {
+    telemetry::init_logs(log_format(args, reference));
+    warn(reference);
+}
+
+fn warn(reference: &ReferenceEnv) {
+    metrics().cuda_unavailable.set(reference.cuda_wanted.into());
     for warning in &reference.warnings {
         tracing::warn!("{warning}");
     }

@@ -11,7 +11,7 @@
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`compare`]: two backends on the same texts.
-//!   [`telemetry`]: logs.
+//!   [`telemetry`]: logs, traces and metrics.
 //!
 //! `main` only puts these together.
 

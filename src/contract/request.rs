@@ -85,13 +85,15 @@ pub struct EmbedRequest {
     pub trace: Option<Arc<TraceContext>>,
 }
 
-/// W3C Trace Context as the caller sent it: passed on, never interpreted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// W3C Trace Context and Baggage as the caller sent them, to be passed on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TraceContext {
     /// The header `traceparent`.
-    pub traceparent: String,
+    pub traceparent: Option<String>,
     /// The header `tracestate`.
     pub tracestate: Option<String>,
+    /// The header `baggage`.
+    pub baggage: Option<String>,
 }
 
 impl EmbedRequest {

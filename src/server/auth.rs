@@ -18,7 +18,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::followed::Followed;
 use super::http::error_response_at;
-use super::inflight::is_grpc;
+use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Clients differ in whether they pad.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -23,11 +23,13 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tower::Service;
 
-use super::Readiness;
 use super::auth::Certified;
 use super::http::{error_response, single_slashes};
 use super::tls::{HANDSHAKE, Tls};
+use super::{Readiness, observe};
 use crate::error::{Error, ErrorKind};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// An idle connection may stay this long between requests. Go clients give theirs up after 90 s; a server that closes
 /// first makes them see resets.
@@ -145,7 +147,9 @@ impl Connections {
                 }
             })
         };
+        let open = metrics().connections.enter();
         async move {
+            let _open = open;
             let (stream, certified): (Box<dyn Stream>, _) = match tls {
                 None => (Box::new(stream), None),
                 Some(tls) => match shake_hands(&tls, stream, closing.clone()).await {
@@ -217,8 +221,8 @@ fn refuse<B>(request: &Request<B>, limit: usize) -> Response {
     let message = format!(
         "too many connections: {limit} are open; keep fewer open, add a replica, or raise --max-connections (now {limit})"
     );
+    metrics().refused(Refusal::MaxConnections);
+    observe::refused_early(request.headers(), request.uri().path());
     let error = Error::new(ErrorKind::Overloaded, message);
-    let is_grpc =
-        request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc { tonic::Status::from(error).into_http() } else { error_response(&error) }
+    if observe::is_grpc(request.headers()) { tonic::Status::from(error).into_http() } else { error_response(&error) }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, Method};
+use axum::http::Method;
+use axum::http::header::CONTENT_LENGTH;
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::StreamExt;
@@ -16,7 +16,10 @@ use tonic::Status;
 
 use super::Limits;
 use super::http::error_response_at;
+use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// Room is counted in pieces of this many bytes; small bodies need no counting finer than this.
 const PIECE: usize = 1024;
@@ -49,7 +52,10 @@ impl BodyRoom {
         match tokio::time::timeout(self.limits.max_wait, admission).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(Error::internal("the room for bodies is closed")),
-            Err(_) => Err(self.no_room(bytes, self.limits.max_wait)),
+            Err(_) => {
+                metrics().refused(Refusal::MaxInflightBytes);
+                Err(self.no_room(bytes, self.limits.max_wait))
+            }
         }
     }
 
@@ -84,11 +90,6 @@ pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Nex
         Ok(_held) => next.run(request).await,
         Err(error) => error_response_at(&path, &error),
     }
-}
-
-/// By the content type: the port is shared.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// A gRPC body whose messages wait for room as they begin.

@@ -10,8 +10,8 @@ mod health;
 mod http;
 mod inflight;
 mod models;
+mod observe;
 mod tls;
-mod trace;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ use crate::backend::{Backend, Directory, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// Limits on what one request may carry. An answer that refuses names the flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +116,15 @@ impl Service {
 
     /// Embeds the texts of one request; a text over its limit is refused alone.
     async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
-        let backend = self.backend()?;
+        let backend = self.backend().inspect_err(|error| {
+            if error.kind() == ErrorKind::Unavailable {
+                metrics().refused(Refusal::NotReady);
+            }
+        })?;
         self.check_texts(requests.len())?;
+        metrics().texts.add(requests.len() as u64);
         let deadline = Instant::now() + self.limits.max_wait;
-        let trace = trace::current();
+        let trace = observe::current();
         for request in &mut requests {
             request.deadline = Some(deadline);
             request.trace.clone_from(&trace);
@@ -135,6 +142,7 @@ impl Service {
         requests.retain(|request| request.text.len() <= max);
         let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
         for (index, length) in too_long {
+            metrics().refused(Refusal::MaxTextBytes);
             let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
             results.insert(index.min(results.len()), Err(Error::new(ErrorKind::TooLarge, message)));
         }
@@ -145,6 +153,7 @@ impl Service {
     fn check_texts(&self, texts: usize) -> Result<()> {
         let max = self.limits.max_texts;
         if texts > max {
+            metrics().refused(Refusal::MaxTexts);
             let message =
                 format!("{texts} texts in one request, {max} are allowed: send less at once or raise --max-texts");
             return Err(Error::new(ErrorKind::TooLarge, message));
@@ -235,7 +244,7 @@ pub async fn run(
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
         false => router,
     };
-    let router = router.layer(middleware::from_fn(trace::keep));
+    let router = router.layer(middleware::from_fn(observe::observe));
     // Ends with this function.
     let mut following = JoinSet::new();
     following.spawn(access.follow());

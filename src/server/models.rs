@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::backend::{Backend, ModelInfo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::metrics;
 
 /// The models of a server and its readiness, shared by every surface. A model goes from loading to ready; the server is
 /// ready when all its models are, and draining once it is told to stop.
@@ -53,12 +54,16 @@ impl Readiness {
             if let Some(model) = state.models.get_mut(place) {
                 model.backend = Some(backend);
             }
+            state.tell();
         });
     }
 
     /// No longer ready; requests that still arrive are served.
     pub fn draining(&self) {
-        self.state.send_modify(|state| state.draining = true);
+        self.state.send_modify(|state| {
+            state.draining = true;
+            state.tell();
+        });
     }
 
     /// Why the server is not ready, or `None` when it is.
@@ -125,6 +130,12 @@ impl State {
             _ => format!("no model '{name}' is served here: there are {}", names.join(", ")),
         };
         Err(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// Puts it into the metrics.
+    fn tell(&self) {
+        let ready = !self.draining && self.models.iter().all(|model| model.backend.is_some());
+        metrics().ready.set(ready.into());
     }
 
     fn shutting_down(&self) -> Option<String> {

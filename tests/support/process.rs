@@ -20,19 +20,26 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the binary (`T2V_BIN`, else the one just built) with the real model on a free port, and waits until it is
-    /// ready.
+    /// Starts the binary with the real model on a free port, and waits until it is ready.
     pub async fn start(flags: &[&str], variables: &[(&str, &str)]) -> Process {
-        let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let mut command = Process::command();
+        command.args(["--model", model_dir().to_str().expect("a path")]).args(flags).envs(variables.iter().copied());
+        Process::launch(command).await
+    }
+
+    /// The binary (`T2V_BIN`, else the one just built), to be told more and launched.
+    pub fn command() -> Command {
         let binary =
             std::env::var_os("T2V_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_text2vec-sidecar").to_owned().into());
-        let child = Command::new(binary)
-            .args(["--model", model_dir().to_str().expect("a path"), "--listen", &address.to_string()])
-            .args(flags)
-            .env("RUST_LOG", "error")
-            .envs(variables.iter().copied())
-            .spawn()
-            .expect("the server starts");
+        let mut command = Command::new(binary);
+        command.env("RUST_LOG", "error");
+        command
+    }
+
+    /// Starts a server on a free port, and waits until it is ready.
+    pub async fn launch(mut command: Command) -> Process {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let child = command.args(["--listen", &address.to_string()]).spawn().expect("the server starts");
         let process = Process { child, address };
         let started = Instant::now();
         while process.ready().await.is_none_or(|status| status != 204) {

@@ -10,22 +10,31 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::batcher::{Batcher, Options, Piece};
+use super::call::Call;
 use super::dense::DenseHead;
 use super::encoder::{Encoder, TokenBatch};
 use super::kernel::cores;
 use super::plan::Plan;
 use super::pooling;
+use super::report::ReportedQueue;
 use crate::backend::Embedding;
 use crate::error::{Error, Result};
 use crate::model::tokenizer::Tokens;
+use crate::telemetry::metrics::labels::Stage;
+use crate::telemetry::metrics::metrics;
 
-/// What happened to texts since the start; shown in `/meta`.
+/// What happened to texts since the start; shown in `/meta` and `/metrics`.
 #[derive(Default)]
 pub struct Counters {
+    /// Texts computed.
+    pub texts: AtomicU64,
+    /// Their tokens.
+    pub tokens: AtomicU64,
     /// Texts, or sentences of texts, beyond the token limit.
     pub truncated_texts: AtomicU64,
     /// Requests whose `dimensions` had no effect.
@@ -57,6 +66,8 @@ impl Model {
 pub struct Inference {
     batcher: Batcher<Sequence>,
     threads: usize,
+    /// Kept for as long as the queue is to be in the metrics.
+    _reported: Arc<ReportedQueue>,
 }
 
 impl Inference {
@@ -78,7 +89,8 @@ impl Inference {
                 work(&queue);
             })
             .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
-        Ok(Inference { batcher, threads })
+        let reported = ReportedQueue::new(batcher.clone());
+        Ok(Inference { batcher, threads, _reported: reported })
     }
 
     /// The queue.
@@ -131,6 +143,7 @@ pub struct Sequence {
 /// A text whose sequences are being computed.
 struct Text {
     model: Arc<Model>,
+    call: Arc<Call>,
     plan: Plan,
     tokens: u32,
     truncated: bool,
@@ -159,6 +172,7 @@ impl Piece for Sequence {
 /// A text's sequences, ready to be queued for a model, and where its vector will arrive.
 pub fn sequences(
     model: &Arc<Model>,
+    call: &Arc<Call>,
     plan: Plan,
     tokens: Vec<Tokens>,
 ) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
@@ -166,6 +180,7 @@ pub fn sequences(
     let progress = Progress { vectors: vec![Vec::new(); tokens.len()], missing: tokens.len(), reply: Some(reply) };
     let text = Arc::new(Text {
         model: model.clone(),
+        call: call.clone(),
         plan,
         tokens: tokens.iter().map(|tokens| tokens.ids.len() as u32).sum(),
         truncated: tokens.iter().any(|tokens| tokens.truncated),
@@ -182,13 +197,25 @@ pub fn sequences(
 
 /// Computes batches until the queue has ended.
 fn work(batcher: &Batcher<Sequence>) {
+    let mut passes = 0;
     while let Some(batch) = batcher.next_batch() {
         let mut sequences = batch.pieces;
         let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
         // Stable: sequences of a model keep their order.
         sequences.sort_by_key(model);
         for sequences in sequences.chunk_by(|a, b| model(a) == model(b)) {
+            passes += 1;
+            let begun = Instant::now();
+            let tokens: usize = sequences.iter().map(Piece::tokens).sum();
+            // A text's sequences follow each other.
+            let texts = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.text, &b.text)).count();
+            for sequence in sequences {
+                sequence.text.call.dispatched(passes, begun, texts, tokens);
+            }
             compute_together(sequences);
+            metrics().stage(Stage::Forward, begun.elapsed());
+            metrics().batch_texts.number(texts as u64);
+            metrics().batch_tokens.number(tokens as u64);
         }
     }
 }
@@ -258,7 +285,7 @@ impl Text {
     fn fail(&self, error: Error) {
         if let Some(reply) = self.progress().reply.take() {
             self.model.counters.failed_texts.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens);
+            self.call.log(|| tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens));
             // The caller may have left meanwhile.
             let _ = reply.send(Err(error));
         }
@@ -267,6 +294,8 @@ impl Text {
     /// The mean of the sequences' vectors, cut and normalised as the profile has it.
     fn finish(&self, vectors: Vec<Vec<f32>>) -> Result<Embedding> {
         let counters = &self.model.counters;
+        counters.texts.fetch_add(1, Ordering::Relaxed);
+        counters.tokens.fetch_add(u64::from(self.tokens), Ordering::Relaxed);
         let mut vector = pooling::sum_over(vectors, self.plan.divisor);
         let dimensions_ignored = self.plan.finish.apply(&mut vector);
         if vector.iter().any(|value| !value.is_finite()) {
@@ -328,7 +357,8 @@ mod tests {
             pooling_ignored: false,
         };
         let tokens = |ids: &&[u32]| Tokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false };
-        sequences(model, plan, ids.iter().map(tokens).collect())
+        let call = Arc::new(Call::begin(1, Class::Passage));
+        sequences(model, &call, plan, ids.iter().map(tokens).collect())
     }
 
     /// All in one batch: every text is answered, the bad ones with their own error.

@@ -1,6 +1,7 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod batcher;
+mod call;
 pub mod dense;
 pub mod encoder;
 mod inference;
@@ -8,6 +9,7 @@ pub mod kernel;
 pub mod onnx;
 pub mod plan;
 pub mod pooling;
+mod report;
 pub mod sentences;
 pub mod weights;
 
@@ -16,14 +18,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use candle_core::Device;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use self::batcher::{Class, Piece};
+use self::call::Call;
 use self::dense::DenseHead;
 use self::encoder::Encoder;
 use self::encoder::candle::CandleEncoder;
@@ -36,6 +42,7 @@ pub use self::kernel::Precision;
 use self::kernel::{InstructionSet, Kernels};
 use self::onnx::OnnxEncoder;
 use self::plan::{Plan, Switches, Treatment};
+use self::report::ReportedModel;
 use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Profile, Task};
@@ -43,6 +50,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::card;
 use crate::model::modules::{ModelDescription, ProfileHints, number};
 use crate::model::tokenizer::{TextTokenizer, Tokens, tokenizer_files};
+use crate::telemetry::metrics::labels::{Refusal, Stage};
+use crate::telemetry::metrics::metrics;
 
 /// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
 pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
@@ -144,6 +153,8 @@ pub struct LocalBackend {
     engine: &'static str,
     precision: &'static str,
     queries_first: bool,
+    /// Kept for as long as this model is to be in the metrics.
+    _reported: Arc<ReportedModel>,
 }
 
 /// From request to token ids.
@@ -225,6 +236,7 @@ impl LocalBackend {
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
         let info = ModelInfo { name, fingerprint, dimensions };
         let model = Arc::new(Model::new(encoder, head));
+        let reported = ReportedModel::new(&info, profile, precision, model.clone());
         let preparation = Arc::new(Preparation { tokenizer, treatment });
         let queries_first = options.queries_first;
         Ok(LocalBackend {
@@ -238,6 +250,7 @@ impl LocalBackend {
             engine,
             precision,
             queries_first,
+            _reported: reported,
         })
     }
 
@@ -264,9 +277,11 @@ impl LocalBackend {
         let class = if queries { Class::Query } else { Class::Passage };
         let mut sequences = Vec::new();
         let mut answers = Vec::with_capacity(requests.len());
-        for prepared in self.prepare_all(requests).await? {
+        let prepared = self.tokenized(requests).await?;
+        let call = Arc::new(Call::begin(prepared.len(), class));
+        for prepared in prepared {
             answers.push(prepared.map(|(plan, tokens)| {
-                let (pieces, answer) = inference::sequences(&self.model, plan, tokens);
+                let (pieces, answer) = inference::sequences(&self.model, &call, plan, tokens);
                 sequences.extend(pieces);
                 answer
             }));
@@ -275,13 +290,17 @@ impl LocalBackend {
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
         let submission = match tokens {
             0 => None,
-            tokens => Some(self.inference.batcher().admit(class, tokens, deadline).await?.submit(sequences)?),
+            tokens => Some(self.admit(class, tokens, deadline).await?.submit(sequences)?),
         };
         let mut results = std::pin::pin!(collect(answers));
         if let (Some(submission), Some(deadline)) = (&submission, deadline) {
             match tokio::time::timeout_at(deadline.into(), &mut results).await {
-                Ok(results) => return Ok(results),
+                Ok(results) => {
+                    call.finish(self.info.dimensions);
+                    return Ok(results);
+                }
                 Err(_) if submission.withdraw_untouched() => {
+                    metrics().refused(Refusal::MaxWait);
                     return Err(Error::new(
                         ErrorKind::Overloaded,
                         format!(
@@ -294,7 +313,36 @@ impl LocalBackend {
                 Err(_) => {}
             }
         }
-        Ok(results.await)
+        let results = results.await;
+        call.finish(self.info.dimensions);
+        Ok(results)
+    }
+
+    /// Room in the queue.
+    async fn admit(
+        &self,
+        class: Class,
+        tokens: usize,
+        deadline: Option<Instant>,
+    ) -> Result<batcher::Admission<inference::Sequence>> {
+        self.inference.batcher().admit(class, tokens, deadline).await.inspect_err(|error| {
+            if error.kind() == ErrorKind::Overloaded {
+                metrics().refused(Refusal::MaxWaitingTokens);
+            }
+        })
+    }
+
+    /// [`LocalBackend::prepare_all`], watched.
+    async fn tokenized(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {
+        let span = tracing::debug_span!("tokenize", t2v.texts = requests.len(), t2v.tokens = Empty);
+        let begun = Instant::now();
+        let prepared = self.prepare_all(requests).instrument(span.clone()).await?;
+        metrics().stage(Stage::Tokenize, begun.elapsed());
+        if !span.is_disabled() {
+            let tokens = prepared.iter().flatten().flat_map(|(_, tokens)| tokens).map(|tokens| tokens.ids.len());
+            span.record("t2v.tokens", tokens.sum::<usize>());
+        }
+        Ok(prepared)
     }
 
     async fn prepare_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {

@@ -74,6 +74,7 @@ use self::resolve::{Resolve, System};
 use super::{Backend, Embedding, ModelInfo};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry;
 
 /// Bytes of text in one request, where several go into one.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -395,17 +396,11 @@ fn embedding(vector: Vec<f32>, request: &EmbedRequest) -> Embedding {
     Embedding { vector: vector.into(), tokens: 0, truncated: false, ignored }
 }
 
-/// The request's trace context as headers.
+/// The trace context of an attempt, as headers.
 fn trace_headers(request: &EmbedRequest) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Some(trace) = &request.trace {
-        for (name, value) in [("traceparent", Some(&trace.traceparent)), ("tracestate", trace.tracestate.as_ref())] {
-            if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(value)) {
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
-    }
-    headers
+    let context = telemetry::context::outgoing(request.trace.as_deref()).into_iter();
+    let header = |(name, value): (_, String)| Some((HeaderName::from_static(name), value.try_into().ok()?));
+    context.filter_map(header).collect::<HeaderMap<HeaderValue>>()
 }
 
 fn traced(send: RequestBuilder, request: &EmbedRequest) -> RequestBuilder {

@@ -87,7 +87,7 @@ impl OpenAi {
             object.insert("dimensions".into(), json!(dimensions));
         }
         let body = &body.to_string();
-        pool.call(first.task(), deadline, |replica, limit| {
+        pool.call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let path = below_v1(&replica.address, "/embeddings");
                 let what = format!("send POST request: Post \"{}{path}\"", replica.address.shown());

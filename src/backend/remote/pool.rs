@@ -21,6 +21,8 @@ use reqwest::Client;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::address::{Address, Kind};
 use super::guard::{self, Allowed};
@@ -28,6 +30,8 @@ use super::retry::{ATTEMPTS, Budget, Failure};
 use super::{RemoteOptions, client};
 use crate::contract::request::Task;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::{Refusal, Stage};
+use crate::telemetry::metrics::metrics;
 
 /// Failures in a row after which a replica is out.
 const FAILURES: u32 = 3;
@@ -203,11 +207,12 @@ impl Pool {
         self.budget.spend()
     }
 
-    /// Attempts a request until it is answered, refused, or there is no time or budget left. Dropping the future ends the
-    /// attempt that runs.
+    /// Attempts a request of so many texts until it is answered, refused, or there is no time or budget left. Dropping the
+    /// future ends the attempt that runs. Each attempt runs in a span of its own.
     pub async fn call<'a, T>(
         self: &'a Arc<Self>,
         task: Task,
+        texts: usize,
         deadline: Instant,
         attempt: impl Fn(Arc<Replica>, Duration) -> BoxFuture<'a, Result<T, Failure>>,
     ) -> Result<T> {
@@ -223,14 +228,21 @@ impl Pool {
                 let others = replicas.iter().any(|other| other.is_in() && !is_among(other, &tried));
                 (Lease::new(replica), others)
             };
-            let limit = deadline.saturating_duration_since(Instant::now()).min(self.options.attempt_timeout);
-            let failure = match attempt(lease.0.clone(), limit).await {
+            let begun = Instant::now();
+            let limit = deadline.saturating_duration_since(begun).min(self.options.attempt_timeout);
+            let span = span(&lease.0, texts, attempts + 1);
+            let outcome = attempt(lease.0.clone(), limit).instrument(span.clone()).await;
+            metrics().stage(Stage::Remote, begun.elapsed());
+            let failure = match outcome {
                 Ok(answer) => {
                     lease.0.succeeded();
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
+            metrics().upstream_error(failure.label());
+            span.record("otel.status_code", "ERROR").record("error.type", failure.label().as_str());
+            drop(span);
             self.note(&lease.0, &failure);
             drop(lease);
             attempts += 1;
@@ -249,6 +261,7 @@ impl Pool {
             if !again || Instant::now() + pause >= deadline {
                 return Err(failure.error().clone());
             }
+            metrics().upstream_retries.inc();
             tokio::time::sleep(pause).await;
         }
     }
@@ -267,6 +280,7 @@ impl Pool {
             (passage, self.slots.acquire().await.ok())
         };
         tokio::time::timeout_at(deadline.into(), take).await.map_err(|_| {
+            metrics().refused(Refusal::UpstreamConcurrency);
             let message = format!(
                 "upstream {}: {} requests are under way and none ended in time: try again later, or raise \
                  --upstream-concurrency",
@@ -462,6 +476,21 @@ impl Pool {
         *checking = replicas.iter().any(|replica| !replica.is_in());
         *checking
     }
+}
+
+/// The span of one attempt. It names the server, and nothing of the texts.
+fn span(replica: &Replica, texts: usize, attempt: u32) -> Span {
+    tracing::debug_span!(
+        "remote",
+        otel.kind = "client",
+        otel.status_code = Empty,
+        error.type = Empty,
+        server.address = replica.address.host(),
+        server.port = replica.address.port(),
+        t2v.upstream.kind = replica.address.kind.map(Kind::as_str),
+        t2v.texts = texts,
+        t2v.attempt = attempt,
+    )
 }
 
 fn is_among(replica: &Arc<Replica>, tried: &[Arc<Replica>]) -> bool {

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
+use crate::telemetry::metrics::labels::UpstreamError;
 
 /// Attempts of one request at most, connections that could not be made at all aside.
 pub const ATTEMPTS: u32 = 3;
@@ -32,6 +33,18 @@ impl Failure {
         match self {
             Failure::Unsent(error) | Failure::Broken(error) | Failure::Busy(error, _) => error,
             Failure::Late(error) | Failure::Fault(error) | Failure::Refused(error) => error,
+        }
+    }
+
+    /// Its name in metrics and spans.
+    pub fn label(&self) -> UpstreamError {
+        match self {
+            Failure::Unsent(_) => UpstreamError::Unsent,
+            Failure::Broken(_) => UpstreamError::Broken,
+            Failure::Busy(..) => UpstreamError::Busy,
+            Failure::Late(_) => UpstreamError::Late,
+            Failure::Fault(_) => UpstreamError::Fault,
+            Failure::Refused(_) => UpstreamError::Refused,
         }
     }
 

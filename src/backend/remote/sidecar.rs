@@ -50,7 +50,7 @@ pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instan
         }),
     };
     let results = pool
-        .call(first.task(), deadline, |replica, limit| {
+        .call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let results = vectorize(&replica, message.clone(), first, limit).await?;
                 if results.len() != requests.len() {

@@ -28,7 +28,7 @@ const PATH: &str = "/vectors";
 pub async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) -> Result<Embedding> {
     let json =
         format!("{{\"text\":{},\"dims\":0,\"vector\":null,\"error\":\"\",{}}}", quoted(&request.text), config(request));
-    let vector = post(pool, request, json, deadline, |answer| read_one(&answer)).await?;
+    let vector = post(pool, (request, 1), json, deadline, |answer| read_one(&answer)).await?;
     Ok(embedding(vector, request))
 }
 
@@ -38,13 +38,13 @@ pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instan
     let texts: Vec<String> = requests.iter().map(|request| quoted(&request.text)).collect();
     let json = format!("{{\"texts\":[{}],{}}}", texts.join(","), config(first));
     let count = requests.len();
-    let vectors = post(pool, first, json, deadline, move |answer| read_many(&answer, count)).await?;
+    let vectors = post(pool, (first, count), json, deadline, move |answer| read_many(&answer, count)).await?;
     Ok(requests.iter().zip(vectors).map(|(request, vector)| Ok(embedding(vector?, request))).collect())
 }
 
 async fn post<T>(
     pool: &Arc<Pool>,
-    request: &EmbedRequest,
+    (request, texts): (&EmbedRequest, usize),
     json: String,
     deadline: Instant,
     read: impl Fn(Answer) -> Result<T, Failure> + Sync,
@@ -53,7 +53,7 @@ where
     T: Send,
 {
     let (json, read) = (&json, &read);
-    pool.call(request.task(), deadline, |replica, limit| {
+    pool.call(request.task(), texts, deadline, |replica, limit| {
         Box::pin(async move {
             let url = replica.address.joined(PATH).map_err(Failure::Refused)?;
             let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());

@@ -31,7 +31,7 @@ pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instan
     }
     let body = &body.to_string();
     let vectors = pool
-        .call(first.task(), deadline, |replica, limit| {
+        .call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let what = format!("send POST request: Post \"{}/embed\"", replica.address.shown());
                 let send = replica.client.post(replica.address.below("/embed")).headers(replica.headers());

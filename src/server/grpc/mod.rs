@@ -19,6 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::proto;
 use crate::proto::module_server::ModuleServer;
 use crate::proto::vectorizer_server::VectorizerServer;
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// Texts of one stream that are worked on at the same time; more wait in the connection's flow control.
 const STREAM_IN_FLIGHT: usize = 64;
@@ -68,6 +70,7 @@ async fn within_deadline<T>(metadata: &MetadataMap, call: impl Future<Output = R
         return Ok(call.await?);
     };
     let answer = tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
+        metrics().refused(Refusal::Deadline);
         Err(Error::new(ErrorKind::DeadlineExceeded, format!("not done within the caller's deadline of {patience:?}")))
     });
     Ok(answer?)

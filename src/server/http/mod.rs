@@ -1,5 +1,6 @@
 //! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
 
+mod metrics;
 mod ollama;
 mod openai;
 mod plain;
@@ -21,8 +22,11 @@ use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::observe::is_grpc;
 use super::{Service, health};
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics as counted;
 
 /// The service, by the model of a path below `/models/<name>`, else by the default one.
 pub(super) struct Scoped(pub(super) Service);
@@ -58,6 +62,7 @@ pub(super) fn router(service: Service) -> Router {
     }
     // Their callers name the model in the body.
     router
+        .route("/metrics", get_only(get(metrics::metrics)))
         .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*model}", get(openai::model))
@@ -111,6 +116,7 @@ async fn within_deadline<T>(headers: &HeaderMap, call: impl Future<Output = Resu
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| Error::invalid(format!("{TIMEOUT_HEADER} must be a number of seconds, got {value:?}")))?;
     tokio::time::timeout(patience, call).await.unwrap_or_else(|_| {
+        counted().refused(Refusal::Deadline);
         Err(Error::new(ErrorKind::DeadlineExceeded, format!("not done within the caller's deadline of {patience:?}")))
     })
 }
@@ -119,6 +125,7 @@ async fn within_deadline<T>(headers: &HeaderMap, call: impl Future<Output = Resu
 fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<Bytes> {
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            counted().refused(Refusal::MaxBodyBytes);
             let limit = service.limits.max_body_bytes;
             let message = format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes");
             return Error::new(ErrorKind::TooLarge, message);
@@ -129,12 +136,12 @@ fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<B
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     // The port is shared: a gRPC client asking for an unknown service wants a gRPC status.
-    if headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(&headers) {
         return tonic::Status::unimplemented(format!("no such gRPC method: {}", uri.path())).into_http();
     }
     let message = format!(
         "no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready, /embed, /info and /health, \
-         each also below /models/<name>; /v1/embeddings and /v1/models; /api/embed, /api/tags and /api/version",
+         each also below /models/<name>; /v1/embeddings and /v1/models; /api/embed, /api/tags and /api/version; /metrics",
         uri.path()
     );
     if uri.path().starts_with("/v1/") {

@@ -1,0 +1,95 @@
+//! A call on its way through the queue and the forward passes: how long it waited, and a span for each of the two where
+//! its trace is recorded.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use super::batcher::Class;
+use crate::telemetry::metrics::labels::Stage;
+use crate::telemetry::metrics::metrics;
+
+/// See the module.
+pub struct Call {
+    /// What the call is a part of.
+    parent: Span,
+    begun: Instant,
+    /// Whether something of it was dispatched.
+    dispatched: AtomicBool,
+    /// Only where spans are wanted.
+    spans: Option<Spans>,
+}
+
+struct Spans {
+    /// `queue`, then `forward`, then nothing.
+    stage: Mutex<Option<Span>>,
+    /// The last forward pass that had something of the call, by its number.
+    last_pass: AtomicU64,
+    passes: AtomicU64,
+    pass_texts: AtomicU64,
+    pass_tokens: AtomicU64,
+}
+
+impl Call {
+    /// A call of so many texts that asks for its turn now.
+    pub fn begin(texts: usize, class: Class) -> Call {
+        let queue = tracing::debug_span!("queue", t2v.texts = texts, t2v.priority = class.as_str());
+        let spans = (!queue.is_disabled()).then(|| Spans {
+            stage: Mutex::new(Some(queue)),
+            last_pass: AtomicU64::new(0),
+            passes: AtomicU64::new(0),
+            pass_texts: AtomicU64::new(0),
+            pass_tokens: AtomicU64::new(0),
+        });
+        Call { parent: Span::current(), begun: Instant::now(), dispatched: AtomicBool::new(false), spans }
+    }
+
+    /// Where something is logged about the call, so that the line says which request it was.
+    pub fn log(&self, log: impl FnOnce()) {
+        self.parent.in_scope(log);
+    }
+
+    /// One of its sequences goes into the forward pass of this number (from 1), which begins now and has so many texts and
+    /// tokens of all calls.
+    pub fn dispatched(&self, pass: u64, now: Instant, texts: usize, tokens: usize) {
+        let is_first = !self.dispatched.swap(true, Ordering::Relaxed);
+        if is_first {
+            metrics().stage(Stage::Queue, now.saturating_duration_since(self.begun));
+        }
+        let Some(spans) = &self.spans else { return };
+        if is_first {
+            let forward = tracing::debug_span!(
+                parent: &self.parent,
+                "forward",
+                t2v.batches = Empty,
+                t2v.batch.texts = Empty,
+                t2v.batch.tokens = Empty,
+                t2v.dimensions = Empty,
+            );
+            // The span of the queue ends with this.
+            spans.stage.lock().unwrap_or_else(PoisonError::into_inner).replace(forward);
+        }
+        if spans.last_pass.swap(pass, Ordering::Relaxed) != pass {
+            spans.passes.fetch_add(1, Ordering::Relaxed);
+            spans.pass_texts.fetch_add(texts as u64, Ordering::Relaxed);
+            spans.pass_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// All its texts are answered, with vectors of this length.
+    pub fn finish(&self, dimensions: usize) {
+        let Some(spans) = &self.spans else { return };
+        let stage = spans.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(stage) = stage {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            stage
+                .record("t2v.batches", count(&spans.passes))
+                .record("t2v.batch.texts", count(&spans.pass_texts))
+                .record("t2v.batch.tokens", count(&spans.pass_tokens))
+                .record("t2v.dimensions", dimensions);
+        }
+    }
+}

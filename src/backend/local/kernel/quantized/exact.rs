@@ -215,9 +215,9 @@ impl Spread {
 
     #[inline(always)]
     pub(super) fn include(&mut self, values: &[f32; Spread::LANES]) {
-        for i in 0..Spread::LANES {
-            self.low[i] = smaller(values[i], self.low[i]);
-            self.high[i] = larger(values[i], self.high[i]);
+        for (i, &value) in values.iter().enumerate() {
+            self.low[i] = smaller(value, self.low[i]);
+            self.high[i] = larger(value, self.high[i]);
         }
     }
 

@@ -67,6 +67,10 @@ impl Simd for Portable {
         each(a, b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    fn where_less(self, a: Lanes, b: Lanes, then: Lanes, otherwise: Lanes) -> Lanes {
+        std::array::from_fn(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
+    }
+    #[inline(always)]
     fn round(self, a: Lanes) -> Lanes {
         a.map(|a| (a + ROUNDER) - ROUNDER)
     }

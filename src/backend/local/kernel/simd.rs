@@ -59,6 +59,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger one; `b` if either is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lanes of `then` where `a < b`, of `otherwise` elsewhere.
+    fn where_less(self, a: Self::Vector, b: Self::Vector, then: Self::Vector, otherwise: Self::Vector) -> Self::Vector;
     /// The nearest integer, ties to even, for |a| < 2²².
     fn round(self, a: Self::Vector) -> Self::Vector;
     /// `a × 2ⁿ` for integral n of -126..=127. NaN in `a` stays NaN.
@@ -281,7 +283,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<Vec<f32>> {
-            let mut results = vec![Vec::new(); 13];
+            let mut results = vec![Vec::new(); 14];
             let [a, b, c] = self.0;
             for at in (0..a.len()).step_by(S::LANES) {
                 let wide = |slice: &[f32]| {
@@ -309,6 +311,10 @@ mod tests {
                     unsafe { s.store(out.as_mut_ptr(), vector) };
                     result.extend(out);
                 }
+                let mut chosen = vec![0f32; S::LANES];
+                // SAFETY: it has `LANES` values.
+                unsafe { s.store(chosen.as_mut_ptr(), s.where_less(x, y, z, x)) };
+                results[13].extend(chosen);
                 results[10].push(s.sum(x));
                 results[11].push(s.largest(x));
                 for count in 0..S::LANES {
@@ -347,6 +353,7 @@ mod tests {
                 }
                 assert!((got[4][i] - x.mul_add(y, z)).abs() <= 1e-4);
                 assert_eq!((got[5][i], got[6][i]), (x.min(y), x.max(y)));
+                assert_eq!(got[13][i], if x < y { z } else { x });
                 assert_eq!(got[7][i], x.round_ties_even());
                 assert_eq!(got[8][i], x * 2f32.powi(y.round_ties_even() as i32));
                 assert_eq!(got[9][i], if i % lanes <= lanes / 2 { x } else { 0.0 });

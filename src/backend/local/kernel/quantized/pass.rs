@@ -12,7 +12,7 @@ use super::super::memory::AlignedBuffer;
 use super::super::simd::{Simd, Task};
 use super::super::team::{Member, Team};
 use super::super::transformer::Norm;
-use super::exact::{self, NORM_ROWS, Quantization};
+use super::exact::{self, NORM_ROWS, Quantization, Spread};
 use super::product::{GROUP, MAX_TILE_ROWS, PANEL, Panels, Tile, tiles};
 use super::{Linear, QuantizedTransformer, ScoreScale};
 use crate::error::Result;
@@ -402,19 +402,19 @@ impl Task for Work<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Work { pass, scratch, step } = self;
         match step {
             Step::Embed(rows) => embed(pass, rows),
             Step::Quantize(left, quantization, rows, inputs) => {
-                quantize(scratch, left, quantization, rows, 0..inputs);
+                quantize(s, scratch, left, quantization, rows, 0..inputs);
             }
             Step::Product(output, quantization, rows, panels) => {
-                product::<S>(pass, scratch, output, quantization, rows, panels);
+                product(s, pass, scratch, output, quantization, rows, panels);
             }
             Step::Norm(norm, rows) => normalize(pass, norm, rows),
-            Step::Scores { head, rows, layer, fresh } => scores::<S>(pass, scratch, head, rows, layer, fresh),
-            Step::Context { head, rows, layer, fresh } => context(pass, scratch, head, rows, layer, fresh),
+            Step::Scores { head, rows, layer, fresh } => scores(s, pass, scratch, head, rows, layer, fresh),
+            Step::Context { head, rows, layer, fresh } => context(s, pass, scratch, head, rows, layer, fresh),
         }
     }
 }
@@ -441,7 +441,7 @@ fn embed(pass: &Pass<'_>, rows: Range<usize>) {
 fn normalize(pass: &Pass<'_>, step: &NormStep<'_>, rows: Range<usize>) {
     let hidden = pass.model.shape.hidden;
     let Norm { gamma, beta } = step.norm;
-    let (mut least, mut most) = (0.0, 0.0);
+    let mut spread = Spread::new();
     let mut spare = [const { Vec::new() }; NORM_ROWS];
     let mut at = rows.start;
     while at < rows.end {
@@ -464,16 +464,17 @@ fn normalize(pass: &Pass<'_>, step: &NormStep<'_>, rows: Range<usize>) {
             pass.lost.store(true, Ordering::Relaxed);
         }
         for row in &eight[..count] {
-            (least, most) = exact::extent(row, least, most);
+            spread.include_all(row);
         }
         at += count;
     }
-    step.range.include((least, most));
+    step.range.include(spread.ends());
 }
 
 /// Quantises some columns of some rows into the member's codes, from its first row on.
 #[inline(always)]
-fn quantize(
+fn quantize<S: Simd>(
+    s: S,
     scratch: &mut MemberScratch,
     left: Matrix,
     quantization: Quantization,
@@ -489,7 +490,7 @@ fn quantize(
     for (row, codes) in rows.zip(scratch.codes.chunks_exact_mut(stride)) {
         // SAFETY: written in an earlier phase.
         let values = unsafe { left.row(row, columns.clone()) };
-        scratch.sums.push(quantization.codes(values, codes));
+        scratch.sums.push(quantization.codes(s, values, codes));
     }
 }
 
@@ -505,6 +506,16 @@ fn column_terms(panels: &Panels, panel: usize, inputs: usize, zero_points: (i32,
     terms
 }
 
+/// A tile's values, on cache lines too.
+#[repr(align(64))]
+struct Lines([[f32; PANEL]; MAX_TILE_ROWS]);
+
+impl Lines {
+    fn new() -> Lines {
+        Lines([[0.0; PANEL]; MAX_TILE_ROWS])
+    }
+}
+
 /// A row of a tile as f32: zero points taken off, times the scale.
 #[inline(always)]
 fn dequantize(sums: &[i32; PANEL], columns: &[i32; PANEL], row: i32, scale: f32) -> [f32; PANEL] {
@@ -515,8 +526,27 @@ fn dequantize(sums: &[i32; PANEL], columns: &[i32; PANEL], row: i32, scale: f32)
     values
 }
 
+/// A panel's columns of a row; zeros beyond the last column.
+#[inline(always)]
+fn read(from: &[f32]) -> [f32; PANEL] {
+    // A whole panel is two loads, where a length that is not known would be a call.
+    from.try_into().unwrap_or_else(|_| std::array::from_fn(|i| from.get(i).copied().unwrap_or(0.0)))
+}
+
+/// Stores a panel's columns of a row, and makes the values beyond the last column 0.
+#[inline(always)]
+fn write(to: &mut [f32], values: &mut [f32; PANEL]) {
+    if let Ok(whole) = <&mut [f32; PANEL]>::try_from(&mut *to) {
+        *whole = *values;
+        return;
+    }
+    to.copy_from_slice(&values[..to.len()]);
+    values[to.len()..].fill(0.0);
+}
+
 #[inline(always)]
 fn product<S: Simd>(
+    s: S,
     pass: &Pass<'_>,
     scratch: &mut MemberScratch,
     output: &Output<'_>,
@@ -528,8 +558,9 @@ fn product<S: Simd>(
     let inputs = linear.inputs;
     let stride = inputs.next_multiple_of(GROUP);
     let scale = quantization.scale * linear.scale;
-    let mut tile: Tile = [[0; PANEL]; MAX_TILE_ROWS];
-    let (mut least, mut most) = (0f32, 0f32);
+    let first_row = rows.start;
+    let (mut tile, mut lines) = (Tile::new(), Lines::new());
+    let mut spread = Spread::new();
     for panel in panels {
         let terms = column_terms(&linear.panels, panel, inputs, (quantization.zero_point, linear.zero_point));
         let first = panel * PANEL;
@@ -538,43 +569,39 @@ fn product<S: Simd>(
         for run in tiles(pass.model.products, 0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
             pass.model.products.tile(codes, stride, run.len(), linear.panels.panel(panel), &mut tile);
-            for (sums, row) in tile.iter().zip(run) {
+            let rows = &mut lines.0[..run.len()];
+            for ((sums, values), row) in tile.0.iter().zip(&mut *rows).zip(run.clone()) {
                 let row_term = linear.zero_point.wrapping_mul(scratch.sums[row]).wrapping_neg();
-                let mut values = dequantize(sums, &terms, row_term, scale);
+                *values = dequantize(sums, &terms, row_term, scale);
                 for i in 0..PANEL {
                     values[i] += bias[i];
                 }
-                match then {
-                    Then::Nothing => {}
-                    Then::Scale(factor) => {
-                        for value in &mut values {
-                            *value *= factor;
-                        }
-                    }
-                    Then::Gelu => {
-                        for value in &mut values {
-                            *value = exact::gelu::<S>(*value);
-                        }
-                    }
-                    Then::Residual(matrix) => {
+            }
+            match then {
+                Then::Nothing => {}
+                Then::Scale(factor) => rows.as_flattened_mut().iter_mut().for_each(|value| *value *= factor),
+                Then::Gelu => exact::gelu(s, rows),
+                Then::Residual(matrix) => {
+                    for (values, row) in rows.iter_mut().zip(run.clone()) {
                         // SAFETY: written in an earlier phase.
-                        let residual = unsafe { matrix.row(rows.start + row, columns.clone()) };
-                        for (value, residual) in values.iter_mut().zip(residual) {
-                            *value += residual;
+                        let residual = read(unsafe { matrix.row(first_row + row, columns.clone()) });
+                        for i in 0..PANEL {
+                            values[i] += residual[i];
                         }
                     }
                 }
-                let kept = &values[..columns.len()];
+            }
+            for (values, row) in rows.iter_mut().zip(run) {
                 // SAFETY: this item alone has these rows or columns.
-                unsafe { to.row_mut(rows.start + row, columns.clone()) }.copy_from_slice(kept);
+                write(unsafe { to.row_mut(first_row + row, columns.clone()) }, values);
                 if range.is_some() {
-                    (least, most) = exact::extent(kept, least, most);
+                    spread.include(values);
                 }
             }
         }
     }
     if let Some(range) = range {
-        range.include((least, most));
+        range.include(spread.ends());
     }
 }
 
@@ -586,7 +613,15 @@ fn head_columns(pass: &Pass<'_>, head: usize) -> Range<usize> {
 
 /// Packs a head's keys (a column per token) or values (a row per token). Codes are given less 128, to be signed.
 #[inline(always)]
-fn pack_head(pass: &Pass<'_>, scratch: &mut MemberScratch, from: Matrix, how: Quantization, head: usize, keys: bool) {
+fn pack_head<S: Simd>(
+    s: S,
+    pass: &Pass<'_>,
+    scratch: &mut MemberScratch,
+    from: Matrix,
+    how: Quantization,
+    head: usize,
+    keys: bool,
+) {
     let columns = head_columns(pass, head);
     match keys {
         true => scratch.head.resize(columns.len(), pass.tokens),
@@ -599,7 +634,7 @@ fn pack_head(pass: &Pass<'_>, scratch: &mut MemberScratch, from: Matrix, how: Qu
     for token in 0..pass.tokens {
         // SAFETY: written in an earlier phase.
         let values = unsafe { from.row(token, columns.clone()) };
-        how.codes(values, &mut scratch.codes);
+        how.codes(s, values, &mut scratch.codes);
         for (signed, code) in scratch.line.iter_mut().zip(&scratch.codes) {
             *signed = (code ^ 0x80) as i8;
         }
@@ -612,6 +647,7 @@ fn pack_head(pass: &Pass<'_>, scratch: &mut MemberScratch, from: Matrix, how: Qu
 
 #[inline(always)]
 fn scores<S: Simd>(
+    s: S,
     pass: &Pass<'_>,
     scratch: &mut MemberScratch,
     head: usize,
@@ -622,24 +658,26 @@ fn scores<S: Simd>(
     let tokens = pass.tokens;
     let [query, key] = [Tensor::Query, Tensor::Key].map(|tensor| pass.quantization(layer, tensor));
     if fresh {
-        pack_head(pass, scratch, pass.key, key, head, true);
+        pack_head(s, pass, scratch, pass.key, key, head, true);
     }
     let columns = head_columns(pass, head);
     let width = columns.len();
     let stride = width.next_multiple_of(GROUP);
-    quantize(scratch, pass.query, query, rows.clone(), columns);
+    quantize(s, scratch, pass.query, query, rows.clone(), columns);
     let key_zero = key.zero_point - 128;
     let scale = query.scale * key.scale;
-    let mut tile: Tile = [[0; PANEL]; MAX_TILE_ROWS];
+    let mut tile = Tile::new();
     let mut most = 0f32;
-    for panel in 0..scratch.head.panel_count() {
-        let terms = column_terms(&scratch.head, panel, width, (query.zero_point, key_zero));
-        let first = panel * PANEL;
-        let columns = first..tokens.min(first + PANEL);
-        for run in tiles(pass.model.products, 0..rows.len()) {
-            let codes = &scratch.codes[run.start * stride..];
+    // Softmax follows each tile of rows while its scores are in the first-level cache, where all keys of a head stay too.
+    for run in tiles(pass.model.products, 0..rows.len()) {
+        let codes = &scratch.codes[run.start * stride..];
+        let tile_rows = run.len();
+        for panel in 0..scratch.head.panel_count() {
+            let terms = column_terms(&scratch.head, panel, width, (query.zero_point, key_zero));
+            let first = panel * PANEL;
+            let columns = first..tokens.min(first + PANEL);
             pass.model.products.tile(codes, stride, run.len(), scratch.head.panel(panel), &mut tile);
-            for (sums, row) in tile.iter().zip(run) {
+            for (sums, row) in tile.0.iter().zip(run.clone()) {
                 let row_term = key_zero.wrapping_mul(scratch.sums[row]).wrapping_neg();
                 let mut values = dequantize(sums, &terms, row_term, scale);
                 match pass.model.blocks[layer].score_scale {
@@ -657,33 +695,45 @@ fn scores<S: Simd>(
                 }
                 // SAFETY: this item alone has these rows of this head.
                 let to = unsafe { pass.probabilities.row_mut(head * tokens + rows.start + row, columns.clone()) };
-                to.copy_from_slice(&values[..columns.len()]);
+                write(to, &mut values);
+                // All heads' scores exceed the cache: the same columns of the next tile are asked for in time.
+                let next = to.as_ptr().wrapping_add(tile_rows * pass.probabilities.stride);
+                s.prefetch(next);
+                s.prefetch(next.wrapping_add(PANEL / 2));
             }
         }
-    }
-    for row in rows {
-        // SAFETY: this item alone has these rows of this head.
-        let row = unsafe { pass.probabilities.row_mut(head * tokens + row, 0..tokens) };
-        let largest = exact::softmax::<S>(row);
-        most = if largest > most { largest } else { most };
+        for row in run {
+            // SAFETY: this item alone has these rows of this head.
+            let row = unsafe { pass.probabilities.row_mut(head * tokens + rows.start + row, 0..tokens) };
+            let largest = exact::softmax(s, row);
+            most = if largest > most { largest } else { most };
+        }
     }
     pass.range(layer, Tensor::Probabilities).include((0.0, most));
 }
 
 #[inline(always)]
-fn context(pass: &Pass<'_>, scratch: &mut MemberScratch, head: usize, rows: Range<usize>, layer: usize, fresh: bool) {
+fn context<S: Simd>(
+    s: S,
+    pass: &Pass<'_>,
+    scratch: &mut MemberScratch,
+    head: usize,
+    rows: Range<usize>,
+    layer: usize,
+    fresh: bool,
+) {
     let tokens = pass.tokens;
     let [probability, value] = [Tensor::Probabilities, Tensor::Value].map(|tensor| pass.quantization(layer, tensor));
     if fresh {
-        pack_head(pass, scratch, pass.value, value, head, false);
+        pack_head(s, pass, scratch, pass.value, value, head, false);
     }
     let stride = tokens.next_multiple_of(GROUP);
     let lines = head * tokens + rows.start..head * tokens + rows.end;
-    quantize(scratch, pass.probabilities, probability, lines, 0..tokens);
+    quantize(s, scratch, pass.probabilities, probability, lines, 0..tokens);
     let value_zero = value.zero_point - 128;
     let scale = probability.scale * value.scale;
-    let mut tile: Tile = [[0; PANEL]; MAX_TILE_ROWS];
-    let (mut least, mut most) = (0f32, 0f32);
+    let mut tile = Tile::new();
+    let mut spread = Spread::new();
     for panel in 0..scratch.head.panel_count() {
         let terms = column_terms(&scratch.head, panel, tokens, (probability.zero_point, value_zero));
         let count = PANEL.min(scratch.head.columns() - panel * PANEL);
@@ -691,15 +741,14 @@ fn context(pass: &Pass<'_>, scratch: &mut MemberScratch, head: usize, rows: Rang
         for run in tiles(pass.model.products, 0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
             pass.model.products.tile(codes, stride, run.len(), scratch.head.panel(panel), &mut tile);
-            for (sums, row) in tile.iter().zip(run) {
+            for (sums, row) in tile.0.iter().zip(run) {
                 let row_term = value_zero.wrapping_mul(scratch.sums[row]).wrapping_neg();
-                let values = dequantize(sums, &terms, row_term, scale);
-                let kept = &values[..count];
+                let mut values = dequantize(sums, &terms, row_term, scale);
                 // SAFETY: this item alone has these rows of this head.
-                unsafe { pass.context.row_mut(rows.start + row, first..first + count) }.copy_from_slice(kept);
-                (least, most) = exact::extent(kept, least, most);
+                write(unsafe { pass.context.row_mut(rows.start + row, first..first + count) }, &mut values);
+                spread.include(&values);
             }
         }
     }
-    pass.range(layer, Tensor::Context).include((least, most));
+    pass.range(layer, Tensor::Context).include(spread.ends());
 }

@@ -13,8 +13,16 @@ pub(super) const GROUP: usize = 4;
 /// Most rows of a tile, of any instruction set.
 pub(super) const MAX_TILE_ROWS: usize = 12;
 
-/// Results of a tile, row by row.
-pub(super) type Tile = [[i32; PANEL]; MAX_TILE_ROWS];
+/// Results of a tile, row by row. On cache lines: a vector across two of them would be read late.
+#[repr(align(64))]
+pub(super) struct Tile(pub(super) [[i32; PANEL]; MAX_TILE_ROWS]);
+
+impl Tile {
+    /// Room for results.
+    pub(super) fn new() -> Tile {
+        Tile([[0; PANEL]; MAX_TILE_ROWS])
+    }
+}
 
 /// Which integer instructions are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +87,7 @@ impl Products {
 }
 
 fn portable(codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Tile) {
-    for (row, sums) in out[..rows].iter_mut().enumerate() {
+    for (row, sums) in out.0[..rows].iter_mut().enumerate() {
         *sums = [0; PANEL];
         for (group, weights) in panel.chunks_exact(PANEL * GROUP).enumerate() {
             let at = row * stride + group * GROUP;
@@ -125,7 +133,7 @@ mod x86 {
                 sums[1] = _mm512_dpbusd_epi32(sums[1], four, weights[1]);
             }
         }
-        for (sums, out) in sums.iter().zip(out.iter_mut()) {
+        for (sums, out) in sums.iter().zip(out.0.iter_mut()) {
             // SAFETY: a row of the tile has room for two vectors.
             unsafe {
                 _mm512_storeu_si512(out.as_mut_ptr().cast(), sums[0]);
@@ -164,7 +172,7 @@ mod x86 {
                     sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(four, weights[1]));
                 }
             }
-            for (sums, out) in sums.iter().zip(out.iter_mut()) {
+            for (sums, out) in sums.iter().zip(out.0.iter_mut()) {
                 let columns = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[0], sums[1]));
                 // SAFETY: eight columns of a row of the tile.
                 unsafe { _mm256_storeu_si256(out.as_mut_ptr().add(eighth * 8).cast(), columns) };
@@ -295,9 +303,9 @@ mod tests {
                 let products = Products::of(kernels);
                 for rows in 1..=products.tile_rows() {
                     for panel in 0..by_row.panel_count() {
-                        let mut out = [[7; PANEL]; MAX_TILE_ROWS];
+                        let mut out = Tile([[7; PANEL]; MAX_TILE_ROWS]);
                         products.tile(&codes, stride, rows, by_row.panel(panel), &mut out);
-                        for (row, sums) in out[..rows].iter().enumerate() {
+                        for (row, sums) in out.0[..rows].iter().enumerate() {
                             for (lane, &sum) in sums.iter().enumerate() {
                                 let j = panel * PANEL + lane;
                                 let term = |i| i32::from(code(row, i)) * i32::from(weight(i, j));

@@ -30,13 +30,13 @@ def is_ready(port):
 class Process:
     """A sidecar of our own."""
 
-    def __init__(self, port, *flags):
+    def __init__(self, port, *flags, environment={}):
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        environment = {key: os.environ[key] for key in ("PATH", "HOME")} | {"RUST_LOG": "warn"}
+        own = {key: os.environ[key] for key in ("PATH", "HOME")} | {"RUST_LOG": "warn"}
         self.child = subprocess.Popen(
             [BIN, "--model", MODEL, "--listen", f"127.0.0.1:{port}", "--cache-bytes", "0", *flags],
-            env=environment,
+            env=own | environment,
         )
         deadline = time.monotonic() + 60
         while not is_ready(port):

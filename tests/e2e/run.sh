@@ -324,6 +324,7 @@ part "clients of other APIs" python_tests test_clients.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py
+part "tokens" python_tests test_tokens.py
 part "sidecars that are replaced" python_tests test_replacement.py
 part "one for passages, one for queries" python_tests test_pair.py -m "not weaviate_pair"
 stop_sidecar

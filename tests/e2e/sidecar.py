@@ -11,10 +11,11 @@ TIMEOUT_SECONDS = 120
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-def http_json(method, url, body=None):
+def http_json(method, url, body=None, headers={}):
     """Status and parsed JSON of one request; error statuses are answers too. An empty body parses as None."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **headers}
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)
     try:
         with _open(request, timeout=TIMEOUT_SECONDS) as response:
             status, raw = response.status, response.read()

@@ -4,7 +4,9 @@
 //! shorter `vpmaddubsw` saturates.
 
 use super::super::memory::AlignedBuffer;
-use super::super::simd::{InstructionSet, Kernels, even_runs};
+#[cfg(target_arch = "x86_64")]
+use super::super::simd::InstructionSet;
+use super::super::simd::{Kernels, even_runs};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
@@ -67,6 +69,7 @@ impl Products {
         let groups = panel.len() / (PANEL * GROUP);
         assert!(rows > 0 && rows <= self.tile_rows() && stride >= groups * GROUP);
         assert!(codes.len() >= (rows - 1) * stride + groups * GROUP && panel.len() == groups * PANEL * GROUP);
+        #[cfg(target_arch = "x86_64")]
         macro_rules! by_rows {
             ($function:ident $($count:literal)*) => {
                 match rows {

@@ -20,6 +20,8 @@ use super::followed::Followed;
 use super::http::error_response_at;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// Clients differ in whether they pad.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -181,6 +183,7 @@ pub(super) async fn guard(State(access): State<Access>, mut request: Request, ne
         value.set_sensitive(true);
     }
     let Err(error) = access.check(&request) else { return next.run(request).await };
+    metrics().refused(Refusal::Credentials);
     let path = request.uri().path();
     tracing::debug!(path, "refused: {error}");
     if is_grpc(request.headers()) {

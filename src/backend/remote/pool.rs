@@ -196,10 +196,14 @@ impl Pool {
         replicas.iter().map(report).collect()
     }
 
-    /// Any replica that is in service, for a question that is no text. Nothing is tried again.
-    pub async fn any(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Replica>> {
+    /// The replicas in the order in which to ask them a question that is no text, those in service first.
+    pub async fn in_turn(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Arc<Replica>>> {
         let replicas = self.replicas(deadline).await?;
-        self.pick(&replicas, &[])
+        let mut order = vec![self.pick(&replicas, &[])?];
+        while order.len() < replicas.len() {
+            order.push(self.pick(&replicas, &order)?);
+        }
+        Ok(order)
     }
 
     /// Whether a request that was answered may be made again in another form: from the same budget as retries.

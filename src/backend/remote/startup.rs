@@ -14,7 +14,7 @@ use super::address::{self, Kind};
 use super::client::{Answer, exchange};
 use super::guard::Allowed;
 use super::openai::{OpenAi, below_v1};
-use super::pool::Pool;
+use super::pool::{Pool, Replica};
 use super::retry::Failure;
 use super::{Remote, RemoteOptions, Speaks, tei};
 use crate::backend::Backend;
@@ -135,16 +135,38 @@ async fn probe_ready(pool: &Arc<Pool>) -> Result<(), String> {
     }
 }
 
-/// One GET of a path below the base URL, at any replica, once.
+/// One GET of a path below the base URL, at the first replica that can be reached.
 async fn get(pool: &Arc<Pool>, path: &str, what: &str, limit: Duration) -> Result<Answer, Failure> {
-    let replica = pool.any(Instant::now() + limit).await.map_err(Failure::Refused)?;
-    // The reference's paths are put behind the base as text, as Weaviate does it.
-    let url = match replica.address.kind {
-        None | Some(Kind::T2v) => replica.address.joined(path).map_err(Failure::Refused)?,
-        Some(_) => replica.address.below(path),
-    };
-    let what = format!("{what} \"{}{path}\"", replica.address.shown());
-    exchange(replica.client.get(url).headers(replica.headers()), &what, limit).await
+    ask(pool, path, what, limit, |replica| match replica.address.kind {
+        // The reference's paths are put behind the base as text, as Weaviate does it.
+        None | Some(Kind::T2v) => replica.address.joined(path),
+        Some(_) => Ok(replica.address.below(path)),
+    })
+    .await
+}
+
+/// A GET at one replica after the other until one can be reached; its answer, whatever that is.
+async fn ask(
+    pool: &Arc<Pool>,
+    path: &str,
+    what: &str,
+    limit: Duration,
+    url: impl Fn(&Replica) -> Result<reqwest::Url>,
+) -> Result<Answer, Failure> {
+    let deadline = Instant::now() + limit;
+    let mut replicas = pool.in_turn(deadline).await.map_err(Failure::Refused)?.into_iter();
+    loop {
+        let none =
+            || Failure::Refused(Error::new(ErrorKind::Upstream, format!("upstream {}: no replica", pool.shown())));
+        let replica = replicas.next().ok_or_else(none)?;
+        let url = url(&replica).map_err(Failure::Refused)?;
+        let what = format!("{what} \"{}{path}\"", replica.address.shown());
+        let left = deadline.saturating_duration_since(Instant::now());
+        match exchange(replica.client.get(url).headers(replica.headers()), &what, left).await {
+            Err(Failure::Unsent(_)) if replicas.len() > 0 && Instant::now() < deadline => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// What speaks there: by the URL's scheme, else by which paths answer. A server that answers none is taken for the
@@ -205,9 +227,7 @@ async fn openai(pool: &Arc<Pool>) -> Result<Speaks> {
 }
 
 async fn get_below(pool: &Arc<Pool>, path: &str) -> Result<Answer, Failure> {
-    let replica = pool.any(Instant::now() + META).await.map_err(Failure::Refused)?;
-    let what = format!("send probe: Get \"{}{path}\"", replica.address.shown());
-    exchange(replica.client.get(replica.address.below(path)).headers(replica.headers()), &what, META).await
+    ask(pool, path, "send probe: Get", META, |replica| Ok(replica.address.below(path))).await
 }
 
 /// The upstream's meta, now; `None` for JSON `null`. Source: `clients/meta.go`.

@@ -110,6 +110,7 @@ impl Simd for Avx2 {
                 low,
             )
         };
+        add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         integers_to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
     }

@@ -125,6 +125,7 @@ impl Simd for Avx512 {
                 low,
             )
         };
+        add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         integers_to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
     }

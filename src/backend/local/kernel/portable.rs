@@ -110,6 +110,10 @@ impl Simd for Portable {
         self.mul_add(high(a), high(b), self.mul_add(low(a), low(b), sums))
     }
     #[inline(always)]
+    fn add_words(self, a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     fn integers_to_f32(self, a: [u32; 4]) -> Lanes {
         a.map(|a| a as i32 as f32)
     }

@@ -78,6 +78,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn add_byte_products(self, sums: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
     /// `sums` and the products of the bf16 of `a` and `b`, two per lane.
     fn add_bf16_products(self, sums: Self::Vector, a: Self::Words, b: Self::Words) -> Self::Vector;
+    /// Sums of integers, wrapping.
+    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
     /// Signed integers as the nearest f32.
     fn integers_to_f32(self, a: Self::Words) -> Self::Vector;
     /// The same bits.

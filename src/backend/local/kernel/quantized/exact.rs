@@ -213,21 +213,30 @@ impl Spread {
         Spread { low: [0.0; Spread::LANES], high: [0.0; Spread::LANES] }
     }
 
+    /// Some rows.
     #[inline(always)]
-    pub(super) fn include(&mut self, values: &[f32; Spread::LANES]) {
-        for (i, &value) in values.iter().enumerate() {
-            self.low[i] = smaller(value, self.low[i]);
-            self.high[i] = larger(value, self.high[i]);
+    pub(super) fn include<S: Simd>(&mut self, s: S, rows: &[[f32; Spread::LANES]]) {
+        for at in (0..Spread::LANES).step_by(S::LANES) {
+            // SAFETY: a row is whole vectors.
+            unsafe {
+                let (low, high) = (self.low.as_mut_ptr().add(at), self.high.as_mut_ptr().add(at));
+                let (mut least, mut most) = (s.load(low), s.load(high));
+                for row in rows {
+                    let value = s.load(row.as_ptr().add(at));
+                    least = s.min(value, least);
+                    most = s.max(value, most);
+                }
+                s.store(low, least);
+                s.store(high, most);
+            }
         }
     }
 
     /// [`Spread::include`] for any number of values.
     #[inline(always)]
-    pub(super) fn include_all(&mut self, values: &[f32]) {
+    pub(super) fn include_all<S: Simd>(&mut self, s: S, values: &[f32]) {
         let (whole, rest) = values.as_chunks::<{ Spread::LANES }>();
-        for chunk in whole {
-            self.include(chunk);
-        }
+        self.include(s, whole);
         for (i, &value) in rest.iter().enumerate() {
             self.low[i] = smaller(value, self.low[i]);
             self.high[i] = larger(value, self.high[i]);
@@ -267,9 +276,7 @@ impl Quantization {
     #[inline(always)]
     pub(super) fn codes<S: Simd>(self, s: S, values: &[f32], codes: &mut [u8]) -> i32 {
         let codes = &mut codes[..values.len()];
-        // Within these limits no step of `quotient` leaves the normal numbers for a quotient that rounds to more than 0.
-        let is_normal = (1e-30..1e30).contains(&self.scale);
-        let divisor = Divisor { value: s.splat(self.scale), inverse: is_normal.then(|| s.splat(1.0 / self.scale)) };
+        let divisor = Divisor::new(s, self.scale);
         let whole = values.len() / S::LANES * S::LANES;
         let tail = values.len() - whole;
         // Whole numbers below 2²⁴: exact in f32, in any order.
@@ -311,6 +318,13 @@ struct Divisor<S: Simd> {
 }
 
 impl<S: Simd> Divisor<S> {
+    #[inline(always)]
+    fn new(s: S, value: f32) -> Divisor<S> {
+        // Within these limits no step of `quotient` leaves the normal numbers, but for quotients that are as good as 0.
+        let is_normal = (1e-30..1e30).contains(&value);
+        Divisor { value: s.splat(value), inverse: is_normal.then(|| s.splat(1.0 / value)) }
+    }
+
     /// `a ÷ b`, rounded once; by its inverse in a third of a division's time. By Markstein's theorem the second correction
     /// is exact, the first having brought the quotient next to the true one.
     #[inline(always)]
@@ -434,7 +448,7 @@ mod tests {
         // The standard's own examples for DynamicQuantizeLinear.
         let check = |values: &[f32], want: &[u8], zero_point: i32| {
             let mut spread = Spread::new();
-            spread.include_all(values);
+            spread.include_all(Portable, values);
             let (least, most) = spread.ends();
             let quantization = Quantization::of(least, most).unwrap();
             let mut codes = vec![0; values.len()];

@@ -405,14 +405,14 @@ impl Task for Work<'_, '_> {
     fn run<S: Simd>(self, s: S) {
         let Work { pass, scratch, step } = self;
         match step {
-            Step::Embed(rows) => embed(pass, rows),
+            Step::Embed(rows) => embed(s, pass, rows),
             Step::Quantize(left, quantization, rows, inputs) => {
                 quantize(s, scratch, left, quantization, rows, 0..inputs);
             }
             Step::Product(output, quantization, rows, panels) => {
                 product(s, pass, scratch, output, quantization, rows, panels);
             }
-            Step::Norm(norm, rows) => normalize(pass, norm, rows),
+            Step::Norm(norm, rows) => normalize(s, pass, norm, rows),
             Step::Scores { head, rows, layer, fresh } => scores(s, pass, scratch, head, rows, layer, fresh),
             Step::Context { head, rows, layer, fresh } => context(s, pass, scratch, head, rows, layer, fresh),
         }
@@ -420,7 +420,7 @@ impl Task for Work<'_, '_> {
 }
 
 #[inline(always)]
-fn embed(pass: &Pass<'_>, rows: Range<usize>) {
+fn embed<S: Simd>(s: S, pass: &Pass<'_>, rows: Range<usize>) {
     let hidden = pass.model.shape.hidden;
     for token in rows.clone() {
         // SAFETY: this item alone has these rows.
@@ -434,11 +434,11 @@ fn embed(pass: &Pass<'_>, rows: Range<usize>) {
         }
     }
     let step = NormStep { norm: &pass.model.embedding_norm, at: pass.states, range: pass.range(0, Tensor::States) };
-    normalize(pass, &step, rows);
+    normalize(s, pass, &step, rows);
 }
 
 #[inline(always)]
-fn normalize(pass: &Pass<'_>, step: &NormStep<'_>, rows: Range<usize>) {
+fn normalize<S: Simd>(s: S, pass: &Pass<'_>, step: &NormStep<'_>, rows: Range<usize>) {
     let hidden = pass.model.shape.hidden;
     let Norm { gamma, beta } = step.norm;
     let mut spread = Spread::new();
@@ -464,7 +464,7 @@ fn normalize(pass: &Pass<'_>, step: &NormStep<'_>, rows: Range<usize>) {
             pass.lost.store(true, Ordering::Relaxed);
         }
         for row in &eight[..count] {
-            spread.include_all(row);
+            spread.include_all(s, row);
         }
         at += count;
     }
@@ -516,14 +516,61 @@ impl Lines {
     }
 }
 
-/// A row of a tile as f32: zero points taken off, times the scale.
+/// A tile as f32: zero points taken off, times the scale, and a bias if there is one. `terms` are the columns' share of
+/// what the zero points add, `sums` those of the rows' codes, of which each counts `zero_point` times.
+///
+/// Vector by vector, as everything that touches each value of a tile: loops over a row's values are unrolled too early to
+/// be made vectors of.
 #[inline(always)]
-fn dequantize(sums: &[i32; PANEL], columns: &[i32; PANEL], row: i32, scale: f32) -> [f32; PANEL] {
-    let mut values = [0f32; PANEL];
-    for i in 0..PANEL {
-        values[i] = sums[i].wrapping_add(columns[i]).wrapping_add(row) as f32 * scale;
+fn dequantize<S: Simd>(
+    s: S,
+    tile: &Tile,
+    (terms, sums, zero_point): (&[i32; PANEL], &[i32], i32),
+    scale: f32,
+    bias: Option<&[f32; PANEL]>,
+    rows: &mut [[f32; PANEL]],
+) {
+    let scale = s.splat(scale);
+    for at in (0..PANEL).step_by(S::LANES) {
+        // SAFETY: a panel is whole vectors.
+        unsafe {
+            let terms = s.load_words(terms.as_ptr().add(at).cast());
+            let bias = bias.map(|bias| s.load(bias.as_ptr().add(at)));
+            for ((products, values), sum) in tile.0.iter().zip(&mut *rows).zip(sums) {
+                let row = s.splat_word(zero_point.wrapping_mul(*sum).wrapping_neg() as u32);
+                let products = s.load_words(products.as_ptr().add(at).cast());
+                let mut value = s.mul(s.integers_to_f32(s.add_words(s.add_words(products, terms), row)), scale);
+                if let Some(bias) = bias {
+                    value = s.add(value, bias);
+                }
+                s.store(values.as_mut_ptr().add(at), value);
+            }
+        }
     }
-    values
+}
+
+/// What happens to each value of a row.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Add(&'a [f32; PANEL]),
+    Multiply(f32),
+    Divide(f32),
+}
+
+#[inline(always)]
+fn change<S: Simd>(s: S, values: &mut [f32; PANEL], how: Change<'_>) {
+    for at in (0..PANEL).step_by(S::LANES) {
+        // SAFETY: a panel is whole vectors.
+        unsafe {
+            let value = s.load(values.as_ptr().add(at));
+            let result = match how {
+                Change::Add(others) => s.add(value, s.load(others.as_ptr().add(at))),
+                Change::Multiply(factor) => s.mul(value, s.splat(factor)),
+                Change::Divide(divisor) => s.div(value, s.splat(divisor)),
+            };
+            s.store(values.as_mut_ptr().add(at), result);
+        }
+    }
 }
 
 /// A panel's columns of a row; zeros beyond the last column.
@@ -570,33 +617,30 @@ fn product<S: Simd>(
             let codes = &scratch.codes[run.start * stride..];
             pass.model.products.tile(codes, stride, run.len(), linear.panels.panel(panel), &mut tile);
             let rows = &mut lines.0[..run.len()];
-            for ((sums, values), row) in tile.0.iter().zip(&mut *rows).zip(run.clone()) {
-                let row_term = linear.zero_point.wrapping_mul(scratch.sums[row]).wrapping_neg();
-                *values = dequantize(sums, &terms, row_term, scale);
-                for i in 0..PANEL {
-                    values[i] += bias[i];
-                }
-            }
+            let zero = (&terms, &scratch.sums[run.clone()], linear.zero_point);
+            dequantize(s, &tile, zero, scale, Some(bias), rows);
             match then {
                 Then::Nothing => {}
-                Then::Scale(factor) => rows.as_flattened_mut().iter_mut().for_each(|value| *value *= factor),
+                Then::Scale(factor) => {
+                    for values in rows.iter_mut() {
+                        change(s, values, Change::Multiply(*factor));
+                    }
+                }
                 Then::Gelu => exact::gelu(s, rows),
                 Then::Residual(matrix) => {
                     for (values, row) in rows.iter_mut().zip(run.clone()) {
                         // SAFETY: written in an earlier phase.
                         let residual = read(unsafe { matrix.row(first_row + row, columns.clone()) });
-                        for i in 0..PANEL {
-                            values[i] += residual[i];
-                        }
+                        change(s, values, Change::Add(&residual));
                     }
                 }
             }
             for (values, row) in rows.iter_mut().zip(run) {
                 // SAFETY: this item alone has these rows or columns.
                 write(unsafe { to.row_mut(first_row + row, columns.clone()) }, values);
-                if range.is_some() {
-                    spread.include(values);
-                }
+            }
+            if range.is_some() {
+                spread.include(s, rows);
             }
         }
     }
@@ -666,7 +710,7 @@ fn scores<S: Simd>(
     quantize(s, scratch, pass.query, query, rows.clone(), columns);
     let key_zero = key.zero_point - 128;
     let scale = query.scale * key.scale;
-    let mut tile = Tile::new();
+    let (mut tile, mut lines) = (Tile::new(), Lines::new());
     let mut most = 0f32;
     // Softmax follows each tile of rows while its scores are in the first-level cache, where all keys of a head stay too.
     for run in tiles(pass.model.products, 0..rows.len()) {
@@ -677,25 +721,17 @@ fn scores<S: Simd>(
             let first = panel * PANEL;
             let columns = first..tokens.min(first + PANEL);
             pass.model.products.tile(codes, stride, run.len(), scratch.head.panel(panel), &mut tile);
-            for (sums, row) in tile.0.iter().zip(run.clone()) {
-                let row_term = key_zero.wrapping_mul(scratch.sums[row]).wrapping_neg();
-                let mut values = dequantize(sums, &terms, row_term, scale);
+            let lines = &mut lines.0[..tile_rows];
+            dequantize(s, &tile, (&terms, &scratch.sums[run.clone()], key_zero), scale, None, lines);
+            for (values, row) in lines.iter_mut().zip(run.clone()) {
                 match pass.model.blocks[layer].score_scale {
                     ScoreScale::None => {}
-                    ScoreScale::Multiply(factor) => {
-                        for value in &mut values {
-                            *value *= factor;
-                        }
-                    }
-                    ScoreScale::Divide(divisor) => {
-                        for value in &mut values {
-                            *value /= divisor;
-                        }
-                    }
+                    ScoreScale::Multiply(factor) => change(s, values, Change::Multiply(factor)),
+                    ScoreScale::Divide(divisor) => change(s, values, Change::Divide(divisor)),
                 }
                 // SAFETY: this item alone has these rows of this head.
                 let to = unsafe { pass.probabilities.row_mut(head * tokens + rows.start + row, columns.clone()) };
-                write(to, &mut values);
+                write(to, values);
                 // All heads' scores exceed the cache: the same columns of the next tile are asked for in time.
                 let next = to.as_ptr().wrapping_add(tile_rows * pass.probabilities.stride);
                 s.prefetch(next);
@@ -732,7 +768,7 @@ fn context<S: Simd>(
     quantize(s, scratch, pass.probabilities, probability, lines, 0..tokens);
     let value_zero = value.zero_point - 128;
     let scale = probability.scale * value.scale;
-    let mut tile = Tile::new();
+    let (mut tile, mut lines) = (Tile::new(), Lines::new());
     let mut spread = Spread::new();
     for panel in 0..scratch.head.panel_count() {
         let terms = column_terms(&scratch.head, panel, tokens, (probability.zero_point, value_zero));
@@ -741,13 +777,13 @@ fn context<S: Simd>(
         for run in tiles(pass.model.products, 0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
             pass.model.products.tile(codes, stride, run.len(), scratch.head.panel(panel), &mut tile);
-            for (sums, row) in tile.0.iter().zip(run) {
-                let row_term = value_zero.wrapping_mul(scratch.sums[row]).wrapping_neg();
-                let mut values = dequantize(sums, &terms, row_term, scale);
+            let lines = &mut lines.0[..run.len()];
+            dequantize(s, &tile, (&terms, &scratch.sums[run.clone()], value_zero), scale, None, lines);
+            for (values, row) in lines.iter_mut().zip(run) {
                 // SAFETY: this item alone has these rows of this head.
-                write(unsafe { pass.context.row_mut(rows.start + row, first..first + count) }, &mut values);
-                spread.include(&values);
+                write(unsafe { pass.context.row_mut(rows.start + row, first..first + count) }, values);
             }
+            spread.include(s, lines);
         }
     }
     pass.range(layer, Tensor::Context).include(spread.ends());

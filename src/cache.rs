@@ -36,6 +36,7 @@ use tracing::field::Empty;
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, ErrorKind, Result};
+pub use crate::telemetry::metrics::CacheStats;
 use crate::telemetry::metrics::{Report, Source, metrics};
 
 /// The queries' share of the bytes: one in so many.
@@ -70,25 +71,6 @@ impl Default for CacheOptions {
     fn default() -> Self {
         CacheOptions { max_bytes: 64 * 1024 * 1024, ttl: None }
     }
-}
-
-/// What the cache has done and holds, for metrics and `/meta`. Counts are of texts since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Answered from memory.
-    pub hits: u64,
-    /// Given to the backend behind.
-    pub misses: u64,
-    /// Joined to an equal text that was being computed, in this call or another.
-    pub coalesced: u64,
-    /// Forgotten because room was needed or their time was over.
-    pub evictions: u64,
-    /// Vectors held.
-    pub entries: u64,
-    /// Bytes they occupy, never more than `max_bytes`.
-    pub bytes: u64,
-    /// The bound on `bytes`.
-    pub max_bytes: u64,
 }
 
 /// See the module.

@@ -256,12 +256,12 @@ async fn compare(args: CompareArgs) -> Result<()> {
         ..EmbedRequest::default()
     };
     let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-    let inference = inference(&args.model)?;
+    let (inference, remote) = (inference(&args.model)?, args.access.options()?);
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
         sides.push(match side.contains("://") {
             true => {
-                let services = startup::connect(Some(side), None, false, &RemoteOptions::default()).await?;
+                let services = startup::connect(Some(side), None, false, &remote).await?;
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?
             }
             false => Arc::new(load(side, &args.model, &reference, &inference).await?),

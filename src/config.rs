@@ -27,7 +27,7 @@ use crate::telemetry::LogFormat;
 
 pub use self::security::{Secret, SecurityArgs};
 pub use self::shown::shown;
-pub use self::upstream::UpstreamArgs;
+pub use self::upstream::{AccessArgs, UpstreamArgs};
 
 /// Where the reference container's images keep their model.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
@@ -108,6 +108,10 @@ pub struct ServeArgs {
     /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
     pub max_wait: u64,
+    /// Seconds a body, or a gRPC message, may take to arrive: it holds room in memory meanwhile
+    #[arg(long, env = "T2V_MAX_BODY_WAIT", value_name = "SECONDS",
+          default_value_t = Limits::default().max_body_wait.as_secs())]
+    pub max_body_wait: u64,
     /// Connections served at once; one more is told to come back later, except for health checks
     #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
     pub max_connections: usize,
@@ -244,6 +248,9 @@ pub struct CompareArgs {
     /// Number of dimensions wanted
     #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
     pub dimensions: Option<i64>,
+    /// Trust and credentials for the servers.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Treatment of texts by a model here; --model itself is not used.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -331,6 +338,7 @@ impl ServeArgs {
             max_texts: self.max_texts,
             max_text_bytes: self.max_text_bytes,
             max_wait: Duration::from_secs(self.max_wait),
+            max_body_wait: Duration::from_secs(self.max_body_wait),
             max_connections: self.max_connections,
             max_inflight_bytes: self.max_inflight_bytes,
         }

@@ -15,6 +15,8 @@ pub enum ErrorKind {
     NotFound,
     /// One of the documented size limits is exceeded; the error names it.
     TooLarge,
+    /// The request did not arrive in time.
+    SlowRequest,
     /// Too much work is waiting; try again later.
     Overloaded,
     /// Not loaded yet, or shutting down.
@@ -46,12 +48,13 @@ pub struct Meaning {
 
 impl ErrorKind {
     /// Every kind, for tests and for documentation.
-    pub const ALL: [ErrorKind; 12] = [
+    pub const ALL: [ErrorKind; 13] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Unauthenticated,
         ErrorKind::PermissionDenied,
         ErrorKind::NotFound,
         ErrorKind::TooLarge,
+        ErrorKind::SlowRequest,
         ErrorKind::Overloaded,
         ErrorKind::Unavailable,
         ErrorKind::DeadlineExceeded,
@@ -72,6 +75,7 @@ impl ErrorKind {
             ErrorKind::PermissionDenied => row(403, 7, "permission_denied", false),
             ErrorKind::NotFound => row(404, 5, "not_found", false),
             ErrorKind::TooLarge => row(413, 8, "too_large", false),
+            ErrorKind::SlowRequest => row(408, 4, "slow_request", true),
             ErrorKind::Overloaded => row(429, 8, "overloaded", true),
             ErrorKind::Unavailable => row(503, 14, "unavailable", true),
             ErrorKind::DeadlineExceeded => row(504, 4, "deadline_exceeded", false),

@@ -281,7 +281,10 @@ fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
     if std::env::var_os("UPDATE_README").is_some() {
         std::fs::write(path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
     } else {
-        assert_eq!(table, wanted, "run `UPDATE_README=1 cargo test --test cli readme` and look at the difference");
+        for (row, wanted) in table.lines().zip(wanted.lines()) {
+            assert_eq!(row, wanted, "run `UPDATE_README=1 cargo test --test cli readme` and look at the difference");
+        }
+        assert_eq!(table.lines().count(), wanted.lines().count(), "run `UPDATE_README=1 cargo test --test cli readme`");
     }
     for variable in REFERENCE_VARIABLES {
         assert!(after.contains(&format!("`{variable}`")), "README says nothing about {variable}");

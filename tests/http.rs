@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -275,6 +275,37 @@ async fn limits_are_named_in_their_errors() {
     server.stop().await;
 }
 
+/// A sender who stops in the middle is told so over both protocols, and holds no room any longer.
+#[tokio::test]
+async fn bodies_that_do_not_arrive_are_given_up() {
+    use futures_util::{StreamExt, stream};
+    let limits = Limits { max_inflight_bytes: 4_000, max_body_wait: Duration::from_millis(300), ..Limits::default() };
+    let server = TestServer::start_unready(limits).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(2)));
+    let stopping = |start: &'static [u8]| {
+        let start = stream::iter([Ok::<_, std::io::Error>(start)]);
+        reqwest::Body::wrap_stream(start.chain(stream::pending()))
+    };
+    let begun = Instant::now();
+    let slow = client().post(server.url("/vectors")).header("content-length", 3_900).body(stopping(b"{"));
+    let slow = slow.send().await.expect("an answer");
+    assert_eq!(slow.status(), 408);
+    let answer: Value = slow.json().await.expect("JSON");
+    assert!(answer["error"].as_str().is_some_and(|text| text.contains("--max-body-wait")), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+
+    let h2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().expect("a client");
+    let slow = h2.post(server.url("/text2vec.v1.Vectorizer/Vectorize")).header("content-type", "application/grpc");
+    let slow = slow.body(stopping(&[0, 0, 0, 15, 0, 7])).send().await.expect("an answer");
+    assert_eq!(slow.headers()["grpc-status"], "4", "{:?}", slow.headers());
+    assert!(slow.headers()["grpc-message"].to_str().is_ok_and(|text| text.contains("--max-body-wait")));
+
+    let text = "word ".repeat(600);
+    let served = client().post(server.url("/vectors")).json(&json!({"text": text})).send().await.expect("an answer");
+    assert_eq!(served.status(), 200);
+    server.stop().await;
+}
+
 /// Bodies wait for room before they are read, over both protocols; whoever finds none in time is refused by the same rule.
 #[tokio::test]
 async fn bodies_in_memory_are_bounded() {
@@ -347,7 +378,7 @@ async fn ready_answers_while_32_callers_keep_the_cpu_full() {
     let mut slowest = Duration::ZERO;
     // A new connection each time, as a kubelet makes it.
     for _ in 0..30 {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let fresh = Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("client");
         let response = fresh.get(server.url("/.well-known/ready")).send().await.expect("an answer");
         assert_eq!(response.status(), 204);
@@ -373,7 +404,7 @@ async fn a_caller_may_say_how_long_it_waits() {
             (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
         }
     };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (status, answer) = post("0.2", 500).await;
     assert_eq!(status, 504, "{answer}");
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());

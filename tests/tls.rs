@@ -438,3 +438,30 @@ async fn a_sidecar_forwards_to_a_sidecar_over_tls() {
     plain.stop().await;
     mutual.stop().await;
 }
+
+#[tokio::test]
+async fn compare_believes_and_shows_what_it_is_told_to() {
+    let (authority, clients, files) = (Authority::new("ours"), Authority::new("clients"), Files::new());
+    let (certificate, key) = files.put_pair(&authority.server());
+    let tls = Tls::read(&certificate, &key, Some(&files.put("clients.pem", &clients.pem()))).expect("usable files");
+    let server = serve_with(tls, Access::new(Some("verysecret"), None, false).expect("tokens")).await;
+    let identity = clients.client();
+    let ca = files.put("ca.pem", &authority.pem());
+    let shown = files.put("shown.pem", &identity.certificate);
+    let shown_key = files.put("shown-key.pem", &identity.key);
+    let compare = |tokens: &'static str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+        command.args(["compare", &https(&server, ""), &https(&server, "").replace("https://", "grpcs://")]);
+        command.arg("--upstream-ca").arg(&ca).arg("--upstream-cert").arg(&shown).arg("--upstream-key").arg(&shown_key);
+        command.env("T2V_UPSTREAM_TOKENS", tokens).env("RUST_LOG", "error").stdin(Stdio::null());
+        tokio::task::spawn_blocking(move || command.output().expect("the binary runs"))
+    };
+    let output = compare("127.0.0.1=verysecret").await.expect("a task");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{printed} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains("the same vectors"), "{printed}");
+    let output = compare("").await.expect("a task");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Unauthorized"), "{output:?}");
+    server.stop().await;
+}

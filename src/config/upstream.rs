@@ -41,6 +41,14 @@ pub struct UpstreamArgs {
     /// Requests under way to one upstream at the same time
     #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency)]
     pub upstream_concurrency: usize,
+    /// Trust and credentials.
+    #[command(flatten)]
+    pub access: AccessArgs,
+}
+
+/// Whom to believe among other servers, and what to show them.
+#[derive(Debug, Clone, Args)]
+pub struct AccessArgs {
     /// PEM file of certificate authorities to believe beside the system's
     #[arg(long, env = "T2V_UPSTREAM_CA", value_name = "FILE")]
     pub upstream_ca: Option<PathBuf>,
@@ -61,16 +69,25 @@ pub struct UpstreamArgs {
     pub upstream_headers: String,
 }
 
+impl AccessArgs {
+    /// The usual ways to ask, with this trust and these credentials.
+    pub fn options(&self) -> Result<RemoteOptions> {
+        Ok(RemoteOptions {
+            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
+            credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
+            ..RemoteOptions::default()
+        })
+    }
+}
+
 impl UpstreamArgs {
     /// How upstreams are asked.
     pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
         Ok(RemoteOptions {
-            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
-            credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
             attempt_timeout: Duration::from_secs(self.upstream_timeout),
             total_timeout: Duration::from_secs(max_wait),
             concurrency: self.upstream_concurrency,
-            ..RemoteOptions::default()
+            ..self.access.options()?
         })
     }
 

@@ -1,16 +1,18 @@
 //! How many bytes of request bodies are in memory at once: what the queue's budget is for tokens, this is for everything
-//! before the queue. A body waits for room before it is read; TCP's and HTTP/2's flow control make its sender wait.
+//! before the queue. A body waits for room before it is read; TCP's and HTTP/2's flow control make its sender wait. Who has
+//! room must use it: a body that does not arrive in time is given up.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::http::header::CONTENT_LENGTH;
 use axum::middleware::Next;
 use axum::response::Response;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
@@ -87,21 +89,68 @@ pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Nex
     // Too large a body is refused without being read; one of unknown length may be as large as allowed.
     let path = request.uri().path().to_owned();
     match room.admit(length.unwrap_or(usize::MAX).min(room.limits.max_body_bytes)).await {
-        Ok(_held) => next.run(request).await,
+        Ok(_held) => next.run(request.map(|body| in_time(body, room.limits.max_body_wait))).await,
         Err(error) => error_response_at(&path, &error),
     }
 }
 
-/// A gRPC body whose messages wait for room as they begin.
-fn metered(body: Body, meter: Arc<Meter>) -> Body {
-    Body::from_stream(body.into_data_stream().then(move |chunk| {
-        let meter = meter.clone();
-        async move {
-            let chunk = chunk.map_err(|error| Status::unknown(error.to_string()))?;
-            meter.read(&chunk).await?;
-            Ok::<Bytes, Status>(chunk)
+/// A body that is given up if we wait for it longer than that, all its pieces together. Time in which nobody reads does
+/// not count.
+fn in_time(body: Body, wait: Duration) -> Body {
+    let source = (body.into_data_stream(), Patience { wait, left: wait });
+    Body::from_stream(stream::unfold(Some(source), async |source| {
+        let (mut chunks, mut patience) = source?;
+        match patience.next(&mut chunks).await? {
+            Ok(chunk) => Some((Ok(chunk), Some((chunks, patience)))),
+            Err(error) => Some((Err(error), None)),
         }
     }))
+}
+
+/// A gRPC body whose messages wait for room as they begin, and are given up as in [`in_time`].
+fn metered(body: Body, meter: Arc<Meter>) -> Body {
+    let wait = meter.room.limits.max_body_wait;
+    let source = (body.into_data_stream(), Patience { wait, left: Duration::MAX }, meter);
+    Body::from_stream(stream::unfold(Some(source), async |source| {
+        let (mut chunks, mut patience, meter) = source?;
+        let chunk = match patience.next(&mut chunks).await? {
+            Ok(chunk) => meter.read(&chunk, &mut patience).await.map(|()| chunk).map_err(Status::from),
+            Err(error) => Err(match error.downcast::<Error>() {
+                Ok(slow) => Status::from(*slow),
+                Err(error) => Status::unknown(error.to_string()),
+            }),
+        };
+        let rest = chunk.is_ok().then_some((chunks, patience, meter));
+        Some((chunk, rest))
+    }))
+}
+
+/// How long we still wait for the sender of a body or message.
+struct Patience {
+    wait: Duration,
+    left: Duration,
+}
+
+impl Patience {
+    /// The next piece; [`ErrorKind::SlowRequest`] when it does not come in time.
+    async fn next(&mut self, chunks: &mut BodyDataStream) -> Option<Result<Bytes, BoxError>> {
+        let begun = Instant::now();
+        match tokio::time::timeout(self.left, chunks.next()).await {
+            Ok(chunk) => {
+                self.left = self.left.saturating_sub(begun.elapsed());
+                chunk.map(|chunk| chunk.map_err(BoxError::from))
+            }
+            Err(_) => {
+                metrics().refused(Refusal::MaxBodyWait);
+                let message = format!(
+                    "the request did not arrive within {:?}: send less at once, over a faster connection, or raise \
+                     --max-body-wait",
+                    self.wait
+                );
+                Some(Err(Error::new(ErrorKind::SlowRequest, message).into()))
+            }
+        }
+    }
 }
 
 /// The room that the message being read has.
@@ -143,19 +192,29 @@ impl Message {
 }
 
 impl Meter {
-    async fn read(&self, chunk: &[u8]) -> Result<()> {
-        let begun = {
+    /// Waits for room for a message that begins in this piece. Between messages there is no hurry.
+    async fn read(&self, chunk: &[u8], patience: &mut Patience) -> Result<()> {
+        let (begun, whole) = {
             let mut message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
             let begun = message.read(chunk);
             if begun.is_some() {
                 // The one before was read whole: what a stream has under way is bounded elsewhere.
                 message.held = None;
             }
-            begun
+            (begun, message.missing == 0 && message.prefix.is_empty())
         };
+        if whole {
+            patience.left = Duration::MAX;
+        } else if begun.is_some() || patience.left > patience.wait {
+            patience.left = patience.wait;
+        }
         if let Some(length) = begun {
-            // A message over the limit is refused by its decoder.
-            let held = self.room.admit(length.min(self.room.limits.max_body_bytes)).await?;
+            let limit = self.room.limits.max_body_bytes;
+            if length > limit {
+                // Its decoder refuses it.
+                metrics().refused(Refusal::MaxBodyBytes);
+            }
+            let held = self.room.admit(length.min(limit)).await?;
             self.message.lock().unwrap_or_else(PoisonError::into_inner).held = Some(held);
         }
         Ok(())
@@ -183,6 +242,23 @@ mod tests {
                 assert_eq!(begun, [3, 0, 300, 1], "{size}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn only_time_spent_waiting_for_the_sender_counts() {
+        let wait = Duration::from_millis(200);
+        let pieces = stream::iter(0..4).then(async |_| {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok::<_, BoxError>(Bytes::from_static(b"piece"))
+        });
+        let mut body = in_time(Body::from_stream(pieces.chain(stream::pending())), wait).into_data_stream();
+        for piece in 0..4 {
+            body.next().await.expect("a piece").unwrap_or_else(|error| panic!("piece {piece}: {error}"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let error = body.next().await.expect("an error").expect_err("the sender has stopped");
+        assert!(error.to_string().contains("--max-body-wait"), "{error}");
+        assert!(body.next().await.is_none());
     }
 
     #[tokio::test]

@@ -48,6 +48,8 @@ pub struct Limits {
     pub max_text_bytes: usize,
     /// How long a request may wait for its turn. Weaviate gives a request up after 50 s.
     pub max_wait: Duration,
+    /// How long a body, or a gRPC message, may take to arrive, once there is room for it.
+    pub max_body_wait: Duration,
     /// Connections served at once.
     pub max_connections: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
@@ -61,6 +63,7 @@ impl Default for Limits {
             max_texts: 10_000,
             max_text_bytes: 4 * 1024 * 1024,
             max_wait: Duration::from_secs(45),
+            max_body_wait: Duration::from_secs(60),
             max_connections: 8192,
             max_inflight_bytes: 256 * 1024 * 1024,
         }

@@ -130,7 +130,11 @@ fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<B
             let message = format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes");
             return Error::new(ErrorKind::TooLarge, message);
         }
-        Error::invalid(format!("the body could not be read: {}", rejection.body_text()))
+        let causes = std::iter::successors(Some(&rejection as &dyn std::error::Error), |error| error.source());
+        match causes.filter_map(|error| error.downcast_ref::<Error>()).next() {
+            Some(ours) => ours.clone(),
+            None => Error::invalid(format!("the body could not be read: {}", rejection.body_text())),
+        }
     })
 }
 

@@ -99,11 +99,13 @@ label! {
         MaxWaitingTokens = "max_waiting_tokens",
         /// Its turn did not come in time.
         MaxWait = "max_wait",
+        /// Its body did not arrive in time.
+        MaxBodyWait = "max_body_wait",
         /// Bodies in memory.
         MaxInflightBytes = "max_inflight_bytes",
         /// Open connections.
         MaxConnections = "max_connections",
-        /// Size of a body.
+        /// Size of a body or of a gRPC message.
         MaxBodyBytes = "max_body_bytes",
         /// Texts in one request.
         MaxTexts = "max_texts",

@@ -84,7 +84,7 @@ pub struct Report {
     /// By [`Priority`].
     pub queue: [Queue; 2],
     /// All caches.
-    pub cache: Cache,
+    pub cache: CacheStats,
     /// Models computed here.
     pub models: Vec<Model>,
 }
@@ -100,20 +100,20 @@ pub struct Queue {
     pub at_the_door: u64,
 }
 
-/// What the caches did and hold; see `cache::CacheStats`.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Cache {
+/// What a cache has done and holds, or all of them. Counts are of texts since the start.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStats {
     /// Answered from memory.
     pub hits: u64,
-    /// Given to the backend.
+    /// Given to the backend behind.
     pub misses: u64,
-    /// Joined to an equal text that was being computed.
+    /// Joined to an equal text that was being computed, in the same call or another.
     pub coalesced: u64,
-    /// Forgotten for want of room or for age.
+    /// Forgotten because room was needed or their time was over.
     pub evictions: u64,
     /// Vectors held.
     pub entries: u64,
-    /// Bytes they occupy.
+    /// Bytes they occupy, never more than `max_bytes`.
     pub bytes: u64,
     /// The bound on `bytes`.
     pub max_bytes: u64,
@@ -308,7 +308,7 @@ impl Metrics {
     }
 }
 
-fn cache_on(page: &mut Page, cache: &Cache) {
+fn cache_on(page: &mut Page, cache: &CacheStats) {
     page.counter("t2v_cache_hits_total", "Texts answered from the cache.", cache.hits);
     page.counter("t2v_cache_misses_total", "Texts the cache did not have.", cache.misses);
     let help = "Texts joined to an equal one that was being computed.";

@@ -35,7 +35,7 @@ image-check: model
 	STRIP=1 bash deploy/image/check.sh target/debug/text2vec-sidecar models/all-MiniLM-L6-v2
 
 # The Helm chart, the values for Weaviate's chart and the compose files, by helm's, Kubernetes' and Compose's own rules.
-# Needs Go. With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> it renders that too.
+# Needs Go. With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> it renders that too (`helm pull weaviate/weaviate --untar`).
 deploy-check:
 	bash deploy/check/run.sh
 

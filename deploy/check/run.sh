@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Checks charts, Weaviate's values and compose files: `make deploy-check`. Needs Go and Python; the first run gets the Go
-# modules and, as a Python package, the schemas of Kubernetes.
+# modules and, as a Python package, the schemas of Kubernetes. T2V_WEAVIATE_CHART=<directory of Weaviate's chart> has that chart
+# render the values, too.
 set -euo pipefail
+if [ -n "${T2V_WEAVIATE_CHART:-}" ]; then
+  T2V_WEAVIATE_CHART=$(realpath "$T2V_WEAVIATE_CHART")
+  export T2V_WEAVIATE_CHART
+fi
 cd "$(dirname "$0")"
 target=$(realpath ../..)/target/deploy-check
 schemas=$target/schemas

@@ -2,15 +2,16 @@ package check
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 )
 
@@ -28,6 +29,7 @@ type weaviateValues struct {
 			LivenessProbe   probeTimes                  `json:"livenessProbe"`
 			ReadinessProbe  probeTimes                  `json:"readinessProbe"`
 			Resources       corev1.ResourceRequirements `json:"resources"`
+			Affinity        *corev1.Affinity            `json:"affinity"`
 			SecurityContext *corev1.PodSecurityContext  `json:"securityContext"`
 		} `json:"text2vec-transformers"`
 	} `json:"modules"`
@@ -64,6 +66,36 @@ func official(t *testing.T, form string) weaviateValues {
 	return values
 }
 
+// inference is the deployment that the chart makes of these values.
+func inference(values weaviateValues) appsv1.Deployment {
+	module := values.Modules.Transformers
+	labels := map[string]string{"app": "transformers-inference"}
+	return appsv1.Deployment{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: metav1.ObjectMeta{Name: "transformers-inference"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: module.Replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec: corev1.PodSpec{
+					Affinity:        module.Affinity,
+					SecurityContext: module.SecurityContext,
+					Containers: []corev1.Container{{
+						Name:            "transformers-inference",
+						Image:           module.Registry + "/" + module.Repo + ":" + module.Tag,
+						ImagePullPolicy: corev1.PullIfNotPresent,
+						Env:             []corev1.EnvVar{{Name: "ENABLE_CUDA", Value: "0"}},
+						Resources:       module.Resources,
+						LivenessProbe:   module.LivenessProbe.asks("/.well-known/live"),
+						ReadinessProbe:  module.ReadinessProbe.asks("/.well-known/ready"),
+					}},
+				},
+			},
+		},
+	}
+}
+
 // The parts of the chart's objects that these values decide, put together as the chart does.
 func TestTheImageFormMakesTheChartsDeployment(t *testing.T) {
 	module := official(t, "image").Modules.Transformers
@@ -74,32 +106,16 @@ func TestTheImageFormMakesTheChartsDeployment(t *testing.T) {
 	if module.Resources.Limits.Cpu().MilliValue() == 1000 || module.Resources.Limits.Cpu().IsZero() {
 		t.Error("the chart's limit of one core would stay")
 	}
-	labels := map[string]string{"app": "transformers-inference"}
-	made := appsv1.Deployment{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
-		ObjectMeta: metav1.ObjectMeta{Name: "transformers-inference"},
-		Spec: appsv1.DeploymentSpec{
-			Replicas: module.Replicas,
-			Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels},
-				Spec: corev1.PodSpec{
-					SecurityContext: module.SecurityContext,
-					Containers: []corev1.Container{{
-						Name:           "transformers-inference",
-						Image:          module.Registry + "/" + module.Repo + ":" + module.Tag,
-						Env:            []corev1.EnvVar{{Name: "ENABLE_CUDA", Value: "0"}},
-						Resources:      module.Resources,
-						LivenessProbe:  module.LivenessProbe.asks("/.well-known/live"),
-						ReadinessProbe: module.ReadinessProbe.asks("/.well-known/ready"),
-					}},
-				},
-			},
-		},
-	}
+	made := inference(official(t, "image"))
 	validate(t, "image", marshal(t, made))
 	// The chart sets no container's security context, so of the restricted profile only the pod's part can hold.
-	for _, broken := range restricted(t, "image", made.Spec.Template) {
+	podsPart(t, "image", made.Spec.Template)
+}
+
+// podsPart leaves out what only a container's security context could mend.
+func podsPart(t *testing.T, name string, pod corev1.PodTemplateSpec) {
+	t.Helper()
+	for _, broken := range restricted(t, name, pod) {
 		if !strings.Contains(broken, "allowPrivilegeEscalation") && !strings.Contains(broken, "unrestricted capabilities") {
 			t.Error(broken)
 		}
@@ -133,7 +149,7 @@ func TestTheSidecarFormIsReadyBeforeWeaviateStarts(t *testing.T) {
 	if listen := variable(sidecar, "T2V_LISTEN"); module.InferenceURL != "http://"+listen || !strings.HasPrefix(listen, "127.0.0.1:") {
 		t.Errorf("listens on %s, Weaviate asks %s", listen, module.InferenceURL)
 	}
-	for _, taken := range []string{":8080", ":50051", ":2112", ":7000", ":7001"} {
+	for _, taken := range []string{":8080", ":50051", ":2112", ":6060", ":7000", ":7001", ":8300", ":8301"} {
 		if strings.HasSuffix(module.InferenceURL, taken) {
 			t.Errorf("%s is Weaviate's own port", taken)
 		}
@@ -170,32 +186,146 @@ func TestTheSidecarFormIsReadyBeforeWeaviateStarts(t *testing.T) {
 	}))
 }
 
-// With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> the three forms are rendered by the chart itself.
+// Weaviate's pod beside the sidecar, as the chart makes it with restricted.yaml on top.
+func TestTheRestrictedFileBringsThePodUnderTheProfile(t *testing.T) {
+	text, err := os.ReadFile("../weaviate-helm-values/restricted.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values struct {
+		InitContainers struct {
+			Sysctl struct {
+				Enabled *bool `json:"enabled"`
+			} `json:"sysctlInitContainer"`
+		} `json:"initContainers"`
+		Pod       *corev1.PodSecurityContext `json:"securityContext"`
+		Container *corev1.SecurityContext    `json:"containerSecurityContext"`
+	}
+	if err := yaml.UnmarshalStrict(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	if enabled := values.InitContainers.Sysctl.Enabled; enabled == nil || *enabled {
+		t.Error("the chart's privileged init container stays")
+	}
+	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+		SecurityContext: values.Pod,
+		InitContainers:  official(t, "sidecar").InitContainers.Extra,
+		Containers:      []corev1.Container{{Name: "weaviate", Image: "weaviate", SecurityContext: values.Container}},
+	}}
+	for _, broken := range restricted(t, "restricted", pod) {
+		t.Error(broken)
+	}
+}
+
+// With T2V_WEAVIATE_CHART=<directory of Weaviate's chart>, as `helm pull weaviate/weaviate --untar` makes it, the three forms
+// are rendered by the chart itself, each without restricted.yaml and with it.
 func TestWeaviatesOwnChartTakesTheThreeForms(t *testing.T) {
 	dir := os.Getenv("T2V_WEAVIATE_CHART")
 	if dir == "" {
 		t.Log("T2V_WEAVIATE_CHART names no chart: the three forms are checked without it")
 		return
 	}
-	if _, err := loader.Load(dir); err != nil {
-		t.Fatal(err)
+	for _, form := range []string{"image", "url", "sidecar"} {
+		for _, files := range [][]string{{form}, {form, "restricted"}} {
+			name := strings.Join(files, "+")
+			t.Run(name, func(t *testing.T) {
+				manifests := renderWeaviate(t, dir, files)
+				validate(t, name, manifests)
+				sets := decode[appsv1.StatefulSet](t, manifests, "StatefulSet")
+				if len(sets) != 1 {
+					t.Fatalf("%d stateful sets", len(sets))
+				}
+				pod := sets[0].Spec.Template
+				// By itself the chart's Weaviate breaks the profile; the sidecar beside it does not.
+				for _, broken := range restricted(t, name, pod) {
+					if len(files) == 2 || strings.Contains(broken, "text2vec-sidecar") {
+						t.Error(broken)
+					}
+				}
+				weaviate := pod.Spec.Containers[0]
+				if modules := variable(weaviate, "ENABLE_MODULES"); modules != "text2vec-transformers" {
+					t.Errorf("ENABLE_MODULES is %q", modules)
+				}
+				url := official(t, form).Modules.Transformers.InferenceURL
+				deployments := decode[appsv1.Deployment](t, manifests, "Deployment")
+				switch form {
+				case "image":
+					url = "http://transformers-inference.vectors.svc.cluster.local.:8080"
+					runsOurImage(t, name, deployments, decode[corev1.Service](t, manifests, "Service"))
+				case "sidecar":
+					startsFirst(t, pod)
+					fallthrough
+				default:
+					if len(deployments) != 0 {
+						t.Errorf("the chart runs %s as well", deployments[0].Name)
+					}
+				}
+				if asked := variable(weaviate, "TRANSFORMERS_INFERENCE_API"); asked != url {
+					t.Errorf("Weaviate asks %q, not %q", asked, url)
+				}
+			})
+		}
 	}
-	for form, wanted := range map[string]string{
-		"image":   "registry.example/text2vec-sidecar:all-MiniLM-L6-v2",
-		"url":     "http://t2v-text2vec-sidecar.vectors.svc.cluster.local.:8080",
-		"sidecar": "restartPolicy: Always",
-	} {
-		values, err := chartutil.ReadValuesFile("../weaviate-helm-values/" + form + ".yaml")
+}
+
+// renderWeaviate renders Weaviate's chart; of several files the last one wins, as with helm's -f.
+func renderWeaviate(t *testing.T, dir string, files []string) string {
+	t.Helper()
+	values := chartutil.Values{}
+	for _, file := range files {
+		read, err := chartutil.ReadValuesFile("../weaviate-helm-values/" + file + ".yaml")
 		if err != nil {
 			t.Fatal(err)
 		}
-		manifests, err := render(dir, values)
-		if err != nil {
-			t.Fatalf("%s: %v", form, err)
+		values = chartutil.CoalesceTables(read, values)
+	}
+	manifests, err := render(dir, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return manifests
+}
+
+func runsOurImage(t *testing.T, name string, deployments []appsv1.Deployment, services []corev1.Service) {
+	t.Helper()
+	if len(deployments) != 1 {
+		t.Fatalf("%d deployments", len(deployments))
+	}
+	made, expected := deployments[0], inference(official(t, "image"))
+	if made.Name != expected.Name || *made.Spec.Replicas != *expected.Spec.Replicas ||
+		!equality.Semantic.DeepEqual(made.Spec.Template, expected.Spec.Template) {
+		t.Errorf("the chart makes\n%s\nnot\n%s", marshal(t, made), marshal(t, expected))
+	}
+	podsPart(t, name, made.Spec.Template)
+	for _, service := range services {
+		if service.Name == "transformers-inference" {
+			if port := service.Spec.Ports[0]; port.Port != 8080 || port.TargetPort.IntValue() != 8080 ||
+				!equality.Semantic.DeepEqual(service.Spec.Selector, made.Spec.Template.Labels) {
+				t.Errorf("the service leads elsewhere: %s", marshal(t, service))
+			}
+			return
 		}
-		validate(t, form, manifests)
-		if !strings.Contains(manifests, wanted) {
-			t.Errorf("%s: no %s", form, wanted)
+	}
+	t.Error("no service")
+}
+
+func startsFirst(t *testing.T, pod corev1.PodTemplateSpec) {
+	t.Helper()
+	values := official(t, "sidecar")
+	first := pod.Spec.InitContainers
+	if len(first) == 0 || !equality.Semantic.DeepEqual(first[len(first)-1], values.InitContainers.Extra[0]) {
+		t.Fatalf("before Weaviate the chart starts %v", first)
+	}
+	_, port, _ := strings.Cut(variable(values.InitContainers.Extra[0], "T2V_LISTEN"), ":")
+	weaviate := pod.Spec.Containers[0]
+	for _, taken := range weaviate.Ports {
+		if port == strconv.Itoa(int(taken.ContainerPort)) {
+			t.Errorf("%s is Weaviate's port %s", port, taken.Name)
+		}
+	}
+	for _, variable := range weaviate.Env {
+		if strings.HasSuffix(variable.Name, "_PORT") && variable.Value == port {
+			t.Errorf("%s is Weaviate's %s", port, variable.Name)
 		}
 	}
 }

@@ -82,6 +82,9 @@ impl Simd for Avx2 {
         max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         where_less(a: __m256, b: __m256, then: __m256, otherwise: __m256) -> __m256 =
             _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
+        magnitude(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+        with_sign_of(a: __m256, sign: __m256) -> __m256 =
+            _mm256_or_ps(a, _mm256_and_ps(_mm256_set1_ps(-0.0), sign));
         round(a: __m256) -> __m256 = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale_by_power(a: __m256, n: __m256) -> __m256 = {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
@@ -173,6 +176,56 @@ impl Simd for Avx2 {
             let integers = _mm256_cvtps_epi32(a);
             let words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256::<1>(integers));
             _mm_storel_epi64(to.cast(), _mm_packus_epi16(words, words));
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+        // SAFETY: eight columns of eight rows, and room for them, by contract.
+        unsafe {
+            let mut lines = [_mm256_setzero_ps(); 8];
+            for (line, row) in lines.iter_mut().zip(rows) {
+                *line = _mm256_loadu_ps(row.add(at));
+            }
+            // Each step swaps the upper right with the lower left: quarters of the square, then of those, then of those.
+            for i in 0..4 {
+                let [a, b] = [lines[i], lines[i + 4]];
+                lines[i] = _mm256_permute2f128_ps::<0x20>(a, b);
+                lines[i + 4] = _mm256_permute2f128_ps::<0x31>(a, b);
+            }
+            for i in [0, 1, 4, 5] {
+                let [a, b] = [_mm256_castps_pd(lines[i]), _mm256_castps_pd(lines[i + 2])];
+                lines[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                lines[i + 2] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            }
+            for i in [0, 2, 4, 6] {
+                let [a, b] = [lines[i], lines[i + 1]];
+                lines[i] = _mm256_blend_ps::<0b1010_1010>(a, _mm256_moveldup_ps(b));
+                lines[i + 1] = _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(a), b);
+            }
+            for (i, line) in lines.into_iter().enumerate() {
+                _mm256_storeu_ps(to.add(i * 8), line);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [__m256; 4], offset: i32) -> __m256i {
+        // SAFETY: writable for 32 bytes by contract.
+        unsafe {
+            let offset = _mm256_set1_epi32(offset);
+            let [a, b, c, d] = vectors;
+            let low = _mm256_packs_epi32(
+                _mm256_add_epi32(_mm256_cvtps_epi32(a), offset),
+                _mm256_add_epi32(_mm256_cvtps_epi32(b), offset),
+            );
+            let high = _mm256_packs_epi32(
+                _mm256_add_epi32(_mm256_cvtps_epi32(c), offset),
+                _mm256_add_epi32(_mm256_cvtps_epi32(d), offset),
+            );
+            // Packing goes by halves of a vector: four bytes of each of the four, then the last four of each.
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+            _mm256_storeu_si256(to.cast(), bytes);
+            _mm256_sad_epu8(bytes, _mm256_setzero_si256())
         }
     }
     #[inline(always)]

@@ -59,6 +59,40 @@ fn first(count: usize) -> __mmask16 {
     (1u16 << count).wrapping_sub(1)
 }
 
+/// Exchanges every other run of `RUN` lanes between lines that are `RUN` lines apart: the odd ones of the upper line with
+/// the even ones of the lower.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn exchange<const RUN: usize>(lines: &mut [__m512; 16]) {
+    // SAFETY: the CPU has the instructions by contract; the arrays are vectors.
+    unsafe {
+        let upper = _mm512_loadu_si512(const { swapped(RUN) }[0].as_ptr().cast());
+        let lower = _mm512_loadu_si512(const { swapped(RUN) }[1].as_ptr().cast());
+        for i in 0..16 {
+            if i & RUN == 0 {
+                let [a, b] = [lines[i], lines[i + RUN]];
+                lines[i] = _mm512_permutex2var_ps(a, upper, b);
+                lines[i + RUN] = _mm512_permutex2var_ps(a, lower, b);
+            }
+        }
+    }
+}
+
+/// The lanes of two lines that come to be in the upper and in the lower one. From 16 on they are the lower line's.
+const fn swapped(run: usize) -> [[i32; 16]; 2] {
+    let mut lanes = [[0; 16]; 2];
+    let mut lane = 0;
+    while lane < 16 {
+        let odd = lane & run != 0;
+        lanes[0][lane] = (if odd { 16 + lane - run } else { lane }) as i32;
+        lanes[1][lane] = (if odd { 16 + lane } else { lane + run }) as i32;
+        lane += 1;
+    }
+    lanes
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
     // 14 × 2 accumulators, two weights and one broadcast of 32 registers.
@@ -98,6 +132,9 @@ impl Simd for Avx512 {
         max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         where_less(a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 =
             _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), otherwise, then);
+        magnitude(a: __m512) -> __m512 = _mm512_andnot_ps(_mm512_set1_ps(-0.0), a);
+        with_sign_of(a: __m512, sign: __m512) -> __m512 =
+            _mm512_or_ps(a, _mm512_and_ps(_mm512_set1_ps(-0.0), sign));
         round(a: __m512) -> __m512 = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale_by_power(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
         sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
@@ -174,6 +211,45 @@ impl Simd for Avx512 {
     unsafe fn store_bytes(self, to: *mut u8, a: __m512) {
         // SAFETY: writable for 16 bytes by contract.
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(a))) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+        // SAFETY: 16 columns of 16 rows, and room for them, by contract.
+        unsafe {
+            let mut lines = [_mm512_setzero_ps(); 16];
+            for (line, row) in lines.iter_mut().zip(rows) {
+                *line = _mm512_loadu_ps(row.add(at));
+            }
+            // The upper right changes places with the lower left: of the square, of its quarters, and so on.
+            exchange::<8>(&mut lines);
+            exchange::<4>(&mut lines);
+            exchange::<2>(&mut lines);
+            exchange::<1>(&mut lines);
+            for (i, line) in lines.into_iter().enumerate() {
+                _mm512_storeu_ps(to.add(i * 16), line);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [__m512; 4], offset: i32) -> __m512i {
+        // SAFETY: writable for 64 bytes by contract.
+        unsafe {
+            let offset = _mm512_set1_epi32(offset);
+            let [a, b, c, d] = vectors;
+            let low = _mm512_packs_epi32(
+                _mm512_add_epi32(_mm512_cvtps_epi32(a), offset),
+                _mm512_add_epi32(_mm512_cvtps_epi32(b), offset),
+            );
+            let high = _mm512_packs_epi32(
+                _mm512_add_epi32(_mm512_cvtps_epi32(c), offset),
+                _mm512_add_epi32(_mm512_cvtps_epi32(d), offset),
+            );
+            // Packing goes by quarters of a vector: four bytes of each of the four, then the next four of each.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+            _mm512_storeu_si512(to.cast(), bytes);
+            _mm512_sad_epu8(bytes, _mm512_setzero_si512())
+        }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16, a: __m512) {

@@ -71,6 +71,14 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
     }
     #[inline(always)]
+    fn magnitude(self, a: Lanes) -> Lanes {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn with_sign_of(self, a: Lanes, sign: Lanes) -> Lanes {
+        each(a, sign, |a, sign| f32::from_bits(a.to_bits() | (sign.to_bits() & 1 << 31)))
+    }
+    #[inline(always)]
     fn round(self, a: Lanes) -> Lanes {
         a.map(|a| (a + ROUNDER) - ROUNDER)
     }
@@ -166,6 +174,26 @@ impl Simd for Portable {
         let bytes = a.map(|a| (a + ROUNDER).to_bits() as u8);
         // SAFETY: writable for four bytes by contract.
         unsafe { to.cast::<[u8; 4]>().write(bytes) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+        for (i, row) in rows.iter().enumerate().take(4) {
+            for j in 0..4 {
+                // SAFETY: four columns of four rows by contract.
+                unsafe { to.add(j * 4 + i).write(row.add(at + j).read()) }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [Lanes; 4], offset: i32) -> [u32; 4] {
+        let (least, most) = (self.splat(-offset as f32), self.splat((255 - offset) as f32));
+        let bytes = vectors.map(|a| {
+            // Held first: NaN becomes the smallest, as all that compares with nothing.
+            self.min(self.max(a, least), most).map(|a| ((a + ROUNDER).to_bits() as u8).wrapping_add(offset as u8))
+        });
+        // SAFETY: writable for 16 bytes by contract.
+        unsafe { to.cast::<[[u8; 4]; 4]>().write(bytes) }
+        bytes.map(|four| four.into_iter().map(u32::from).sum())
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16, a: Lanes) {

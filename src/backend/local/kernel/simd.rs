@@ -61,6 +61,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// Lanes of `then` where `a < b`, of `otherwise` elsewhere.
     fn where_less(self, a: Self::Vector, b: Self::Vector, then: Self::Vector, otherwise: Self::Vector) -> Self::Vector;
+    /// The value without its sign.
+    fn magnitude(self, a: Self::Vector) -> Self::Vector;
+    /// A value that is not negative, with the sign of another.
+    fn with_sign_of(self, a: Self::Vector, sign: Self::Vector) -> Self::Vector;
     /// The nearest integer, ties to even, for |a| < 2²².
     fn round(self, a: Self::Vector) -> Self::Vector;
     /// `a × 2ⁿ` for integral n of -126..=127. NaN in `a` stays NaN.
@@ -116,6 +120,18 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be writable for `LANES` bytes.
     unsafe fn store_bytes(self, to: *mut u8, a: Self::Vector);
+    /// Turns a square around: `LANES` values of each of `LANES` rows, from column `at` on, are stored column after column.
+    ///
+    /// # Safety
+    /// There are `LANES` rows, readable for `at + LANES` values each; `to` must be writable for `LANES²` values.
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32);
+    /// Stores the lanes of four vectors as bytes: each the nearest integer, ties to even, plus `offset`, held to 0..=255.
+    /// NaN becomes 0; other lanes beyond ±2²² become anything. `offset` is 0..=255. Returns words that add up to the sum of
+    /// the bytes.
+    ///
+    /// # Safety
+    /// `to` must be writable for 4 × `LANES` bytes.
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [Self::Vector; 4], offset: i32) -> Self::Words;
     /// Stores lanes as bf16, rounded to the nearest, ties to even. NaN stays NaN.
     ///
     /// # Safety
@@ -285,7 +301,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Vec<Vec<f32>> {
-            let mut results = vec![Vec::new(); 14];
+            let mut results = vec![Vec::new(); 16];
             let [a, b, c] = self.0;
             for at in (0..a.len()).step_by(S::LANES) {
                 let wide = |slice: &[f32]| {
@@ -312,6 +328,12 @@ mod tests {
                     // SAFETY: `out` has `LANES` values.
                     unsafe { s.store(out.as_mut_ptr(), vector) };
                     result.extend(out);
+                }
+                for (i, vector) in [s.magnitude(x), s.with_sign_of(s.magnitude(x), y)].into_iter().enumerate() {
+                    let mut out = vec![0f32; S::LANES];
+                    // SAFETY: `out` has `LANES` values.
+                    unsafe { s.store(out.as_mut_ptr(), vector) };
+                    results[14 + i].extend(out);
                 }
                 let mut chosen = vec![0f32; S::LANES];
                 // SAFETY: it has `LANES` values.
@@ -356,6 +378,7 @@ mod tests {
                 assert!((got[4][i] - x.mul_add(y, z)).abs() <= 1e-4);
                 assert_eq!((got[5][i], got[6][i]), (x.min(y), x.max(y)));
                 assert_eq!(got[13][i], if x < y { z } else { x });
+                assert_eq!((got[14][i], got[15][i]), (x.abs(), x.abs().copysign(y)));
                 assert_eq!(got[7][i], x.round_ties_even());
                 assert_eq!(got[8][i], x * 2f32.powi(y.round_ties_even() as i32));
                 assert_eq!(got[9][i], if i % lanes <= lanes / 2 { x } else { 0.0 });
@@ -430,6 +453,71 @@ mod tests {
                 if (0.0..=255.0).contains(&value) {
                     assert_eq!(f32::from(byte), value.round_ties_even(), "{kernels:?} {value}");
                 }
+            }
+        }
+    }
+
+    /// A square turned around, from the third column of its rows on.
+    struct Transposed<'a>(&'a [Vec<f32>]);
+
+    impl Task for Transposed<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let rows: Vec<*const f32> = self.0.iter().map(|row| row.as_ptr()).take(S::LANES).collect();
+            let mut columns = vec![0f32; S::LANES * S::LANES];
+            // SAFETY: the rows are longer than two values and a vector, and there is room for the square.
+            unsafe { s.transpose(&rows, 2, columns.as_mut_ptr()) };
+            columns
+        }
+    }
+
+    #[test]
+    fn squares_are_turned_around() {
+        let rows: Vec<Vec<f32>> = (0..16).map(|i| (0..18).map(|j| (i * 100 + j) as f32).collect()).collect();
+        for kernels in Kernels::available() {
+            let lanes = kernels.panel_width() / PANEL_VECTORS;
+            let want: Vec<f32> = (0..lanes * lanes).map(|k| rows[k % lanes][2 + k / lanes]).collect();
+            assert_eq!(kernels.run(Transposed(&rows)), want, "{kernels:?}");
+        }
+    }
+
+    /// Values as bytes that are held within their range, and the sum of the bytes.
+    struct HeldBytes<'a>(&'a [f32], i32);
+
+    impl Task for HeldBytes<'_> {
+        type Output = (Vec<u8>, f32);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<u8>, f32) {
+            let mut bytes = vec![0u8; self.0.len()];
+            let mut sums = s.splat_word(0);
+            for (values, bytes) in self.0.chunks_exact(4 * S::LANES).zip(bytes.chunks_exact_mut(4 * S::LANES)) {
+                let mut vectors = [s.splat(0.0); 4];
+                for (vector, values) in vectors.iter_mut().zip(values.chunks_exact(S::LANES)) {
+                    // SAFETY: the chunk is a vector long.
+                    *vector = unsafe { s.load(values.as_ptr()) };
+                }
+                // SAFETY: there are as many bytes as values.
+                sums = s.add_words(sums, unsafe { s.store_held_bytes(bytes.as_mut_ptr(), vectors, self.1) });
+            }
+            (bytes, s.sum(s.integers_to_f32(sums)))
+        }
+    }
+
+    #[test]
+    fn bytes_are_held_within_their_range() {
+        let mut values: Vec<f32> = (-600..600).map(|i| i as f32 / 2.0).collect();
+        values.extend([0.499_999_97, -0.499_999_97, 1e6, -1e6, f32::NAN, -f32::NAN]);
+        values.resize(values.len().next_multiple_of(64), 0.0);
+        for offset in [0, 3, 128, 255] {
+            // NaN is as good as the least.
+            let byte = |x: &f32| (x.round_ties_even() + offset as f32).max(0.0).min(255.0) as u8;
+            let want: Vec<u8> = values.iter().map(byte).collect();
+            let sum = want.iter().map(|&byte| f32::from(byte)).sum::<f32>();
+            for kernels in Kernels::available() {
+                assert_eq!(kernels.run(HeldBytes(&values, offset)), (want.clone(), sum), "{kernels:?} {offset}");
             }
         }
     }

@@ -7,7 +7,7 @@ use super::super::simd::Simd;
 
 /// `a × b + c`, rounded once.
 #[inline(always)]
-fn fused<S: Simd>(s: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
+pub(super) fn fused<S: Simd>(s: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
     if S::LANES > 4 || cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
         return s.mul_add(a, b, c);
     }
@@ -24,28 +24,34 @@ fn fused<S: Simd>(s: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
     unsafe { s.load(sums.as_ptr()) }
 }
 
-/// How many values ahead codes are made from memory is asked for: rows follow each other closely.
-const AHEAD: usize = 512;
 /// Lanes of the longest vectors.
-const MOST_LANES: usize = 16;
+pub(super) const MOST_LANES: usize = 16;
 
-/// The polynomial with the given coefficients, the highest power first.
+/// The polynomial with the given coefficients, the highest power first. Of several vectors step by step, here and in all
+/// that follows: each step waits for the one before, and the CPU sees the other vectors' steps only if they are near.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(s: S, x: S::Vector, coefficients: [f32; N]) -> S::Vector {
-    let mut value = s.splat(coefficients[0]);
+fn polynomial<S: Simd, const N: usize, const K: usize>(
+    s: S,
+    x: [S::Vector; K],
+    coefficients: [f32; N],
+) -> [S::Vector; K] {
+    let mut values = [s.splat(coefficients[0]); K];
     for &coefficient in &coefficients[1..] {
-        value = fused(s, value, x, s.splat(coefficient));
+        let coefficient = s.splat(coefficient);
+        for k in 0..K {
+            values[k] = fused(s, values[k], x[k], coefficient);
+        }
     }
-    value
+    values
 }
 
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
 #[inline(always)]
-fn smaller(a: f32, b: f32) -> f32 {
+pub(super) fn smaller(a: f32, b: f32) -> f32 {
     if a < b { a } else { b }
 }
 
@@ -58,283 +64,235 @@ const MINUS_LN2_LOW: f32 = -1.428_606_8e-6;
 
 /// `e^x` for x of -87 to 0, by a polynomial.
 #[inline(always)]
-fn power<S: Simd>(s: S, x: S::Vector, coefficients: [f32; 7]) -> S::Vector {
-    let n = s.sub(fused(s, x, s.splat(LOG2_E), s.splat(ROUNDER)), s.splat(ROUNDER));
-    let r = fused(s, n, s.splat(MINUS_LN2_HIGH), x);
-    let r = fused(s, n, s.splat(MINUS_LN2_LOW), r);
-    s.scale_by_power(polynomial(s, r, coefficients), n)
+fn power<S: Simd, const K: usize>(s: S, x: [S::Vector; K], coefficients: [f32; 7]) -> [S::Vector; K] {
+    let (mut n, mut r) = (x, x);
+    for k in 0..K {
+        n[k] = s.sub(fused(s, x[k], s.splat(LOG2_E), s.splat(ROUNDER)), s.splat(ROUNDER));
+    }
+    for k in 0..K {
+        r[k] = fused(s, n[k], s.splat(MINUS_LN2_HIGH), x[k]);
+    }
+    for k in 0..K {
+        r[k] = fused(s, n[k], s.splat(MINUS_LN2_LOW), r[k]);
+    }
+    let mut values = polynomial(s, r, coefficients);
+    for k in 0..K {
+        values[k] = s.scale_by_power(values[k], n[k]);
+    }
+    values
 }
 
 /// The error function: two polynomials that meet at 0.921875.
 #[inline(always)]
-fn erf<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+fn erf<S: Simd, const K: usize>(s: S, x: [S::Vector; K]) -> [S::Vector; K] {
     let zero = s.splat(0.0);
-    let a = s.min(s.max(x, s.sub(zero, x)), s.splat(3.925));
-    let square = s.mul(a, a);
-    let small = polynomial(
+    let (mut a, mut square) = (x, x);
+    for k in 0..K {
+        a[k] = s.min(s.magnitude(x[k]), s.splat(3.925));
+        square[k] = s.mul(a[k], a[k]);
+    }
+    let mut small = polynomial(
         s,
         square,
         [-5.991_049_7e-4, 4.993_396e-3, -2.676_673_4e-2, 1.128_180_25e-1, -3.761_248_6e-1, 1.283_791_5e-1],
     );
-    let small = fused(s, small, a, a);
-    let large = polynomial(
+    let mut large = polynomial(
         s,
         a,
         [1.729_489_3e-5, -3.832_086_8e-4, 3.883_934_4e-3, -2.425_456e-2, 1.067_778_5e-1, 6.348_467e-1, 1.287_175_1e-1],
     );
     // 1 - e^-t
-    let t = s.sub(zero, fused(s, large, a, a));
-    let power = power(s, t, [1.383_198_1e-3, 8.375_5e-3, 4.166_895e-2, 1.666_644_7e-1, 4.999_998_5e-1, 1.0, 1.0]);
-    let large = s.sub(s.splat(1.0), power);
-    let magnitude = s.where_less(a, s.splat(0.921875), small, large);
-    s.where_less(x, zero, s.sub(zero, magnitude), magnitude)
+    let mut minus_t = a;
+    for k in 0..K {
+        small[k] = fused(s, small[k], a[k], a[k]);
+        minus_t[k] = s.sub(zero, fused(s, large[k], a[k], a[k]));
+    }
+    let power = power(s, minus_t, [1.383_198_1e-3, 8.375_5e-3, 4.166_895e-2, 1.666_644_7e-1, 4.999_998_5e-1, 1.0, 1.0]);
+    for k in 0..K {
+        large[k] = s.sub(s.splat(1.0), power[k]);
+        let magnitude = s.where_less(a[k], s.splat(0.921875), small[k], large[k]);
+        a[k] = s.with_sign_of(magnitude, x[k]);
+    }
+    a
 }
 
 /// GELU of each value, with the error function.
 #[inline(always)]
-pub(super) fn gelu<S: Simd>(s: S, values: &mut [[f32; Spread::LANES]]) {
-    for value in values.as_flattened_mut().chunks_exact_mut(S::LANES) {
-        // SAFETY: the chunk is a vector long.
-        unsafe {
-            let x = s.load(value.as_ptr());
-            let phi = s.add(erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), s.splat(1.0));
-            s.store(value.as_mut_ptr(), s.mul(s.mul(x, s.splat(0.5)), phi));
-        }
+pub(super) fn gelu<S: Simd, const K: usize>(s: S, x: [S::Vector; K]) -> [S::Vector; K] {
+    let mut scaled = x;
+    for value in &mut scaled {
+        *value = s.mul(*value, s.splat(std::f32::consts::FRAC_1_SQRT_2));
     }
+    let mut values = erf(s, scaled);
+    for k in 0..K {
+        let phi = s.add(values[k], s.splat(1.0));
+        values[k] = s.mul(s.mul(x[k], s.splat(0.5)), phi);
+    }
+    values
 }
 
 /// `e^x` for x of 0 and less.
 #[inline(always)]
-fn exp<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+fn exp<S: Simd, const K: usize>(s: S, mut x: [S::Vector; K]) -> [S::Vector; K] {
     // The runtime goes on to -103.97; what lies below 2^-126 neither moves a sum of at least 1 nor makes a code.
-    let x = s.max(x, s.splat(-87.0));
+    for x in &mut x {
+        *x = s.max(*x, s.splat(-87.0));
+    }
     power(s, x, [1.378_059_4e-3, 8.373_124_5e-3, 4.166_953_6e-2, 1.666_647_2e-1, 4.999_998_5e-1, 1.0, 1.0])
 }
 
 /// Lanes of the runtime's softmax, of which each sums its own values.
 const SUMS: usize = 16;
+/// Exponentials of a row that are computed at a time.
+const POWERS: usize = 32;
 
-/// Softmax in place. Returns the largest value.
+/// Softmax of some scores but for its last step: writes the exponentials of what each score is less than the largest,
+/// and returns 1 ÷ their sum, by which they are still to be multiplied. e^0 is exactly 1, so it is the largest
+/// probability too.
 #[inline(always)]
-pub(super) fn softmax<S: Simd>(s: S, row: &mut [f32]) -> f32 {
-    let mut most = f32::MIN;
-    let whole = row.len() / S::LANES * S::LANES;
-    let tail = row.len() - whole;
-    let start = row.as_mut_ptr();
-    // SAFETY: whole vectors up to `whole`, `tail` values after it.
+pub(super) fn softmax<S: Simd>(s: S, scores: &[f32], powers: &mut [f32]) -> f32 {
+    assert_eq!(scores.len(), powers.len());
+    let offset = s.splat(largest(s, scores));
+    let whole = scores.len() / POWERS * POWERS;
+    let (from, to) = (scores.as_ptr(), powers.as_mut_ptr());
+    // As many of them as hold 16 lanes.
+    let mut sums = [s.splat(0.0); SUMS / 4];
+    // SAFETY: `POWERS` values at a time up to `whole`, then `count` values of each last vector.
     unsafe {
-        let mut largest = s.splat(most);
-        for at in (0..whole).step_by(S::LANES) {
-            largest = s.max(largest, s.load(start.add(at)));
+        for at in (0..whole).step_by(POWERS) {
+            for step in (0..POWERS).step_by(2 * S::LANES) {
+                let at = [at + step, at + step + S::LANES];
+                let powers = exp(s, [s.sub(s.load(from.add(at[0])), offset), s.sub(s.load(from.add(at[1])), offset)]);
+                for k in 0..2 {
+                    s.store(to.add(at[k]), powers[k]);
+                    let sum = &mut sums[(step / S::LANES + k) % (SUMS / S::LANES)];
+                    *sum = s.add(*sum, powers[k]);
+                }
+            }
         }
-        most = larger(most, s.largest(largest));
-        for &value in &row[whole..] {
-            most = larger(most, value);
-        }
-        let offset = s.splat(most);
-        for at in (0..whole).step_by(S::LANES) {
-            s.store(start.add(at), exp(s, s.sub(s.load(start.add(at)), offset)));
-        }
-        if tail > 0 {
-            let power = exp(s, s.sub(s.load_first(start.add(whole), tail), offset));
-            s.store_first(start.add(whole), power, tail);
+        for step in (0..POWERS).step_by(S::LANES) {
+            let at = whole + step;
+            let count = scores.len().saturating_sub(at).min(S::LANES);
+            if count == 0 {
+                break;
+            }
+            let sum = &mut sums[step / S::LANES % (SUMS / S::LANES)];
+            if count == S::LANES {
+                let [power] = exp(s, [s.sub(s.load(from.add(at)), offset)]);
+                s.store(to.add(at), power);
+                *sum = s.add(*sum, power);
+            } else {
+                let [power] = exp(s, [s.sub(s.load_first(from.add(at), count), offset)]);
+                s.store_first(to.add(at), power, count);
+                *sum = s.add(*sum, s.keep_first(power, count));
+            }
         }
     }
+    1.0 / sum_of_lanes(s, &sums)
+}
+
+/// The largest of some values.
+#[inline(always)]
+fn largest<S: Simd>(s: S, values: &[f32]) -> f32 {
+    let whole = values.len() / S::LANES * S::LANES;
+    let mut largest = s.splat(f32::MIN);
+    for vector in values[..whole].chunks_exact(S::LANES) {
+        // SAFETY: the chunk is a vector long.
+        largest = s.max(largest, unsafe { s.load(vector.as_ptr()) });
+    }
+    let mut most = larger(f32::MIN, s.largest(largest));
+    for &value in &values[whole..] {
+        most = larger(most, value);
+    }
+    most
+}
+
+/// The sum of the runtime's 16 lanes, in its order.
+#[inline(always)]
+fn sum_of_lanes<S: Simd>(s: S, vectors: &[S::Vector; SUMS / 4]) -> f32 {
     let mut sums = [0f32; SUMS];
-    let (whole, rest) = row.as_chunks::<SUMS>();
-    for chunk in whole {
-        for i in 0..SUMS {
-            sums[i] += chunk[i];
-        }
-    }
-    for (sum, value) in sums.iter_mut().zip(rest) {
-        *sum += value;
+    for (lanes, &vector) in sums.chunks_exact_mut(S::LANES).zip(vectors) {
+        // SAFETY: the chunk is a vector long.
+        unsafe { s.store(lanes.as_mut_ptr(), vector) };
     }
     let mut half = [0f32; 8];
     for i in 0..8 {
         half[i] = sums[i] + sums[i + 8];
     }
-    let sum = ((half[0] + half[1]) + (half[2] + half[3])) + ((half[4] + half[5]) + (half[6] + half[7]));
-    let factor = 1.0 / sum;
-    for value in row {
-        *value *= factor;
-    }
-    // e^0 is exactly 1: the largest of all is the factor itself.
-    factor
+    ((half[0] + half[1]) + (half[2] + half[3])) + ((half[4] + half[5]) + (half[6] + half[7]))
 }
 
-/// Rows normed at a time: their sums run one after the other, so several rows are needed to keep the CPU busy.
-pub(super) const NORM_ROWS: usize = 8;
-
-/// LayerNorm of `NORM_ROWS` rows in place, by the mean of squares. False if a variance came out negative or not finite.
+/// Sums of each row's values and of their squares, in the order of the columns. As many rows as a vector has lanes, a
+/// lane for each: the sums of a row wait for each other.
+///
+/// # Safety
+/// There are `LANES` rows, readable for `width` values each.
 #[inline(always)]
-pub(super) fn layer_norm(rows: &mut [&mut [f32]; NORM_ROWS], gamma: &[f32], beta: &[f32], epsilon: f32) -> bool {
-    let width = gamma.len();
-    let (mut sums, mut squares) = ([0f32; NORM_ROWS], [0f32; NORM_ROWS]);
-    let mut column = [0f32; NORM_ROWS];
-    // Columns go over all rows at once.
-    #[allow(clippy::needless_range_loop)]
-    for h in 0..width {
-        for r in 0..NORM_ROWS {
-            column[r] = rows[r][h];
+pub(super) unsafe fn moments<S: Simd>(s: S, rows: &[*const f32], width: usize) -> [[f32; MOST_LANES]; 2] {
+    let mut columns = Square([0.0; MOST_LANES * MOST_LANES]);
+    let (mut sums, mut squares) = (s.splat(0.0), s.splat(0.0));
+    let whole = width / S::LANES * S::LANES;
+    let mut moments = [[0.0; MOST_LANES]; 2];
+    // SAFETY: whole vectors of each row up to `whole`; the square has room for as many columns.
+    unsafe {
+        for at in (0..whole).step_by(S::LANES) {
+            s.transpose(rows, at, columns.0.as_mut_ptr());
+            for column in columns.0[..S::LANES * S::LANES].chunks_exact(S::LANES) {
+                let values = s.load(column.as_ptr());
+                sums = s.add(sums, values);
+                squares = s.add(squares, s.mul(values, values));
+            }
         }
-        for r in 0..NORM_ROWS {
-            sums[r] += column[r];
-            squares[r] += column[r] * column[r];
+        s.store(moments[0].as_mut_ptr(), sums);
+        s.store(moments[1].as_mut_ptr(), squares);
+    }
+    let [sums, squares] = &mut moments;
+    for (row, (sum, square)) in rows.iter().zip(sums.iter_mut().zip(squares)) {
+        for at in whole..width {
+            // SAFETY: within the row, by contract.
+            let value = unsafe { row.add(at).read() };
+            *sum += value;
+            *square += value * value;
         }
     }
-    let mut sound = true;
-    for r in 0..NORM_ROWS {
-        let mean = sums[r] / width as f32;
-        let deviation = (squares[r] / width as f32 - mean * mean + epsilon).sqrt();
-        sound &= deviation > 0.0 && deviation < f32::INFINITY;
-        let row = &mut rows[r][..width];
-        for h in 0..width {
-            row[h] = (row[h] - mean) / deviation * gamma[h] + beta[h];
-        }
-    }
-    sound
+    moments
 }
 
-/// Smallest and largest of some values and 0, found for several at a time. NaN is passed over.
-#[derive(Debug, Clone, Copy)]
+/// Columns of a square of values, on cache lines.
 #[repr(align(64))]
-pub(super) struct Spread {
-    low: [f32; Spread::LANES],
-    high: [f32; Spread::LANES],
-}
+struct Square([f32; MOST_LANES * MOST_LANES]);
 
-impl Spread {
-    /// Values that are compared at a time.
-    pub(super) const LANES: usize = 32;
-
-    /// Of nothing: 0 alone.
-    pub(super) fn new() -> Spread {
-        Spread { low: [0.0; Spread::LANES], high: [0.0; Spread::LANES] }
-    }
-
-    /// Some rows.
-    #[inline(always)]
-    pub(super) fn include<S: Simd>(&mut self, s: S, rows: &[[f32; Spread::LANES]]) {
-        for at in (0..Spread::LANES).step_by(S::LANES) {
-            // SAFETY: a row is whole vectors.
-            unsafe {
-                let (low, high) = (self.low.as_mut_ptr().add(at), self.high.as_mut_ptr().add(at));
-                let (mut least, mut most) = (s.load(low), s.load(high));
-                for row in rows {
-                    let value = s.load(row.as_ptr().add(at));
-                    least = s.min(value, least);
-                    most = s.max(value, most);
-                }
-                s.store(low, least);
-                s.store(high, most);
-            }
-        }
-    }
-
-    /// [`Spread::include`] for any number of values.
-    #[inline(always)]
-    pub(super) fn include_all<S: Simd>(&mut self, s: S, values: &[f32]) {
-        let (whole, rest) = values.as_chunks::<{ Spread::LANES }>();
-        self.include(s, whole);
-        for (i, &value) in rest.iter().enumerate() {
-            self.low[i] = smaller(value, self.low[i]);
-            self.high[i] = larger(value, self.high[i]);
-        }
-    }
-
-    /// The smallest and the largest.
-    #[inline(always)]
-    pub(super) fn ends(&self) -> (f32, f32) {
-        let (mut least, mut most) = (0.0, 0.0);
-        for i in 0..Spread::LANES {
-            least = smaller(self.low[i], least);
-            most = larger(self.high[i], most);
-        }
-        (least, most)
-    }
-}
-
-/// How a tensor is quantised: `value = (code - zero_point) × scale`, codes 0..=255.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Quantization {
-    pub(super) scale: f32,
-    pub(super) zero_point: i32,
-}
-
-impl Quantization {
-    /// For a tensor whose smallest and largest values are given, as `DynamicQuantizeLinear` has it: the range always
-    /// holds 0. `None` if it is not finite.
-    pub(super) fn of(least: f32, most: f32) -> Option<Quantization> {
-        let (least, most) = (smaller(least, 0.0), larger(most, 0.0));
-        let scale = if least == most { 1.0 } else { (most - least) / 255.0 };
-        let zero_point = larger(0.0, smaller(255.0, 0.0 - least / scale)).round_ties_even() as i32;
-        (scale.is_finite() && scale > 0.0).then_some(Quantization { scale, zero_point })
-    }
-
-    /// Codes of some values, no more than 16,384, and their sum.
-    #[inline(always)]
-    pub(super) fn codes<S: Simd>(self, s: S, values: &[f32], codes: &mut [u8]) -> i32 {
-        let codes = &mut codes[..values.len()];
-        let divisor = Divisor::new(s, self.scale);
-        let whole = values.len() / S::LANES * S::LANES;
-        let tail = values.len() - whole;
-        // Whole numbers below 2²⁴: exact in f32, in any order.
-        let mut sum = s.splat(0.0);
-        // SAFETY: whole vectors up to `whole`, `tail` values after it, and as many codes.
+/// LayerNorm of a row in place, by the mean of squares. `sum` and `square` are the row's [`moments`]. False if the
+/// variance came out negative or not finite.
+#[inline(always)]
+pub(super) fn layer_norm<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    [sum, square]: [f32; 2],
+    (gamma, beta): (&[f32], &[f32]),
+    epsilon: f32,
+) -> bool {
+    let width = row.len();
+    assert!(gamma.len() == width && beta.len() == width);
+    let mean = sum / width as f32;
+    let deviation = (square / width as f32 - mean * mean + epsilon).sqrt();
+    let (means, deviations) = (s.splat(mean), s.splat(deviation));
+    for at in (0..width).step_by(S::LANES) {
+        let count = width - at;
+        // SAFETY: so many values are left of all three.
         unsafe {
-            for at in (0..whole).step_by(S::LANES) {
-                s.prefetch(values.as_ptr().wrapping_add(at + AHEAD));
-                let code = self.code(s, divisor, s.load(values.as_ptr().add(at)));
-                s.store_bytes(codes.as_mut_ptr().add(at), code);
-                sum = s.add(sum, code);
-            }
-            if tail > 0 {
-                let code = self.code(s, divisor, s.load_first(values.as_ptr().add(whole), tail));
-                let mut last = [0u8; MOST_LANES];
-                s.store_bytes(last.as_mut_ptr(), code);
-                codes[whole..].copy_from_slice(&last[..tail]);
-                sum = s.add(sum, s.keep_first(code, tail));
+            let (to, gamma, beta) = (row.as_mut_ptr().add(at), gamma.as_ptr().add(at), beta.as_ptr().add(at));
+            if count < S::LANES {
+                let quotient = s.div(s.sub(s.load_first(to, count), means), deviations);
+                let value = s.add(s.mul(quotient, s.load_first(gamma, count)), s.load_first(beta, count));
+                s.store_first(to, value, count);
+            } else {
+                let quotient = s.div(s.sub(s.load(to), means), deviations);
+                s.store(to, s.add(s.mul(quotient, s.load(gamma)), s.load(beta)));
             }
         }
-        s.sum(sum) as i32
     }
-
-    #[inline(always)]
-    fn code<S: Simd>(self, s: S, divisor: Divisor<S>, value: S::Vector) -> S::Vector {
-        let zero_point = s.splat(self.zero_point as f32);
-        let quotient = s.max(divisor.quotient(s, value), s.splat(-self.zero_point as f32));
-        let quotient = s.min(quotient, s.splat((255 - self.zero_point) as f32));
-        s.add(s.round(quotient), zero_point)
-    }
-}
-
-/// What a tensor's values are divided by.
-#[derive(Clone, Copy)]
-struct Divisor<S: Simd> {
-    value: S::Vector,
-    /// 1 ÷ it, if no quotient near it is lost by taking it.
-    inverse: Option<S::Vector>,
-}
-
-impl<S: Simd> Divisor<S> {
-    #[inline(always)]
-    fn new(s: S, value: f32) -> Divisor<S> {
-        // Within these limits no step of `quotient` leaves the normal numbers, but for quotients that are as good as 0.
-        let is_normal = (1e-30..1e30).contains(&value);
-        Divisor { value: s.splat(value), inverse: is_normal.then(|| s.splat(1.0 / value)) }
-    }
-
-    /// `a ÷ b`, rounded once; by its inverse in a third of a division's time. By Markstein's theorem the second correction
-    /// is exact, the first having brought the quotient next to the true one.
-    #[inline(always)]
-    fn quotient(self, s: S, a: S::Vector) -> S::Vector {
-        let Some(inverse) = self.inverse else { return s.div(a, self.value) };
-        let minus = s.sub(s.splat(0.0), self.value);
-        let rough = s.mul(a, inverse);
-        let near = fused(s, fused(s, rough, minus, a), inverse, rough);
-        fused(s, fused(s, near, minus, a), inverse, near)
-    }
+    deviation > 0.0 && deviation < f32::INFINITY
 }
 
 #[cfg(test)]
@@ -350,58 +308,9 @@ mod tests {
         type Output = f32;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> f32 {
-            let mut lanes = [[self.0; Spread::LANES]];
-            if self.1 {
-                gelu(s, &mut lanes);
-            } else {
-                // SAFETY: the lanes are a vector and more.
-                unsafe { s.store(lanes[0].as_mut_ptr(), exp(s, s.splat(self.0))) };
-            }
-            lanes[0][0]
-        }
-    }
-
-    /// Quotients by the inverse, and as divided.
-    struct Quotients<'a>(&'a [f32], f32);
-
-    impl Task for Quotients<'_> {
-        type Output = Vec<[u32; 2]>;
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> Vec<[u32; 2]> {
-            let value = s.splat(self.1);
-            let mut quotients = Vec::new();
-            for &a in self.0 {
-                let mut both = [[0f32; MOST_LANES]; 2];
-                for (out, inverse) in both.iter_mut().zip([Some(s.splat(1.0 / self.1)), None]) {
-                    // SAFETY: no vector is longer.
-                    unsafe { s.store(out.as_mut_ptr(), Divisor { value, inverse }.quotient(s, s.splat(a))) };
-                }
-                quotients.push(both.map(|lanes| lanes[0].to_bits()));
-            }
-            quotients
-        }
-    }
-
-    #[test]
-    fn a_quotient_by_the_inverse_has_the_bits_of_a_division() {
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 8
-        };
-        let mut fraction = || 1.0 + next() as f32 / (1 << 24) as f32;
-        for kernels in Kernels::available() {
-            for power in [-90, -20, -7, 0, 30] {
-                for _ in 0..200 {
-                    let scale = fraction() * 2f32.powi(power);
-                    // Of all sizes, and half way between two codes, where one bit makes another code.
-                    let mut values: Vec<f32> = (-4..8).map(|size| fraction() * 2f32.powi(power + size)).collect();
-                    values.extend((0..32).map(|code| (code as f32 * 8.0 + 0.5) * scale));
-                    for [got, want] in kernels.run(Quotients(&values, scale)) {
-                        assert_eq!(got, want, "{kernels:?} scale {scale}");
-                    }
-                }
-            }
+            let x = [s.splat(self.0)];
+            let [value] = if self.1 { gelu(s, x) } else { exp(s, x) };
+            s.largest(value)
         }
     }
 
@@ -428,62 +337,98 @@ mod tests {
         assert!(bits.iter().all(|own| *own == bits[0]), "the same bits by every instruction set");
     }
 
+    /// Softmax as it is used: exponentials times a factor. Returns them and the factor.
+    struct Softmax<'a>(&'a [f32]);
+
+    impl Task for Softmax<'_> {
+        type Output = (Vec<f32>, f32);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<f32>, f32) {
+            let mut powers = vec![0.0; self.0.len()];
+            let factor = softmax(s, self.0, &mut powers);
+            (powers.iter().map(|power| power * factor).collect(), factor)
+        }
+    }
+
     #[test]
     fn softmax_sums_to_one_whatever_the_length() {
-        for count in [1, 2, 15, 16, 17, 47, 48, 100] {
+        for count in [1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 47, 48, 61, 64, 100] {
             let values: Vec<f32> = (0..count).map(|i| ((i * 37 % 11) as f32 - 5.0) * 1.5).collect();
             let most = values.iter().copied().fold(f32::MIN, f32::max);
             let total: f64 = values.iter().map(|&x| f64::from(x - most).exp()).sum();
-            let mut row = values.clone();
-            let largest = softmax(Portable, &mut row);
-            assert_eq!(largest, row.iter().copied().fold(f32::MIN, f32::max));
-            for (got, x) in row.iter().zip(values) {
-                assert!((f64::from(*got) - f64::from(x - most).exp() / total).abs() < 1e-6);
+            let oracle = Portable.call(Softmax(&values));
+            for kernels in Kernels::available() {
+                let (row, largest) = kernels.run(Softmax(&values));
+                assert_eq!((&row, largest), (&oracle.0, oracle.1), "{kernels:?} {count}");
+                assert_eq!(largest, row.iter().copied().fold(f32::MIN, f32::max));
+                for (got, x) in row.iter().zip(&values) {
+                    assert!((f64::from(*got) - f64::from(x - most).exp() / total).abs() < 1e-6);
+                }
+            }
+        }
+    }
+
+    /// LayerNorm of some rows, fewer than a vector has lanes, and whether all went well.
+    struct Norm<'a>(&'a [Vec<f32>], &'a [f32], &'a [f32]);
+
+    impl Task for Norm<'_> {
+        type Output = (Vec<Vec<f32>>, bool);
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<Vec<f32>>, bool) {
+            let (mut sound, mut normed) = (true, self.0.to_vec());
+            for rows in normed.chunks_mut(S::LANES) {
+                let pointers: Vec<_> = (0..S::LANES).map(|i| rows[i.min(rows.len() - 1)].as_ptr()).collect();
+                // SAFETY: rows of so many values.
+                let [sums, squares] = unsafe { moments(s, &pointers, self.1.len()) };
+                for ((row, sum), square) in rows.iter_mut().zip(sums).zip(squares) {
+                    sound &= layer_norm(s, row, [sum, square], (self.1, self.2), 1e-12);
+                }
+            }
+            (normed, sound)
+        }
+    }
+
+    #[test]
+    fn norms_sum_in_the_order_of_the_columns() {
+        for (count, width) in [(1, 2), (3, 15), (5, 16), (16, 33), (17, 48), (35, 40)] {
+            let value = |r: usize, h: usize| ((h * h * 31 + r * 17) % 101) as f32 * 0.37 - 11.0;
+            let rows: Vec<Vec<f32>> = (0..count).map(|r| (0..width).map(|h| value(r, h)).collect()).collect();
+            let gamma: Vec<f32> = (0..width).map(|h| 1.0 + h as f32 / 7.0).collect();
+            let beta: Vec<f32> = (0..width).map(|h| h as f32 / 3.0 - 1.0).collect();
+            let mut want = rows.clone();
+            for row in &mut want {
+                let (mut sum, mut square) = (0f32, 0f32);
+                for value in row.iter() {
+                    sum += value;
+                    square += value * value;
+                }
+                let mean = sum / width as f32;
+                let deviation = (square / width as f32 - mean * mean + 1e-12).sqrt();
+                for (h, value) in row.iter_mut().enumerate() {
+                    *value = (*value - mean) / deviation * gamma[h] + beta[h];
+                }
+            }
+            let bits = |rows: &[Vec<f32>]| rows.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            for kernels in Kernels::available() {
+                let (got, sound) = kernels.run(Norm(&rows, &gamma, &beta));
+                assert!(sound && bits(&got) == bits(&want), "{kernels:?} {count} × {width}");
             }
         }
     }
 
     #[test]
-    fn codes_round_ties_to_even_and_hold_zero() {
-        // The standard's own examples for DynamicQuantizeLinear.
-        let check = |values: &[f32], want: &[u8], zero_point: i32| {
-            let mut spread = Spread::new();
-            spread.include_all(Portable, values);
-            let (least, most) = spread.ends();
-            let quantization = Quantization::of(least, most).unwrap();
-            let mut codes = vec![0; values.len()];
-            let sum = quantization.codes(Portable, values, &mut codes);
-            assert_eq!((codes.as_slice(), quantization.zero_point), (want, zero_point));
-            assert_eq!(sum, want.iter().map(|&code| i32::from(code)).sum::<i32>());
-        };
-        check(&[0.0, 2.0, -3.0, -2.5, 1.34, 0.5], &[153, 255, 0, 26, 221, 179], 153);
-        check(&[-1.0, -2.1, -1.3, -2.5, -3.34, -4.0], &[191, 121, 172, 96, 42, 0], 255);
-        check(
-            &[1.0, 2.1, 1.3, 2.5, 3.34, 4.0, 1.5, 2.6, 3.9, 4.0, 3.0, 2.345],
-            &[64, 134, 83, 159, 213, 255, 96, 166, 249, 255, 191, 149],
-            0,
-        );
-        check(&[0.5, 1.5, 2.5, 255.0], &[0, 2, 2, 255], 0);
-        assert_eq!(Quantization::of(0.0, 0.0), Some(Quantization { scale: 1.0, zero_point: 0 }));
-        assert_eq!(Quantization::of(0.0, f32::INFINITY), None);
-        assert_eq!(Quantization::of(f32::NEG_INFINITY, f32::INFINITY), None);
-    }
-
-    #[test]
     fn a_row_without_variance_is_reported() {
         let (gamma, beta) = ([1f32; 24], [0f32; 24]);
-        let mut memory: Vec<Vec<f32>> =
-            (0..NORM_ROWS).map(|r| (0..24).map(|h| ((h * h + r) % 5) as f32).collect()).collect();
-        let norm = |memory: &mut Vec<Vec<f32>>| {
-            let mut rows = memory.iter_mut().map(Vec::as_mut_slice);
-            layer_norm(&mut std::array::from_fn(|_| rows.next().unwrap()), &gamma, &beta, 1e-12)
-        };
-        assert!(norm(&mut memory));
-        for row in &memory {
-            assert!((row.iter().sum::<f32>()).abs() < 1e-4);
-            assert!((row.iter().map(|x| x * x).sum::<f32>() - 24.0).abs() < 1e-2);
+        let mut rows: Vec<Vec<f32>> = (0..8).map(|r| (0..24).map(|h| ((h * h + r) % 5) as f32).collect()).collect();
+        for kernels in Kernels::available() {
+            let (normed, sound) = kernels.run(Norm(&rows, &gamma, &beta));
+            assert!(sound);
+            for row in &normed {
+                assert!((row.iter().sum::<f32>()).abs() < 1e-4);
+                assert!((row.iter().map(|x| x * x).sum::<f32>() - 24.0).abs() < 1e-2);
+            }
         }
-        memory[3].fill(f32::MAX);
-        assert!(!norm(&mut memory));
+        rows[3].fill(f32::MAX);
+        assert!(!Portable.call(Norm(&rows, &gamma, &beta)).1);
     }
 }

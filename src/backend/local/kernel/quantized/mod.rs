@@ -5,19 +5,29 @@
 //! vectors of a collection were made so, and they are far from those of the f32 model.
 //!
 //! ```text
-//! pass      a forward pass: phases of a team, one sequence at a time          ── the way in
-//! exact     f32 operations in the runtime's order
-//! product   integer products of codes and packed weights
+//! pass          a forward pass: phases of a team, one sequence at a time          ── the way in
+//! linear        steps over rows: embedding, norms, products with weights
+//! attention     steps over heads: scores and softmax, contexts
+//! matrix        what the members share
+//! exact         f32 operations in the runtime's order
+//! quantization  ranges, and codes of values
+//! product       integer products of codes and packed weights
+//! epilogue      from integer sums back to values
 //! ```
 
+mod attention;
+mod epilogue;
 mod exact;
+mod linear;
+mod matrix;
 mod pass;
 mod product;
+mod quantization;
 
 use std::sync::Arc;
 
 use self::pass::Scratch;
-use self::product::{Panels, Products};
+use self::product::{GROUP, Panels, Products};
 use super::simd::Kernels;
 use super::team::Team;
 use super::transformer::Norm;
@@ -158,8 +168,9 @@ impl Linear {
             return Err(Error::config(format!("the bias of {name} is not finite")));
         }
         let mut panels = Panels::zeroed(inputs, outputs);
-        for (input, codes) in dense.codes.chunks_exact(outputs).enumerate() {
-            panels.set_row(input, codes);
+        for (group, codes) in dense.codes.chunks(GROUP * outputs).enumerate() {
+            let mut rows = codes.chunks_exact(outputs);
+            panels.set_rows(group, std::array::from_fn(|_| rows.next()));
         }
         let mut bias = dense.bias.clone();
         bias.resize(panels.column_sums.len(), 0.0);

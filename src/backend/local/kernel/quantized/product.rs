@@ -64,17 +64,30 @@ impl Products {
     }
 
     /// `rows` rows of codes times one panel. `codes` begins at the tile's first row, rows are `stride` codes apart, and
-    /// `panel` has `PANEL * GROUP` codes per group.
-    pub(super) fn tile(self, codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Tile) {
+    /// `panel` has `PANEL * GROUP` codes per group. `next` is the panel to be fetched meanwhile, or none.
+    pub(super) fn tile(
+        self,
+        codes: &[u8],
+        stride: usize,
+        rows: usize,
+        panel: &[i8],
+        next: Option<&[i8]>,
+        out: &mut Tile,
+    ) {
         let groups = panel.len() / (PANEL * GROUP);
         assert!(rows > 0 && rows <= self.tile_rows() && stride >= groups * GROUP);
         assert!(codes.len() >= (rows - 1) * stride + groups * GROUP && panel.len() == groups * PANEL * GROUP);
+        // Any address can be asked for: with nothing to fetch it is the panel at hand.
+        #[cfg(target_arch = "x86_64")]
+        let next = next.unwrap_or(panel).as_ptr();
         #[cfg(target_arch = "x86_64")]
         macro_rules! by_rows {
             ($function:ident $($count:literal)*) => {
                 match rows {
                     // SAFETY: the CPU has the instructions, see `Products::of`; sizes were just checked.
-                    $($count => unsafe { x86::$function::<$count>(codes.as_ptr(), stride, groups, panel.as_ptr(), out) },)*
+                    $($count => unsafe {
+                        x86::$function::<$count>(codes.as_ptr(), stride, groups, panel.as_ptr(), next, out)
+                    },)*
                     _ => unreachable!("at most `tile_rows`"),
                 }
             };
@@ -119,10 +132,14 @@ mod x86 {
         stride: usize,
         groups: usize,
         panel: *const i8,
+        next: *const i8,
         out: &mut Tile,
     ) {
         let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
         for group in 0..groups {
+            let at = next.wrapping_add(group * PANEL * GROUP);
+            _mm_prefetch::<_MM_HINT_T1>(at);
+            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(64));
             // SAFETY: within the panel's groups.
             let weights = unsafe {
                 let at = panel.add(group * PANEL * GROUP);
@@ -153,6 +170,7 @@ mod x86 {
         stride: usize,
         groups: usize,
         panel: *const i8,
+        _: *const i8,
         out: &mut Tile,
     ) {
         // Eight columns at a time: two vectors of four columns, two partial sums each.
@@ -234,6 +252,12 @@ impl Panels {
         &self.codes()[panel * size..(panel + 1) * size]
     }
 
+    /// The panel after another, if the tile that begins at `row` is the one during which to fetch it: the first.
+    #[inline(always)]
+    pub(super) fn panel_after(&self, panel: usize, row: usize) -> Option<&[i8]> {
+        (row == 0 && panel + 1 < self.panel_count()).then(|| self.panel(panel + 1))
+    }
+
     fn codes(&self) -> &[i8] {
         // SAFETY: any bytes of the buffer are codes; it has at least that many.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() * size_of::<f32>()) }
@@ -244,30 +268,48 @@ impl Panels {
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * size_of::<f32>()) }
     }
 
-    /// Sets one row, an input's codes for every column. Each row once: the sums of the columns grow with it.
-    pub(super) fn set_row(&mut self, input: usize, codes: &[i8]) {
-        assert!(codes.len() == self.columns && input < self.groups * GROUP);
-        let size = self.groups * PANEL * GROUP;
-        let at = input / GROUP * PANEL * GROUP + input % GROUP;
-        let memory = self.codes_mut();
-        for (panel, codes) in codes.chunks(PANEL).enumerate() {
-            let panel = &mut memory[panel * size..][..size];
-            for (place, &code) in panel[at..].iter_mut().step_by(GROUP).zip(codes) {
-                *place = code;
+    /// Sets the rows of one group of inputs, each input's codes for every column. `None` is a row of zeros. Each group
+    /// once: the sums of the columns grow with it.
+    #[inline(always)]
+    pub(super) fn set_rows(&mut self, group: usize, rows: [Option<&[i8]>; GROUP]) {
+        let (groups, columns) = (self.groups, self.columns);
+        assert!(group < groups && rows.iter().flatten().all(|row| row.len() == columns));
+        for panel in 0..self.panel_count() {
+            let first = panel * PANEL;
+            let count = PANEL.min(columns - first);
+            // Whole rows of a panel: the compiler knows how to interleave them.
+            let mut whole = [[0i8; PANEL]; GROUP];
+            for (whole, row) in whole.iter_mut().zip(rows) {
+                let Some(row) = row else { continue };
+                match row[first..][..count].try_into() {
+                    Ok(row) => *whole = row,
+                    Err(_) => whole[..count].copy_from_slice(&row[first..][..count]),
+                }
             }
-        }
-        for (sum, &code) in self.column_sums.iter_mut().zip(codes) {
-            *sum += i32::from(code);
+            let [a, b, c, d] = whole;
+            let sums = &mut self.column_sums[first..][..PANEL];
+            for i in 0..PANEL {
+                sums[i] += i32::from(a[i]) + i32::from(b[i]) + i32::from(c[i]) + i32::from(d[i]);
+            }
+            let places = &mut self.codes_mut()[(panel * groups + group) * PANEL * GROUP..][..PANEL * GROUP];
+            for i in 0..PANEL {
+                places[i * GROUP..][..GROUP].copy_from_slice(&[a[i], b[i], c[i], d[i]]);
+            }
         }
     }
 
     /// Sets one column, its codes for every input. Each column once.
+    #[inline(always)]
     pub(super) fn set_column(&mut self, column: usize, codes: &[i8]) {
         assert!(column < self.columns && codes.len() <= self.groups * GROUP);
         let start = column / PANEL * self.groups * PANEL * GROUP + column % PANEL * GROUP;
-        let memory = self.codes_mut();
-        for (group, codes) in codes.chunks(GROUP).enumerate() {
-            memory[start + group * PANEL * GROUP..][..codes.len()].copy_from_slice(codes);
+        let places = &mut self.codes_mut()[start..];
+        let (whole, rest) = codes.as_chunks::<GROUP>();
+        for (group, codes) in whole.iter().enumerate() {
+            places[group * PANEL * GROUP..][..GROUP].copy_from_slice(codes);
+        }
+        if !rest.is_empty() {
+            places[whole.len() * PANEL * GROUP..][..rest.len()].copy_from_slice(rest);
         }
         self.column_sums[column] = codes.iter().map(|&code| i32::from(code)).sum();
     }
@@ -289,8 +331,9 @@ mod tests {
             let weight = |i: usize, j: usize| ((i * 37 + j * 101) % 256) as u8 as i8;
             let code = |row: usize, i: usize| 255 - ((row * 53 + i * 37) % 256) as u8;
             let (mut by_row, mut by_column) = (Panels::zeroed(inputs, columns), Panels::zeroed(inputs, columns));
-            for i in 0..inputs {
-                by_row.set_row(i, &(0..columns).map(|j| weight(i, j)).collect::<Vec<_>>());
+            let rows: Vec<Vec<i8>> = (0..inputs).map(|i| (0..columns).map(|j| weight(i, j)).collect()).collect();
+            for (group, rows) in rows.chunks(GROUP).enumerate() {
+                by_row.set_rows(group, std::array::from_fn(|i| rows.get(i).map(Vec::as_slice)));
             }
             for j in 0..columns {
                 by_column.set_column(j, &(0..inputs).map(|i| weight(i, j)).collect::<Vec<_>>());
@@ -307,7 +350,7 @@ mod tests {
                 for rows in 1..=products.tile_rows() {
                     for panel in 0..by_row.panel_count() {
                         let mut out = Tile([[7; PANEL]; MAX_TILE_ROWS]);
-                        products.tile(&codes, stride, rows, by_row.panel(panel), &mut out);
+                        products.tile(&codes, stride, rows, by_row.panel(panel), None, &mut out);
                         for (row, sums) in out.0[..rows].iter().enumerate() {
                             for (lane, &sum) in sums.iter().enumerate() {
                                 let j = panel * PANEL + lane;

@@ -10,7 +10,7 @@ use super::linear::quantize;
 use super::matrix::Matrix;
 use super::pass::{MemberScratch, Pass, Tensor};
 use super::product::{GROUP, PANEL, Tile, tiles};
-use super::quantization::{CODES, Quantization, Spread};
+use super::quantization::{Quantization, Spread};
 
 /// Some queries of a head in a layer.
 #[derive(Clone)]

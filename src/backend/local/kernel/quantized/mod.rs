@@ -8,6 +8,7 @@
 //! pass          a forward pass: phases of a team, one sequence at a time          ── the way in
 //! linear        steps over rows: embedding, norms, products with weights
 //! attention     steps over heads: scores and softmax, contexts
+//! shares        which member does which items
 //! matrix        what the members share
 //! exact         f32 operations in the runtime's order
 //! quantization  ranges, and codes of values
@@ -23,6 +24,7 @@ mod matrix;
 mod pass;
 mod product;
 mod quantization;
+mod shares;
 
 use std::sync::Arc;
 

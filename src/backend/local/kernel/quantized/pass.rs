@@ -18,11 +18,13 @@ use super::linear::{embed, normalize, product, quantize};
 use super::matrix::Matrix;
 use super::product::Panels;
 use super::quantization::Quantization;
+use super::shares::{Sharer, Shares};
 use super::{Linear, QuantizedTransformer};
 use crate::error::Result;
 
-/// Below this many rows per thread products are shared out by columns: each core reads its part of the weights only.
-const FEW_ROWS: usize = 24;
+/// Below this many rows per thread products are shared out by columns: each core reads its part of the weights only. With
+/// more rows the weights come in time, being asked for ahead, and no core quantises what another has quantised.
+const FEW_ROWS: usize = 8;
 /// Most rows of a block when products are shared out by rows: its codes stay in a core's cache.
 const BLOCK_ROWS: usize = 48;
 /// Most rows that are normed as one item: as many as the longest vectors have lanes.
@@ -45,6 +47,7 @@ pub(super) struct Scratch {
     between: AlignedBuffer,
     ranges: Vec<Extent>,
     members: Vec<Mutex<MemberScratch>>,
+    shares: Shares,
 }
 
 /// Memory of one member.
@@ -75,6 +78,7 @@ impl Scratch {
             between: buffer(),
             ranges: Vec::new(),
             members: (0..members).map(|_| Mutex::default()).collect(),
+            shares: Shares::new(members),
         }
     }
 }
@@ -158,6 +162,7 @@ pub(super) fn run(
         scratch.ranges.resize_with(ranges, Extent::new);
     }
     scratch.ranges.iter_mut().for_each(Extent::reset);
+    scratch.shares.reset();
     let pass = Pass {
         model,
         rows,
@@ -174,6 +179,7 @@ pub(super) fn run(
         between: Matrix::with_room(&mut scratch.between, tokens, intermediate),
         ranges: &scratch.ranges,
         members: &scratch.members,
+        shares: &scratch.shares,
         lost: AtomicBool::new(false),
     };
     team.run_borrowed(&|member| pass.take_part(member))?;
@@ -210,6 +216,7 @@ pub(super) struct Pass<'a> {
     pub(super) between: Matrix,
     pub(super) ranges: &'a [Extent],
     pub(super) members: &'a [Mutex<MemberScratch>],
+    pub(super) shares: &'a Shares,
     /// A range or a variance was not finite: the result means nothing.
     pub(super) lost: AtomicBool,
 }
@@ -252,7 +259,8 @@ impl Pass<'_> {
 
     fn take_part(&self, member: &Member<'_>) {
         let scratch = &mut *self.members[member.index()].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        member.phase(self.norm_items(), |item| self.run(scratch, Step::Embed(self.norm_rows(item))));
+        let sharer = &Sharer::new(member, self.shares);
+        sharer.phase(self.norm_items(), |item| self.run(scratch, Step::Embed(self.norm_rows(item))));
         for (layer, block) in self.model.blocks.iter().enumerate() {
             let output = |linear, to, then, tensor| Output { linear, to, then, range: Some(self.range(layer, tensor)) };
             let scaled = |scale: Option<f32>| scale.map_or(Then::Nothing, Then::Multiply);
@@ -261,19 +269,19 @@ impl Pass<'_> {
                 output(&block.key, self.key, scaled(block.key_scale), Tensor::Key),
                 output(&block.value, self.value, Then::Nothing, Tensor::Value),
             ];
-            self.product(member, scratch, (self.states, layer, Tensor::States), &projections, None);
-            self.attend(member, scratch, layer);
+            self.product(sharer, scratch, (self.states, layer, Tensor::States), &projections, None);
+            self.attend(sharer, scratch, layer);
             let sums = |linear, to, residual| Output { linear, to, then: Then::Residual(residual), range: None };
             let out = [sums(&block.attention_output, self.attended, self.states)];
             let range = self.range(layer, Tensor::Attended);
             let norm = NormStep { norm: &block.attention_norm, at: self.attended, range };
-            self.product(member, scratch, (self.context, layer, Tensor::Context), &out, Some(&norm));
+            self.product(sharer, scratch, (self.context, layer, Tensor::Context), &out, Some(&norm));
             let up = [output(&block.up, self.between, Then::Gelu, Tensor::Between)];
-            self.product(member, scratch, (self.attended, layer, Tensor::Attended), &up, None);
+            self.product(sharer, scratch, (self.attended, layer, Tensor::Attended), &up, None);
             let down = [sums(&block.down, self.states, self.attended)];
             let range = self.range(layer + 1, Tensor::States);
             let norm = NormStep { norm: &block.output_norm, at: self.states, range };
-            self.product(member, scratch, (self.between, layer, Tensor::Between), &down, Some(&norm));
+            self.product(sharer, scratch, (self.between, layer, Tensor::Between), &down, Some(&norm));
         }
     }
 
@@ -295,7 +303,7 @@ impl Pass<'_> {
     /// A phase of products with the same left side, and a norm of their rows behind them.
     fn product(
         &self,
-        member: &Member<'_>,
+        sharer: &Sharer<'_>,
         scratch: &mut MemberScratch,
         (left, layer, tensor): (Matrix, usize, Tensor),
         outputs: &[Output<'_>],
@@ -308,7 +316,7 @@ impl Pass<'_> {
             let mut quantized = false;
             let panels: usize = outputs.iter().map(|output| output.linear.panels.panel_count()).sum();
             let pieces = panels.min(PIECES * self.threads);
-            member.phase(pieces, |piece| {
+            sharer.phase(pieces, |piece| {
                 if !std::mem::replace(&mut quantized, true) {
                     self.run(scratch, Step::Quantize(left, quantization, 0..self.tokens, inputs));
                 }
@@ -323,13 +331,13 @@ impl Pass<'_> {
                 }
             });
             if let Some(norm) = norm {
-                member.phase(self.norm_items(), |item| self.run(scratch, Step::Norm(norm, self.norm_rows(item))));
+                sharer.phase(self.norm_items(), |item| self.run(scratch, Step::Norm(norm, self.norm_rows(item))));
             }
             return;
         }
         let blocks = self.threads * self.tokens.div_ceil(self.threads * BLOCK_ROWS);
         let blocks = blocks.min(self.tokens);
-        member.phase(blocks, |item| {
+        sharer.phase(blocks, |item| {
             let rows = self.tokens * item / blocks..self.tokens * (item + 1) / blocks;
             self.run(scratch, Step::Quantize(left, quantization, rows.clone(), inputs));
             for output in outputs {
@@ -343,7 +351,7 @@ impl Pass<'_> {
     }
 
     /// Two phases: probabilities of all heads, then contexts.
-    fn attend(&self, member: &Member<'_>, scratch: &mut MemberScratch, layer: usize) {
+    fn attend(&self, sharer: &Sharer<'_>, scratch: &mut MemberScratch, layer: usize) {
         let heads = self.model.shape.heads;
         let pieces = self.tokens.div_ceil(ATTENTION_ROWS);
         let rows = |item: usize| {
@@ -352,7 +360,7 @@ impl Pass<'_> {
         };
         for step in [Step::Scores, Step::Context] {
             let mut packed = None;
-            member.phase(heads * pieces, |item| {
+            sharer.phase(heads * pieces, |item| {
                 let head = item / pieces;
                 let fresh = packed.replace(head) != Some(head);
                 self.run(scratch, step(Queries { head, rows: rows(item), layer, fresh }));

@@ -108,6 +108,10 @@ pub(super) fn scores<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratch
             // SAFETY: the member's own memory, and this item alone has these rows of this head.
             let (scores, powers) =
                 unsafe { (here.row(i, 0..tokens), pass.powers.row_mut(head * tokens + rows.start + row, 0..tokens)) };
+            // All heads' powers exceed the cache: later rows are asked for in time.
+            for at in (0..tokens).step_by(16) {
+                s.prefetch(powers.as_ptr().wrapping_add(2 * pass.powers.stride() + at));
+            }
             factors[row] = exact::softmax(s, scores, powers);
             most = exact::larger(factors[row], most);
         }

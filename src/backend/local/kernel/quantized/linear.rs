@@ -13,6 +13,8 @@ use super::product::{PANEL, Tile, tiles};
 use super::quantization::{CODES, Quantization, Spread};
 
 const CACHE_LINE: usize = 64;
+/// About how many values before their turn those to be quantised are asked for.
+const AHEAD: usize = 512;
 
 /// Embeds and norms some rows.
 #[inline(always)]
@@ -83,11 +85,13 @@ pub(super) fn quantize<S: Simd>(
         scratch.codes.resize(rows.len() * stride, 0);
     }
     scratch.sums.resize(rows.len(), 0);
+    // The same columns of a later row, or what follows in a long one.
+    let ahead = if columns.len() < AHEAD { AHEAD / columns.len() * left.stride() } else { AHEAD };
     let targets = scratch.codes.chunks_exact_mut(stride).zip(&mut scratch.sums);
     for (i, (row, (codes, sum))) in rows.zip(targets).enumerate() {
         // SAFETY: written in an earlier phase.
         let values = unsafe { left.row(row, columns.clone()) };
-        *sum = quantization.codes(s, values, factors.map(|factors| factors[i]), codes);
+        *sum = quantization.codes(s, (values, ahead), factors.map(|factors| factors[i]), codes);
     }
     stride
 }

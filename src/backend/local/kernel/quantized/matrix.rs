@@ -26,6 +26,11 @@ impl Matrix {
         Matrix { start: buffer.as_mut_ptr(), stride, rows }
     }
 
+    /// Values from one row to the next.
+    pub(super) fn stride(self) -> usize {
+        self.stride
+    }
+
     /// Some columns of a row, to read.
     ///
     /// # Safety

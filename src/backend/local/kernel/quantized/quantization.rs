@@ -6,8 +6,6 @@ use super::exact::{fused, larger, smaller};
 
 /// Room for codes comes in whole numbers of it: four of the longest vectors are stored at a time.
 pub(super) const CODES: usize = 64;
-/// How many values ahead codes are made from memory is asked for: rows follow each other closely.
-const AHEAD: usize = 512;
 
 /// Smallest and largest of some values and 0, found for several at a time. NaN is passed over.
 #[derive(Debug, Clone, Copy)]
@@ -101,13 +99,19 @@ impl Quantization {
     }
 
     /// Codes of some values, each multiplied by `factor` first if there is one, and their sum. `codes` is a whole number
-    /// of [`CODES`]; those beyond the values are anything.
+    /// of [`CODES`]; those beyond the values are anything. Of each value, the one that lies `ahead` is asked for.
     #[inline(always)]
-    pub(super) fn codes<S: Simd>(self, s: S, values: &[f32], factor: Option<f32>, codes: &mut [u8]) -> i32 {
+    pub(super) fn codes<S: Simd>(
+        self,
+        s: S,
+        (values, ahead): (&[f32], usize),
+        factor: Option<f32>,
+        codes: &mut [u8],
+    ) -> i32 {
         // Chosen here, not for each value.
         match has_inverse(self.scale) {
-            true => self.codes_by::<S, true>(s, values, factor, codes),
-            false => self.codes_by::<S, false>(s, values, factor, codes),
+            true => self.codes_by::<S, true>(s, (values, ahead), factor, codes),
+            false => self.codes_by::<S, false>(s, (values, ahead), factor, codes),
         }
     }
 
@@ -115,7 +119,7 @@ impl Quantization {
     fn codes_by<S: Simd, const INVERSE: bool>(
         self,
         s: S,
-        values: &[f32],
+        (values, ahead): (&[f32], usize),
         factor: Option<f32>,
         codes: &mut [u8],
     ) -> i32 {
@@ -131,7 +135,7 @@ impl Quantization {
                 let mut vectors = [factor; 4];
                 for (i, vector) in vectors.iter_mut().enumerate() {
                     let from = from.add(at + i * S::LANES);
-                    s.prefetch(from.wrapping_add(AHEAD));
+                    s.prefetch(from.wrapping_add(ahead));
                     *vector = divisor.quotient(s, s.mul(s.load(from), factor));
                 }
                 sums = s.add_words(sums, s.store_held_bytes(to.add(at), vectors, self.zero_point));
@@ -145,7 +149,7 @@ impl Quantization {
                         break;
                     }
                     let from = from.add(at);
-                    s.prefetch(from.wrapping_add(AHEAD));
+                    s.prefetch(from.wrapping_add(ahead));
                     let value = if count < S::LANES { s.load_first(from, count) } else { s.load(from) };
                     *vector = divisor.quotient(s, s.mul(value, factor));
                 }
@@ -246,7 +250,7 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> (Vec<u8>, i32) {
             let mut codes = vec![0; self.1.len().next_multiple_of(CODES)];
-            let sum = self.0.codes(s, self.1, self.2, &mut codes);
+            let sum = self.0.codes(s, (self.1, 0), self.2, &mut codes);
             codes.truncate(self.1.len());
             (codes, sum)
         }
@@ -284,7 +288,7 @@ mod tests {
             let (least, most) = spread.ends();
             let quantization = Quantization::of(least, most).unwrap();
             let mut codes = vec![0; CODES];
-            let sum = quantization.codes(Portable, values, None, &mut codes);
+            let sum = quantization.codes(Portable, (values, 0), None, &mut codes);
             assert_eq!((&codes[..values.len()], quantization.zero_point), (want, zero_point));
             assert_eq!(sum, want.iter().map(|&code| i32::from(code)).sum::<i32>());
         };

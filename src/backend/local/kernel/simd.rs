@@ -513,7 +513,7 @@ mod tests {
         values.resize(values.len().next_multiple_of(64), 0.0);
         for offset in [0, 3, 128, 255] {
             // NaN is as good as the least.
-            let byte = |x: &f32| (x.round_ties_even() + offset as f32).max(0.0).min(255.0) as u8;
+            let byte = |x: &f32| (x.round_ties_even() + offset as f32).clamp(0.0, 255.0) as u8;
             let want: Vec<u8> = values.iter().map(byte).collect();
             let sum = want.iter().map(|&byte| f32::from(byte)).sum::<f32>();
             for kernels in Kernels::available() {

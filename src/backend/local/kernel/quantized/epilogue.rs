@@ -76,8 +76,9 @@ impl<'a> Epilogue<'a> {
                 Then::Residual(matrix) => matrix.block(&rows, &columns),
                 _ => to.block(&rows, &columns),
             };
+            let whole = Place { tile, sums, to: to.block(&rows, &columns), others };
             // SAFETY: both blocks are whole panels of so many rows, and this member's alone by contract.
-            return unsafe { self.panel(s, tile, sums, to.block(&rows, &columns), others, spread) };
+            return unsafe { self.panel(s, &whole, spread) };
         }
         // The last panel is not full: by way of whole rows.
         let [mut values, mut others] = [Lines::new(), Lines::new()];
@@ -87,8 +88,9 @@ impl<'a> Epilogue<'a> {
                 line[..columns.len()].copy_from_slice(unsafe { matrix.row(row, columns.clone()) });
             }
         }
+        let lines = Place { tile, sums, to: values.block(), others: others.block() };
         // SAFETY: both have room for every row of a tile.
-        unsafe { self.panel(s, tile, sums, values.block(), others.block(), None) };
+        unsafe { self.panel(s, &lines, None) };
         for (line, row) in values.0.iter_mut().zip(rows) {
             // SAFETY: this member's alone, by contract.
             unsafe { to.row_mut(row, columns.clone()) }.copy_from_slice(&line[..columns.len()]);
@@ -104,15 +106,8 @@ impl<'a> Epilogue<'a> {
     /// # Safety
     /// `to` can be written and `others` read for `PANEL` values in each of as many rows as there are sums.
     #[inline(always)]
-    unsafe fn panel<S: Simd>(
-        &self,
-        s: S,
-        tile: &Tile,
-        sums: &[i32],
-        to: Block,
-        others: Block,
-        mut spread: Option<&mut Spread>,
-    ) {
+    unsafe fn panel<S: Simd>(&self, s: S, place: &Place<'_>, mut spread: Option<&mut Spread>) {
+        let rows = place.sums.len();
         for at in (0..PANEL).step_by(S::LANES) {
             let mut range = spread.as_ref().map(|spread| spread.load(s, at));
             let mut row = 0;
@@ -120,17 +115,17 @@ impl<'a> Epilogue<'a> {
             unsafe {
                 if S::LANES == MOST_LANES {
                     // Only the longest vectors come with registers for four rows.
-                    while row + 4 <= sums.len() {
-                        self.rows::<S, 4>(s, (row, at), tile, sums, to, others, &mut range);
+                    while row + 4 <= rows {
+                        self.rows::<S, 4>(s, place, (row, at), &mut range);
                         row += 4;
                     }
                 }
-                while row + 2 <= sums.len() {
-                    self.rows::<S, 2>(s, (row, at), tile, sums, to, others, &mut range);
+                while row + 2 <= rows {
+                    self.rows::<S, 2>(s, place, (row, at), &mut range);
                     row += 2;
                 }
-                if row < sums.len() {
-                    self.rows::<S, 1>(s, (row, at), tile, sums, to, others, &mut range);
+                if row < rows {
+                    self.rows::<S, 1>(s, place, (row, at), &mut range);
                 }
             }
             if let (Some(spread), Some(range)) = (&mut spread, range) {
@@ -147,13 +142,11 @@ impl<'a> Epilogue<'a> {
     unsafe fn rows<S: Simd, const K: usize>(
         &self,
         s: S,
+        place: &Place<'_>,
         (row, at): (usize, usize),
-        tile: &Tile,
-        sums: &[i32],
-        to: Block,
-        others: Block,
         range: &mut Option<[S::Vector; 2]>,
     ) {
+        let Place { tile, sums, to, others } = *place;
         let mut values = [s.splat(0.0); K];
         // SAFETY: a panel is whole vectors; the rest by contract.
         unsafe {
@@ -184,18 +177,18 @@ impl<'a> Epilogue<'a> {
                 }
                 Then::Gelu => values = exact::gelu(s, values),
                 Then::Residual(_) => {
-                    for k in 0..K {
+                    for (k, value) in values.iter_mut().enumerate() {
                         let other = others.start.add((row + k) * others.stride + at);
                         s.prefetch(other.wrapping_add(PANEL));
-                        values[k] = s.add(values[k], s.load(other));
+                        *value = s.add(*value, s.load(other));
                     }
                 }
             }
-            for k in 0..K {
+            for (k, &value) in values.iter().enumerate() {
                 let to = to.start.add((row + k) * to.stride + at);
                 // The next panel's values lie beside these, those of the next row far away.
                 s.prefetch(to.wrapping_add(PANEL));
-                s.store(to, values[k]);
+                s.store(to, value);
             }
         }
         if let Some([least, most]) = range {
@@ -205,6 +198,15 @@ impl<'a> Epilogue<'a> {
             }
         }
     }
+}
+
+/// A tile, the sums of its rows' codes, where it goes and what may be added to it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    tile: &'a Tile,
+    sums: &'a [i32],
+    to: Block,
+    others: Block,
 }
 
 /// Whole rows of a panel, on cache lines.
@@ -218,5 +220,117 @@ impl Lines {
 
     fn block(&mut self) -> Block {
         Block { start: self.0.as_mut_ptr().cast(), stride: PANEL }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::memory::AlignedBuffer;
+    use super::super::super::portable::Portable;
+    use super::super::super::simd::{Kernels, Task};
+    use super::*;
+
+    const THENS: usize = 5;
+    const SCALE: f32 = 0.003;
+    const ZERO_POINTS: (i32, i32) = (131, -7);
+
+    /// Some rows and columns of a tile after one of the operations, and their range.
+    struct Finished<'a> {
+        tile: &'a Tile,
+        rows: usize,
+        columns: usize,
+        then: usize,
+    }
+
+    fn weight(i: usize, column: usize) -> i8 {
+        (i * 50 + column * 3) as i8
+    }
+
+    fn bias(column: usize) -> f32 {
+        column as f32 / 9.0 - 1.5
+    }
+
+    fn other(row: usize, column: usize) -> f32 {
+        (row * 40 + column) as f32 / 11.0
+    }
+
+    fn row_sum(row: usize) -> i32 {
+        row as i32 * 90 + 1
+    }
+
+    impl Task for Finished<'_> {
+        type Output = (Vec<Vec<u32>>, [f32; 2]);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let Finished { tile, rows, columns, then } = self;
+            let weights: Vec<Vec<i8>> = (0..3).map(|i| (0..PANEL).map(|column| weight(i, column)).collect()).collect();
+            let mut panels = Panels::zeroed(3, PANEL);
+            panels.set_rows(0, std::array::from_fn(|i| weights.get(i).map(Vec::as_slice)));
+            let (mut memory, mut others) = (AlignedBuffer::default(), AlignedBuffer::default());
+            let to = Matrix::with_room(&mut memory, rows + 1, columns + 5);
+            let others = Matrix::with_room(&mut others, rows + 1, columns + 5);
+            for row in 0..=rows {
+                // SAFETY: nobody else has the matrices.
+                let (to, others) = unsafe { (to.row_mut(row, 0..columns + 5), others.row_mut(row, 0..columns + 5)) };
+                to.fill(7.0);
+                (0..columns).for_each(|column| others[column + 3] = other(row, column));
+            }
+            let thens: [Then; THENS] =
+                [Then::Nothing, Then::Multiply(0.7), Then::Divide(5.656_854), Then::Residual(others), Then::Gelu];
+            let bias: [f32; PANEL] = std::array::from_fn(bias);
+            let epilogue = Epilogue::new(&panels, 0, 3, ZERO_POINTS, SCALE, Some(&bias), thens[then]);
+            let sums: Vec<i32> = (0..rows).map(row_sum).collect();
+            let mut spread = Spread::new();
+            // SAFETY: nobody else has the matrices.
+            let lines = unsafe {
+                epilogue.finish(s, tile, &sums, (to, 0..rows, 3..columns + 3), Some(&mut spread));
+                (0..=rows).map(|row| to.row(row, 0..columns + 5)).collect::<Vec<_>>()
+            };
+            let untouched = |line: &[f32]| line.iter().all(|&value| value == 7.0);
+            assert!(untouched(lines[rows]) && lines.iter().all(|line| untouched(&line[..3])));
+            assert!(lines.iter().all(|line| untouched(&line[columns + 3..])));
+            let values = lines[..rows].iter().map(|line| line[3..columns + 3].iter().map(|x| x.to_bits()).collect());
+            (values.collect(), spread.ends().into())
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_finishes_tiles_alike_whatever_their_edges() {
+        let mut tile = Tile::new();
+        for (row, sums) in tile.0.iter_mut().enumerate() {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                *sum = (row * 7919 + column * 104_729) as i32 % 3000 - 1500;
+            }
+        }
+        for columns in [1, 7, 16, 31, PANEL] {
+            for rows in 1..=MAX_TILE_ROWS {
+                for then in 0..THENS {
+                    let finished = || Finished { tile: &tile, rows, columns, then };
+                    let want = Portable.call(finished());
+                    for kernels in Kernels::available() {
+                        assert_eq!(kernels.run(finished()), want, "{kernels:?} {rows} × {columns}, operation {then}");
+                    }
+                    for (row, values) in want.0.iter().enumerate() {
+                        for (column, &bits) in values.iter().enumerate() {
+                            let sum_of_weights: i32 = (0..3).map(|i| i32::from(weight(i, column))).sum();
+                            let sum = tile.0[row][column] + 3 * ZERO_POINTS.0 * ZERO_POINTS.1
+                                - ZERO_POINTS.0 * sum_of_weights
+                                - ZERO_POINTS.1 * row_sum(row);
+                            let value = sum as f32 * SCALE + bias(column);
+                            let value = match then {
+                                1 => value * 0.7,
+                                2 => value / 5.656_854,
+                                3 => value + other(row, column),
+                                _ => value,
+                            };
+                            assert!(then == 4 || f32::from_bits(bits) == value, "{row}, {column}, operation {then}");
+                        }
+                    }
+                    let all = || want.0.iter().flatten().map(|&bits| f32::from_bits(bits));
+                    assert_eq!(want.1, [all().fold(0.0, f32::min), all().fold(0.0, f32::max)]);
+                }
+            }
+        }
     }
 }

@@ -123,7 +123,7 @@ impl Quantization {
         factor: Option<f32>,
         codes: &mut [u8],
     ) -> i32 {
-        assert!(codes.len() % CODES == 0 && values.len() <= codes.len());
+        assert!(codes.len().is_multiple_of(CODES) && values.len() <= codes.len());
         let divisor = Divisor::<S, INVERSE>::new(s, self.scale);
         let factor = s.splat(factor.unwrap_or(1.0));
         let whole = values.len() / (4 * S::LANES) * (4 * S::LANES);

@@ -32,12 +32,12 @@ pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> 
 
 /// `softmax(q kᵀ) v` of one head for some queries of the sequence.
 pub(super) struct AttentionTask<'a> {
-    sequence: Heads,
-    head: usize,
-    queries: Range<usize>,
-    out: (*mut f32, usize),
-    scratch: &'a mut [f32],
-    bias: Option<(&'a [f32], usize)>,
+    pub(super) sequence: Heads,
+    pub(super) head: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) out: (*mut f32, usize),
+    pub(super) scratch: &'a mut [f32],
+    pub(super) bias: Option<(&'a [f32], usize)>,
 }
 
 impl<'a> AttentionTask<'a> {
@@ -103,7 +103,7 @@ impl Task for AttentionTask<'_> {
                 }
                 if let Some((bias, centre)) = bias {
                     for (query, scores) in run.clone().zip(scores.chunks_exact_mut(padded)) {
-                        add(s, &mut scores[..tokens], &bias[centre - query..][..tokens]);
+                        add(s, &mut scores[..tokens], &bias[centre - query..][..tokens], 1.0);
                     }
                 }
                 let mut shares = [0f32; MOST_ROWS];
@@ -152,16 +152,17 @@ unsafe fn transpose(keys: *const f32, stride: usize, size: usize, tokens: usize,
     }
 }
 
-/// Adds a row of biases to a row of scores of the same length.
+/// Adds a row of biases, times a factor, to a row of scores of the same length.
 #[inline(always)]
-fn add<S: Simd>(s: S, scores: &mut [f32], bias: &[f32]) {
+pub(super) fn add<S: Simd>(s: S, scores: &mut [f32], bias: &[f32], factor: f32) {
+    let factor = s.splat(factor);
     let width = scores.len();
     assert_eq!(bias.len(), width);
     let (scores, bias) = (scores.as_mut_ptr(), bias.as_ptr());
     for at in (0..width).step_by(S::LANES) {
         // SAFETY: both rows have `width` values, and the helpers stay within.
         unsafe {
-            let sum = s.add(load_columns(s, scores, at, width), load_columns(s, bias, at, width));
+            let sum = s.mul_add(load_columns(s, bias, at, width), factor, load_columns(s, scores, at, width));
             store_columns(s, scores, at, width, sum);
         }
     }

@@ -51,6 +51,19 @@ fn halves(a: __m256) -> ([f32; 4], [f32; 4]) {
     unsafe { std::mem::transmute(a) }
 }
 
+/// Lanes whose upper halves are the nearest bf16: half a step is added, but not to NaN, which might overflow.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn round_to_bf16(a: __m256) -> __m256i {
+    // SAFETY: as promised.
+    unsafe {
+        let number = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(a, a));
+        _mm256_add_epi32(_mm256_castps_si256(a), _mm256_and_si256(number, _mm256_set1_epi32(0x8000)))
+    }
+}
+
 impl Simd for Avx2 {
     const LANES: usize = 8;
     // 6 × 2 accumulators, two weights and one broadcast of 16 registers.
@@ -116,6 +129,10 @@ impl Simd for Avx2 {
         add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         integers_to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        pairs_of_bf16(low: __m256, high: __m256) -> __m256i = {
+            let (low, high) = (round_to_bf16(low), round_to_bf16(high));
+            _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(low), high)
+        };
     }
 
     #[inline(always)]

@@ -28,6 +28,11 @@ impl Avx512 {
         has.then_some(Avx512 { vnni, bf16 })
     }
 
+    /// Whether products of bf16 are instructions.
+    pub(super) fn has_bf16_products(self) -> bool {
+        self.bf16
+    }
+
     /// The same without the extensions: what older CPUs have.
     #[cfg(test)]
     pub(super) fn plain(self) -> Avx512 {
@@ -91,6 +96,20 @@ const fn swapped(run: usize) -> [[i32; 16]; 2] {
         lane += 1;
     }
     lanes
+}
+
+/// Lanes whose upper halves are the nearest bf16: half a step is added, but not to NaN, which might overflow.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn round_to_bf16(a: __m512) -> __m512i {
+    // SAFETY: as promised.
+    unsafe {
+        let bits = _mm512_castps_si512(a);
+        let number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(a, a);
+        _mm512_mask_add_epi32(bits, number, bits, _mm512_set1_epi32(0x8000))
+    }
 }
 
 impl Simd for Avx512 {
@@ -165,6 +184,10 @@ impl Simd for Avx512 {
         add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         integers_to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        pairs_of_bf16(low: __m512, high: __m512) -> __m512i = {
+            let (low, high) = (round_to_bf16(low), round_to_bf16(high));
+            _mm512_mask_blend_epi16(0xAAAA_AAAA, _mm512_srli_epi32::<16>(low), high)
+        };
     }
 
     #[inline(always)]

@@ -23,6 +23,16 @@ impl Activation {
             Activation::Relu => s.max(s.splat(0.0), x),
         }
     }
+
+    /// The same to about 1e-4 of the larger of 1 and |x|, for what is rounded to bf16 or bytes next: their steps are a
+    /// multiple of that.
+    #[inline(always)]
+    pub(super) fn apply_roughly<S: Simd>(self, s: S, x: S::Vector) -> S::Vector {
+        match self {
+            Activation::Gelu => rough_gelu(s, x),
+            Activation::GeluTanh | Activation::Relu => self.apply(s, x),
+        }
+    }
 }
 
 /// The polynomial with the given coefficients, the highest power first.
@@ -46,6 +56,17 @@ pub(super) fn exp<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
     let tail = polynomial(s, r, [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5]);
     let power = s.add(s.mul_add(tail, s.mul(r, r), r), s.splat(1.0));
+    s.scale_by_power(power, n)
+}
+
+/// 2ˣ to 8e-5 of it, for what is rounded to bf16 next; below -126 it stays at the smallest normal number. x < 127.
+///
+/// The polynomial has the least relative error on -½..½ that a third degree can have.
+#[inline(always)]
+pub(super) fn rough_power_of_two<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+    let x = s.max(s.splat(-126.0), x);
+    let n = s.round(x);
+    let power = polynomial(s, s.sub(x, n), [0.055_171_67, 0.242_611_14, 0.693_261, 0.999_928_07]);
     s.scale_by_power(power, n)
 }
 
@@ -76,6 +97,19 @@ fn erf<S: Simd>(s: S, x: S::Vector) -> S::Vector {
 fn gelu<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     let half = s.mul(x, s.splat(0.5));
     s.mul_add(half, erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))), half)
+}
+
+/// x·Φ(x) without a division: Φ(x) - ½ as an odd polynomial on |x| ≤ 3.8, chosen for the least error of the product and
+/// for ½ at 3.8, where it stays.
+#[inline(always)]
+fn rough_gelu<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+    let near = s.min(s.splat(3.8), s.max(s.splat(-3.8), x));
+    let slope = polynomial(
+        s,
+        s.mul(near, near),
+        [3.114_996_3e-8, -1.997_808_3e-6, 5.534_882e-5, -8.807_978_6e-4, 9.074_273e-3, -6.519_313e-2, 3.983_022_6e-1],
+    );
+    s.mul(x, s.mul_add(near, slope, s.splat(0.5)))
 }
 
 /// x·σ(2u) = ½x(1 + tanh u) with u = √(2/π)·(x + 0.044715 x³); the sigmoid loses no digits where tanh nears -1.
@@ -116,6 +150,21 @@ pub(super) mod tests {
         #[inline(always)]
         fn of<S: Simd>(&self, s: S, x: S::Vector) -> S::Vector {
             self.apply(s, x)
+        }
+    }
+
+    struct RoughPowerOfTwo;
+    impl Function for RoughPowerOfTwo {
+        #[inline(always)]
+        fn of<S: Simd>(&self, s: S, x: S::Vector) -> S::Vector {
+            rough_power_of_two(s, x)
+        }
+    }
+    struct Roughly(Activation);
+    impl Function for Roughly {
+        #[inline(always)]
+        fn of<S: Simd>(&self, s: S, x: S::Vector) -> S::Vector {
+            self.0.apply_roughly(s, x)
         }
     }
 
@@ -194,6 +243,38 @@ pub(super) mod tests {
                 assert!(error < 3e-7, "{kernels:?} {activation:?}: {error:e}");
                 assert!(kernels.run(Map(&[f32::NAN; 16], activation)).iter().all(|x| x.is_nan()));
                 let infinite = kernels.run(Map(&[f32::INFINITY; 16], activation));
+                assert!(infinite.iter().all(|&x| x == f32::INFINITY), "{kernels:?} {activation:?}: {infinite:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rough_power_of_two_is_exact_to_its_bound() {
+        let inputs = grid(-126.0, 126.0);
+        for kernels in Kernels::available() {
+            let got = kernels.run(Map(&inputs, RoughPowerOfTwo));
+            let error = worst(&inputs, &got, |x, y| (y / x.exp2() - 1.0).abs());
+            assert!(error < 8e-5, "{kernels:?}: {error:e}");
+            let edges =
+                kernels.run(Map(&[[-1e9f32, f32::MIN, f32::NEG_INFINITY, f32::NAN]; 4].concat(), RoughPowerOfTwo));
+            assert!(edges[..3].iter().all(|&x| (0.0..1.2e-38).contains(&x)) && edges[3].is_nan(), "{edges:?}");
+        }
+    }
+
+    #[test]
+    fn rough_activations_are_exact_to_their_bound() {
+        let inputs = grid(-40.0, 40.0);
+        for kernels in Kernels::available() {
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+                let got = kernels.run(Map(&inputs, Roughly(activation)));
+                let exact = kernels.run(Map(&inputs, activation));
+                for ((&x, &got), &exact) in inputs.iter().zip(&got).zip(&exact) {
+                    assert!((got - exact).abs() <= 1e-4 * x.abs().max(1.0), "{kernels:?} {activation:?} of {x}: {got}");
+                    // What a group's smallest and largest values are must not come from the approximation.
+                    assert!(got >= -0.171 && got <= x.max(0.0) + 3e-4, "{kernels:?} {activation:?} of {x}: {got}");
+                }
+                assert!(kernels.run(Map(&[f32::NAN; 16], Roughly(activation))).iter().all(|x| x.is_nan()));
+                let infinite = kernels.run(Map(&[f32::INFINITY; 16], Roughly(activation)));
                 assert!(infinite.iter().all(|&x| x == f32::INFINITY), "{kernels:?} {activation:?}: {infinite:?}");
             }
         }

@@ -9,6 +9,7 @@
 //! linear       weights in column panels, products with bias, activation or residual
 //! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
+//! attention_bf16   the same with products of bf16
 //! norm         LayerNorm and RMS norm
 //! position_bias    relative positions
 //! operand      rows rounded for products of bf16 and of bytes
@@ -34,6 +35,7 @@
 //! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
 
 mod attention;
+mod attention_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

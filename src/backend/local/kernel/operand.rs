@@ -110,7 +110,7 @@ unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Op
         unsafe {
             let mut value = load_columns(s, input, at, width);
             if let Some(activation) = activation {
-                value = activation.apply(s, value);
+                value = activation.apply_roughly(s, value);
             }
             s.store_bf16(out.add(at), value);
         }
@@ -154,7 +154,7 @@ unsafe fn group_to_bytes<S: Simd>(
         unsafe {
             let mut value = load_columns(s, input, at, width);
             if let Some(activation) = activation {
-                value = activation.apply(s, value);
+                value = activation.apply_roughly(s, value);
                 store_columns(s, input, at, width, value);
             }
             low = s.min(value, low);

@@ -130,6 +130,12 @@ impl Simd for Portable {
         a.map(f32::from_bits)
     }
     #[inline(always)]
+    fn pairs_of_bf16(self, low: Lanes, high: Lanes) -> [u32; 4] {
+        // Half a step is added, but not to NaN, which might overflow.
+        let round = |a: f32| a.to_bits().wrapping_add(if a.is_nan() { 0 } else { 0x8000 });
+        std::array::from_fn(|i| round(low[i]) >> 16 | round(high[i]) & 0xFFFF_0000)
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
 
     #[inline(always)]

@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 
-/// The numbers of a model's linear layers and embedding tables. Everything else (norms, attention, sums) is f32.
+/// The numbers of a model's linear layers and embedding tables. Everything else (norms, sums) is f32; attention too, but
+/// with bf16 and int8 on CPUs with products of bf16, which it then uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// Weights and products in f32.

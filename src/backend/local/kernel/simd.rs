@@ -88,6 +88,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn integers_to_f32(self, a: Self::Words) -> Self::Vector;
     /// The same bits.
     fn bits(self, a: Self::Words) -> Self::Vector;
+    /// Both rounded to the nearest bf16, ties away from zero, `low` in the words' low halves. NaN stays NaN, if it is
+    /// quiet, as those that arithmetic makes are.
+    fn pairs_of_bf16(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
 
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, address: *const f32);
@@ -257,6 +260,15 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => simd.call(task),
             Token::Portable(simd) => simd.call(task),
+        }
+    }
+
+    /// Whether the CPU has instructions for products of bf16.
+    pub(super) fn has_bf16_products(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.has_bf16_products(),
+            _ => false,
         }
     }
 

@@ -91,7 +91,17 @@ impl Product {
     /// vectors). `right` must be readable for `depth` rows of `columns` rounded up to whole vectors.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd>(self, s: S, rows: Range<usize>) {
-        Rows(self, rows).run(F32(s));
+        // SAFETY: handed on.
+        unsafe { self.compute_by(F32(s), rows) };
+    }
+
+    /// The given rows of a product whose factors are of this kind, tile by tile.
+    ///
+    /// # Safety
+    /// As for [`Product::compute`].
+    #[inline(always)]
+    pub(super) unsafe fn compute_by<D: Dot>(self, dot: D, rows: Range<usize>) {
+        Rows(self, rows).run(dot);
     }
 
     /// The same product with its first `row` rows taken off.

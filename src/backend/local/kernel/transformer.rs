@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::attention::{self, AttentionTask, Heads};
+use super::attention_bf16::{self, RoundedAttentionTask};
 use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask};
 use super::math::Activation;
 use super::memory::AlignedBuffer;
@@ -270,6 +271,11 @@ impl Transformer {
         operand::row_words(self.precision, hidden.max(intermediate).max(self.shape.attention_width()))
     }
 
+    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
+    fn rounds_attention(&self) -> bool {
+        matches!(self.precision, Precision::Bf16 | Precision::Int8) && self.kernels.has_bf16_products()
+    }
+
     /// Rows of an embedding table.
     pub fn table_rows(&self, table: usize) -> usize {
         self.tables[table].rows()
@@ -409,7 +415,8 @@ impl Scratch {
     fn prepare(&mut self, model: &Transformer, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
         let Shape { hidden, intermediate, style, .. } = model.shape;
         let width = model.shape.attention_width();
-        let mut member = attention::scratch_len(model.kernels, longest, model.shape.head_size());
+        let attention_len = if model.rounds_attention() { attention_bf16::scratch_len } else { attention::scratch_len };
+        let mut member = attention_len(model.kernels, longest, model.shape.head_size());
         let operand = model.operand_words();
         let (column_tokens, block_rows) = match schedule {
             Schedule::Columns => (tokens, 0),
@@ -792,7 +799,10 @@ impl Pass {
                     let (ref distances, longest) = self.distances;
                     task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);
                 }
-                self.model.kernels.run(task);
+                match self.model.rounds_attention() {
+                    true => self.model.kernels.run(RoundedAttentionTask(task)),
+                    false => self.model.kernels.run(task),
+                }
             }
         });
     }

@@ -1,0 +1,381 @@
+//! Attention with products of bf16: queries, keys, values and the softmax' results are rounded, sums and softmax are f32.
+//!
+//! A word is a pair of numbers that are multiplied and added at once. Which two does not matter as long as both factors
+//! pair the same: here those a vector apart, so that a pair of vectors becomes a vector of pairs without moving lanes.
+
+use super::attention::{AttentionTask, Heads, add};
+use super::dot::{Dot, DotTask};
+use super::math::rough_power_of_two;
+use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
+use super::tile::{Finish, Product, load_columns};
+
+/// Most rows of a tile in any instruction set.
+const MOST_ROWS: usize = 16;
+
+/// Words of the parts of scratch memory.
+struct Parts {
+    /// A query or a key.
+    row: usize,
+    /// A pair of values.
+    value: usize,
+    /// Tokens in whole panels.
+    padded: usize,
+    /// Distance of the rows of scores: an odd number of cache lines, so that a tile's rows do not compete for the same
+    /// few lines of the cache.
+    stride: usize,
+}
+
+impl Parts {
+    fn new(panel: usize, tokens: usize, size: usize) -> Parts {
+        let padded = tokens.next_multiple_of(panel);
+        Parts {
+            row: size.next_multiple_of(panel) / 2,
+            value: size.next_multiple_of(panel / PANEL_VECTORS),
+            padded,
+            stride: (padded.div_ceil(16) | 1) * 16,
+        }
+    }
+
+    fn keys(&self) -> usize {
+        self.padded * self.row
+    }
+
+    fn values(&self) -> usize {
+        self.padded / 2 * self.value
+    }
+}
+
+/// Values of scratch memory that a sequence of that many tokens needs.
+pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> usize {
+    let parts = Parts::new(kernels.panel_width(), tokens, head_size);
+    parts.keys() + parts.values() + kernels.tile_rows() * (parts.row + parts.stride)
+}
+
+/// As [`AttentionTask`], with products of bf16. Its scratch memory must be as long as this module's [`scratch_len`].
+pub(super) struct RoundedAttentionTask<'a>(pub AttentionTask<'a>);
+
+impl Task for RoundedAttentionTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        s.call_bf16(self);
+    }
+}
+
+impl DotTask for RoundedAttentionTask<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, dot: D) {
+        let s = dot.simd();
+        let AttentionTask { sequence, head, queries, out, scratch, bias } = self.0;
+        let Heads { projected, stride, heads, size, tokens } = sequence;
+        let panel = D::Simd::LANES * PANEL_VECTORS;
+        let parts = Parts::new(panel, tokens, size);
+        let (keys, scratch) = scratch.split_at_mut(parts.keys());
+        let (values, scratch) = scratch.split_at_mut(parts.values());
+        let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS * parts.row);
+        let scores = &mut scratch[..D::TILE_ROWS * parts.stride];
+        let width = heads * size;
+        // Pairs of values that are not both beyond the last.
+        let pairs = tokens / panel * D::Simd::LANES + (tokens % panel).min(D::Simd::LANES);
+        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values, the head is one of `heads`, `out` is
+        // writable for the queries in its columns, and scratch memory was just cut as `Parts` has it.
+        unsafe {
+            let query = projected.add(head * size);
+            round_keys(s, (query.add(width), stride, size), tokens, rounded, keys);
+            round_values(s, (query.add(2 * width), stride, size), tokens, values);
+            for run in even_runs(queries, D::TILE_ROWS) {
+                for (row, rounded) in run.clone().zip(rounded.chunks_exact_mut(parts.row)) {
+                    // Powers of two in place of e.
+                    round(s, query.add(row * stride), size, std::f32::consts::LOG2_E, rounded);
+                }
+                for first in (0..tokens).step_by(panel) {
+                    let product = Product {
+                        depth: parts.row,
+                        left: rounded.as_ptr(),
+                        left_stride: parts.row,
+                        right: keys[first * parts.row..].as_ptr(),
+                        right_stride: panel,
+                        resume: false,
+                        scales: None,
+                        columns: (tokens - first).min(panel),
+                        finish: Finish::Plain,
+                        out: scores[first..].as_mut_ptr(),
+                        out_stride: parts.stride,
+                    };
+                    product.compute_by(dot, 0..run.len());
+                }
+                let mut shares = [0f32; MOST_ROWS];
+                for ((query, scores), share) in run.clone().zip(scores.chunks_exact_mut(parts.stride)).zip(&mut shares)
+                {
+                    if let Some((bias, centre)) = bias {
+                        let bias = &bias[centre - query..][..tokens];
+                        add(s, &mut scores[..tokens], bias, std::f32::consts::LOG2_E);
+                    }
+                    scores[tokens..parts.padded].fill(f32::MIN);
+                    *share = powers(s, &mut scores[..parts.padded]);
+                }
+                for first in (0..size).step_by(panel) {
+                    let product = Product {
+                        depth: pairs,
+                        left: scores.as_ptr(),
+                        left_stride: parts.stride,
+                        right: values[first..].as_ptr(),
+                        right_stride: parts.value,
+                        resume: false,
+                        scales: None,
+                        columns: (size - first).min(panel),
+                        finish: Finish::RowScale(shares.as_ptr()),
+                        out: out.0.add(run.start * out.1 + head * size + first),
+                        out_stride: out.1,
+                    };
+                    product.compute_by(dot, 0..run.len());
+                }
+            }
+        }
+    }
+}
+
+/// Rounds a row of a head, times a factor, into words: the first vector of each panel beside the second.
+///
+/// # Safety
+/// `from` must be readable for `size` values.
+#[inline(always)]
+unsafe fn round<S: Simd>(s: S, from: *const f32, size: usize, factor: f32, out: &mut [f32]) {
+    let factor = s.splat(factor);
+    for (i, out) in out.chunks_exact_mut(S::LANES).enumerate() {
+        let at = i * S::LANES * PANEL_VECTORS;
+        // SAFETY: the helper stays within `size`, and the chunk is a vector.
+        unsafe {
+            let low = s.mul(load_columns(s, from, at, size), factor);
+            let high = s.mul(load_columns(s, from, at + S::LANES, size), factor);
+            s.store(out.as_mut_ptr(), s.bits(s.pairs_of_bf16(low, high)));
+        }
+    }
+}
+
+/// Lays rounded keys out in panels, `[words of a key][panel]`: the right factor of the scores. What follows the last key
+/// is left as it is: those columns are not stored.
+///
+/// # Safety
+/// `keys` (with the distance of rows and the head's size) must be readable for `tokens` rows. `rounded` has room for one.
+#[inline(always)]
+unsafe fn round_keys<S: Simd>(
+    s: S,
+    (keys, stride, size): (*const f32, usize, usize),
+    tokens: usize,
+    rounded: &mut [f32],
+    out: &mut [f32],
+) {
+    let panel = S::LANES * PANEL_VECTORS;
+    let words = size.next_multiple_of(panel) / 2;
+    let rounded = &mut rounded[..words];
+    for token in 0..tokens {
+        // SAFETY: the token exists.
+        unsafe { round(s, keys.add(token * stride), size, 1.0, rounded) };
+        let out = &mut out[token / panel * panel * words..][..panel * words];
+        for (slot, &word) in out[token % panel..].iter_mut().step_by(panel).zip(&*rounded) {
+            *slot = word;
+        }
+    }
+}
+
+/// Pairs the values of tokens a vector apart, `[tokens / 2][columns in whole vectors]`, zeros after the last: the right
+/// factor of the context.
+///
+/// # Safety
+/// `values` (with the distance of rows and the head's size) must be readable for `tokens` rows.
+#[inline(always)]
+unsafe fn round_values<S: Simd>(
+    s: S,
+    (values, stride, size): (*const f32, usize, usize),
+    tokens: usize,
+    out: &mut [f32],
+) {
+    for (pair, out) in out.chunks_exact_mut(size.next_multiple_of(S::LANES)).enumerate() {
+        let low = pair / S::LANES * S::LANES * PANEL_VECTORS + pair % S::LANES;
+        let high = low + S::LANES;
+        for (i, out) in out.chunks_exact_mut(S::LANES).enumerate() {
+            let at = i * S::LANES;
+            // SAFETY: rows of tokens that exist are readable, and the helper stays within `size`; the chunk is a vector.
+            unsafe {
+                let (mut first, mut second) = (s.splat(0.0), s.splat(0.0));
+                if low < tokens {
+                    first = load_columns(s, values.add(low * stride), at, size);
+                }
+                if high < tokens {
+                    second = load_columns(s, values.add(high * stride), at, size);
+                }
+                s.store(out.as_mut_ptr(), s.bits(s.pairs_of_bf16(first, second)));
+            }
+        }
+    }
+}
+
+/// Replaces scores, whole panels of them, by `2^(score - largest)` rounded to words, in the first half of the row, and
+/// returns 1 ÷ their sum, by which the row is still to be multiplied.
+#[inline(always)]
+fn powers<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
+    let (len, row) = (scores.len(), scores.as_mut_ptr());
+    let panel = S::LANES * PANEL_VECTORS;
+    assert!(len % panel == 0);
+    // SAFETY: the row consists of whole panels, and what is written was read before.
+    unsafe {
+        let (mut low, mut high) = (s.splat(f32::NEG_INFINITY), s.splat(f32::NEG_INFINITY));
+        for at in (0..len).step_by(panel) {
+            low = s.max(low, s.load(row.add(at)));
+            high = s.max(high, s.load(row.add(at + S::LANES)));
+        }
+        let largest = s.splat(s.largest(s.max(low, high)));
+        let (mut low, mut high) = (s.splat(0.0), s.splat(0.0));
+        for at in (0..len).step_by(panel) {
+            let first = rough_power_of_two(s, s.sub(s.load(row.add(at)), largest));
+            let second = rough_power_of_two(s, s.sub(s.load(row.add(at + S::LANES)), largest));
+            low = s.add(low, first);
+            high = s.add(high, second);
+            s.store(row.add(at / 2), s.bits(s.pairs_of_bf16(first, second)));
+        }
+        1.0 / s.sum(s.add(low, high))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f32::consts::LOG2_E;
+
+    use half::bf16;
+
+    use super::super::testing::{exact_attention_with, values};
+    use super::*;
+
+    /// Attention of all heads, on memory as the engine has it, the queries divided at the given rows. A table of biases
+    /// per head is for distances of up to half its length.
+    fn attend(
+        kernels: Kernels,
+        projected: &[f32],
+        (heads, size): (usize, usize),
+        cuts: &[usize],
+        bias: Option<&[Vec<f32>]>,
+    ) -> Vec<f32> {
+        let tokens = projected.len() / (3 * heads * size);
+        let mut readable = projected.to_vec();
+        readable.extend(vec![f32::NAN; kernels.panel_width()]);
+        let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
+        let mut out = vec![f32::NAN; tokens * heads * size];
+        let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+        for head in 0..heads {
+            for cut in cuts.windows(2) {
+                let out = (out.as_mut_ptr(), heads * size);
+                // SAFETY: the buffers are as large as `Heads` and `scratch_len` ask, and ours.
+                let mut task = unsafe { AttentionTask::new(sequence, head, cut[0]..cut[1], out, &mut scratch) };
+                if let Some(bias) = bias {
+                    task = task.with_bias(&bias[head], bias[head].len() / 2);
+                }
+                kernels.run(RoundedAttentionTask(task));
+            }
+        }
+        out
+    }
+
+    /// The projection as it is rounded.
+    fn rounded(projected: &[f32], width: usize) -> Vec<f64> {
+        let round = |(column, &x): (usize, &f32)| {
+            let factor = if column < width { LOG2_E } else { 1.0 };
+            f64::from(bf16::from_f32(x * factor).to_f32()) / f64::from(factor)
+        };
+        projected.chunks(3 * width).flat_map(|row| row.iter().enumerate().map(round).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn heads_and_sequences_of_all_tail_sizes_match_f64() {
+        let heads = 2;
+        for kernels in Kernels::every() {
+            for size in [1, 3, 8, 16, 20, 32, 48, 64, 80, 96, 128] {
+                for tokens in (1..=35).chain([47, 48, 63, 64, 65, 100]) {
+                    let projected: Vec<f32> = values(tokens * heads * size * 3, 11).iter().map(|x| x * 2.0).collect();
+                    let got = attend(kernels, &projected, (heads, size), &[0, tokens], None);
+                    let want = exact_attention_with(&rounded(&projected, heads * size), heads, size, |_, _, _| 0.0);
+                    let errors: Vec<f64> =
+                        got.iter().zip(want).map(|(&got, want)| (f64::from(got) - want).abs()).collect();
+                    // Shares are rounded to 9 bits, values are up to 2.
+                    let largest = errors.iter().copied().fold(0.0, f64::max);
+                    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+                    assert!(
+                        largest < 8e-3 && mean < 1e-3,
+                        "{kernels:?} size {size}, {tokens} tokens: {largest}, {mean}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_sequences_match_f64() {
+        for kernels in Kernels::every() {
+            for tokens in [191, 192, 193, 390, 800] {
+                let projected = values(tokens * 32 * 3, 14);
+                let got = attend(kernels, &projected, (1, 32), &[0, tokens], None);
+                let want = exact_attention_with(&rounded(&projected, 32), 1, 32, |_, _, _| 0.0);
+                for (&got, want) in got.iter().zip(want) {
+                    assert!((f64::from(got) - want).abs() < 1.5e-3, "{kernels:?} {tokens} tokens: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bias_by_distance_is_added_to_the_scores() {
+        let (heads, size) = (2, 20);
+        for kernels in Kernels::every() {
+            for tokens in [1, 2, 15, 16, 17, 40, 65] {
+                let projected = values(tokens * heads * size * 3, 15);
+                // For longer sequences than this one.
+                let centre = tokens + 6;
+                let tables: Vec<_> = (0..heads as u64).map(|head| values(2 * centre + 1, 16 + head)).collect();
+                let got = attend(kernels, &projected, (heads, size), &[0, tokens], Some(&tables));
+                let want = exact_attention_with(&rounded(&projected, heads * size), heads, size, |head, query, key| {
+                    f64::from(tables[head][centre + key - query])
+                });
+                for (&got, want) in got.iter().zip(want) {
+                    assert!((f64::from(got) - want).abs() < 2e-3, "{kernels:?} {tokens} tokens: {got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_has_the_same_bits_in_whichever_part_it_is() {
+        for kernels in Kernels::every() {
+            let (heads, size, tokens) = (3, 32, 75);
+            let projected = values(tokens * heads * size * 3, 12);
+            let whole = attend(kernels, &projected, (heads, size), &[0, tokens], None);
+            let parts = attend(kernels, &projected, (heads, size), &[0, 1, 30, tokens], None);
+            assert_eq!(whole, parts, "{kernels:?}");
+        }
+    }
+
+    #[test]
+    fn large_scores_stay_finite_and_nan_is_not_hidden() {
+        for kernels in Kernels::every() {
+            let (size, tokens) = (16, 20);
+            let large: Vec<f32> = values(tokens * size * 3, 13).iter().map(|x| x * 1e4).collect();
+            let out = attend(kernels, &large, (1, size), &[0, tokens], None);
+            assert!(out.iter().all(|x| x.is_finite()), "{kernels:?}");
+            for token in [0, 7, tokens - 1] {
+                for payload in [f32::NAN, f32::from_bits(0x7FFF_FFFF), f32::from_bits(0xFFFF_FFFF)] {
+                    // A NaN in a key reaches every query of its sequence, in a value every row of its column.
+                    let mut broken = values(tokens * size * 3, 13);
+                    broken[token * size * 3 + size] = payload;
+                    let out = attend(kernels, &broken, (1, size), &[0, tokens], None);
+                    assert!(out.iter().all(|x| x.is_nan()), "{kernels:?} {token}");
+                    let mut broken = values(tokens * size * 3, 13);
+                    broken[token * size * 3 + 2 * size] = payload;
+                    let out = attend(kernels, &broken, (1, size), &[0, tokens], None);
+                    assert!(out.iter().step_by(size).all(|x| x.is_nan()), "{kernels:?} {token}");
+                }
+            }
+        }
+    }
+}

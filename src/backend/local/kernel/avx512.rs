@@ -186,7 +186,9 @@ impl Simd for Avx512 {
         bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         pairs_of_bf16(low: __m512, high: __m512) -> __m512i = {
             let (low, high) = (round_to_bf16(low), round_to_bf16(high));
-            _mm512_mask_blend_epi16(0xAAAA_AAAA, _mm512_srli_epi32::<16>(low), high)
+            // (high and mask) or low
+            let upper = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm512_ternarylogic_epi32::<0b1110_1010>(high, upper, _mm512_srli_epi32::<16>(low))
         };
     }
 

@@ -6,10 +6,10 @@ use half::{bf16, f16};
 
 use super::math::Activation;
 use super::memory::AlignedBuffer;
-use super::operand::{self, OperandTask, depth_words, scale_at};
+use super::operand::{self, OperandTask, depth_words, group_inputs, scale_at};
 use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{DEPTH_PART, Finish, GROUP, Product, Scales, load_columns, store_columns};
+use super::tile::{DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
 use crate::error::{Error, Result};
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
@@ -235,7 +235,7 @@ fn pack_bytes<'a>(
     }
     let scale = largest / 127.0;
     let steps = if scale > 0.0 { factor / scale } else { 0.0 };
-    for (group, group_sum) in row.chunks(4 * GROUP).zip(sums) {
+    for (group, group_sum) in row.chunks(group_inputs(row.len())).zip(sums) {
         let mut sum = 0;
         for (weights, slot) in group.chunks(4).zip(&mut slots) {
             let mut bytes = [0u8; 4];
@@ -564,14 +564,17 @@ mod tests {
             };
             row.iter().map(round).collect()
         };
-        input.chunks(depth).flat_map(|whole| whole.chunks(4 * GROUP).flat_map(row).collect::<Vec<_>>()).collect()
+        input
+            .chunks(depth)
+            .flat_map(|whole| whole.chunks(group_inputs(depth)).flat_map(row).collect::<Vec<_>>())
+            .collect()
     }
 
     #[test]
     fn products_of_all_tail_sizes_match_f64_in_every_precision() {
         let columns = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 47, 48, 63, 64, 65];
         for precision in Precision::ALL {
-            for depth in [1, 2, 3, 8, 17, 64, 193, 391] {
+            for depth in [1, 2, 3, 8, 17, 64, 193, 391, 1000] {
                 for outputs in columns.into_iter().filter(|&outputs| depth < 100 || outputs % 8 == 1) {
                     let dense = dense(outputs, depth, 3);
                     let input = values(32 * depth, 5);

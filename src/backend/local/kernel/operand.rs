@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::math::Activation;
 use super::precision::Precision;
 use super::simd::{Simd, Task};
-use super::tile::{GROUP, load_columns, store_columns};
+use super::tile::{group_words, load_columns, store_columns};
 
 /// Whole cache lines, so that rows may be stored in whole vectors.
 const LINE: usize = 16;
@@ -19,9 +19,14 @@ pub(super) fn depth_words(precision: Precision, inputs: usize) -> usize {
     }
 }
 
+/// Inputs in a group of a row of bytes.
+pub(super) fn group_inputs(inputs: usize) -> usize {
+    4 * group_words(depth_words(Precision::Int8, inputs))
+}
+
 /// Groups of a row of bytes.
 pub(super) fn groups(inputs: usize) -> usize {
-    depth_words(Precision::Int8, inputs).div_ceil(GROUP)
+    inputs.div_ceil(group_inputs(inputs))
 }
 
 /// Where in a row of bytes, in words, the scale and the lowest value of each group are.
@@ -121,12 +126,13 @@ unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Op
 /// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`row_words`].
 #[inline(always)]
 unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Option<Activation>, out: *mut f32) {
-    for (group, first) in (0..width).step_by(4 * GROUP).enumerate() {
+    let size = group_inputs(width);
+    for (group, first) in (0..width).step_by(size).enumerate() {
         // SAFETY: the group's values are within the row, its bytes begin on a word, and `row_words` has two words for it
         // after all bytes.
         unsafe {
             let scales = out.add(scale_at(width) + 2 * group);
-            let (input, width) = (input.add(first), (width - first).min(4 * GROUP));
+            let (input, width) = (input.add(first), (width - first).min(size));
             let (scale, low) = group_to_bytes(s, input, width, activation, out.add(first / 4).cast());
             *scales = scale;
             *scales.add(1) = low;

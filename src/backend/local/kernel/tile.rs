@@ -56,8 +56,15 @@ pub(super) struct Product {
     pub out_stride: usize,
 }
 
-/// Words of a row of bytes that have a scale of their own: one large value spoils the resolution of its group only.
-pub(super) const GROUP: usize = 48;
+/// Words of a row of bytes, of so many in all, that have a scale of their own: one large value spoils the resolution of
+/// its group only.
+///
+/// Hidden states have a few columns of large values: two groups of all-MiniLM-L6-v2's 384 columns lift the least cosine
+/// over 200 texts from 0.9958 to 0.9974. Feed-forward values have none, so that the size of their groups makes no
+/// difference to the cosine; fewer take less time.
+pub(super) const fn group_words(depth: usize) -> usize {
+    if depth > 192 { 96 } else { 48 }
+}
 
 /// Where the scales of a product of bytes are. With `x = low + scale · q` for each group of a row and `w = factor · p` for
 /// each column, `Σ x·w = factor · (scale · Σ q·p + low · Σ p)`, summed up over the groups.
@@ -296,11 +303,12 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
     unsafe fn scaled_sums<D: Dot>(&self, dot: D, scales: Scales) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
         let s = dot.simd();
         let Product { depth, left, left_stride, .. } = self.0;
+        let size = group_words(depth);
         let mut values = [[s.splat(0.0); VECTORS]; ROWS];
-        for (group, start) in (0..depth).step_by(GROUP).enumerate() {
+        for (group, start) in (0..depth).step_by(size).enumerate() {
             // SAFETY: the group lies within the depth; its scales and its columns' sums are readable.
             unsafe {
-                let sums = self.sums_over(dot, start..depth.min(start + GROUP));
+                let sums = self.sums_over(dot, start..depth.min(start + size));
                 let mut column_sums = [s.splat(0.0); VECTORS];
                 for (v, column_sum) in column_sums.iter_mut().enumerate() {
                     *column_sum = s.load(scales.sums.add(group * scales.sums_stride + v * D::Simd::LANES));

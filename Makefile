@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak image image-check deploy-check bench bench-load bench-peers bench-weaviate
+.PHONY: run test lint model e2e soak image image-check deploy-check cuda-check bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -38,6 +38,11 @@ image-check: model
 # Needs Go. With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> it renders that too (`helm pull weaviate/weaviate --untar`).
 deploy-check:
 	bash deploy/check/run.sh
+
+# The build for GPUs (--features cuda) and its tests, on any x86-64 machine: without a CUDA toolkit it gets one, without a GPU
+# it holds the refusals. About ten minutes the first time on two cores. Not part of `make test`.
+cuda-check:
+	bash deploy/cuda/check.sh
 
 # GFLOP/s of the kernels against the machine's peak, milliseconds of the encoder by tokens and threads.
 bench:

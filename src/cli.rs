@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::Backend;
-use crate::backend::local::{Inference, LocalBackend, LocalOptions};
+use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::{RemoteOptions, startup};
@@ -190,7 +190,7 @@ async fn embed(args: EmbedArgs) -> Result<()> {
     let [ModelChoice { source, .. }] = &reference.models(&args.model)?[..] else {
         return Err(Error::config("embed works with one model: give --model once"));
     };
-    let backend = load(source, &args.model, &reference, &inference(&args.model)?).await?;
+    let backend = load(source, &args.model, &reference, &inference(&args.model, &reference)?).await?;
     let settings = EmbedRequest {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
@@ -256,7 +256,7 @@ async fn compare(args: CompareArgs) -> Result<()> {
         ..EmbedRequest::default()
     };
     let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-    let (inference, remote) = (inference(&args.model)?, args.access.options()?);
+    let (inference, remote) = (inference(&args.model, &reference)?, args.access.options()?);
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
         sides.push(match side.contains("://") {
@@ -317,9 +317,16 @@ fn warn(reference: &ReferenceEnv) {
     }
 }
 
-/// The queue and the thread for all models of this process.
-fn inference(args: &ModelArgs) -> Result<Arc<Inference>> {
-    Ok(Arc::new(Inference::start(args.threads, args.max_waiting_tokens)?))
+/// The queue and the threads for all models of this process. A GPU that cannot be used is an error here.
+fn inference(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Arc<Inference>> {
+    let cards = device::open(&reference.device(args))?;
+    for card in &cards {
+        tracing::info!(card = %format!("cuda:{} ({})", card.number, card.name), "a GPU is ready");
+    }
+    Ok(Arc::new(match cards.is_empty() {
+        true => Inference::start(args.threads, args.max_waiting_tokens)?,
+        false => Inference::start_on(cards, args.max_waiting_tokens)?,
+    }))
 }
 
 /// Finds (or downloads) and loads a model.
@@ -361,6 +368,7 @@ async fn load(
         dimensions = backend.info().dimensions,
         max_tokens = backend.max_tokens(),
         precision = args.precision.name(),
+        device = backend.device(),
         engine,
         threads,
         seconds = format!("{:.2}", started.elapsed().as_secs_f64()),
@@ -442,7 +450,8 @@ async fn beside_upstream(
             _ => return Err(Error::config("beside an upstream there is room for one model: give --model once")),
         },
     };
-    let backend: Arc<dyn Backend> = Arc::new(load(&source, &args.model, reference, &inference(&args.model)?).await?);
+    let backend: Arc<dyn Backend> =
+        Arc::new(load(&source, &args.model, reference, &inference(&args.model, reference)?).await?);
     warm(&*backend).await?;
     Ok(backend)
 }
@@ -454,7 +463,7 @@ async fn load_and_warm(
     reference: &ReferenceEnv,
     readiness: &Readiness,
 ) -> Result<()> {
-    let inference = inference(&args.model)?;
+    let inference = inference(&args.model, reference)?;
     if let (Some(passage), Some(query)) = (&args.passage_model, &args.query_model) {
         let passage = load(passage, &args.model, reference, &inference).await?;
         let query = load(query, &args.model, reference, &inference).await?;

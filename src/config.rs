@@ -1,6 +1,7 @@
 //! Configuration: each flag is also a `T2V_*` variable. The variables of the reference container are read here and only
 //! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
 
+mod device;
 mod security;
 mod shown;
 mod upstream;
@@ -14,7 +15,8 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::Directory;
-use crate::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Precision};
+use crate::backend::local::device::GPU_SUPPORT;
+use crate::backend::local::{DEFAULT_WAITING_TOKENS, Device, Engine, Precision};
 use crate::backend::remote::address;
 use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
@@ -173,13 +175,16 @@ pub struct ModelArgs {
     #[arg(long, env = "T2V_APPLY_DIMENSIONS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub apply_dimensions: Option<bool>,
-    /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or candle (slow; for comparison)
+    /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or, slow and for comparison, candle and
+    /// candle-packed (what runs on GPUs)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
-    /// Where the encoder runs: cpu; cuda and cuda:N are refused, as this build has no GPU support
-    #[arg(long, env = "T2V_DEVICE", default_value = "cpu", value_parser = parse_device)]
-    pub device: Device,
-    /// Numbers of the weights: f32 (exact), f16 (half the memory), bf16, or int8 (fastest; vectors differ a little)
+    /// Where the encoder runs: cpu; with a build for GPUs also cuda, cuda:1, or cuda:0,1 for several cards [default: cpu;
+    /// with a build for GPUs the card of CUDA_CORE, if ENABLE_CUDA says so]
+    #[arg(long, env = "T2V_DEVICE", value_parser = parse_device)]
+    pub device: Option<Device>,
+    /// Numbers of the weights: f32 (exact), f16 (half the memory; fastest on a GPU), bf16, or int8 (fastest on the CPU; vectors
+    /// differ a little)
     #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]
@@ -303,24 +308,8 @@ pub struct ProfileChoice(
     pub Option<Profile>,
 );
 
-/// Where the encoder runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The only one of this build.
-    Cpu,
-}
-
 fn parse_device(text: &str) -> std::result::Result<Device, String> {
-    let number = text.strip_prefix("cuda:").map(|number| number.parse::<u32>());
-    match text {
-        "cpu" => Ok(Device::Cpu),
-        _ if text == "cuda" || number.is_some_and(|number| number.is_ok()) => {
-            Err("this build has no GPU support: use \
-             --device cpu (T2V_DEVICE=cpu), or forward texts to a server that has a GPU with --upstream"
-                .to_owned())
-        }
-        _ => Err("use cpu".to_owned()),
-    }
+    device::parse(text, GPU_SUPPORT)
 }
 
 fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
@@ -361,6 +350,8 @@ pub struct ReferenceEnv {
     pub log_format: Option<LogFormat>,
     /// `ENABLE_CUDA`, which this build cannot fulfil.
     pub cuda_wanted: bool,
+    /// `ENABLE_CUDA` with `CUDA_CORE`, where this build can.
+    pub device: Option<Device>,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
     /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
@@ -384,6 +375,7 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
     "USE_QUERY_PASSAGE_PREFIXES",
     "LOG_FORMAT",
     "ENABLE_CUDA",
+    "CUDA_CORE",
     "TRUST_REMOTE_CODE",
     "AUTHENTICATION_ALLOWED_TOKENS",
     "TRANSFORMERS_INFERENCE_API",
@@ -412,8 +404,9 @@ impl ReferenceEnv {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
         let mut warnings = Vec::new();
-        let cuda_wanted = is("ENABLE_CUDA", &["1", "true"]);
-        if cuda_wanted {
+        let text = |name: &str| get(name).unwrap_or_default();
+        let cuda = device::wanted(is("ENABLE_CUDA", &["1", "true"]), &text("CUDA_CORE"), GPU_SUPPORT)?;
+        if cuda.in_vain {
             warnings.push("ENABLE_CUDA is set, but this build has no GPU support: serving on the CPU".to_owned());
         }
         if is("TRUST_REMOTE_CODE", &["1", "true", "True"]) {
@@ -424,7 +417,6 @@ impl ReferenceEnv {
             Some("text") => Some(LogFormat::Text),
             _ => None,
         };
-        let text = |name: &str| get(name).unwrap_or_default();
         let inference_urls = InferenceUrls::from_environment(
             &text("TRANSFORMERS_INFERENCE_API"),
             &text("TRANSFORMERS_PASSAGE_INFERENCE_API"),
@@ -443,7 +435,8 @@ impl ReferenceEnv {
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
             log_format,
-            cuda_wanted,
+            cuda_wanted: cuda.in_vain,
+            device: cuda.device,
             allowed_tokens: get("AUTHENTICATION_ALLOWED_TOKENS").map(Secret),
             warnings,
         })
@@ -470,6 +463,11 @@ impl ReferenceEnv {
             tls: args.security.tls()?,
             cuda_wanted: self.cuda_wanted,
         })
+    }
+
+    /// Where the encoder runs: by the flag, else by the variables, else on the CPU.
+    pub fn device(&self, args: &ModelArgs) -> Device {
+        args.device.clone().or_else(|| self.device.clone()).unwrap_or_default()
     }
 
     /// Where texts are embedded: by the flags, else by the variables.
@@ -553,7 +551,8 @@ mod tests {
         assert_eq!(["true", "1", "True", "yes", ""].map(direct), [true, true, false, false, false]);
         let prefixes = |value| env(&[("USE_QUERY_PASSAGE_PREFIXES", value)]).expect("env").task_prefixes;
         assert_eq!(["true", "false", "0", ""].map(prefixes), [true, true, true, false]);
-        assert_eq!(env(&[("ENABLE_CUDA", "1")]).expect("env").warnings.len(), 1);
+        let cuda = env(&[("ENABLE_CUDA", "1")]).expect("env");
+        assert_eq!((cuda.warnings.len(), cuda.device.is_some()), if GPU_SUPPORT { (0, true) } else { (1, false) });
         let tokens = env(&[("AUTHENTICATION_ALLOWED_TOKENS", "verysecret")]).expect("env");
         assert!(tokens.allowed_tokens.is_some() && !format!("{tokens:?}").contains("verysecret"));
     }

@@ -1,5 +1,5 @@
 //! Tiny models of every family, with vectors written once by transformers and sentence-transformers doing what the
-//! reference container does: `fixtures/families/make.py`. Both executors must give them.
+//! reference container does: `fixtures/families/make.py`. Every executor must give them.
 
 mod support;
 
@@ -43,7 +43,8 @@ fn request(text: &str, pooling: &Option<String>) -> EmbedRequest {
     EmbedRequest { pooling: pooling.clone(), ..EmbedRequest::passage(text) }
 }
 
-/// Every mode of a family's goldens, all texts in one call and some alone, on our kernels and on Candle.
+/// Every mode of a family's goldens, all texts in one call and some alone, on our kernels and on Candle, plainly and on packed rows as on a
+/// GPU.
 async fn check(family: &str, modes: usize) {
     let golden = fixture(&format!("families/{family}/golden.json"));
     let golden = golden.as_object().expect("modes");
@@ -53,7 +54,7 @@ async fn check(family: &str, modes: usize) {
         let expected = expected.as_array().expect("vectors");
         assert!(texts.len() >= 12 && texts.len() == expected.len());
         let (options, pooling) = mode(family, name);
-        for engine in [Engine::Auto, Engine::Candle] {
+        for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
             let backend = LocalBackend::load(&LocalOptions { engine, threads: Some(2), ..options.clone() });
             let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
             let requests: Vec<_> = texts.iter().map(|text| request(text, &pooling)).collect();

@@ -229,6 +229,46 @@ func TestAModelComesFromWhereTheValuesSay(t *testing.T) {
 	}
 }
 
+func TestCardsAreAskedForAndUsed(t *testing.T) {
+	found := deployment(t, renderSet(t, "gpu")).Spec
+	server := found.Template.Spec.Containers[0]
+	if cards := server.Resources.Limits["nvidia.com/gpu"]; cards.Value() != 2 {
+		t.Errorf("%s cards", cards.String())
+	}
+	if memory := server.Resources.Limits[corev1.ResourceMemory]; memory.String() != "4Gi" {
+		t.Errorf("%s of memory", memory.String())
+	}
+	if device := variable(server, "T2V_DEVICE"); device != "cuda:0,1" {
+		t.Errorf("the sidecar computes on %q", device)
+	}
+	if !strings.HasSuffix(server.Image, "/text2vec-sidecar:bge-base-cuda") {
+		t.Errorf("the image is %s", server.Image)
+	}
+	if class := found.Template.Spec.RuntimeClassName; class == nil || *class != "nvidia" {
+		t.Errorf("the runtime class is %v", class)
+	}
+	if update := found.Strategy.RollingUpdate; update.MaxSurge.IntValue() != 0 || update.MaxUnavailable.IntValue() != 1 {
+		t.Errorf("an update needs a card more: %v", update)
+	}
+	plain := deployment(t, renderSet(t, "baked")).Spec
+	server = plain.Template.Spec.Containers[0]
+	if _, there := server.Resources.Limits["nvidia.com/gpu"]; there || variable(server, "T2V_DEVICE") != "" {
+		t.Error("cards are asked for without gpu.enabled")
+	}
+	values, err := chartutil.ReadValues([]byte("{gpu: {enabled: true, tag: mine}, env: {T2V_DEVICE: cuda}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifests, err := render(chartDir, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server = deployment(t, manifests).Spec.Template.Spec.Containers[0]
+	if variable(server, "T2V_DEVICE") != "cuda" || !strings.HasSuffix(server.Image, ":mine") {
+		t.Errorf("%q, %s", variable(server, "T2V_DEVICE"), server.Image)
+	}
+}
+
 func TestSecretsProbesAndShutdown(t *testing.T) {
 	secured := deployment(t, renderSet(t, "secured"))
 	server := secured.Spec.Template.Spec.Containers[0]
@@ -302,6 +342,7 @@ func TestWrongValuesAreRefusedWithTheRemedy(t *testing.T) {
 		"tls: {clientCASecret: x}":                     "tls.secret",
 		"{probes: {type: grpc}, tls: {secret: x}}":     "probes.type",
 		"service: {port: 80}":                          "port",
+		"gpu: {count: 0}":                              "count",
 		"autoscaling: {enabled: true, metric: memory}": "metric",
 	} {
 		values, err := chartutil.ReadValues([]byte(text))

@@ -57,6 +57,16 @@ func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 				t.Errorf("%s: nothing tells whether %s is healthy", path, sidecar.Name)
 			}
 		}
+		if filepath.Base(path) == "gpu.yml" {
+			sidecar := project.Services["t2v-transformers"]
+			devices := sidecar.Deploy.Resources.Reservations.Devices
+			if len(devices) != 1 || devices[0].Driver != "nvidia" || strings.Join(devices[0].Capabilities, "") != "gpu" {
+				t.Errorf("%s: the sidecar gets %v", path, devices)
+			}
+			if enabled := sidecar.Environment["ENABLE_CUDA"]; enabled == nil || *enabled != "1" {
+				t.Errorf("%s: the sidecar is not told to use its GPU", path)
+			}
+		}
 		if asked == 0 {
 			t.Errorf("%s: Weaviate asks nobody", path)
 		}

@@ -83,6 +83,7 @@ fn implied(id: &str, args: &ServeArgs, reference: &ReferenceEnv) -> Result<(Stri
             Some(url) => (url, "--upstream"),
             None => ("-".into(), "default"),
         },
+        "device" => (reference.device(&args.model).to_string(), from("ENABLE_CUDA", reference.device.is_some())),
         "cache_bytes" => {
             let (own, of_classes) = reference.caches(args, false);
             ((own.max_bytes + of_classes.max_bytes).to_string(), from("ENABLE_CACHE", reference.cache_off))

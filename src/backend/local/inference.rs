@@ -5,7 +5,8 @@
 //!
 //! All models of a process can share one thread and its queue ([`Inference`]): then one forward pass runs at a time, on
 //! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
-//! pass for each; the threads of a model that is not at work are parked.
+//! pass for each; the threads of a model that is not at work are parked. With several GPUs each has a thread, and all take
+//! from the one queue.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use super::batcher::{Batcher, Options, Piece};
 use super::call::Call;
 use super::dense::DenseHead;
+use super::device::{Card, Device};
 use super::encoder::{Encoder, TokenBatch};
 use super::kernel::cores;
 use super::plan::Plan;
@@ -45,10 +47,10 @@ pub struct Counters {
     pub failed_texts: AtomicU64,
 }
 
-/// A model as the inference thread sees it.
+/// A model as the inference threads see it.
 pub struct Model {
-    /// Locked by the inference thread alone, and for a forward pass.
-    encoder: Mutex<Box<dyn Encoder>>,
+    /// One for each inference thread, locked by it alone and for a forward pass.
+    encoders: Vec<Mutex<Box<dyn Encoder>>>,
     /// What follows the pooling.
     head: DenseHead,
     /// What happened to its texts.
@@ -56,16 +58,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// A model that is to be computed by this encoder, with these layers behind its pooling.
-    pub fn new(encoder: Box<dyn Encoder>, head: DenseHead) -> Model {
-        Model { encoder: Mutex::new(encoder), head, counters: Counters::default() }
+    /// A model that is to be computed by these encoders, one for each inference thread, with these layers behind its pooling.
+    pub fn new(encoders: Vec<Box<dyn Encoder>>, head: DenseHead) -> Model {
+        let encoders = encoders.into_iter().map(Mutex::new).collect();
+        Model { encoders, head, counters: Counters::default() }
     }
 }
 
-/// A queue and the thread that empties it, for any number of models. Dropping it lets what was admitted be served.
+/// A queue and the thread, or one thread per GPU, that empties it, for any number of models. Dropping it lets what was
+/// admitted be served.
 pub struct Inference {
     batcher: Batcher<Sequence>,
     threads: usize,
+    /// Empty: on the CPU.
+    cards: Vec<Card>,
     /// Kept for as long as the queue is to be in the metrics.
     _reported: Arc<ReportedQueue>,
 }
@@ -79,18 +85,44 @@ impl Inference {
             Some(threads) => threads,
             None => cores(),
         };
-        let batcher = Batcher::new(queue_options(threads, waiting_tokens));
-        let queue = batcher.clone();
-        std::thread::Builder::new()
-            .name("inference".into())
-            .spawn(move || {
-                // Should this thread ever end on a panic, callers must not wait for it.
-                let _last = StopAtEnd(&queue);
-                work(&queue);
-            })
-            .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
+        Inference::start_workers(1, threads, Vec::new(), queue_options(threads, waiting_tokens))
+    }
+
+    /// Starts a thread for each of these cards. `waiting_tokens` as in [`Inference::start`], or four batches if that is more.
+    pub fn start_on(cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
+        let workers = cards.len();
+        Inference::start_workers(workers, workers, cards, queue_options(workers, waiting_tokens))
+    }
+
+    fn start_workers(workers: usize, threads: usize, cards: Vec<Card>, options: Options) -> Result<Inference> {
+        let batcher = Batcher::new(options);
+        for worker in 0..workers {
+            let queue = batcher.clone();
+            std::thread::Builder::new()
+                .name("inference".into())
+                .spawn(move || {
+                    // Should this thread ever end on a panic, callers must not wait for it.
+                    let _last = StopAtEnd(&queue);
+                    work(&queue, Worker { number: worker, of: workers });
+                })
+                .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
+        }
         let reported = ReportedQueue::new(batcher.clone());
-        Ok(Inference { batcher, threads, _reported: reported })
+        Ok(Inference { batcher, threads, cards, _reported: reported })
+    }
+
+    /// Makes batches of up to `tokens` where they were smaller, and room for four of them: an encoder found out that it pays.
+    pub fn widen(&self, tokens: usize) {
+        let now = self.batcher.options();
+        if tokens > now.batch_tokens {
+            self.batcher.resize(Options {
+                batch_tokens: tokens,
+                query_batch_tokens: tokens,
+                query_fill_tokens: tokens / 16,
+                waiting_tokens: now.waiting_tokens.max(tokens.saturating_mul(4)),
+                ..now
+            });
+        }
     }
 
     /// The queue.
@@ -98,9 +130,22 @@ impl Inference {
         &self.batcher
     }
 
-    /// Threads of a forward pass.
+    /// Threads of a forward pass; with cards, how many of those there are.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// What computes, as `/meta` and the metrics have it: `cpu`, or the cards' numbers.
+    pub fn device(&self) -> String {
+        match &self.cards[..] {
+            [] => Device::Cpu.to_string(),
+            cards => Device::Cuda(cards.iter().map(|card| card.number).collect()).to_string(),
+        }
+    }
+
+    /// The cards that compute; none: the CPU does.
+    pub fn cards(&self) -> &[Card] {
+        &self.cards
     }
 }
 
@@ -195,24 +240,32 @@ pub fn sequences(
     (tokens.into_iter().enumerate().map(sequence).collect(), answer)
 }
 
+/// Which of the inference threads one is.
+#[derive(Clone, Copy)]
+struct Worker {
+    number: usize,
+    of: usize,
+}
+
 /// Computes batches until the queue has ended.
-fn work(batcher: &Batcher<Sequence>) {
-    let mut passes = 0;
+fn work(batcher: &Batcher<Sequence>, worker: Worker) {
+    // No two threads have a pass of the same number.
+    let mut pass = worker.number as u64;
     while let Some(batch) = batcher.next_batch() {
         let mut sequences = batch.pieces;
         let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
         // Stable: sequences of a model keep their order.
         sequences.sort_by_key(model);
         for sequences in sequences.chunk_by(|a, b| model(a) == model(b)) {
-            passes += 1;
+            pass += worker.of as u64;
             let begun = Instant::now();
             let tokens: usize = sequences.iter().map(Piece::tokens).sum();
             // A text's sequences follow each other.
             let texts = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.text, &b.text)).count();
             for sequence in sequences {
-                sequence.text.call.dispatched(passes, begun, texts, tokens);
+                sequence.text.call.dispatched(pass, begun, texts, tokens);
             }
-            compute_together(sequences);
+            compute_together(sequences, worker);
             metrics().stage(Stage::Forward, begun.elapsed());
             metrics().batch_texts.number(texts as u64);
             metrics().batch_tokens.number(tokens as u64);
@@ -222,13 +275,13 @@ fn work(batcher: &Batcher<Sequence>) {
 
 /// Computes sequences of one model. Should they fail together, each is computed by itself: one of them is the cause, and
 /// its neighbours must not suffer.
-fn compute_together(sequences: &[Sequence]) {
-    match (compute(sequences), sequences) {
+fn compute_together(sequences: &[Sequence], worker: Worker) {
+    match (compute(sequences, worker), sequences) {
         (Ok(()), _) => {}
         (Err(error), [alone]) => alone.text.fail(error),
         (Err(_), sequences) => {
             for sequence in sequences {
-                if let Err(error) = compute(std::slice::from_ref(sequence)) {
+                if let Err(error) = compute(std::slice::from_ref(sequence), worker) {
                     sequence.text.fail(error);
                 }
             }
@@ -237,21 +290,22 @@ fn compute_together(sequences: &[Sequence]) {
 }
 
 /// Forward pass, pooling and dense layers of some sequences of one model; each text that becomes complete is answered.
-fn compute(sequences: &[Sequence]) -> Result<()> {
+fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
     let Some(first) = sequences.first() else { return Ok(()) };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut batch = TokenBatch::new();
         for sequence in sequences {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
+        let modes: Vec<_> = sequences.iter().map(|sequence| &sequence.text.plan.pooling[..]).collect();
+        let Some(encoder) = first.text.model.encoders.get(worker.number) else {
+            return Err(Error::internal("an inference thread has no encoder for this model"));
+        };
         // An encoder that panicked may be used again.
-        let mut encoder = first.text.model.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-        let hidden = encoder.forward(&batch)?;
+        let mut encoder = encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let vectors = encoder.pooled(&batch, &modes)?;
         drop(encoder);
-        for (sequence, range) in sequences.iter().zip(batch.ranges()) {
-            let rows = hidden.rows(range);
-            let pooling = sequence.text.plan.pooling.iter();
-            let vector = pooling.flat_map(|&mode| pooling::pool(rows, hidden.width, mode)).collect();
+        for (sequence, vector) in sequences.iter().zip(vectors) {
             sequence.text.computed(sequence.index, first.text.model.head.apply(vector));
         }
         Ok(())
@@ -372,7 +426,7 @@ mod tests {
             waiting_tokens: 1000,
         };
         let batcher = Batcher::new(options);
-        let model = Arc::new(Model::new(Box::new(Fake), DenseHead::default()));
+        let model = Arc::new(Model::new(vec![Box::new(Fake)], DenseHead::default()));
         let text = |ids: &[&[u32]]| text(&model, ids);
         let texts = [
             text(&[&[1, 3]]),
@@ -387,7 +441,7 @@ mod tests {
         let admission = batcher.admit(Class::Passage, 100, None).await.expect("room");
         let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
         batcher.close();
-        work(&batcher);
+        work(&batcher, Worker { number: 0, of: 1 });
         drop(submission);
         let mut results = Vec::new();
         for answer in answers {
@@ -421,7 +475,7 @@ mod tests {
     #[tokio::test]
     async fn models_that_share_the_thread_keep_their_own_texts() {
         let inference = Inference::start(Some(2), 1000).expect("a thread");
-        let models = [3, 10].map(|factor| Arc::new(Model::new(Box::new(Times(factor)), DenseHead::default())));
+        let models = [3, 10].map(|factor| Arc::new(Model::new(vec![Box::new(Times(factor))], DenseHead::default())));
         let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
         let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();

@@ -3,9 +3,11 @@
 pub mod batcher;
 mod call;
 pub mod dense;
+pub mod device;
 pub mod encoder;
 mod inference;
 pub mod kernel;
+mod load;
 pub mod onnx;
 pub mod plan;
 pub mod pooling;
@@ -15,12 +17,10 @@ pub mod weights;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use candle_core::Device;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -31,19 +31,14 @@ use tracing::field::Empty;
 use self::batcher::{Class, Piece};
 use self::call::Call;
 use self::dense::DenseHead;
-use self::encoder::Encoder;
-use self::encoder::candle::CandleEncoder;
-use self::encoder::families;
-use self::encoder::packed::PackedEncoder;
-use self::encoder::static_embedding::StaticEncoder;
+pub use self::device::Device;
 pub use self::inference::Inference;
 use self::inference::Model;
 pub use self::kernel::Precision;
-use self::kernel::{InstructionSet, Kernels};
-use self::onnx::OnnxEncoder;
+use self::load::Source;
+pub use self::load::{Engine, open_encoder};
 use self::plan::{Plan, Switches, Treatment};
 use self::report::ReportedModel;
-use self::weights::Weights;
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::request::{EmbedRequest, Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
@@ -93,32 +88,6 @@ pub struct LocalOptions {
     pub queries_first: bool,
 }
 
-/// What runs an encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Engine {
-    /// Our kernels, with the widest instruction set the CPU has.
-    #[default]
-    Auto,
-    /// Our kernels with this instruction set.
-    Kernels(InstructionSet),
-    /// Candle's own operations: the oracle in tests.
-    Candle,
-}
-
-impl FromStr for Engine {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Engine::Auto),
-            "candle" => Ok(Engine::Candle),
-            set => set.parse().map(Engine::Kernels).map_err(|_| {
-                Error::config(format!("unknown engine '{text}': use auto, avx512, avx2, portable or candle"))
-            }),
-        }
-    }
-}
-
 impl LocalOptions {
     /// A plain directory, everything else at its default.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -152,6 +121,7 @@ pub struct LocalBackend {
     profile_reason: &'static str,
     engine: &'static str,
     precision: &'static str,
+    device: String,
     queries_first: bool,
     /// Kept for as long as this model is to be in the metrics.
     _reported: Arc<ReportedModel>,
@@ -210,15 +180,21 @@ impl LocalBackend {
             true => error,
             false => error.context(options.dir.display()),
         };
-        let (encoder, engine) =
-            load_encoder(&description, &source, options.engine, options.precision, inference.threads())
-                .map_err(in_directory)?;
+        let on = (inference.threads(), inference.cards());
+        let (mut encoders, engine) =
+            load::encoders(&description, &source, options.engine, options.precision, on).map_err(in_directory)?;
         let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
         if description.is_static() {
             tokenizer = tokenizer.without_special_tokens();
         }
         check_vocabulary(&tokenizer, &description)?;
-        let width = encoder.hidden_size();
+        for encoder in &mut encoders {
+            if let Some(tokens) = encoder.warm_up(treatment.max_tokens())? {
+                tracing::info!(tokens, "batches of this size are fastest");
+                inference.widen(tokens);
+            }
+        }
+        let width = encoders.first().map_or(0, |encoder| encoder.hidden_size());
         let (pooled, dense) = match (&description.pipeline, profile) {
             (Some(pipeline), Profile::SentenceTransformers) => {
                 (width * pipeline.pooling.len().max(1), pipeline.dense.clone())
@@ -232,11 +208,12 @@ impl LocalBackend {
             tracing::warn!("this model's licence, {license}, forbids commercial use");
         }
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let precision = source.precision(options.precision);
+        let precision = source.precision(options.precision, engine);
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
         let info = ModelInfo { name, fingerprint, dimensions };
-        let model = Arc::new(Model::new(encoder, head));
-        let reported = ReportedModel::new(&info, profile, precision, model.clone());
+        let model = Arc::new(Model::new(encoders, head));
+        let device = inference.device();
+        let reported = ReportedModel::new(&info, profile, (&device, precision), model.clone());
         let preparation = Arc::new(Preparation { tokenizer, treatment });
         let queries_first = options.queries_first;
         Ok(LocalBackend {
@@ -249,6 +226,7 @@ impl LocalBackend {
             profile_reason,
             engine,
             precision,
+            device,
             queries_first,
             _reported: reported,
         })
@@ -262,6 +240,11 @@ impl LocalBackend {
     /// What runs the encoder (an instruction set of our kernels, or candle), and on how many threads.
     pub fn engine(&self) -> (&'static str, usize) {
         (self.engine, self.inference.threads())
+    }
+
+    /// Where it runs: `cpu`, or the GPUs' numbers.
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Tokens per sequence, special ones included.
@@ -397,7 +380,7 @@ impl Backend for LocalBackend {
                 "reference_quirks": treatment.quirks(),
                 "apply_dimensions": treatment.apply_dimensions,
                 "precision": self.precision,
-                "device": "cpu",
+                "device": self.device,
                 "engine": self.engine,
                 "threads": self.inference.threads(),
                 "truncated_texts": count(&counters.truncated_texts),
@@ -405,6 +388,7 @@ impl Backend for LocalBackend {
                 "ignored_pooling": count(&counters.ignored_pooling),
                 "failed_texts": count(&counters.failed_texts),
                 "queries_first": self.queries_first,
+                "batch_tokens": batcher.options().batch_tokens,
                 "max_waiting_tokens": batcher.options().waiting_tokens,
                 "waiting_tokens": {"query": waiting(Class::Query), "passage": waiting(Class::Passage)},
             }),
@@ -433,110 +417,6 @@ async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> 
         });
     }
     results
-}
-
-/// Where the weights are.
-enum Source {
-    /// f32 weights, in these files.
-    Weights(Vec<PathBuf>),
-    /// A quantised graph with its weights.
-    Graph(PathBuf),
-}
-
-impl Source {
-    /// f32 weights, unless there are none, or the directory is the reference container's with the marker of an -onnx
-    /// image and is to be treated as one.
-    fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
-        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
-        match onnx::graph_file(&description.dir) {
-            Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
-            _ => weights::weight_files(&description.dir).map(Source::Weights),
-        }
-    }
-
-    fn precision(&self, chosen: Precision) -> &'static str {
-        match self {
-            Source::Weights(_) => chosen.name(),
-            Source::Graph(_) => "int8 (onnx)",
-        }
-    }
-
-    fn files(&self) -> &[PathBuf] {
-        match self {
-            Source::Weights(files) => files,
-            Source::Graph(file) => std::slice::from_ref(file),
-        }
-    }
-}
-
-/// The encoder of a model alone, without tokenizer or queue, for passes of `threads` threads, and the name of what runs it.
-/// An architecture or weights that cannot be used are errors.
-pub fn open_encoder(
-    description: &ModelDescription,
-    engine: Engine,
-    precision: Precision,
-    threads: usize,
-) -> Result<(Box<dyn Encoder>, &'static str)> {
-    load_encoder(description, &Source::choose(description, Profile::Onnx)?, engine, precision, threads)
-}
-
-/// The encoder, and the name of what runs it.
-fn load_encoder(
-    description: &ModelDescription,
-    source: &Source,
-    engine: Engine,
-    precision: Precision,
-    threads: usize,
-) -> Result<(Box<dyn Encoder>, &'static str)> {
-    let files = match source {
-        Source::Weights(files) => files,
-        Source::Graph(path) => {
-            if precision != Precision::F32 {
-                return Err(Error::config(format!(
-                    "{} is quantised already: leave out --precision {precision}",
-                    path.display()
-                )));
-            }
-            let kernels = match engine {
-                Engine::Auto => Kernels::detect(),
-                Engine::Kernels(set) => Kernels::with(set)?,
-                Engine::Candle => {
-                    let message = "the engine candle cannot run a quantised ONNX graph: use the engine auto";
-                    return Err(Error::config(message));
-                }
-            };
-            let encoder = OnnxEncoder::load(path, kernels, threads)?;
-            return Ok((Box::new(encoder), kernels.instruction_set().name()));
-        }
-    };
-    if description.is_static() {
-        if precision != Precision::F32 {
-            return Err(Error::config("static embeddings are served in f32 only: leave out --precision"));
-        }
-        let (device, name) = match engine {
-            Engine::Candle => (Some(&Device::Cpu), "candle"),
-            Engine::Auto | Engine::Kernels(_) => (None, "table"),
-        };
-        return Ok((Box::new(StaticEncoder::open(files, device)?), name));
-    }
-    let architecture = families::architecture(description.model_type(), &description.config)?;
-    let weights = Weights::open(files, architecture.anchor)?;
-    let tensors = |name: &str, _: &[usize]| weights.tensor(name);
-    let kernels = match engine {
-        Engine::Candle if precision != Precision::F32 => {
-            return Err(Error::config(format!(
-                "the engine candle computes in f32 only: leave out --engine candle, or --precision {precision}"
-            )));
-        }
-        Engine::Candle => {
-            let encoder = CandleEncoder::new(&architecture, &Device::Cpu, tensors)?;
-            return Ok((Box::new(encoder), "candle"));
-        }
-        Engine::Auto => Kernels::detect(),
-        Engine::Kernels(set) => Kernels::with(set)?,
-    };
-    let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
-    Ok((Box::new(encoder), kernels.instruction_set().name()))
 }
 
 /// A vocabulary of more entries than the model has embeddings belongs to another model.

@@ -43,11 +43,17 @@ pub struct ReportedModel {
 
 impl ReportedModel {
     /// Puts a model into the metrics.
-    pub fn new(info: &ModelInfo, profile: Profile, dtype: &'static str, model: Arc<Model>) -> Arc<ReportedModel> {
+    pub fn new(
+        info: &ModelInfo,
+        profile: Profile,
+        (device, dtype): (&str, &'static str),
+        model: Arc<Model>,
+    ) -> Arc<ReportedModel> {
         let labels = metrics::Model {
             name: info.name.clone(),
             profile: profile.as_str(),
             dimensions: info.dimensions,
+            device: device.to_owned(),
             dtype,
             ..metrics::Model::default()
         };

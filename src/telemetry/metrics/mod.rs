@@ -128,6 +128,8 @@ pub struct Model {
     pub profile: &'static str,
     /// Length of its vectors.
     pub dimensions: usize,
+    /// What computes it.
+    pub device: String,
     /// Numbers of its weights.
     pub dtype: &'static str,
     /// Texts computed.
@@ -327,7 +329,7 @@ fn models_on(page: &mut Page, models: &[Model]) {
             ("model", &*model.name),
             ("profile", model.profile),
             ("dimensions", &dimensions),
-            ("device", "cpu"),
+            ("device", &*model.device),
             ("dtype", model.dtype),
         ];
         page.sample(&labels, 1);
@@ -361,8 +363,14 @@ mod tests {
         fn report(&self, to: &mut Report) {
             to.queue[Priority::Query as usize].sequences += 3;
             to.cache.hits += 5;
-            let model =
-                Model { name: "a \"b\"".into(), profile: "onnx", dimensions: 7, dtype: "f32", ..Model::default() };
+            let model = Model {
+                name: "a \"b\"".into(),
+                profile: "onnx",
+                dimensions: 7,
+                device: "cpu".into(),
+                dtype: "f32",
+                ..Model::default()
+            };
             to.model(Model { texts: 1, ..model.clone() });
             to.model(Model { texts: 2, ..model.clone() });
             to.model(Model { texts: 4, profile: "transformers", truncated_texts: 6, ..model });

@@ -28,7 +28,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- $tag := default .Chart.AppVersion .Values.image.tag -}}
+{{ .Values.image.repository }}:{{ if .Values.gpu.enabled }}{{ default (printf "%s-cuda" $tag) .Values.gpu.tag }}{{ else }}{{ $tag }}{{ end }}
 {{- end -}}
 {{- end -}}
 
@@ -38,4 +39,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else -}}
 {{- default "default" .Values.serviceAccount.name -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "t2v.resources" -}}
+{{- if .Values.gpu.enabled -}}
+{{- $cards := dict "limits" (dict .Values.gpu.resource .Values.gpu.count) -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.resources) $cards) -}}
+{{- else -}}
+{{- toYaml .Values.resources -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "t2v.cards" -}}
+cuda:{{ join "," (untilStep 0 (int .Values.gpu.count) 1) }}
 {{- end -}}

@@ -44,6 +44,10 @@ impl<P> Lane<P> {
         Lane { calls, turns, next: 0, turn_tokens, pieces: 0, tokens: 0, dropped: 0 }
     }
 
+    pub(super) fn set_turn(&mut self, tokens: usize) {
+        self.turn_tokens = tokens;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pieces == 0
     }

@@ -141,7 +141,6 @@ impl<P> Clone for Batcher<P> {
 }
 
 struct Shared<P> {
-    options: Options,
     state: Mutex<State<P>>,
     news: Condvar,
 }
@@ -156,6 +155,7 @@ enum Phase {
 }
 
 struct State<P> {
+    options: Options,
     phase: Phase,
     /// Indexed by class.
     lanes: [Lane<P>; 2],
@@ -173,6 +173,7 @@ impl<P: Piece> Batcher<P> {
     /// An empty queue.
     pub fn new(options: Options) -> Self {
         let state = State {
+            options,
             phase: Phase::Open,
             lanes: [Lane::new(options.query_batch_tokens / 4), Lane::new(options.batch_tokens / 4)],
             rooms: Class::ALL.map(|class| Room::new(options.room(class))),
@@ -180,12 +181,22 @@ impl<P: Piece> Batcher<P> {
             overtaken: 0,
             parked: 0,
         };
-        Batcher { shared: Arc::new(Shared { options, state: Mutex::new(state), news: Condvar::new() }) }
+        Batcher { shared: Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() }) }
     }
 
     /// The sizes in force.
-    pub fn options(&self) -> &Options {
-        &self.shared.options
+    pub fn options(&self) -> Options {
+        self.shared.lock().options
+    }
+
+    /// Other sizes from the next batch on. Room that becomes less is not taken from those who have it.
+    pub fn resize(&self, options: Options) {
+        self.shared.change(|state, _| {
+            state.options = options;
+            state.lanes[Class::Query as usize].set_turn(options.query_batch_tokens / 4);
+            state.lanes[Class::Passage as usize].set_turn(options.batch_tokens / 4);
+            Class::ALL.iter().for_each(|&class| state.rooms[class as usize].set_bound(options.room(class)));
+        });
     }
 
     /// Waits for room for a whole call of `tokens`, which may be an upper bound. A call that finds room is admitted
@@ -224,8 +235,8 @@ impl<P: Piece> Batcher<P> {
     }
 
     fn no_room(&self, class: Class, tokens: usize) -> Error {
-        let Options { waiting_tokens, .. } = self.shared.options;
-        let (room, label) = (self.shared.options.room(class), class.as_str());
+        let options = self.options();
+        let (room, label, waiting_tokens) = (options.room(class), class.as_str(), options.waiting_tokens);
         Error::new(
             ErrorKind::Overloaded,
             format!(
@@ -243,7 +254,7 @@ impl<P: Piece> Batcher<P> {
         let mut state = shared.lock();
         loop {
             let mut dropped = Vec::new();
-            let batch = state.take(&shared.options, &mut dropped);
+            let batch = state.take(&mut dropped);
             let ended = state.has_ended();
             if batch.is_some() || ended {
                 shared.settle(state, dropped);
@@ -352,7 +363,8 @@ impl<P> State<P> {
 }
 
 impl<P: Piece> State<P> {
-    fn take(&mut self, options: &Options, dropped: &mut Vec<P>) -> Option<Batch<P>> {
+    fn take(&mut self, dropped: &mut Vec<P>) -> Option<Batch<P>> {
+        let options = self.options;
         loop {
             let [queries, passages] = &mut self.lanes;
             let passages_wait = !passages.is_empty();

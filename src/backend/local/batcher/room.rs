@@ -26,6 +26,10 @@ impl Room {
         Room { bound, held: 0, line: BTreeMap::new(), next_number: 0, closed: false }
     }
 
+    pub(super) fn set_bound(&mut self, tokens: usize) {
+        self.bound = tokens;
+    }
+
     /// What is larger than the whole room has it alone, rather than never.
     fn fits(&self, tokens: usize) -> bool {
         self.held == 0 || self.held.checked_add(tokens).is_some_and(|held| held <= self.bound)

@@ -66,7 +66,7 @@ fn put(batcher: &Batcher<Probe>, class: Class, call: usize, weights: &[usize]) -
 impl<P: Piece> Batcher<P> {
     /// What a consumer would get now, if anything.
     fn take_now(&self) -> Option<Batch<P>> {
-        self.shared.change(|state, dropped| state.take(&self.shared.options, dropped))
+        self.shared.change(|state, dropped| state.take(dropped))
     }
 
     fn held(&self, class: Class) -> usize {

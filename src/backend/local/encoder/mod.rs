@@ -1,15 +1,21 @@
 //! Encoders: packed token ids in, hidden states out.
 //!
-//! A model family is a description ([`families`] makes an [`architecture`]), run by either executor: [`packed`] on our
-//! kernels, [`candle`] on a Candle device. [`static_embedding`] is the one model that is no transformer.
+//! A model family is a description ([`families`] makes an [`architecture`]), run by any executor: [`packed`] on our kernels,
+//! [`candle_packed`] on a GPU, [`candle`] as the oracle of both. [`static_embedding`] is the one model that is no transformer.
 
 pub mod architecture;
+pub mod buckets;
 pub mod candle;
+pub mod candle_packed;
 pub mod families;
 pub mod packed;
 pub mod static_embedding;
+#[cfg(test)]
+mod testing;
 
+use super::pooling;
 use crate::error::Result;
+use crate::model::modules::PoolingMode;
 
 /// Token ids of several sequences, one after the other without padding.
 ///
@@ -86,6 +92,27 @@ pub trait Encoder: Send {
     /// Hidden states of every token. A sequence's states do not depend on its neighbours in the batch.
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates>;
 
+    /// One vector for each sequence: its states pooled by each of its modes, one after the other. `modes` is as long as the
+    /// batch.
+    fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
+        Ok(pool_states(&self.forward(batch)?, batch, modes))
+    }
+
+    /// Finds out by trying how many tokens are best computed at once, in sequences of up to `longest`; `None` where a few are
+    /// as good as many. To be called before the encoder is used.
+    fn warm_up(&mut self, _longest: usize) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
+}
+
+/// Pools the states of each sequence.
+fn pool_states(states: &HiddenStates, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Vec<Vec<f32>> {
+    let vector = |(range, modes): (_, &&[PoolingMode])| {
+        let rows = states.rows(range);
+        modes.iter().flat_map(|&mode| pooling::pool(rows, states.width, mode)).collect()
+    };
+    batch.ranges().zip(modes).map(vector).collect()
 }

@@ -6,6 +6,7 @@
 //! transformer  a stack of blocks: weights packed once, forward passes shared out over a team     ── the way in
 //! team         threads that share out a phase's items; a phase ends when all items are done
 //! cores        how many cores this process may use
+//! cuda         what asking an NVIDIA driver needs of unsafe code
 //! linear       weights in column panels, products with bias, activation or residual
 //! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
@@ -42,6 +43,8 @@ mod avx2;
 mod avx512;
 mod bytes;
 mod cores;
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 mod dot;
 mod linear;
 mod math;

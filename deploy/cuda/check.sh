@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Compiles for GPUs and runs the tests of that build: `make cuda-check`. Needs neither a GPU nor a CUDA toolkit; without a GPU the
+# tests hold the refusals against this machine, with one they compare vectors with the CPU's. In a target folder of its own.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+started=$SECONDS
+CUDA_HOME=$(python3 deploy/cuda/toolkit.py)
+export CUDA_HOME CUDA_PATH=$CUDA_HOME CUDA_ROOT=$CUDA_HOME CUDA_TOOLKIT_ROOT_DIR=$CUDA_HOME PATH=$CUDA_HOME/bin:$PATH
+# The oldest cards that are to run it: 80 is Ampere (A100; A10 and L4 are newer). Newer ones run it too.
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda
+# Nothing is computed on a CPU here to speak of: compiling quickly counts.
+cheap=(--locked --features cuda --config 'profile.dev.opt-level=0' --config 'profile.dev.package."*".opt-level=0')
+cargo build "${cheap[@]}"
+binary=$CARGO_TARGET_DIR/debug/text2vec-sidecar
+
+# It must start where there is no driver. (The names of needed libraries stand in the dynamic section; ldd needs no binutils.)
+if ldd "$binary" | grep -E 'lib(cuda|cublas|cublasLt|curand|nvrtc|cudart)\.so'; then
+  echo "the binary links CUDA's libraries: add what is missing to src/backend/local/device/late/functions.txt" >&2
+  exit 1
+fi
+"$binary" --version
+
+cargo test "${cheap[@]}" --lib -- device config
+cargo test "${cheap[@]}" --test cuda -- --nocapture
+echo "cuda-check: $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"

@@ -1,0 +1,47 @@
+//! What asking an NVIDIA driver needs of unsafe code. Only in builds with the feature `cuda`.
+
+use std::ffi::{CStr, CString};
+
+use candle_core::cuda::cudarc::driver::result::{self, DriverError};
+use candle_core::cuda::cudarc::driver::sys::{CUdevice, CUdevice_attribute, cuDriverGetVersion};
+
+/// Loads a shared library for the rest of the process's life, as the dynamic linker finds it.
+///
+/// # Errors
+/// The dynamic linker's own words, which name the library.
+pub fn load_library(name: &str) -> Result<(), String> {
+    let c_name = CString::new(name).map_err(|_| format!("{name:?} is no name of a library"))?;
+    // SAFETY: a string that ends with 0; initialisers of NVIDIA's libraries have no preconditions.
+    let handle = unsafe { libc::dlopen(c_name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: no arguments; the answer is this thread's own until it calls dlopen or dlerror again.
+    let reason = unsafe { libc::dlerror() };
+    if reason.is_null() {
+        return Err(format!("{name} cannot be loaded"));
+    }
+    // SAFETY: not null, so a string that ends with 0, read before anything else is loaded.
+    Err(unsafe { CStr::from_ptr(reason) }.to_string_lossy().into_owned())
+}
+
+/// The newest CUDA that the driver runs, 1000 × major + 10 × minor.
+///
+/// # Errors
+/// The driver's, as text.
+pub fn version() -> Result<u32, String> {
+    let mut version = 0;
+    // SAFETY: a pointer to an int, which is all the call needs, even before the driver is started.
+    let answer = unsafe { cuDriverGetVersion(&mut version) }.result();
+    answer.map_err(|error| format!("{error:?}"))?;
+    u32::try_from(version).map_err(|_| format!("the driver says it is version {version}"))
+}
+
+/// A number that describes a device.
+///
+/// # Errors
+/// The driver's.
+pub fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<i32, DriverError> {
+    // SAFETY: the driver checks both numbers and says so if one is wrong.
+    unsafe { result::device::get_attribute(device, attribute) }
+}

@@ -1,0 +1,213 @@
+//! From a model's directory to its encoders: which weights, what runs them, and on what.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::device::Card;
+use super::encoder::architecture::Architecture;
+use super::encoder::candle::CandleEncoder;
+use super::encoder::candle_packed::CandlePackedEncoder;
+use super::encoder::packed::PackedEncoder;
+use super::encoder::static_embedding::StaticEncoder;
+use super::encoder::{Encoder, families};
+use super::kernel::{InstructionSet, Kernels, Precision};
+use super::onnx::{self, OnnxEncoder};
+use super::weights::{self, Weights};
+use crate::contract::request::Profile;
+use crate::error::{Error, Result};
+use crate::model::modules::ModelDescription;
+
+/// What runs an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// Our kernels, with the widest instruction set the CPU has.
+    #[default]
+    Auto,
+    /// Our kernels with this instruction set.
+    Kernels(InstructionSet),
+    /// Candle's own operations, plainly: the oracle in tests.
+    Candle,
+    /// Candle's operations on packed rows: what runs on a GPU, on the CPU for comparison.
+    CandlePacked,
+}
+
+impl FromStr for Engine {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Engine::Auto),
+            "candle" => Ok(Engine::Candle),
+            "candle-packed" => Ok(Engine::CandlePacked),
+            set => set.parse().map(Engine::Kernels).map_err(|_| {
+                Error::config(format!(
+                    "unknown engine '{text}': use auto, avx512, avx2, portable, candle or candle-packed"
+                ))
+            }),
+        }
+    }
+}
+
+/// Where the weights are.
+pub enum Source {
+    /// f32 weights, in these files.
+    Weights(Vec<PathBuf>),
+    /// A quantised graph with its weights.
+    Graph(PathBuf),
+}
+
+impl Source {
+    /// f32 weights, unless there are none, or the directory is the reference container's with the marker of an -onnx
+    /// image and is to be treated as one.
+    pub fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
+        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
+        match onnx::graph_file(&description.dir) {
+            Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
+            _ => weights::weight_files(&description.dir).map(Source::Weights),
+        }
+    }
+
+    /// The numbers of the weights, as people are told.
+    pub fn precision(&self, chosen: Precision, engine: &str) -> &'static str {
+        match (self, chosen, engine) {
+            (Source::Graph(_), ..) => "int8 (onnx)",
+            // Other vectors than the CPU's kernels make of f16 weights: there everything but the weights is f32.
+            (_, Precision::F16, "candle-packed") => "f16 throughout",
+            (_, Precision::Bf16, "candle-packed") => "bf16 throughout",
+            (Source::Weights(_), ..) => chosen.name(),
+        }
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &[PathBuf] {
+        match self {
+            Source::Weights(files) => files,
+            Source::Graph(file) => std::slice::from_ref(file),
+        }
+    }
+}
+
+/// The encoder of a model alone, without tokenizer or queue, for passes of `threads` threads, and the name of what runs it.
+/// An architecture or weights that cannot be used are errors.
+pub fn open_encoder(
+    description: &ModelDescription,
+    engine: Engine,
+    precision: Precision,
+    threads: usize,
+) -> Result<(Box<dyn Encoder>, &'static str)> {
+    let source = Source::choose(description, Profile::Onnx)?;
+    on_cpu(description, &source, engine, precision, threads)
+}
+
+/// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
+pub fn encoders(
+    description: &ModelDescription,
+    source: &Source,
+    engine: Engine,
+    precision: Precision,
+    (threads, cards): (usize, &[Card]),
+) -> Result<(Vec<Box<dyn Encoder>>, &'static str)> {
+    if cards.is_empty() {
+        let (encoder, name) = on_cpu(description, source, engine, precision, threads)?;
+        return Ok((vec![encoder], name));
+    }
+    let files = match (source, engine) {
+        (_, Engine::Kernels(_) | Engine::Candle) => {
+            return Err(Error::config(
+                "--engine names what runs on the CPU: leave it out with --device cuda, or use --device cpu",
+            ));
+        }
+        (Source::Graph(path), _) => {
+            return Err(Error::config(format!(
+                "{} is quantised for the CPU: use --device cpu, or a directory with safetensors",
+                path.display()
+            )));
+        }
+        (Source::Weights(files), Engine::Auto | Engine::CandlePacked) => files,
+    };
+    if description.is_static() {
+        f32_table(precision)?;
+        let encoder = |card: &Card| Ok(Box::new(StaticEncoder::open(files, Some(&card.device))?) as Box<dyn Encoder>);
+        return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
+    }
+    let (architecture, weights) = transformer(description, files)?;
+    let encoder = |card: &Card| {
+        let tensors = |name: &str, _: &[usize]| weights.tensor(name);
+        let encoder = CandlePackedEncoder::new(&architecture, &card.device, precision, tensors)?;
+        Ok(Box::new(encoder) as Box<dyn Encoder>)
+    };
+    Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle-packed"))
+}
+
+/// The encoder on the CPU, and the name of what runs it.
+fn on_cpu(
+    description: &ModelDescription,
+    source: &Source,
+    engine: Engine,
+    precision: Precision,
+    threads: usize,
+) -> Result<(Box<dyn Encoder>, &'static str)> {
+    let files = match source {
+        Source::Weights(files) => files,
+        Source::Graph(path) => {
+            if precision != Precision::F32 {
+                return Err(Error::config(format!(
+                    "{} is quantised already: leave out --precision {precision}",
+                    path.display()
+                )));
+            }
+            let kernels = match engine {
+                Engine::Auto => Kernels::detect(),
+                Engine::Kernels(set) => Kernels::with(set)?,
+                Engine::Candle | Engine::CandlePacked => {
+                    let message = "the engine candle cannot run a quantised ONNX graph: use the engine auto";
+                    return Err(Error::config(message));
+                }
+            };
+            let encoder = OnnxEncoder::load(path, kernels, threads)?;
+            return Ok((Box::new(encoder), kernels.instruction_set().name()));
+        }
+    };
+    if description.is_static() {
+        f32_table(precision)?;
+        let (device, name) = match engine {
+            Engine::Candle | Engine::CandlePacked => (Some(&candle_core::Device::Cpu), "candle"),
+            Engine::Auto | Engine::Kernels(_) => (None, "table"),
+        };
+        return Ok((Box::new(StaticEncoder::open(files, device)?), name));
+    }
+    let (architecture, weights) = transformer(description, files)?;
+    let tensors = |name: &str, _: &[usize]| weights.tensor(name);
+    let kernels = match engine {
+        Engine::Candle if precision != Precision::F32 => {
+            return Err(Error::config(format!(
+                "the engine candle computes in f32 only: leave out --engine candle, or --precision {precision}"
+            )));
+        }
+        Engine::Candle => {
+            let encoder = CandleEncoder::new(&architecture, &candle_core::Device::Cpu, tensors)?;
+            return Ok((Box::new(encoder), "candle"));
+        }
+        Engine::CandlePacked => {
+            let encoder = CandlePackedEncoder::new(&architecture, &candle_core::Device::Cpu, precision, tensors)?;
+            return Ok((Box::new(encoder), "candle-packed"));
+        }
+        Engine::Auto => Kernels::detect(),
+        Engine::Kernels(set) => Kernels::with(set)?,
+    };
+    let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
+    Ok((Box::new(encoder), kernels.instruction_set().name()))
+}
+
+fn f32_table(precision: Precision) -> Result<()> {
+    match precision {
+        Precision::F32 => Ok(()),
+        _ => Err(Error::config("static embeddings are served in f32 only: leave out --precision")),
+    }
+}
+
+fn transformer(description: &ModelDescription, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
+    let architecture = families::architecture(description.model_type(), &description.config)?;
+    let weights = Weights::open(files, architecture.anchor)?;
+    Ok((architecture, weights))
+}

@@ -58,7 +58,7 @@ fn a_gpu_that_is_not_there_is_refused_and_never_replaced_by_the_cpu() {
     assert_refused(&run(sidecar(&serve).args(["--device", "cuda:63,62"])), refusals);
     assert_refused(&run(sidecar(&serve).env("T2V_DEVICE", "cuda:63")), refusals);
     assert_refused(&run(sidecar(&serve).args(["--check", "--device=cuda:63", "--precision=f16"])), refusals);
-    assert_refused(&run(sidecar(&["embed", "--model", &model, "--device", "cuda:63", "a text"])), refusals);
+    assert_refused(&run(&mut sidecar(&["embed", "--model", &model, "--device", "cuda:63", "a text"])), refusals);
     for enabled in ["1", "true"] {
         let mut command = sidecar(&serve);
         assert_refused(&run(command.env("ENABLE_CUDA", enabled).env("CUDA_CORE", "cuda:63")), refusals);

@@ -76,7 +76,7 @@ async fn the_engine_can_be_chosen() {
     };
     let (name, auto) = vector(Engine::Auto).await;
     assert_eq!(name, Kernels::detect().instruction_set().name());
-    for engine in ["portable", "candle"] {
+    for engine in ["portable", "candle", "candle-packed"] {
         let (name, other) = vector(engine.parse().expect("an engine")).await;
         assert_eq!(name, engine);
         assert!(max_difference(&auto, &other) < 5e-6);

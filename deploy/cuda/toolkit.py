@@ -4,6 +4,8 @@ Python packages below ~/.cache/text2vec-sidecar/cuda, once. It is enough to comp
 
 `toolkit.py --libraries DIR` puts the libraries into DIR that the program loads beside the driver's when a GPU is used: 730 MB."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import shutil
@@ -83,10 +85,9 @@ def libraries(target: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case []:
-            print(installed() or assembled())
-        case ["--libraries", folder]:
-            libraries(pathlib.Path(folder))
-        case _:
-            sys.exit(__doc__)
+    if sys.argv[1:2] == ["--libraries"] and len(sys.argv) == 3:
+        libraries(pathlib.Path(sys.argv[2]))
+    elif len(sys.argv) == 1:
+        print(installed() or assembled())
+    else:
+        sys.exit(__doc__)

@@ -65,6 +65,9 @@ impl Model {
     }
 }
 
+/// Tokens of a batch on a card, until an encoder knows better.
+const CARD_TOKENS: usize = 4096;
+
 /// A queue and the thread, or one thread per GPU, that empties it, for any number of models. Dropping it lets what was
 /// admitted be served.
 pub struct Inference {
@@ -91,7 +94,13 @@ impl Inference {
     /// Starts a thread for each of these cards. `waiting_tokens` as in [`Inference::start`], or four batches if that is more.
     pub fn start_on(cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
         let workers = cards.len();
-        Inference::start_workers(workers, workers, cards, queue_options(workers, waiting_tokens))
+        let options = Options {
+            batch_tokens: CARD_TOKENS,
+            query_batch_tokens: CARD_TOKENS,
+            query_fill_tokens: CARD_TOKENS / 16,
+            ..queue_options(workers, waiting_tokens)
+        };
+        Inference::start_workers(workers, workers, cards, options)
     }
 
     fn start_workers(workers: usize, threads: usize, cards: Vec<Card>, options: Options) -> Result<Inference> {

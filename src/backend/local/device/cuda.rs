@@ -12,15 +12,17 @@ use crate::error::{Error, Result};
 pub fn open(numbers: &[usize]) -> Result<Vec<Card>> {
     let names = facts().cards(built()?, numbers)?;
     let card = |(&number, name): (&usize, String)| {
-        // A stream of its own: a model is loaded by another thread than the one that uses it.
-        let device = candle_core::Device::new_cuda_with_stream(number).map_err(|error| {
+        let unusable = |error: candle_core::Error| {
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default();
             Error::config(format!(
                 "cuda:{number} ({name}) cannot be used: {reason}; see whether another program has it for itself \
                  (nvidia-smi), or serve on the CPU with --device cpu (T2V_DEVICE=cpu)"
             ))
-        })?;
+        };
+        // A stream of its own: a model is loaded by another thread than the one that uses it.
+        let device = candle_core::Device::new_cuda_with_stream(number).map_err(unusable)?;
+        driver::of_one_stream(device.as_cuda_device().map_err(unusable)?);
         Ok(Card { number, name, device })
     };
     numbers.iter().zip(names).map(card).collect()

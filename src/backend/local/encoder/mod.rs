@@ -89,7 +89,8 @@ impl HiddenStates {
 
 /// A transformer's encoder: blocking, called by the inference thread.
 pub trait Encoder: Send {
-    /// Hidden states of every token. A sequence's states do not depend on its neighbours in the batch.
+    /// Hidden states of every token. A sequence's states do not depend on its neighbours in the batch; with Candle's products,
+    /// but for rounding.
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates>;
 
     /// One vector for each sequence: its states pooled by each of its modes, one after the other. `modes` is as long as the

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
+use candle_core::CudaDevice;
 use candle_core::cuda::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda::cudarc::driver::sys::{CUdevice, CUdevice_attribute, cuDriverGetVersion};
 
@@ -44,4 +45,12 @@ pub fn version() -> Result<u32, String> {
 pub fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<i32, DriverError> {
     // SAFETY: the driver checks both numbers and says so if one is wrong.
     unsafe { result::device::get_attribute(device, attribute) }
+}
+
+/// Leaves out the bookkeeping that orders the work of several streams: two events for each tensor, recorded at each use. For a
+/// device of [`candle_core::Device::new_cuda_with_stream`] before anything is on it.
+pub fn of_one_stream(device: &CudaDevice) {
+    // SAFETY: the device's context is its own, with one stream. Whatever thread submits work, the stream does it in the order in
+    // which it came, and memory is taken and given back in that same order; so nothing is used too early or after it is freed.
+    unsafe { device.disable_event_tracking() }
 }

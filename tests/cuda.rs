@@ -69,6 +69,47 @@ fn a_gpu_that_is_not_there_is_refused_and_never_replaced_by_the_cpu() {
     }
 }
 
+/// A folder with a driver that says what it is told, and with these libraries, which hold nothing.
+fn fake_driver(libraries: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    let compile = |file: &str, source: &str| {
+        let mut command = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()));
+        command.args(["-shared", "-fPIC", "-x", "c", source, "-o"]).arg(folder.path().join(file));
+        assert!(command.stdin(Stdio::null()).status().expect("a C compiler").success());
+    };
+    compile("libcuda.so.1", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cuda/driver.c"));
+    libraries.iter().for_each(|library| compile(library, "/dev/null"));
+    folder
+}
+
+/// Every refusal that another machine would show, by the real binary.
+#[test]
+fn drivers_and_cards_that_do_not_fit_are_refused_with_the_remedy() {
+    let model = model();
+    let libraries = ["libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10"];
+    let (whole, bare) = (fake_driver(&libraries), fake_driver(&[]));
+    let refused = |folder: &tempfile::TempDir, device: &str, says: &[(&str, &str)], words: &[&str]| {
+        let mut command = sidecar(&["embed", "--model", &model, "--device", device, "a text"]);
+        command.env("LD_LIBRARY_PATH", folder.path()).envs(says.iter().copied());
+        assert_refused(&run(&mut command), &[words, &["--device cpu"]].concat());
+    };
+    refused(&whole, "cuda", &[("FAKE_DRIVER_VERSION", "12040")], &["for CUDA 12.4", "needs 13.", "newer driver"]);
+    // A machine that has the real libraries finds them.
+    if !has_driver() {
+        refused(&bare, "cuda", &[], &["libcublasLt.so.13", "libcurand.so.10", "LD_LIBRARY_PATH"]);
+    }
+    let broken = [("FAKE_DRIVER_ERROR", "803")];
+    refused(&whole, "cuda", &broken, &["does not start", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "nvidia-smi"]);
+    for none in [("FAKE_DRIVER_ERROR", "100"), ("FAKE_CARDS", "0")] {
+        refused(&whole, "cuda", &[none], &["shows no card", "CUDA_VISIBLE_DEVICES"]);
+    }
+    let cards = ["no card cuda:2", "cuda:0 (New card), cuda:1 (Old card)"];
+    refused(&whole, "cuda:0,2", &[], &cards);
+    refused(&whole, "cuda:0,1", &[], &["cuda:1 (Old card)", "capability 6.1", "CUDA_COMPUTE_CAP=61"]);
+    // All that was asked fits, but the card does not start: this driver can no more than answer.
+    refused(&whole, "cuda:0", &[], &["cuda:0 (New card) cannot be used", "CUDA_ERROR_STUB_LIBRARY", "nvidia-smi"]);
+}
+
 #[test]
 fn nonsense_is_refused_before_anything_is_asked_of_a_driver() {
     let model = model();

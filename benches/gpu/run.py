@@ -6,7 +6,8 @@ sentence-transformers sorted by length as it sorts by itself, with the batch siz
 tokens per second as a share of what the card reaches in a large product of bf16 matrices, measured here too.
 
 Needs a Python with torch and sentence-transformers, and our benchmark: built here, or named with --ours.
-`--device cpu --texts 200` shows that everything works, on a machine without a card; its figures say nothing about one.
+`--device cpu --texts 50 --batches 8,32` shows that everything works, on a machine without a card; its figures say nothing
+about one.
 """
 
 import argparse
@@ -26,8 +27,6 @@ sys.path.insert(0, str(ROOT / "benches" / "peers"))
 
 from processes import Process  # noqa: E402
 
-BATCHES = (32, 64, 128, 256, 512, 1024, 2048)
-
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,6 +35,7 @@ def parse_args():
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the script [%(default)s]")
     parser.add_argument("--precision", default="f16", choices=["f16", "bf16", "f32"])
     parser.add_argument("--texts", type=int, default=20_000, help="texts of a turn [%(default)s]")
+    parser.add_argument("--batches", default="32,64,128,256,512,1024,2048", help="sentence-transformers' [%(default)s]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ours", help="binary of benches/gpu.rs, else built", default=os.environ.get("T2V_GPU_BENCH"))
     parser.add_argument("--save", type=Path, help="also write all figures to this file, as JSON")
@@ -83,11 +83,11 @@ class Peer:
     def vector(self, text):
         return self.model.encode([text], convert_to_numpy=True)[0].astype("float64").tolist()
 
-    def best_batch(self, texts):
+    def best_batch(self, texts, sizes):
         """The batch size with the shortest time, and all times. One that does not fit is left out."""
         times = {}
-        self.run(texts[: max(BATCHES)], 32)
-        for batch in BATCHES:
+        self.run(texts[: max(sizes)], min(sizes))
+        for batch in sizes:
             try:
                 times[batch] = min(self.run(texts, batch) for _ in range(2))
             except self.torch.OutOfMemoryError:
@@ -137,7 +137,7 @@ def compare(name, model, args, texts, tflops):
     command += ["--texts", str(args.texts), *(["--engine", "candle-packed"] if args.device == "cpu" else [])]
     ours, peer = Process(command), Peer(model, args.device, args.precision)
     closest = min(cosine([float(v) for v in ours.ask(f"vector {n}").split()], peer.vector(texts[n])) for n in range(8))
-    batch, times = peer.best_batch(texts)
+    batch, times = peer.best_batch(texts, [int(size) for size in args.batches.split(",")])
     ours.ask("run")
     own, theirs, tokens = [], [], 0
     for round_number in range(args.rounds):
@@ -176,7 +176,7 @@ def main():
     if args.device != "cpu" and not torch.cuda.is_available():
         sys.exit(
             "torch sees no NVIDIA GPU here: passages/s, tokens/s, the ratio to sentence-transformers and the share of the "
-            "card's peak cannot be measured. --device cpu --texts 200 tries the script without a card"
+            "card's peak cannot be measured. --device cpu --texts 50 --batches 8,32 tries the script without a card"
         )
     args.ours = args.ours or build(args.device)
     card = torch.cuda.get_device_name(args.device) if args.device != "cpu" else platform.processor() or "CPU"

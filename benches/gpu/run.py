@@ -64,13 +64,14 @@ class Peer:
     def __init__(self, model, device, precision):
         import sentence_transformers
         import torch
+        import transformers
 
         self.torch = torch
         self.device = device
         dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[precision]
-        self.model = sentence_transformers.SentenceTransformer(
-            str(model), device=device, model_kwargs={"torch_dtype": dtype}
-        )
+        # The older name was given up in transformers 5.
+        name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+        self.model = sentence_transformers.SentenceTransformer(str(model), device=device, model_kwargs={name: dtype})
         versions = f"{sentence_transformers.__version__}, torch {torch.__version__.split('+')[0]}"
         self.name = f"sentence-transformers {versions}, {precision}"
 

@@ -105,6 +105,28 @@ fn what_was_gathered_goes_as_one_batch_within_the_budget_and_an_oversized_piece_
 }
 
 #[test]
+fn other_sizes_hold_from_the_next_batch_on() {
+    let batcher = Batcher::new(Options { waiting_tokens: 800, ..OPTIONS });
+    let _held = put(&batcher, Class::Passage, 0, &[50; 10]);
+    let mut waiting = Box::pin(batcher.admit(Class::Passage, 600, None));
+    assert!(poll(waiting.as_mut()).is_none(), "500 of 700 are taken");
+    assert_eq!(batcher.take_now().unwrap().tokens, 100);
+    let wide = Options { batch_tokens: 1000, waiting_tokens: 8000, ..OPTIONS };
+    batcher.resize(wide);
+    assert_eq!(batcher.options(), wide);
+    // There is room for who waited for it, at once.
+    let admission = poll(waiting.as_mut()).expect("admitted").unwrap();
+    let _other = admission.submit(probes(1, &[300, 300])).unwrap();
+    // A quarter of the new budget is a turn.
+    let batch = batcher.take_now().unwrap();
+    assert_eq!((batch.tokens, names(&batch)[5]), (1000, (1, 0)), "{:?}", names(&batch));
+    // Room that becomes less is not taken from those who have it.
+    batcher.resize(Options { waiting_tokens: 8, ..wide });
+    assert!(batcher.take_now().is_none());
+    assert_eq!(batcher.held(Class::Passage), 0);
+}
+
+#[test]
 fn calls_take_turns_so_that_a_long_one_does_not_block_the_next() {
     let batcher = Batcher::new(OPTIONS);
     let _long = put(&batcher, Class::Passage, 0, &[10; 500]);

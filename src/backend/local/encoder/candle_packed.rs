@@ -99,6 +99,9 @@ impl CandlePackedEncoder {
         let mut parameters = Parameters::new(architecture, tensors);
         let shape = architecture.shape;
         let outer = parameters.outer()?;
+        if let Some(bias) = &outer.position_bias {
+            bias.check(shape.heads)?;
+        }
         let on = Placement { device, dtype };
         let table = |values: Vec<f32>| on.tensor(values, ((), shape.hidden));
         let optional_norm = |norm: Option<Norm>| norm.map(|parameters| on.norm(parameters, shape)).transpose();
@@ -161,6 +164,16 @@ impl CandlePackedEncoder {
         mut run: impl FnMut(&Self, &[usize], &Pass, Tensor) -> CandleResult<()>,
     ) -> Result<()> {
         let rows = self.architecture.rows(batch)?;
+        // A row that is not there would not fail on a GPU but end all work on it.
+        for (table, rows) in self.architecture.tables.iter().zip(&rows) {
+            if let Some(row) = rows.iter().find(|&&row| row as usize >= table.rows) {
+                return Err(Error::config(format!(
+                    "a token's type or position is {row}, but the model's table for it has {} rows: tokenizer.json and \
+                     config.json belong to different models",
+                    table.rows
+                )));
+            }
+        }
         let ranges: Vec<_> = batch.ranges().collect();
         let mut waiting = self.passes(batch);
         waiting.reverse();

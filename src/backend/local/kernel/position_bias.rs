@@ -13,7 +13,7 @@ pub struct PositionBias {
 
 impl PositionBias {
     /// An error unless there is a bucket for every distance.
-    pub(super) fn check(&self, heads: usize) -> Result<()> {
+    pub fn check(&self, heads: usize) -> Result<()> {
         let buckets = self.values.len() / heads;
         if buckets * heads != self.values.len()
             || buckets < 4

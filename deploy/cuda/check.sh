@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compiles for GPUs and runs the tests of that build: `make cuda-check`. Needs neither a GPU nor a CUDA toolkit; without a GPU the
-# tests hold the refusals against this machine, with one they compare vectors with the CPU's. In a target folder of its own.
+# Compiles for GPUs and runs the tests of that build: `make cuda-check`. Needs a C++ compiler (g++), but neither a GPU nor a
+# CUDA toolkit; without a GPU the tests hold the refusals against this machine, with one they compare vectors with the CPU's. In a
+# target folder of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 started=$SECONDS

@@ -91,9 +91,13 @@ impl Inference {
         Inference::start_workers(1, threads, Vec::new(), queue_options(threads, waiting_tokens))
     }
 
-    /// Starts a thread for each of these cards. `waiting_tokens` as in [`Inference::start`], or four batches if that is more.
+    /// Starts a thread for each of these cards, of which there is at least one. `waiting_tokens` as in [`Inference::start`],
+    /// until [`Inference::widen`] makes it more.
     pub fn start_on(cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
         let workers = cards.len();
+        if workers == 0 {
+            return Err(Error::internal("no card to compute on"));
+        }
         let options = Options {
             batch_tokens: CARD_TOKENS,
             query_batch_tokens: CARD_TOKENS,

@@ -84,8 +84,9 @@ impl Settings {
             }
         }
         let compression = first(["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"]);
-        if let Some((name, compression)) = compression.filter(|(_, compression)| compression != "none") {
-            warn(format!("{name} is {compression}, and there is none: traces are sent without compression"));
+        let is_known = |name: &str| ["gzip", "none"].iter().any(|known| name.eq_ignore_ascii_case(known));
+        if let Some((name, compression)) = compression.filter(|(_, compression)| !is_known(compression)) {
+            warn(format!("{name} is {compression}, and there is gzip and none: set one of them"));
         }
         let protocol = first(["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]);
         let grpc = match protocol.as_ref().map(|(name, protocol)| (name, protocol.as_str())) {
@@ -138,7 +139,7 @@ pub fn provider() -> (Option<SdkTracerProvider>, Vec<String>) {
     (Some(provider), warnings)
 }
 
-// Endpoint and headers are read from the variables by the exporters. Certificates are the system's, which an image may not
+// Endpoint, headers and compression are read from the variables by the exporters. Certificates are the system's, which an image may not
 // have, so they are looked for only where the endpoint needs them.
 
 fn over_grpc(endpoint: &str) -> Result<Otlp, String> {
@@ -269,7 +270,10 @@ mod tests {
             let settings = read(&[ENDPOINT, ("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", ratio)]);
             assert_eq!(settings.warnings.len(), warnings, "{sampler} {ratio}");
         }
-        assert_eq!(read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).warnings.len(), 1);
+        for (compression, warnings) in [("gzip", 0), ("none", 0), ("zstd", 1), ("yes", 1)] {
+            let settings = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_COMPRESSION", compression)]);
+            assert_eq!((settings.endpoint.is_some(), settings.warnings.len()), (true, warnings), "{compression}");
+        }
         assert_eq!(read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TIMEOUT", "250")]).timeout, Duration::from_millis(250));
         let odd = read(&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "zipkin")]);
         assert_eq!((odd.endpoint, odd.warnings.len()), (None, 1));

@@ -1,5 +1,6 @@
 //! An OTLP collector that keeps what it gets: gRPC and HTTP/protobuf on one port.
 
+use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use axum::routing::post;
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -14,6 +16,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tokio::net::TcpListener;
+use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
 /// A span and the resource it came from.
@@ -60,11 +63,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The collector. What it got is kept with the way it came: `grpc` or `http`, and the header `x-key`.
+/// How spans came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Way {
+    /// `grpc` or `http`.
+    pub protocol: &'static str,
+    /// The header `x-key`.
+    pub key: String,
+    /// `gzip`, or nothing.
+    pub encoding: String,
+}
+
+impl Way {
+    fn of(protocol: &'static str, headers: &HeaderMap, encoding: &str) -> Way {
+        let text = |name| headers.get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default();
+        Way { protocol, key: text("x-key"), encoding: text(encoding) }
+    }
+}
+
+/// The collector.
 #[derive(Clone, Default)]
 pub struct Collector {
     received: Arc<Mutex<Vec<Received>>>,
-    ways: Arc<Mutex<Vec<(&'static str, String)>>>,
+    ways: Arc<Mutex<Vec<Way>>>,
 }
 
 impl Collector {
@@ -77,22 +98,24 @@ impl Collector {
         let take = move |headers: HeaderMap, body: Bytes| async move {
             let kind = headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
             assert_eq!(kind.as_deref(), Some(&b"application/x-protobuf"[..]));
-            let key = headers.get("x-key").map(|key| key.to_str().expect("text").to_owned());
-            over_http.keep(
-                "http",
-                key.unwrap_or_default(),
-                ExportTraceServiceRequest::decode(body).expect("a request"),
-            );
+            let way = Way::of("http", &headers, "content-encoding");
+            let mut plain = Vec::new();
+            match &*way.encoding {
+                "gzip" => GzDecoder::new(&*body).read_to_end(&mut plain).expect("gzip"),
+                _ => Read::read_to_end(&mut &*body, &mut plain).expect("bytes"),
+            };
+            over_http.keep(way, ExportTraceServiceRequest::decode(&*plain).expect("a request"));
             ExportTraceServiceResponse::default().encode_to_vec()
         };
-        let grpc = tonic::service::Routes::new(TraceServiceServer::new(collector.clone())).prepare();
+        let service = TraceServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
+        let grpc = tonic::service::Routes::new(service).prepare();
         let router = Router::new().route("/v1/traces", post(take)).merge(grpc.into_axum_router().reset_fallback());
         tokio::spawn(async move { axum::serve(listener, router).await });
         (collector, url)
     }
 
-    fn keep(&self, way: &'static str, key: String, request: ExportTraceServiceRequest) {
-        self.ways.lock().expect("lock").push((way, key));
+    fn keep(&self, way: Way, request: ExportTraceServiceRequest) {
+        self.ways.lock().expect("lock").push(way);
         for spans in request.resource_spans {
             let resource = spans.resource.map(|resource| resource.attributes).unwrap_or_default();
             let spans = spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
@@ -107,7 +130,7 @@ impl Collector {
     }
 
     /// By which ways they came.
-    pub fn ways(&self) -> Vec<(&'static str, String)> {
+    pub fn ways(&self) -> Vec<Way> {
         self.ways.lock().expect("lock").clone()
     }
 
@@ -132,8 +155,8 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let key = request.metadata().get("x-key").map(|key| key.to_str().expect("text").to_owned());
-        self.keep("grpc", key.unwrap_or_default(), request.into_inner());
+        let (metadata, _, message) = request.into_parts();
+        self.keep(Way::of("grpc", &metadata.into_headers(), "grpc-encoding"), message);
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }

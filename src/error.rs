@@ -40,7 +40,7 @@ pub struct Meaning {
     pub http_status: u16,
     /// `google.rpc.Code` number.
     pub grpc_code: i32,
-    /// Label for metrics and logs.
+    /// Label for logs, and the `reason` of gRPC errors, where two kinds may share a code.
     pub label: &'static str,
     /// Whether the same request may succeed later.
     pub retryable: bool,
@@ -63,6 +63,11 @@ impl ErrorKind {
         ErrorKind::Config,
         ErrorKind::Internal,
     ];
+
+    /// The kind with this label, as another sidecar names it.
+    pub fn labelled(label: &str) -> Option<ErrorKind> {
+        ErrorKind::ALL.into_iter().find(|kind| kind.meaning().label == label)
+    }
 
     /// The table.
     pub const fn meaning(self) -> Meaning {
@@ -153,9 +158,11 @@ mod tests {
             let meaning = kind.meaning();
             assert!((400..600).contains(&meaning.http_status), "{kind:?}");
             assert!((1..=16).contains(&meaning.grpc_code), "{kind:?}");
+            assert_eq!(ErrorKind::labelled(meaning.label), Some(kind));
         }
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), ErrorKind::ALL.len());
+        assert_eq!(ErrorKind::labelled(""), None);
     }
 }

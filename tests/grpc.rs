@@ -36,7 +36,8 @@ async fn one_bad_text_does_not_fail_its_neighbours() {
         assert!(matches!(&good.result, Some(Outcome::Vector(vector)) if vector.values.len() == 384));
         assert_eq!((good.tokens, good.truncated), (3, false));
     }
-    assert!(matches!(&bad.result, Some(Outcome::Error(error)) if error.code == Code::InvalidArgument as i32));
+    let Some(Outcome::Error(error)) = &bad.result else { panic!("{bad:?}") };
+    assert_eq!((error.code, &*error.reason), (Code::InvalidArgument as i32, "invalid_argument"));
     server.stop().await;
 }
 
@@ -128,6 +129,7 @@ async fn limits_hold_for_grpc_too() {
     let mut client = VectorizerClient::new(channel(&server).await);
     let many = client.vectorize(texts(&["a", "b", "c"])).await.expect_err("too many");
     assert_eq!((many.code(), many.message().contains("--max-texts")), (Code::ResourceExhausted, true));
+    assert_eq!(many.metadata().get("t2v-reason").expect("a reason"), "too_large");
     let big = client.vectorize(texts(&[&"x".repeat(2000)])).await.expect_err("too large");
     assert_eq!(big.code(), Code::OutOfRange, "{big}");
     server.stop().await;

@@ -26,7 +26,7 @@ use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::object::Properties;
 use text2vec_sidecar::proto::object_result::Result as Outcome;
 use text2vec_sidecar::proto::{ClassConfig, Object, VectorizeInputRequest, VectorizeObjectRequest};
-use text2vec_sidecar::server::{ModuleOptions, ServerOptions};
+use text2vec_sidecar::server::{Limits, ModuleOptions, ServerOptions};
 
 async fn connect(url: &str) -> Arc<Remote> {
     connect_with(url, &RemoteOptions::default()).await
@@ -443,6 +443,24 @@ async fn another_sidecar_gives_the_bits_of_the_local_answer() {
         }
         let meta = remote.live_meta().await.expect("meta").expect("an object");
         assert_eq!(meta["sidecar"]["upstream"]["sidecar"]["fingerprint"], "noise", "{scheme}");
+    }
+    server.stop().await;
+}
+
+/// Two kinds of error share RESOURCE_EXHAUSTED: a batch that is too large is sent in parts, a text that is too large is
+/// refused as such.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_with_smaller_limits_gets_smaller_batches() {
+    let server = TestServer::start_unready(Limits { max_texts: 40, max_text_bytes: 100, ..Limits::default() }).await;
+    server.readiness.ready(Arc::new(FakeBackend::new(3)));
+    let remote = connect(&format!("grpc://{}", server.address)).await;
+    let texts = (0..300).map(|i| EmbedRequest::passage("x".repeat(if i == 70 { 101 } else { 1 + i % 90 }))).collect();
+    let answers = remote.embed(texts).await.expect("the call");
+    for (i, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Ok(embedding) => assert_eq!(embedding.vector[0], (1 + i % 90) as f32),
+            Err(error) => assert_eq!((i, error.kind()), (70, ErrorKind::TooLarge), "{error}"),
+        }
     }
     server.stop().await;
 }

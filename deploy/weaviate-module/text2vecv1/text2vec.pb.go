@@ -118,9 +118,13 @@ func (x *Vector) GetValues() []float32 {
 }
 
 type Error struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Code    int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"` // google.rpc.Code
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// What the code leaves open: "overloaded", "slow_request", "unavailable" and "upstream" may succeed later, all others
+	// ("invalid_argument", "too_large", "deadline_exceeded", ...) will not. A call that fails as a whole has it as the metadata
+	// "t2v-reason".
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +169,13 @@ func (x *Error) GetCode() int32 {
 func (x *Error) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *Error) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -2144,10 +2155,11 @@ const file_text2vec_v1_text2vec_proto_rawDesc = "" +
 	"\n" +
 	"\x1atext2vec/v1/text2vec.proto\x12\vtext2vec.v1\x1a\x1cgoogle/protobuf/struct.proto\" \n" +
 	"\x06Vector\x12\x16\n" +
-	"\x06values\x18\x01 \x03(\x02R\x06values\"5\n" +
+	"\x06values\x18\x01 \x03(\x02R\x06values\"M\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xd6\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xd6\x01\n" +
 	"\x10VectorizeOptions\x12%\n" +
 	"\x04task\x18\x01 \x01(\x0e2\x11.text2vec.v1.TaskR\x04task\x12)\n" +
 	"\x10pooling_strategy\x18\x02 \x01(\tR\x0fpoolingStrategy\x12#\n" +

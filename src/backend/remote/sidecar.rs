@@ -93,7 +93,10 @@ fn failure(status: &Status) -> Failure {
     let error = |kind| Error::new(kind, format!("call {METHOD}: {}: {}", status.code(), status.message()));
     match status.code() {
         Code::InvalidArgument => Failure::Refused(error(ErrorKind::InvalidArgument)),
-        Code::ResourceExhausted => Failure::Refused(error(ErrorKind::Overloaded)),
+        Code::ResourceExhausted => Failure::Refused(error(match reason(status) {
+            Some(ErrorKind::TooLarge) => ErrorKind::TooLarge,
+            _ => ErrorKind::Overloaded,
+        })),
         Code::DeadlineExceeded => Failure::Late(error(ErrorKind::DeadlineExceeded)),
         Code::Unavailable => Failure::Busy(error(ErrorKind::Unavailable), None),
         // Credentials and versions are the operator's matter, not the caller's.
@@ -102,6 +105,11 @@ fn failure(status: &Status) -> Failure {
         }
         _ => Failure::Fault(error(ErrorKind::Upstream)),
     }
+}
+
+/// What the other side says that the code leaves open.
+fn reason(status: &Status) -> Option<ErrorKind> {
+    ErrorKind::labelled(status.metadata().get("t2v-reason")?.to_str().ok()?)
 }
 
 fn read(result: proto::VectorizeResult) -> Result<Embedding> {
@@ -115,6 +123,9 @@ fn read(result: proto::VectorizeResult) -> Result<Embedding> {
         Some(Outcome::Error(error)) => {
             let kind = match Code::from(error.code) {
                 Code::InvalidArgument => ErrorKind::InvalidArgument,
+                Code::ResourceExhausted if error.reason == ErrorKind::Overloaded.meaning().label => {
+                    ErrorKind::Overloaded
+                }
                 Code::ResourceExhausted => ErrorKind::TooLarge,
                 Code::Unavailable => ErrorKind::Unavailable,
                 Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
@@ -180,4 +191,24 @@ async fn whole(body: tonic::body::Body) -> Result<Vec<u8>, Transport> {
         bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_s_error_keeps_its_kind_and_old_sidecars_name_none() {
+        for (code, reason, kind) in [
+            (Code::ResourceExhausted, "overloaded", ErrorKind::Overloaded),
+            (Code::ResourceExhausted, "too_large", ErrorKind::TooLarge),
+            (Code::ResourceExhausted, "", ErrorKind::TooLarge),
+            (Code::InvalidArgument, "invalid_argument", ErrorKind::InvalidArgument),
+            (Code::Internal, "internal", ErrorKind::Upstream),
+        ] {
+            let error = proto::Error { code: code as i32, message: "m".to_owned(), reason: reason.to_owned() };
+            let result = proto::VectorizeResult { result: Some(Outcome::Error(error)), ..Default::default() };
+            assert_eq!(read(result).expect_err("an error").kind(), kind, "{code:?} {reason}");
+        }
+    }
 }

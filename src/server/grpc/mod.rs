@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::Stream;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
@@ -52,15 +52,22 @@ pub(super) async fn router(service: Service) -> Router {
         .into_axum_router()
 }
 
+/// Metadata of a failed call, what `reason` is to a text's error.
+const REASON: &str = "t2v-reason";
+
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
-        Status::new(Code::from(error.kind().meaning().grpc_code), error.message())
+        let meaning = error.kind().meaning();
+        let mut status = Status::new(Code::from(meaning.grpc_code), error.message());
+        status.metadata_mut().insert(REASON, MetadataValue::from_static(meaning.label));
+        status
     }
 }
 
 impl From<Error> for proto::Error {
     fn from(error: Error) -> proto::Error {
-        proto::Error { code: error.kind().meaning().grpc_code, message: error.message().to_owned() }
+        let meaning = error.kind().meaning();
+        proto::Error { code: meaning.grpc_code, message: error.message().to_owned(), reason: meaning.label.to_owned() }
     }
 }
 

@@ -2,6 +2,7 @@
 //! here, as it reads them, and count where neither flag nor `T2V_*` variable is given.
 
 mod device;
+mod mistakes;
 mod security;
 mod shown;
 mod upstream;
@@ -27,6 +28,7 @@ use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
 
+pub use self::mistakes::command_line;
 pub use self::security::{Secret, SecurityArgs};
 pub use self::shown::shown;
 pub use self::upstream::{AccessArgs, UpstreamArgs};
@@ -74,7 +76,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// Address and port for HTTP and gRPC together
-    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080", value_parser = parse_listen)]
     pub listen: SocketAddr,
     /// Tokens and certificates.
     #[command(flatten)]
@@ -265,7 +267,7 @@ pub struct CompareArgs {
 #[derive(Debug, Clone, Args)]
 pub struct HealthcheckArgs {
     /// Address and port for HTTP and gRPC together
-    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080", value_parser = parse_listen)]
     pub listen: SocketAddr,
     /// PEM file with the server's certificate and its chain: the port speaks TLS only; read again as it changes
     #[arg(long, env = "T2V_TLS_CERT", value_name = "FILE")]
@@ -307,6 +309,10 @@ pub struct ProfileChoice(
     /// `None` is `auto`.
     pub Option<Profile>,
 );
+
+fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
+    text.parse().map_err(|_| "use an address and a port, such as 0.0.0.0:8080, 127.0.0.1:8081 or [::]:8080".to_owned())
+}
 
 fn parse_device(text: &str) -> std::result::Result<Device, String> {
     device::parse(text, GPU_SUPPORT)
@@ -396,7 +402,13 @@ impl ReferenceEnv {
         if let Some(name) = REFERENCE_VARIABLES.iter().find(unreadable) {
             return Err(Error::config(format!("{name} is not UTF-8 text: set it again or unset it")));
         }
-        ReferenceEnv::read(|name| std::env::var(name).ok())
+        let mut reference = ReferenceEnv::read(|name| std::env::var(name).ok())?;
+        for name in mistakes::unknown(std::env::vars_os().map(|(name, _)| name)) {
+            reference
+                .warnings
+                .push(format!("{name} is set, which is no variable of this program: see --help for those there are"));
+        }
+        Ok(reference)
     }
 
     /// Reads variables through `get`. Empty means unset.

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use text2vec_sidecar::cli;
-use text2vec_sidecar::config::Cli;
+use text2vec_sidecar::config;
 
 fn main() -> ExitCode {
-    match cli::run(&Cli::command().get_matches()) {
+    match cli::run(&config::command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

@@ -44,6 +44,37 @@ fn a_missing_model_directory_is_said_in_one_line() {
     assert_one_line_error(&output, &["./no/such/dir"]);
 }
 
+/// A path that looks like a Hub id, without a network.
+#[test]
+fn what_is_neither_a_directory_nor_on_the_hub_is_said_in_one_line() {
+    let mut command = sidecar(&["--model", "models/typo", "--listen", "127.0.0.1:0"]);
+    let output = run(command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", "/nonexistent"));
+    assert_one_line_error(
+        &output,
+        &["no directory \"models/typo\"", "as a Hub id", "http://127.0.0.1:9 cannot be reached"],
+    );
+    let output = run(&mut sidecar(&["compare", "localhost:8080", "./x"]));
+    assert_one_line_error(&output, &["'localhost:8080' is no directory", "http://localhost:8080"]);
+}
+
+#[test]
+fn values_that_cannot_be_read_are_said_in_one_line_by_the_name_that_was_used() {
+    let refused = |command: &mut Command| {
+        let output = run(command);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+        text
+    };
+    let by_variable = refused(sidecar(&[]).env("T2V_THREADS", "many"));
+    assert!(by_variable.starts_with("error: T2V_THREADS is 'many': use a whole number"), "{by_variable}");
+    let by_flag = refused(sidecar(&["--listen", "8080"]).env("T2V_LISTEN", "127.0.0.1:0"));
+    assert!(by_flag.starts_with("error: --listen is '8080': use an address and a port"), "{by_flag}");
+    let misspelt =
+        run(sidecar(&["--model", "./no/such/dir", "--check"]).env("T2V_MAXWAIT", "3").env("RUST_LOG", "warn"));
+    let text = String::from_utf8_lossy(&misspelt.stderr);
+    assert!(text.contains("T2V_MAXWAIT is set, which is no variable"), "{text}");
+}
+
 #[test]
 fn unreadable_weights_and_unknown_architectures_are_said_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");

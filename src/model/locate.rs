@@ -110,7 +110,9 @@ pub async fn locate(model: &str, revision: Option<&str>, config: &HubConfig) -> 
     if config.offline {
         return Err(absent_offline(model, revision, config));
     }
-    download(model, revision, None, config).await
+    let nowhere =
+        |error: Error| error.context(format!("there is no directory {model:?}, and as a Hub id it cannot be had"));
+    download(model, revision, None, config).await.map_err(nowhere)
 }
 
 /// Downloads a Hub model into the cache or, with `dir`, as plain files with a [`Memo`]. Offline it only succeeds when

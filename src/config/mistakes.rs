@@ -1,0 +1,149 @@
+//! What people mistype, on the command line and in variables: told in a line, by the name they used.
+
+use std::ffi::OsString;
+use std::num::ParseIntError;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Command, CommandFactory};
+
+use super::{Cli, REFERENCE_VARIABLES};
+
+/// Exit code for a command line that cannot be understood, as clap has it.
+const USAGE: i32 = 2;
+
+/// Reads the process's command line and variables. For `--help`, and for what cannot be understood, the process ends here.
+pub fn command_line() -> ArgMatches {
+    Cli::command().try_get_matches().unwrap_or_else(|error| match explained(&error, std::env::args_os().skip(1)) {
+        Some(text) => {
+            eprintln!("error: {text}");
+            std::process::exit(USAGE)
+        }
+        None => error.exit(),
+    })
+}
+
+/// What is wrong with a value, which clap tells by the flag even where a variable has it; `None` where clap's text is as good.
+fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let word = text(ContextKind::InvalidSubcommand)?;
+        return word.contains('/').then(|| format!("'{word}' is no command: give a model as --model {word}"));
+    }
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return None;
+    }
+    let shown = text(ContextKind::InvalidArg)?;
+    let flag = shown.split([' ', '=', '[']).next()?;
+    let value = text(ContextKind::InvalidValue)?;
+    let root = Cli::command();
+    let argument = every_argument(&root).find(|argument| argument.get_long() == flag.strip_prefix("--"))?;
+    let on_the_command_line = |word: OsString| {
+        let word = word.to_string_lossy().into_owned();
+        word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    let name = match argument.get_env() {
+        Some(variable) if !arguments.map(on_the_command_line).any(|is| is) => variable.to_string_lossy().into_owned(),
+        _ => flag.to_owned(),
+    };
+    let source = std::error::Error::source(error);
+    let remedy = match (error.get(ContextKind::ValidValue), source) {
+        (Some(ContextValue::Strings(values)), _) => format!("use {}", values.join(", ")),
+        _ if shown.contains("<BOOL>") => "use true or false".to_owned(),
+        (_, Some(source)) if source.is::<ParseIntError>() => "use a whole number, without a unit".to_owned(),
+        (_, Some(source)) => source.to_string(),
+        _ => return None,
+    };
+    Some(match value {
+        "" => format!("{name} is empty: {remedy}, or leave it out"),
+        value => format!("{name} is '{value}': {remedy}"),
+    })
+}
+
+fn every_argument(command: &Command) -> impl Iterator<Item = &Arg> {
+    command.get_arguments().chain(command.get_subcommands().flat_map(Command::get_arguments))
+}
+
+/// Those of these variables that begin as ours do and mean nothing, so that a typo is not taken for a setting.
+pub fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let root = Cli::command();
+    let known: Vec<_> = every_argument(&root).filter_map(Arg::get_env).collect();
+    let is_unknown = |name: &String| {
+        name.starts_with("T2V_")
+            && !known.iter().any(|known| *known == name.as_str())
+            && !REFERENCE_VARIABLES.contains(&name.as_str())
+            && !is_service_link(name)
+            && !is_of_the_repository(name)
+    };
+    let mut unknown: Vec<String> = names.filter_map(|name| name.into_string().ok()).filter(is_unknown).collect();
+    unknown.sort_unstable();
+    unknown
+}
+
+/// Kubernetes gives every pod such variables for a Service whose name begins with `t2v`.
+fn is_service_link(name: &str) -> bool {
+    ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part))
+        || (name.ends_with("_PORT") && name != "T2V_PORT")
+}
+
+/// Those of tests, benches and the Makefile.
+fn is_of_the_repository(name: &str) -> bool {
+    ["T2V_BIN", "T2V_TEST_", "T2V_BENCH_", "T2V_SOAK_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(arguments: &[&str]) -> Option<String> {
+        let all = ["text2vec-sidecar"].iter().chain(arguments);
+        let error = Cli::command().try_get_matches_from(all).expect_err("refused");
+        explained(&error, arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn values_are_refused_with_what_to_use() {
+        for (arguments, words) in [
+            (&["--threads", "many"][..], "--threads is 'many': use a whole number"),
+            (&["--cache-bytes=64MB"], "--cache-bytes is '64MB': use a whole number, without a unit"),
+            (&["serve", "--max-wait="], "--max-wait is empty: use a whole number, without a unit, or leave it out"),
+            (&["--queries-first", "maybe"], "--queries-first is 'maybe': use true or false"),
+            (&["--listen", ":8080"], "--listen is ':8080': use an address and a port, such as 0.0.0.0:8080"),
+            (&["--profile", "x"], "use auto, transformers"),
+            (&["--log-format", "xml"], "--log-format is 'xml': use text, json"),
+            (&["embed", "--task", "search"], "--task is 'search': use passage, query"),
+            (&["models/bge"], "give a model as --model models/bge"),
+        ] {
+            let said = said(arguments).unwrap_or_else(|| panic!("nothing of {arguments:?}"));
+            assert!(said.contains(words) && !said.contains('\n'), "{arguments:?}: {said}");
+        }
+        assert_eq!(said(&["--modle", "x"]), None, "clap knows a similar flag");
+        assert_eq!(said(&["--help"]), None);
+    }
+
+    #[test]
+    fn a_variable_is_refused_by_its_own_name() {
+        let error = Cli::command().try_get_matches_from(["x", "--threads", "many"]).expect_err("refused");
+        let said = explained(&error, ["serve".into()].into_iter()).expect("a text");
+        assert!(said.starts_with("T2V_THREADS is 'many': "), "{said}");
+    }
+
+    #[test]
+    fn variables_that_mean_nothing_are_found() {
+        let names = [
+            "T2V_MAXWAIT",
+            "T2V_PORT",
+            "T2V_MAX_WAIT",
+            "T2V_TRANSFORMERS_DIRECT_TOKENIZE",
+            "T2V_TEST_MODEL",
+            "PATH",
+            "T2V_TEXT2VEC_SIDECAR_SERVICE_HOST",
+            "T2V_TEXT2VEC_SIDECAR_SERVICE_PORT_HTTP",
+            "T2V_TEXT2VEC_SIDECAR_PORT",
+            "T2V_TEXT2VEC_SIDECAR_PORT_8080_TCP_ADDR",
+        ];
+        assert_eq!(unknown(names.into_iter().map(OsString::from)), ["T2V_MAXWAIT", "T2V_PORT"]);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -256,15 +257,24 @@ async fn compare(args: CompareArgs) -> Result<()> {
         ..EmbedRequest::default()
     };
     let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-    let (inference, remote) = (inference(&args.model, &reference)?, args.access.options()?);
+    let remote = args.access.options()?;
+    let is_url = |side: &String| side.contains("://");
+    if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
+        return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
+    }
+    // Between two servers nothing is computed here, so no device is asked for.
+    let inference = match [&args.first, &args.second].into_iter().all(is_url) {
+        true => None,
+        false => Some(inference(&args.model, &reference)?),
+    };
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
-        sides.push(match side.contains("://") {
-            true => {
+        sides.push(match &inference {
+            Some(inference) if !is_url(side) => Arc::new(load(side, &args.model, &reference, inference).await?),
+            _ => {
                 let services = startup::connect(Some(side), None, false, &remote).await?;
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?
             }
-            false => Arc::new(load(side, &args.model, &reference, &inference).await?),
         });
     }
     let comparison = Comparison::run([&*sides[0], &*sides[1]], &requests).await?;
@@ -273,6 +283,12 @@ async fn compare(args: CompareArgs) -> Result<()> {
         Verdict::Same | Verdict::Interchangeable => Ok(()),
         Verdict::Different => Err(Error::invalid("the two sides must not share a collection")),
     }
+}
+
+/// `host:port`, which is neither a directory nor a Hub id.
+fn looks_like_an_address(side: &str) -> bool {
+    let port = |port: &str| port.parse::<u16>().is_ok();
+    side.rsplit_once(':').is_some_and(|(host, end)| !host.contains('/') && port(end)) && !Path::new(side).exists()
 }
 
 /// Asks `/.well-known/ready`, as an image's HEALTHCHECK does. Over TLS the server's certificate is not checked: it is asked

@@ -4,7 +4,7 @@ mod support;
 
 use std::process::{Command, Output};
 
-use support::{TestServer, model_dir, options};
+use support::{FakeBackend, TestServer, model_dir, options};
 use text2vec_sidecar::contract::request::Profile;
 
 async fn compare(url: String, profile: &'static str, texts: Option<&'static str>) -> Output {
@@ -43,5 +43,23 @@ async fn a_server_and_a_model_here_are_told_equal_or_different() {
     }
     let error = String::from_utf8_lossy(&different.stderr);
     assert!(error.contains("must not share a collection"), "{error}");
+    server.stop().await;
+}
+
+/// Between two servers nothing is computed here: what computes is not asked for, be it a card that is not there or none of
+/// the threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_are_compared_without_a_device() {
+    let server = TestServer::start(std::sync::Arc::new(FakeBackend::new(3))).await;
+    let urls = [server.url(""), server.url("").replace("http://", "grpc://")];
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+        command.arg("compare").args(urls).args(["--threads", "0"]).env("RUST_LOG", "error");
+        command.env("ENABLE_CUDA", "1").env("CUDA_CORE", "cuda:0").output().expect("the binary runs")
+    };
+    let output = tokio::task::spawn_blocking(run).await.expect("a task");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains("dimensions      3 and 3") && printed.contains("the same vectors"), "{printed}");
     server.stop().await;
 }

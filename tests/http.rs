@@ -500,6 +500,7 @@ async fn a_connection_over_the_limit_is_refused_but_a_probe_is_not() {
     let request = VectorizeRequest { texts: vec!["a".into()], ..VectorizeRequest::default() };
     let status = grpc.vectorize(request).await.expect_err("one connection too many");
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(status.metadata().get("t2v-reason").expect("a reason"), "overloaded");
     assert!(status.message().contains("--max-connections"), "{status}");
     for _ in 0..3 {
         let ready = client().get(server.url("/.well-known/ready")).send().await.expect("an answer");
@@ -511,6 +512,7 @@ async fn a_connection_over_the_limit_is_refused_but_a_probe_is_not() {
         .map(|answer| serde_json::from_slice(answer.body()).expect("JSON"))
         .expect("an answer");
     assert_eq!(meta["sidecar"]["max_connections"], 2, "{meta}");
+    assert_eq!(meta["sidecar"]["max_body_wait_seconds"], 60.0, "{meta}");
     drop((open, third, grpc));
     // The server notices by and by.
     for _ in 0..100 {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use collector::{Collector, Received};
+use collector::{Collector, Received, Way};
 use serde_json::{Value, json};
 use support::process::Process;
 use support::upstream::{Upstream, container};
@@ -155,7 +155,8 @@ async fn a_call_through_two_sidecars_is_one_trace() {
         assert!(!span.parent().is_empty() || span.span.kind == 2, "{span:?}");
     }
     assert_no_text(&all);
-    assert!(collector.ways().iter().all(|way| *way == ("grpc", "open sesame".to_owned())), "{:?}", collector.ways());
+    let way = Way { protocol: "grpc", key: "open sesame".to_owned(), encoding: String::new() };
+    assert!(collector.ways().iter().all(|known| *known == way), "{:?}", collector.ways());
 }
 
 /// HTTP → A → `POST /vectors` → B, spans over HTTP; and a stream, whose texts are parts of the one trace.
@@ -218,7 +219,7 @@ async fn http_and_streams_are_one_trace_too() {
     end(a).await;
     end(b).await;
     assert_no_text(&collector.spans());
-    assert!(collector.ways().iter().all(|(way, _)| *way == "http"));
+    assert!(collector.ways().iter().all(|way| way.protocol == "http" && way.encoding.is_empty()));
 }
 
 /// What goes to an upstream: our span as the parent where traces are exported, else what came; baggage always.
@@ -272,6 +273,28 @@ async fn the_sampler_is_the_one_asked_for() {
     let names: BTreeSet<_> = collector.spans().into_iter().map(|span| (span.trace_id(), span.span.name)).collect();
     let expected = ["POST /vectors", "cache", "forward", "queue", "tokenize"];
     assert_eq!(names, expected.map(|name| (TRACE.to_owned(), name.to_owned())).into());
+}
+
+/// `OTEL_EXPORTER_OTLP_COMPRESSION`: what is known is done, whatever else is warned about and loses no span.
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_compressed_where_asked_for() {
+    for (protocol, sent) in [("grpc", "grpc"), ("http/protobuf", "http")] {
+        for (compression, encoding) in [("gzip", "gzip"), ("none", ""), ("zstd", "")] {
+            let (collector, url) = Collector::start().await;
+            let variables = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", compression),
+            ];
+            let server = sidecar(None, &variables).await;
+            let post = reqwest::Client::new().post(server.url("/vectors")).json(&json!({"text": "x"})).send();
+            assert_eq!(post.await.expect("an answer").status(), 200);
+            end(server).await;
+            let way = Way { protocol: sent, key: String::new(), encoding: encoding.to_owned() };
+            assert_eq!(collector.ways(), [way], "{compression}");
+            assert_eq!(collector.spans().len(), 5, "{protocol} {compression}");
+        }
+    }
 }
 
 /// Neither serving nor the end waits for a collector that is not there, or that takes connections and says nothing.
@@ -539,5 +562,32 @@ async fn upstream_errors_are_counted() {
     assert_eq!(moved("t2v_stage_duration_seconds_count", &[("stage", "remote")]), attempts);
     assert_eq!(metric(&samples, "t2v_requests_total", &[("surface", "t2v"), ("code", "503")]), 1.0);
     assert_eq!(metric(&samples, "t2v_cuda_unavailable", &[]), 0.0);
+    let url = upstream.url();
+    let model = [("model", &*url), ("profile", ""), ("dimensions", ""), ("device", "upstream"), ("dtype", "")];
+    assert_eq!(metric(&samples, "t2v_model_info", &model), 1.0);
     end(server).await;
+}
+
+/// As far as the upstream says of its model what we say of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_of_an_upstream_is_told() {
+    let b = sidecar(None, &[("T2V_PROFILE", "transformers")]).await;
+    let container = Upstream::start(container).await;
+    let url = container.url();
+    let bare = [("model", &*url), ("profile", ""), ("dimensions", "3"), ("device", "upstream"), ("dtype", "")];
+    let named = [
+        ("model", "bert"),
+        ("profile", "transformers"),
+        ("dimensions", "32"),
+        ("device", "upstream"),
+        ("dtype", "f32"),
+    ];
+    for (upstream, labels) in [(format!("grpc://{}", b.address), named), (b.url(""), named), (url.clone(), bare)] {
+        let a = sidecar(Some(&upstream), &[]).await;
+        let samples = page(&a).await;
+        assert_eq!(metric(&samples, "t2v_model_info", &labels), 1.0, "{upstream}");
+        assert!(!samples.keys().any(|(name, _)| name == "t2v_model_texts_total"), "nothing is computed here");
+        end(a).await;
+    }
+    end(b).await;
 }

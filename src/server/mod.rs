@@ -176,6 +176,7 @@ impl Service {
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
+            sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();

@@ -75,6 +75,7 @@ use super::{Backend, Embedding, ModelInfo};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry;
+use crate::telemetry::metrics::{Report, Source, UpstreamModel};
 
 /// Bytes of text in one request, where several go into one.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -355,6 +356,22 @@ impl Backend for Remote {
             let speaks = self.speaks().await?;
             Ok(startup::meta(&self.pool, speaks).await?.map(|meta| self.with_report(meta)))
         })
+    }
+}
+
+impl Source for Remote {
+    fn report(&self, to: &mut Report) {
+        let theirs = |path: &str| self.meta.get("sidecar").and_then(|sidecar| sidecar.get(path)?.as_str());
+        let named = |key: &str| self.meta.get(key).and_then(Value::as_str);
+        // A sidecar says `model` of itself, text-embeddings-inference `model_id`; for OpenAI's API we say it.
+        let name = theirs("model").or_else(|| named("model_id")).or_else(|| named("model"));
+        let known = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(&None).copied();
+        to.upstream(UpstreamModel {
+            name: name.map_or_else(|| self.info.name.clone(), str::to_owned),
+            profile: theirs("profile").unwrap_or_default().to_owned(),
+            dimensions: known,
+            dtype: theirs("precision").unwrap_or_default().to_owned(),
+        });
     }
 }
 

@@ -20,6 +20,7 @@ use super::{Remote, RemoteOptions, Speaks, tei};
 use crate::backend::Backend;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::{Source, metrics};
 
 /// Between probes, and for one of them.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -277,7 +278,10 @@ async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
         dimensions = remote.info.dimensions,
         "forwarding"
     );
-    Arc::new(remote)
+    let remote = Arc::new(remote);
+    let source: Arc<dyn Source> = remote.clone();
+    metrics().ask(Arc::downgrade(&source));
+    remote
 }
 
 /// Changes with the URL and with what the upstream says of its model, as far as it does.

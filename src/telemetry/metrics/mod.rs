@@ -87,6 +87,8 @@ pub struct Report {
     pub cache: CacheStats,
     /// Models computed here.
     pub models: Vec<Model>,
+    /// Models that the operator's upstreams compute.
+    pub upstreams: Vec<UpstreamModel>,
 }
 
 /// What waits.
@@ -142,7 +144,27 @@ pub struct Model {
     pub failed_texts: u64,
 }
 
+/// A model at an upstream, as far as it is known.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct UpstreamModel {
+    /// Its name, else the upstream's URL.
+    pub name: String,
+    /// Profile it is served under there; empty where the upstream does not say.
+    pub profile: String,
+    /// Length of its vectors.
+    pub dimensions: Option<usize>,
+    /// Numbers of its weights; empty where the upstream does not say.
+    pub dtype: String,
+}
+
 impl Report {
+    /// Adds a model of an upstream; two sides of a pair may have the same.
+    pub fn upstream(&mut self, model: UpstreamModel) {
+        if !self.upstreams.contains(&model) {
+            self.upstreams.push(model);
+        }
+    }
+
     /// Adds a model; one of the same name and settings is the same model to Prometheus.
     pub fn model(&mut self, model: Model) {
         let same = |known: &&mut Model| {
@@ -227,7 +249,7 @@ impl Metrics {
         self.requests_on(&mut page);
         self.work_on(&mut page, &report);
         cache_on(&mut page, &report.cache);
-        models_on(&mut page, &report.models);
+        models_on(&mut page, &report);
         self.process_on(&mut page);
         page.into_text()
     }
@@ -321,18 +343,19 @@ fn cache_on(page: &mut Page, cache: &CacheStats) {
     page.gauge("t2v_cache_max_bytes", "Bytes the cache may occupy.", cache.max_bytes as f64);
 }
 
-fn models_on(page: &mut Page, models: &[Model]) {
-    page.gauges("t2v_model_info", "1, with a model computed here.");
-    for model in models {
-        let dimensions = model.dimensions.to_string();
-        let labels = [
-            ("model", &*model.name),
-            ("profile", model.profile),
-            ("dimensions", &dimensions),
-            ("device", &*model.device),
-            ("dtype", model.dtype),
-        ];
+fn models_on(page: &mut Page, Report { models, upstreams, .. }: &Report) {
+    page.gauges("t2v_model_info", "1, with a model computed here or at an upstream.");
+    let mut info = |model: &str, profile: &str, dimensions: Option<usize>, device: &str, dtype: &str| {
+        let dimensions = dimensions.map(|dimensions| dimensions.to_string()).unwrap_or_default();
+        let labels =
+            [("model", model), ("profile", profile), ("dimensions", &dimensions), ("device", device), ("dtype", dtype)];
         page.sample(&labels, 1);
+    };
+    for model in models {
+        info(&model.name, model.profile, Some(model.dimensions), &model.device, model.dtype);
+    }
+    for model in upstreams {
+        info(&model.name, &model.profile, model.dimensions, "upstream", &model.dtype);
     }
     let mut counters = |name, help, number: fn(&Model) -> u64| {
         page.counters(name, help);

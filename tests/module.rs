@@ -258,6 +258,11 @@ async fn passages_and_queries_may_have_encoders_of_their_own() {
         let answer: serde_json::Value = answer.json().await.expect("JSON");
         assert_eq!(support::floats(&answer["vector"]) == query, expects_query, "{task}");
     }
+    let meta =
+        reqwest::get(server.url("/meta")).await.expect("an answer").json::<serde_json::Value>().await.expect("JSON");
+    for side in ["passage", "query"] {
+        assert_eq!(meta[side]["sidecar"]["max_body_wait_seconds"], 60.0, "{meta}");
+    }
     let mut vectorizer = VectorizerClient::new(channel(&server).await);
     let options = proto::VectorizeOptions { task: proto::Task::Query as i32, ..Default::default() };
     let request = proto::VectorizeRequest { texts: vec!["hello".into()], options: Some(options) };

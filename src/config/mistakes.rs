@@ -1,7 +1,7 @@
 //! What people mistype, on the command line and in variables: told in a line, by the name they used.
 
 use std::ffi::OsString;
-use std::num::ParseIntError;
+use std::num::{IntErrorKind, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory};
@@ -23,7 +23,7 @@ pub fn command_line() -> ArgMatches {
 }
 
 /// What is wrong with a value, which clap tells by the flag even where a variable has it; `None` where clap's text is as good.
-fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Option<String> {
+fn explained(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
@@ -45,19 +45,23 @@ fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> 
         word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
     };
     let name = match argument.get_env() {
-        Some(variable) if !arguments.map(on_the_command_line).any(|is| is) => variable.to_string_lossy().into_owned(),
+        Some(variable) if !arguments.any(on_the_command_line) => variable.to_string_lossy().into_owned(),
         _ => flag.to_owned(),
     };
     let source = std::error::Error::source(error);
     let remedy = match (error.get(ContextKind::ValidValue), source) {
         (Some(ContextValue::Strings(values)), _) => format!("use {}", values.join(", ")),
         _ if shown.contains("<BOOL>") => "use true or false".to_owned(),
-        (_, Some(source)) if source.is::<ParseIntError>() => "use a whole number, without a unit".to_owned(),
-        (_, Some(source)) => source.to_string(),
+        (_, Some(source)) => match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+            Some(IntErrorKind::PosOverflow) => "use a smaller number".to_owned(),
+            Some(_) => "use a whole number, without a unit".to_owned(),
+            None => source.to_string(),
+        },
         _ => return None,
     };
     Some(match value {
         "" => format!("{name} is empty: {remedy}, or leave it out"),
+        value if remedy.contains(&format!("'{value}'")) => format!("{name}: {remedy}"),
         value => format!("{name} is '{value}': {remedy}"),
     })
 }
@@ -111,7 +115,8 @@ mod tests {
             (&["serve", "--max-wait="], "--max-wait is empty: use a whole number, without a unit, or leave it out"),
             (&["--queries-first", "maybe"], "--queries-first is 'maybe': use true or false"),
             (&["--listen", ":8080"], "--listen is ':8080': use an address and a port, such as 0.0.0.0:8080"),
-            (&["--profile", "x"], "use auto, transformers"),
+            (&["--profile", "x"], "--profile: unknown profile 'x': use auto, transformers"),
+            (&["--max-texts", "99999999999999999999"], "use a smaller number"),
             (&["--log-format", "xml"], "--log-format is 'xml': use text, json"),
             (&["embed", "--task", "search"], "--task is 'search': use passage, query"),
             (&["models/bge"], "give a model as --model models/bge"),

@@ -171,7 +171,8 @@ impl Service {
 
     async fn meta(&self) -> Result<Map<String, Value>> {
         let mut meta = self.backend()?.live_meta().await?.unwrap_or_default();
-        if let Some(Value::Object(sidecar)) = meta.get_mut("sidecar") {
+        let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
+        for sidecar in own_blocks(&mut meta) {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
@@ -179,12 +180,21 @@ impl Service {
             sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
-            let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
         Ok(meta)
     }
+}
+
+/// What this sidecar says of itself in its meta: once, or on each side of a pair.
+fn own_blocks(meta: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let is_whole = meta.contains_key("sidecar");
+    meta.iter_mut().filter_map(move |(name, value)| match name.as_str() {
+        "sidecar" => value.as_object_mut(),
+        "passage" | "query" if !is_whole => value.get_mut("sidecar")?.as_object_mut(),
+        _ => None,
+    })
 }
 
 /// When connections and the server end.

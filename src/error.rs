@@ -165,4 +165,15 @@ mod tests {
         assert_eq!(labels.len(), ErrorKind::ALL.len());
         assert_eq!(ErrorKind::labelled(""), None);
     }
+
+    /// Callers over gRPC learn from the proto file which reasons are worth another try.
+    #[test]
+    fn the_proto_file_names_the_kinds_that_may_succeed_later() {
+        let retryable: Vec<_> = ErrorKind::ALL.iter().map(|kind| kind.meaning()).filter(|row| row.retryable).collect();
+        let names: Vec<_> = retryable.iter().map(|row| format!("\"{}\"", row.label)).collect();
+        let (last, others) = names.split_last().expect("some");
+        let sentence = format!("{} and {last} may succeed later", others.join(", "));
+        let proto = include_str!("../proto/text2vec/v1/text2vec.proto");
+        assert!(proto.contains(&sentence), "not in the proto file: {sentence}");
+    }
 }

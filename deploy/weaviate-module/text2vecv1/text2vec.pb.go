@@ -121,7 +121,7 @@ type Error struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Code    int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"` // google.rpc.Code
 	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// What the code leaves open: "overloaded", "slow_request", "unavailable" and "upstream" may succeed later, all others
+	// What the code leaves open: "slow_request", "overloaded", "unavailable" and "upstream" may succeed later, all others
 	// ("invalid_argument", "too_large", "deadline_exceeded", ...) will not. A call that fails as a whole has it as the metadata
 	// "t2v-reason".
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`

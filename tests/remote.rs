@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -462,6 +463,31 @@ async fn a_sidecar_with_smaller_limits_gets_smaller_batches() {
             Err(error) => assert_eq!((i, error.kind()), (70, ErrorKind::TooLarge), "{error}"),
         }
     }
+    server.stop().await;
+}
+
+/// The length of its vectors is not known then, and no reason to refuse `dimensions`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_was_not_there_at_start_gives_shortened_vectors_later() {
+    let up = Arc::new(AtomicBool::new(false));
+    let is_up = up.clone();
+    let upstream = Upstream::start(move |arrived| match is_up.load(Ordering::Relaxed) {
+        true => container(arrived),
+        false => status(500, "starting"),
+    })
+    .await;
+    let remote = connect(&upstream.url().replace("http", "t2v+http")).await;
+    assert_eq!(remote.info().dimensions, 0);
+    up.store(true, Ordering::Relaxed);
+    let server = TestServer::start(remote).await;
+    let ask = async |dimensions: usize| -> Value {
+        let body = json!({"input": "a text", "dimensions": dimensions}).to_string();
+        let answer = reqwest::Client::new().post(server.url("/v1/embeddings")).body(body).send().await;
+        answer.expect("an answer").json().await.expect("JSON")
+    };
+    let (two, four) = (ask(2).await, ask(4).await);
+    assert_eq!(two["data"][0]["embedding"].as_array().map(Vec::len), Some(2), "{two}");
+    assert!(four["error"]["message"].as_str().expect("a text").contains("have 3"), "{four}");
     server.stop().await;
 }
 

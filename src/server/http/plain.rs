@@ -98,16 +98,23 @@ pub async fn embed(
     dimensions: Option<usize>,
 ) -> Result<Vec<Embedding>> {
     let model = service.backend()?.info().clone();
-    if let Some(wanted) = dimensions.filter(|&wanted| wanted > model.dimensions) {
-        return Err(Error::invalid(format!(
-            "'dimensions' is {wanted}, but the vectors of {} have {}: ask for as many or fewer",
-            model.name, model.dimensions
-        )));
+    let too_many = |wanted: usize, there_are: usize| {
+        Error::invalid(format!(
+            "'dimensions' is {wanted}, but the vectors of {} have {there_are}: ask for as many or fewer",
+            model.name
+        ))
+    };
+    // Of an upstream that did not answer at start the length is not known before there is a vector: 0.
+    if let Some(wanted) = dimensions.filter(|&wanted| wanted > model.dimensions && model.dimensions > 0) {
+        return Err(too_many(wanted, model.dimensions));
     }
     let only_one = requests.len() == 1;
     let results = within_deadline(headers, service.embed(requests)).await?;
     let whole = |(index, result): (usize, Result<Embedding>)| match (result, dimensions) {
-        (Ok(embedding), Some(dimensions)) => Ok(embedding.shortened(dimensions)),
+        (Ok(embedding), Some(wanted)) if wanted > embedding.vector.len() => {
+            Err(too_many(wanted, embedding.vector.len()))
+        }
+        (Ok(embedding), Some(wanted)) => Ok(embedding.shortened(wanted)),
         (Ok(embedding), None) => Ok(embedding),
         (Err(error), _) if only_one => Err(error),
         (Err(error), _) => Err(error.context(format_args!("text {index}"))),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::math::exp;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product, load_columns, store_columns};
+use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -98,6 +98,7 @@ impl Task for AttentionTask<'_> {
                         finish: Finish::Plain,
                         out: scores[first..].as_mut_ptr(),
                         out_stride: padded,
+                        ahead: Ahead::nothing(keys[first * size..].as_ptr()),
                     };
                     product.compute(s, 0..run.len());
                 }
@@ -123,6 +124,7 @@ impl Task for AttentionTask<'_> {
                         finish: Finish::RowScale(shares.as_ptr()),
                         out: out.0.add(run.start * out.1 + head * size + first),
                         out_stride: out.1,
+                        ahead: Ahead::nothing(value.add(first)),
                     };
                     product.compute(s, 0..run.len());
                 }

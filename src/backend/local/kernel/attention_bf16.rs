@@ -7,7 +7,7 @@ use super::attention::{AttentionTask, Heads, add};
 use super::dot::{Dot, DotTask};
 use super::math::rough_power_of_two;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product, load_columns};
+use super::tile::{Ahead, Finish, Product, load_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -104,6 +104,7 @@ impl DotTask for RoundedAttentionTask<'_> {
                         finish: Finish::Plain,
                         out: scores[first..].as_mut_ptr(),
                         out_stride: parts.stride,
+                        ahead: Ahead::nothing(keys[first * parts.row..].as_ptr()),
                     };
                     product.compute_by(dot, 0..run.len());
                 }
@@ -130,6 +131,7 @@ impl DotTask for RoundedAttentionTask<'_> {
                         finish: Finish::RowScale(shares.as_ptr()),
                         out: out.0.add(run.start * out.1 + head * size + first),
                         out_stride: out.1,
+                        ahead: Ahead::nothing(values[first..].as_ptr()),
                     };
                     product.compute_by(dot, 0..run.len());
                 }

@@ -137,6 +137,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_next(self, _: *const f32) {}
 
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Lanes {

@@ -94,6 +94,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, address: *const f32);
+    /// The same, into the second-level cache: for what is needed somewhat later.
+    fn prefetch_next(self, address: *const f32);
 
     /// # Safety
     /// `from` must be readable for `LANES` values.

@@ -774,7 +774,7 @@ mod tests {
             let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-2 };
             // A wider output, so that a store beyond the columns shows.
             let mut out = vec![7f32; rows * (outputs + 5)];
-            for panel in 0..linear.panel_count() {
+            for panel in 0..linear.panels().count {
                 for rows in [3..11, 0..3, 11..rows] {
                     // SAFETY: all three matrices have these rows, and `out` is ours.
                     let task = unsafe {
@@ -786,7 +786,7 @@ mod tests {
                             rows,
                         )
                     };
-                    kernels.run(task.panels(panel..panel + 1));
+                    kernels.run(task.panels(panel..panel + 1, None));
                 }
             }
             for (row, got) in out.chunks(outputs + 5).enumerate() {

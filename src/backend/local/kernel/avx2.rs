@@ -201,7 +201,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
         // SAFETY: eight columns of eight rows, and room for them, by contract.
         unsafe {
             let mut lines = [_mm256_setzero_ps(); 8];
@@ -225,7 +225,7 @@ impl Simd for Avx2 {
                 lines[i + 1] = _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(a), b);
             }
             for (i, line) in lines.into_iter().enumerate() {
-                _mm256_storeu_ps(to.add(i * 8), line);
+                _mm256_storeu_ps(to.add(i * stride), line);
             }
         }
     }

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::math::exp;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product, load_columns, store_columns};
+use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
+/// Most lanes of a vector.
+const MOST_LANES: usize = 16;
 
 /// The rows of one sequence, as the projection leaves them: queries (already scaled), keys and values of all heads.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +84,7 @@ impl Task for AttentionTask<'_> {
         // for `TILE_ROWS` rows of `padded` values.
         unsafe {
             let query = projected.add(head * size);
-            transpose(query.add(width), stride, size, tokens, panel, keys);
+            transpose(s, (query.add(width), stride, size), tokens, keys);
             let value = query.add(2 * width);
             for run in even_runs(queries, S::TILE_ROWS) {
                 for first in (0..tokens).step_by(panel) {
@@ -98,6 +100,7 @@ impl Task for AttentionTask<'_> {
                         finish: Finish::Plain,
                         out: scores[first..].as_mut_ptr(),
                         out_stride: padded,
+                        ahead: Ahead::nothing(keys[first * size..].as_ptr()),
                     };
                     product.compute(s, 0..run.len());
                 }
@@ -123,6 +126,7 @@ impl Task for AttentionTask<'_> {
                         finish: Finish::RowScale(shares.as_ptr()),
                         out: out.0.add(run.start * out.1 + head * size + first),
                         out_stride: out.1,
+                        ahead: Ahead::nothing(value.add(first)),
                     };
                     product.compute(s, 0..run.len());
                 }
@@ -131,25 +135,42 @@ impl Task for AttentionTask<'_> {
     }
 }
 
-/// Lays keys out in panels, `[size][panel]`, zeros after the last: the right factor of the scores.
+/// Lays keys out in panels, `[size][panel]`: the right factor of the scores. Beside the last key it stands again, or there
+/// is anything: those columns are not stored.
 ///
 /// # Safety
-/// `keys` must be readable for `tokens` rows of `size` values.
+/// `keys` (with the distance of rows and the head's size) must be readable for `tokens` rows. `out` has room for whole
+/// panels.
 #[inline(always)]
-unsafe fn transpose(keys: *const f32, stride: usize, size: usize, tokens: usize, panel: usize, out: &mut [f32]) {
-    for (p, out) in out.chunks_exact_mut(panel * size).enumerate() {
-        for column in 0..panel {
-            let token = p * panel + column;
-            let slots = out[column..].iter_mut().step_by(panel);
-            if token < tokens {
-                // SAFETY: the token exists.
-                let key = unsafe { std::slice::from_raw_parts(keys.add(token * stride), size) };
-                slots.zip(key).for_each(|(slot, &value)| *slot = value);
-            } else {
-                slots.for_each(|slot| *slot = 0.0);
+unsafe fn transpose<S: Simd>(s: S, (keys, stride, size): (*const f32, usize, usize), tokens: usize, out: &mut [f32]) {
+    let panel = S::LANES * PANEL_VECTORS;
+    let whole = size / S::LANES * S::LANES;
+    for first in (0..tokens).step_by(S::LANES) {
+        let out = &mut out[first / panel * panel * size..][..panel * size];
+        // SAFETY: the tokens exist, their keys have `size` columns, and the panel has `size` rows.
+        unsafe {
+            let rows = rows_from::<S>(first, tokens, |token| keys.add(token * stride));
+            let out = out.as_mut_ptr().add(first % panel);
+            for at in (0..whole).step_by(S::LANES) {
+                s.transpose(&rows, at, out.add(at * panel), panel);
+            }
+            for at in whole..size {
+                for (i, row) in rows.iter().take(S::LANES).enumerate() {
+                    out.add(at * panel + i).write(row.add(at).read());
+                }
             }
         }
     }
+}
+
+/// The rows of as many tokens as a vector has lanes, the last one again where there are no more.
+#[inline(always)]
+pub(super) fn rows_from<S: Simd>(
+    first: usize,
+    tokens: usize,
+    row: impl Fn(usize) -> *const f32,
+) -> [*const f32; MOST_LANES] {
+    std::array::from_fn(|i| row((first + i.min(S::LANES - 1)).min(tokens - 1)))
 }
 
 /// Adds a row of biases, times a factor, to a row of scores of the same length.

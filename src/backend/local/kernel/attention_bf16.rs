@@ -3,11 +3,11 @@
 //! A word is a pair of numbers that are multiplied and added at once. Which two does not matter as long as both factors
 //! pair the same: here those a vector apart, so that a pair of vectors becomes a vector of pairs without moving lanes.
 
-use super::attention::{AttentionTask, Heads, add};
+use super::attention::{AttentionTask, Heads, add, rows_from};
 use super::dot::{Dot, DotTask};
 use super::math::rough_power_of_two;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product, load_columns};
+use super::tile::{Ahead, Finish, Product, load_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -48,7 +48,10 @@ impl Parts {
 /// Values of scratch memory that a sequence of that many tokens needs.
 pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> usize {
     let parts = Parts::new(kernels.panel_width(), tokens, head_size);
-    parts.keys() + parts.values() + kernels.tile_rows() * (parts.row + parts.stride)
+    parts.keys()
+        + parts.values()
+        + kernels.tile_rows().max(kernels.panel_width() / PANEL_VECTORS) * parts.row
+        + kernels.tile_rows() * parts.stride
 }
 
 /// As [`AttentionTask`], with products of bf16. Its scratch memory must be as long as this module's [`scratch_len`].
@@ -75,7 +78,7 @@ impl DotTask for RoundedAttentionTask<'_> {
         let parts = Parts::new(panel, tokens, size);
         let (keys, scratch) = scratch.split_at_mut(parts.keys());
         let (values, scratch) = scratch.split_at_mut(parts.values());
-        let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS * parts.row);
+        let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS.max(D::Simd::LANES) * parts.row);
         let scores = &mut scratch[..D::TILE_ROWS * parts.stride];
         let width = heads * size;
         // Pairs of values that are not both beyond the last.
@@ -104,6 +107,7 @@ impl DotTask for RoundedAttentionTask<'_> {
                         finish: Finish::Plain,
                         out: scores[first..].as_mut_ptr(),
                         out_stride: parts.stride,
+                        ahead: Ahead::nothing(keys[first * parts.row..].as_ptr()),
                     };
                     product.compute_by(dot, 0..run.len());
                 }
@@ -130,6 +134,7 @@ impl DotTask for RoundedAttentionTask<'_> {
                         finish: Finish::RowScale(shares.as_ptr()),
                         out: out.0.add(run.start * out.1 + head * size + first),
                         out_stride: out.1,
+                        ahead: Ahead::nothing(values[first..].as_ptr()),
                     };
                     product.compute_by(dot, 0..run.len());
                 }
@@ -156,11 +161,12 @@ unsafe fn round<S: Simd>(s: S, from: *const f32, size: usize, factor: f32, out: 
     }
 }
 
-/// Lays rounded keys out in panels, `[words of a key][panel]`: the right factor of the scores. What follows the last key
-/// is left as it is: those columns are not stored.
+/// Lays rounded keys out in panels, `[words of a key][panel]`: the right factor of the scores. Beside the last key it
+/// stands again, or there is anything: those columns are not stored.
 ///
 /// # Safety
-/// `keys` (with the distance of rows and the head's size) must be readable for `tokens` rows. `rounded` has room for one.
+/// `keys` (with the distance of rows and the head's size) must be readable for `tokens` rows. `rounded` has room for as
+/// many as a vector has lanes.
 #[inline(always)]
 unsafe fn round_keys<S: Simd>(
     s: S,
@@ -171,13 +177,19 @@ unsafe fn round_keys<S: Simd>(
 ) {
     let panel = S::LANES * PANEL_VECTORS;
     let words = size.next_multiple_of(panel) / 2;
-    let rounded = &mut rounded[..words];
-    for token in 0..tokens {
-        // SAFETY: the token exists.
-        unsafe { round(s, keys.add(token * stride), size, 1.0, rounded) };
-        let out = &mut out[token / panel * panel * words..][..panel * words];
-        for (slot, &word) in out[token % panel..].iter_mut().step_by(panel).zip(&*rounded) {
-            *slot = word;
+    for first in (0..tokens).step_by(S::LANES) {
+        let out = &mut out[first / panel * panel * words..][..panel * words];
+        // SAFETY: the tokens exist; a rounded row is whole vectors, and the panel has as many rows as it has words.
+        unsafe {
+            let rows = rows_from::<S>(first, tokens, |token| keys.add(token * stride));
+            for (row, rounded) in rows.into_iter().zip(rounded[..S::LANES * words].chunks_exact_mut(words)) {
+                round(s, row, size, 1.0, rounded);
+            }
+            let rows = rows_from::<S>(0, S::LANES, |i| rounded.as_ptr().add(i * words));
+            let out = out.as_mut_ptr().add(first % panel);
+            for at in (0..words).step_by(S::LANES) {
+                s.transpose(&rows, at, out.add(at * panel), panel);
+            }
         }
     }
 }

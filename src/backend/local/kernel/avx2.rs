@@ -157,6 +157,11 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    fn prefetch_next(self, address: *const f32) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m256 {
         // SAFETY: readable for eight values by contract.
         unsafe { _mm256_loadu_ps(from) }
@@ -196,7 +201,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
         // SAFETY: eight columns of eight rows, and room for them, by contract.
         unsafe {
             let mut lines = [_mm256_setzero_ps(); 8];
@@ -220,7 +225,7 @@ impl Simd for Avx2 {
                 lines[i + 1] = _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(a), b);
             }
             for (i, line) in lines.into_iter().enumerate() {
-                _mm256_storeu_ps(to.add(i * 8), line);
+                _mm256_storeu_ps(to.add(i * stride), line);
             }
         }
     }

@@ -203,6 +203,11 @@ impl Simd for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[inline(always)]
+    fn prefetch_next(self, address: *const f32) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
         // SAFETY: readable for 16 values by contract.
         unsafe { _mm512_loadu_ps(from) }
@@ -238,7 +243,7 @@ impl Simd for Avx512 {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(a))) }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
         // SAFETY: 16 columns of 16 rows, and room for them, by contract.
         unsafe {
             let mut lines = [_mm512_setzero_ps(); 16];
@@ -251,7 +256,7 @@ impl Simd for Avx512 {
             exchange::<2>(&mut lines);
             exchange::<1>(&mut lines);
             for (i, line) in lines.into_iter().enumerate() {
-                _mm512_storeu_ps(to.add(i * 16), line);
+                _mm512_storeu_ps(to.add(i * stride), line);
             }
         }
     }

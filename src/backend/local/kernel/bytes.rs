@@ -6,7 +6,7 @@ use super::linear::MOST_BYTES;
 use super::memory::AlignedBuffer;
 use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Finish, Product};
+use super::tile::{Ahead, Finish, Product};
 use crate::error::{Error, Result};
 
 /// Rows that are worked on together: their bytes and a panel stay in the second-level cache.
@@ -132,6 +132,7 @@ impl Task for BytesTask<'_> {
                         finish: Finish::Plain,
                         out: self.out.as_mut_ptr().add(first).cast(),
                         out_stride: outputs,
+                        ahead: Ahead::nothing(right.as_ptr()),
                     };
                     product.compute_in(s, Precision::Int8, rows.clone());
                 }

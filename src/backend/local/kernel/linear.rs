@@ -9,7 +9,7 @@ use super::memory::AlignedBuffer;
 use super::operand::{self, OperandTask, depth_words, group_inputs, scale_at};
 use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
+use super::tile::{Ahead, DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
 use crate::error::{Error, Result};
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
@@ -72,11 +72,34 @@ pub(super) struct Linear {
     inputs: usize,
     precision: Precision,
     panel_width: usize,
-    panels: Range<usize>,
+    panels: Panels,
     bias: Range<usize>,
+    /// What is multiplied after this layer.
+    next: Option<Panels>,
     /// Of bytes: the factor of each output, and for every group of inputs the sum of each output's bytes.
     factors: Range<usize>,
     sums: Range<usize>,
+}
+
+/// Where a layer's panels lie in the arena.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Panels {
+    start: usize,
+    /// Words of each.
+    words: usize,
+    pub count: usize,
+}
+
+impl Panels {
+    /// Where a panel begins.
+    pub(super) fn at(self, panel: usize) -> usize {
+        self.start + panel * self.words
+    }
+
+    /// All of them.
+    fn range(self) -> Range<usize> {
+        self.start..self.at(self.count)
+    }
 }
 
 /// Two values as f16 in a word; an error if they are too large for that.
@@ -127,8 +150,8 @@ impl Linear {
         let panel_width = kernels.panel_width();
         let padded = outputs.next_multiple_of(panel_width);
         let words = panel_words(precision, panel_width, inputs);
-        let (at, panels) = arena.take(padded / panel_width * words)?;
-        let panels_range = at..at + panels.len();
+        let count = padded / panel_width;
+        let (start, panels) = arena.take(count * words)?;
         let mut factors = vec![0f32; padded];
         let mut sums = vec![0f32; operand::groups(inputs) * padded];
         let rows =
@@ -177,8 +200,9 @@ impl Linear {
             inputs,
             precision,
             panel_width,
-            panels: panels_range,
+            panels: Panels { start, words, count },
             bias: at..at + padded,
+            next: None,
             factors: 0..0,
             sums: 0..0,
         };
@@ -194,9 +218,19 @@ impl Linear {
         self.inputs
     }
 
-    /// Number of column panels.
-    pub(super) fn panel_count(&self) -> usize {
-        self.outputs.div_ceil(self.panel_width)
+    /// Its weights.
+    pub(super) fn panels(&self) -> Panels {
+        self.panels
+    }
+
+    /// The weights of the layer that follows it.
+    pub(super) fn next(&self) -> Option<Panels> {
+        self.next
+    }
+
+    /// Tells it which layer follows.
+    pub(super) fn set_next(&mut self, next: &Linear) {
+        self.next = Some(next.panels);
     }
 }
 
@@ -278,6 +312,8 @@ pub(super) struct LinearTask<'a> {
     epilogue: Epilogue,
     rows: Range<usize>,
     columns: Range<usize>,
+    /// Where in the arena the weights are that come after these.
+    then: Option<usize>,
 }
 
 impl<'a> LinearTask<'a> {
@@ -304,14 +340,15 @@ impl<'a> LinearTask<'a> {
             out_stride,
             epilogue,
             rows,
-            columns: 0..linear.panel_count(),
+            columns: 0..linear.panels.count,
+            then: linear.next.map(|next| next.at(0)),
         }
     }
 
-    /// Only these panels.
-    pub(super) fn panels(self, panels: Range<usize>) -> Self {
-        assert!(panels.end <= self.linear.panel_count());
-        LinearTask { columns: panels, ..self }
+    /// Only these panels; after them come the weights at that place of the arena.
+    pub(super) fn panels(self, panels: Range<usize>, then: Option<usize>) -> Self {
+        assert!(panels.end <= self.linear.panels.count);
+        LinearTask { columns: panels, then, ..self }
     }
 }
 
@@ -324,9 +361,9 @@ impl Task for LinearTask<'_> {
         assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
         let precision = self.linear.precision;
         let depth = depth_words(precision, self.linear.inputs);
-        let words = panel_words(precision, width, self.linear.inputs);
+        let words = self.linear.panels.words;
         let values = self.arena.values();
-        let (panels, bias) = (&values[self.linear.panels.clone()], &values[self.linear.bias.clone()]);
+        let (panels, bias) = (&values[self.linear.panels.range()], &values[self.linear.bias.clone()]);
         let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
         let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
@@ -338,6 +375,16 @@ impl Task for LinearTask<'_> {
                 for panel in self.columns.clone() {
                     let first = panel * width;
                     let right = &panels[panel * words..][..words];
+                    let place = |panel, start| self.linear.panels.at(panel) + start * (words / depth);
+                    let next = if panel + 1 < self.columns.end {
+                        Some(place(panel + 1, start))
+                    } else if !is_last {
+                        Some(place(self.columns.start, start + block))
+                    } else if rows.end < self.rows.end {
+                        Some(place(self.columns.start, 0))
+                    } else {
+                        self.then
+                    };
                     let bias = bias[first..][..width].as_ptr();
                     let scales = match precision {
                         Precision::Int8 => Some(Scales {
@@ -370,6 +417,8 @@ impl Task for LinearTask<'_> {
                             },
                             out: self.out.add(first),
                             out_stride: self.out_stride,
+                            ahead: next
+                                .map_or(Ahead::nothing(bias), |next| Ahead::panel(values.as_ptr().wrapping_add(next))),
                         };
                         product.compute_in(s, precision, rows.clone());
                         if !is_last {
@@ -725,7 +774,7 @@ mod tests {
             let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-2 };
             // A wider output, so that a store beyond the columns shows.
             let mut out = vec![7f32; rows * (outputs + 5)];
-            for panel in 0..linear.panel_count() {
+            for panel in 0..linear.panels().count {
                 for rows in [3..11, 0..3, 11..rows] {
                     // SAFETY: all three matrices have these rows, and `out` is ours.
                     let task = unsafe {
@@ -737,7 +786,7 @@ mod tests {
                             rows,
                         )
                     };
-                    kernels.run(task.panels(panel..panel + 1));
+                    kernels.run(task.panels(panel..panel + 1, None));
                 }
             }
             for (row, got) in out.chunks(outputs + 5).enumerate() {

@@ -137,6 +137,8 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
+    fn prefetch_next(self, _: *const f32) {}
 
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> Lanes {
@@ -182,11 +184,11 @@ impl Simd for Portable {
         unsafe { to.cast::<[u8; 4]>().write(bytes) }
     }
     #[inline(always)]
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32) {
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
         for (i, row) in rows.iter().enumerate().take(4) {
             for j in 0..4 {
                 // SAFETY: four columns of four rows by contract.
-                unsafe { to.add(j * 4 + i).write(row.add(at + j).read()) }
+                unsafe { to.add(j * stride + i).write(row.add(at + j).read()) }
             }
         }
     }

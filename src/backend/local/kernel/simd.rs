@@ -94,6 +94,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
 
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, address: *const f32);
+    /// The same, into the second-level cache: for what is needed somewhat later.
+    fn prefetch_next(self, address: *const f32);
 
     /// # Safety
     /// `from` must be readable for `LANES` values.
@@ -123,11 +125,12 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be writable for `LANES` bytes.
     unsafe fn store_bytes(self, to: *mut u8, a: Self::Vector);
-    /// Turns a square around: `LANES` values of each of `LANES` rows, from column `at` on, are stored column after column.
+    /// Turns a square around: `LANES` values of each of `LANES` rows, from column `at` on, are stored column after column,
+    /// `stride` apart.
     ///
     /// # Safety
-    /// There are `LANES` rows, readable for `at + LANES` values each; `to` must be writable for `LANES²` values.
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32);
+    /// There are `LANES` rows, readable for `at + LANES` values each; `to` must be writable for as many columns.
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize);
     /// Stores the lanes of four vectors as bytes: each the nearest integer, ties to even, plus `offset`, held to 0..=255.
     /// NaN becomes 0; other lanes beyond ±2²² become anything. `offset` is 0..=255. Returns words that add up to the sum of
     /// the bytes.
@@ -480,7 +483,7 @@ mod tests {
             let rows: Vec<*const f32> = self.0.iter().map(|row| row.as_ptr()).take(S::LANES).collect();
             let mut columns = vec![0f32; S::LANES * S::LANES];
             // SAFETY: the rows are longer than two values and a vector, and there is room for the square.
-            unsafe { s.transpose(&rows, 2, columns.as_mut_ptr()) };
+            unsafe { s.transpose(&rows, 2, columns.as_mut_ptr(), S::LANES) };
             columns
         }
     }

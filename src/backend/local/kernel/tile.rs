@@ -54,6 +54,39 @@ pub(super) struct Product {
     pub out: *mut f32,
     /// Distance of its rows.
     pub out_stride: usize,
+    /// What to bring nearer meanwhile.
+    pub ahead: Ahead,
+}
+
+/// What is multiplied next, and comes from main memory: asked for bit by bit while a product computes, it is in the
+/// second-level cache when it is needed, and cores do not wait for memory first and leave it idle then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    /// Any address.
+    from: *const f32,
+    /// Words to go on by with every word of the depth.
+    step: usize,
+}
+
+impl Ahead {
+    /// As many words from there as the product's right factor has, or a few more.
+    pub(super) fn panel(from: *const f32) -> Ahead {
+        Ahead { from, step: usize::MAX }
+    }
+
+    /// Nothing; the address is some that is in use anyway.
+    pub(super) fn nothing(used: *const f32) -> Ahead {
+        Ahead { from: used, step: 0 }
+    }
+
+    /// The share of one of several tiles that go through the same depth, a right factor with such rows.
+    fn share(self, tile: usize, tiles: usize, depth: usize, right_stride: usize) -> Ahead {
+        if self.step == 0 {
+            return self;
+        }
+        let step = right_stride.div_ceil(tiles);
+        Ahead { from: self.from.wrapping_add(tile * step * depth), step }
+    }
 }
 
 /// Words of a row of bytes, of so many in all, that have a scale of their own: one large value spoils the resolution of
@@ -158,10 +191,13 @@ impl DotTask for Rows {
 
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
-        for run in even_runs(self.1, D::TILE_ROWS) {
+        let Product { depth, right_stride, ahead, .. } = self.0;
+        let tiles = self.1.len().div_ceil(D::TILE_ROWS);
+        for (tile, run) in even_runs(self.1, D::TILE_ROWS).enumerate() {
             let count = run.len();
             // SAFETY: the caller's promise covers these rows.
             let product = unsafe { self.0.skip_rows(run.start) };
+            let product = Product { ahead: ahead.share(tile, tiles, depth, right_stride), ..product };
             if product.columns <= D::Simd::LANES {
                 product.tile_of::<D, 1>(dot, count);
             } else {
@@ -265,13 +301,12 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
     /// The part must lie within the depth.
     #[inline(always)]
     unsafe fn sums_over<D: Dot>(&self, dot: D, part: Range<usize>) -> [[D::Sums; VECTORS]; ROWS] {
-        /// How far ahead of the arithmetic packed weights are asked for: 8 KiB, as they may come from main memory.
-        const AHEAD: usize = 2048;
         /// Words of a cache line.
         const LINE: usize = 16;
         let s = dot.simd();
-        let Product { left, left_stride, right, right_stride, .. } = self.0;
+        let Product { left, left_stride, right, right_stride, ahead, .. } = self.0;
         let mut sums = [[dot.zero(); VECTORS]; ROWS];
+        let mut next = ahead.from.wrapping_add(part.start * ahead.step);
         let mut right_row = right.wrapping_add(part.start * right_stride);
         for k in part {
             // SAFETY: `right` is readable for the depth's rows of whole vectors.
@@ -279,10 +314,11 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
             for (v, weight) in weights.iter_mut().enumerate() {
                 // SAFETY: as above.
                 *weight = unsafe { dot.right(right_row.add(v * D::RIGHT_WORDS)) };
-                if v * D::RIGHT_WORDS % LINE == 0 {
-                    s.prefetch(right_row.wrapping_add(AHEAD + v * D::RIGHT_WORDS));
-                }
             }
+            for line in (0..VECTORS * D::RIGHT_WORDS).step_by(LINE) {
+                s.prefetch_next(next.wrapping_add(line));
+            }
+            next = next.wrapping_add(ahead.step);
             for (row, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: `left` is readable for `ROWS` rows of the depth's words.
                 let x = unsafe { dot.left(left.add(row * left_stride + k)) };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::attention::{self, AttentionTask, Heads};
 use super::attention_bf16::{self, RoundedAttentionTask};
-use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask};
+use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask, Panels};
 use super::math::Activation;
 use super::memory::AlignedBuffer;
 use super::norm::{LayerNormTask, RmsNormTask};
@@ -152,6 +152,14 @@ struct PackedBlock {
     output_norm: PackedNorm,
 }
 
+impl PackedBlock {
+    /// Its products in the order of computing.
+    fn products(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let PackedBlock { projection, attention_output, gate, up, down, .. } = self;
+        [Some(projection), Some(attention_output), gate.as_mut(), Some(up), Some(down)].into_iter().flatten()
+    }
+}
+
 /// Where a norm's gamma and beta lie in the arena.
 struct PackedNorm {
     gamma: Range<usize>,
@@ -241,6 +249,11 @@ impl Transformer {
             let attention_norm = pack_norm(&mut arena, &parameters.attention_norm, shape)?;
             let output_norm = pack_norm(&mut arena, &parameters.output_norm, shape)?;
             blocks.push(PackedBlock { projection, attention_output, attention_norm, up, gate, down, output_norm });
+        }
+        let mut products: Vec<_> = blocks.iter_mut().flat_map(PackedBlock::products).collect();
+        for at in 1..products.len() {
+            let (before, after) = products.split_at_mut(at);
+            before[at - 1].set_next(after[0]);
         }
         Ok(Transformer { kernels, precision, shape, arena, tables, embedding_norm, position_bias, final_norm, blocks })
     }
@@ -759,15 +772,25 @@ impl Pass {
         (input, out): (Matrix, Matrix),
         epilogue: Epilogue,
     ) {
-        let panels = linear.panel_count();
-        let pieces = pieces(panels, self.threads);
+        let panels = linear.panels();
+        let pieces = pieces(panels.count, self.threads);
+        let start_of = |panels: Panels, item: usize, pieces: usize| panels.count * item / pieces;
         member.phase(pieces, |item| {
-            let piece = panels * item / pieces..panels * (item + 1) / pieces;
+            let piece = start_of(panels, item, pieces)..start_of(panels, item + 1, pieces);
+            // When all are equally fast, each member's next piece is as many on as there are members.
+            let then = match (item + self.threads, linear.next()) {
+                (coming, _) if coming < pieces => Some(panels.at(start_of(panels, coming, pieces))),
+                (coming, Some(next)) => {
+                    let next_pieces = self::pieces(next.count, self.threads);
+                    Some(next.at(start_of(next, coming - pieces, next_pieces)))
+                }
+                (_, None) => None,
+            };
             let layer = (linear, &self.model.arena);
             // SAFETY: the matrices have `tokens` rows, as wide as the layer; the piece's columns of `out` are given to
             // this member, and the input was written in an earlier phase.
             let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens) };
-            self.model.kernels.run(task.panels(piece));
+            self.model.kernels.run(task.panels(piece, then));
         });
     }
 

@@ -236,7 +236,7 @@ pub(super) unsafe fn moments<S: Simd>(s: S, rows: &[*const f32], width: usize) -
     // SAFETY: whole vectors of each row up to `whole`; the square has room for as many columns.
     unsafe {
         for at in (0..whole).step_by(S::LANES) {
-            s.transpose(rows, at, columns.0.as_mut_ptr());
+            s.transpose(rows, at, columns.0.as_mut_ptr(), S::LANES);
             for column in columns.0[..S::LANES * S::LANES].chunks_exact(S::LANES) {
                 let values = s.load(column.as_ptr());
                 sums = s.add(sums, values);

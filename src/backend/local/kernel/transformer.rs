@@ -28,18 +28,19 @@ use super::team::{Member, Team};
 use crate::error::{Error, Result};
 
 /// Below this many rows per thread products are shared out by columns: so few that a core waits for weights more than it
-/// computes. all-MiniLM-L6-v2 on two cores of an AMD EPYC (Zen 4), ms by rows / by columns:
+/// computes. all-MiniLM-L6-v2 on two cores of an AMD EPYC (Zen 4), ms by rows / by columns, the least of 25 rounds:
 ///
 /// | tokens | f32 | f16 | bf16 | int8 |
 /// |---|---|---|---|---|
-/// | 8 | 1.66 / 1.12 | 1.11 / 1.06 | 0.56 / 0.59 | 0.28 / 0.35 |
-/// | 16 | 1.96 / 2.09 | 1.91 / 2.04 | 0.96 / 1.02 | 0.51 / 0.59 |
-/// | 32 | 3.67 / 3.73 | 3.69 / 3.87 | 1.77 / 1.94 | 0.98 / 1.11 |
-/// | 64 | 6.97 / 7.57 | 7.31 / 7.93 | 3.78 / 4.66 | 2.31 / 3.36 |
+/// | 6 | 1.39 / 0.89 | 0.86 / 0.76 | 0.41 / 0.38 | 0.25 / 0.24 |
+/// | 8 | 1.43 / 0.94 | 1.12 / 1.18 | 0.45 / 0.48 | 0.29 / 0.32 |
+/// | 12 | 1.43 / 1.28 | 1.43 / 1.39 | 0.65 / 0.70 | 0.38 / 0.43 |
+/// | 16 | 1.64 / 1.65 | 1.79 / 1.81 | 0.85 / 0.87 | 0.49 / 0.52 |
+/// | 32 | 3.18 / 3.29 | 3.65 / 3.62 | 1.87 / 1.92 | 0.95 / 1.02 |
 const fn few_rows(precision: Precision) -> usize {
     match precision {
-        Precision::F32 => 6,
-        Precision::F16 => 5,
+        Precision::F32 => 7,
+        Precision::F16 => 4,
         Precision::Bf16 | Precision::Int8 => 3,
     }
 }

@@ -22,7 +22,11 @@ pub fn open(numbers: &[usize]) -> Result<Vec<Card>> {
         };
         // A stream of its own: a model is loaded by another thread than the one that uses it.
         let device = candle_core::Device::new_cuda_with_stream(number).map_err(unusable)?;
-        driver::of_one_stream(device.as_cuda_device().map_err(unusable)?);
+        let opened = device.as_cuda_device().map_err(unusable)?;
+        driver::of_one_stream(opened);
+        if let Err(error) = driver::keep_memory(opened) {
+            tracing::warn!("cuda:{number} ({name}) takes its memory anew for each batch, which is slower: {error}");
+        }
         Ok(Card { number, name, device })
     };
     numbers.iter().zip(names).map(card).collect()

@@ -19,13 +19,17 @@ pub struct Bucket {
     pub longest: usize,
 }
 
-/// Cuts lengths, shortest first and none 0, into buckets.
-pub fn buckets(lengths: &[usize]) -> Vec<Bucket> {
+/// Cuts lengths, shortest first and none 0, into buckets. All sequences of one have at most `pairs` pairs of tokens together,
+/// unless a single one has more.
+pub fn buckets(lengths: &[usize], pairs: usize) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::new();
     let (mut shortest, mut row) = (0, 0);
     for (place, &length) in lengths.iter().enumerate() {
         match buckets.last_mut() {
-            Some(bucket) if length <= shortest + shortest / 4 + SLACK => {
+            Some(bucket)
+                if length <= shortest + shortest / 4 + SLACK
+                    && (bucket.sequences.len() + 1).saturating_mul(length.saturating_mul(length)) <= pairs =>
+            {
                 bucket.sequences.end = place + 1;
                 bucket.rows.end = row + length;
                 bucket.longest = length;
@@ -58,16 +62,21 @@ impl Bucket {
         rows
     }
 
-    /// The row of the padded tensor for each of the bucket's packed rows: what undoes [`Bucket::padded`].
-    pub fn real(&self, lengths: &[usize]) -> Vec<u32> {
+    /// Where the bucket's packed rows are in a tensor `[sequences, heads, longest]`, for the first head: with one head, what
+    /// undoes [`Bucket::padded`].
+    pub fn real(&self, lengths: &[usize], heads: usize) -> Vec<u32> {
         let lengths = lengths[self.sequences.clone()].iter().enumerate();
-        lengths.flat_map(|(place, &length)| (0..length).map(move |at| (place * self.longest + at) as u32)).collect()
+        lengths
+            .flat_map(|(place, &length)| (0..length).map(move |at| (place * heads * self.longest + at) as u32))
+            .collect()
     }
 
-    /// One number for each row of the padded tensor: `real` or `padding`.
-    pub fn marks(&self, lengths: &[usize], real: f32, padding: f32) -> Vec<f32> {
-        let lengths = lengths[self.sequences.clone()].iter();
-        lengths.flat_map(|&length| (0..self.longest).map(move |at| if at < length { real } else { padding })).collect()
+    /// One number for each row of the padded tensor: `real`, given the sequence's length, or `padding`.
+    pub fn marks(&self, lengths: &[usize], real: impl Fn(usize) -> f32, padding: f32) -> Vec<f32> {
+        let real = |&length: &usize| (length, real(length));
+        let lengths = lengths[self.sequences.clone()].iter().map(real);
+        let mark = |(length, real)| (0..self.longest).map(move |at| if at < length { real } else { padding });
+        lengths.flat_map(mark).collect()
     }
 }
 
@@ -78,7 +87,7 @@ mod tests {
     #[test]
     fn every_sequence_is_in_one_bucket_and_padding_stays_small() {
         let lengths: Vec<usize> = (1..=512).collect();
-        let cut = buckets(&lengths);
+        let cut = buckets(&lengths, usize::MAX);
         assert!(cut.len() <= 10, "{} buckets", cut.len());
         let (mut sequence, mut row) = (0, 0);
         for bucket in &cut {
@@ -90,21 +99,38 @@ mod tests {
             (sequence, row) = (bucket.sequences.end, bucket.rows.end);
         }
         assert_eq!((sequence, row), (512, lengths.iter().sum()));
-        assert!(buckets(&[]).is_empty());
+        assert!(buckets(&[], 1).is_empty());
     }
 
     #[test]
     fn padded_rows_lead_back_to_the_real_ones() {
         let lengths = [2, 3, 3, 90];
-        let cut = buckets(&lengths);
+        let cut = buckets(&lengths, usize::MAX);
         assert_eq!(cut.len(), 2);
         let bucket = &cut[0];
         assert_eq!(bucket.padded(&lengths), [0, 1, 0, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(bucket.real(&lengths), [0, 1, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(bucket.marks(&lengths, 1.0, 0.0), [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(bucket.real(&lengths, 1), [0, 1, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(bucket.real(&lengths, 2), [0, 1, 6, 7, 8, 12, 13, 14]);
+        let marks = bucket.marks(&lengths, |length| length as f32, 0.0);
+        assert_eq!(marks, [2.0, 2.0, 0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]);
         let padded = bucket.padded(&lengths);
-        let back: Vec<u32> = bucket.real(&lengths).iter().map(|&at| padded[at as usize]).collect();
+        let back: Vec<u32> = bucket.real(&lengths, 1).iter().map(|&at| padded[at as usize]).collect();
         assert_eq!(back, (0..8).collect::<Vec<_>>());
         assert!(!bucket.is_even(&lengths) && cut[1].is_even(&lengths));
+    }
+
+    #[test]
+    fn the_pairs_of_a_bucket_are_bounded() {
+        let cut = |lengths: &[usize], pairs| -> Vec<usize> {
+            buckets(lengths, pairs).iter().map(|bucket| bucket.sequences.len()).collect()
+        };
+        assert_eq!(cut(&[10; 7], usize::MAX), [7]);
+        assert_eq!(cut(&[10; 7], 300), [3, 3, 1]);
+        // The longest decides, as all are padded to it.
+        assert_eq!(cut(&[10, 10, 20], 800), [2, 1]);
+        assert_eq!(cut(&[10, 10, 20], 1200), [3]);
+        // A sequence cannot be cut.
+        assert_eq!(cut(&[10, 10], 1), [1, 1]);
+        assert_eq!(cut(&[usize::MAX / 2, usize::MAX / 2], usize::MAX - 1), [1, 1]);
     }
 }

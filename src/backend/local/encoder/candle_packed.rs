@@ -19,6 +19,12 @@ use crate::model::modules::PoolingMode;
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
 const LONGEST_TRIED: usize = 512;
 
+/// Scores of a bucket. More of them would fill a device, and gain nothing.
+const MOST_SCORES: usize = 1 << 28;
+
+/// Elements of a tensor. Candle's kernels count some in 32 bits, and would go astray without a word.
+const MOST_ELEMENTS: usize = i32::MAX as usize;
+
 /// An encoder on a Candle device.
 pub struct CandlePackedEncoder {
     architecture: Architecture,
@@ -58,21 +64,15 @@ struct DeviceBlock {
 /// What attention needs to know of a bucket, on the device.
 struct DeviceBucket {
     shape: Bucket,
-    /// Where sequences differ in length.
-    padding: Option<Padding>,
+    /// For each row of `[query, key and value, sequences, heads, longest]` the row of what
+    /// [`DeviceBlock::attention_input`] makes, taken as `[tokens, query, key and value, heads]`: rows of a head's size.
+    by_head: Tensor,
+    /// The way back: for each row of `[tokens, heads]` the row of `[sequences, heads, longest]`.
+    by_token: Tensor,
+    /// Added to the scores of keys where sequences differ in length: 0, or -∞ for padding. `[sequences, 1, 1, longest]`
+    mask: Option<Tensor>,
     /// Added to scores by relative position: `[1, heads, longest, longest]`.
     bias: Option<Tensor>,
-}
-
-struct Padding {
-    /// See [`Bucket::padded`].
-    padded: Tensor,
-    /// See [`Bucket::real`].
-    real: Tensor,
-    /// Added to the scores of keys: 0, or -∞ for padding. `[sequences, 1, 1, longest]`
-    mask: Tensor,
-    /// 1 and 0: `[sequences, longest, 1]`, f32.
-    weights: Tensor,
 }
 
 /// A part of a batch: the packed rows of some sequences, shortest first.
@@ -141,12 +141,15 @@ impl CandlePackedEncoder {
         let lengths = batch.lengths();
         let mut order: Vec<usize> = (0..lengths.len()).filter(|&sequence| lengths[sequence] > 0).collect();
         order.sort_by_key(|&sequence| lengths[sequence]);
+        let shape = self.architecture.shape;
+        let widest = (3 * shape.attention_width()).max(shape.intermediate).max(shape.hidden);
+        let budget = self.budget.min(MOST_ELEMENTS / widest);
         let mut passes: Vec<Vec<usize>> = Vec::new();
         let mut tokens = 0usize;
         for sequence in order {
             tokens = tokens.saturating_add(lengths[sequence]);
             match passes.last_mut() {
-                Some(pass) if tokens <= self.budget => pass.push(sequence),
+                Some(pass) if tokens <= budget => pass.push(sequence),
                 _ => {
                     tokens = lengths[sequence];
                     passes.push(vec![sequence]);
@@ -173,6 +176,13 @@ impl CandlePackedEncoder {
                     table.rows
                 )));
             }
+        }
+        let shape = self.architecture.shape;
+        if let Some(length) = batch.lengths().iter().find(|&length| shape.heads * length * length > MOST_ELEMENTS) {
+            return Err(Error::invalid(format!(
+                "a sequence of {length} tokens is too long for a GPU: cut texts with --max-tokens, or serve this model with \
+                 --device cpu"
+            )));
         }
         let ranges: Vec<_> = batch.ranges().collect();
         let mut waiting = self.passes(batch);
@@ -256,25 +266,32 @@ impl CandlePackedEncoder {
 
     /// What a pass needs on the device before it begins.
     fn pass(&self, rows: Vec<Vec<u32>>, lengths: Vec<usize>) -> CandleResult<Pass> {
+        let heads = self.architecture.shape.heads;
         let rows = rows.into_iter().map(|rows| Tensor::new(rows, &self.device)).collect::<CandleResult<_>>()?;
+        // Those of shorter sequences are a part of it.
+        let longest = lengths.last().copied().unwrap_or_default();
+        let bias = self.position_bias.as_ref().map(|bias| self.pairs(bias, longest)).transpose()?;
+        let parts = Tensor::from_vec((0..3 * heads as u32).collect(), (3, 1, heads, 1), &self.device)?;
         let bucket = |shape: Bucket| -> CandleResult<DeviceBucket> {
             let (sequences, longest) = (shape.sequences.len(), shape.longest);
-            let padding = match shape.is_even(&lengths) {
-                true => None,
-                false => Some(Padding {
-                    padded: Tensor::new(shape.padded(&lengths), &self.device)?,
-                    real: Tensor::new(shape.real(&lengths), &self.device)?,
-                    mask: Tensor::new(shape.marks(&lengths, 0.0, f32::NEG_INFINITY), &self.device)?
-                        .reshape((sequences, 1, 1, longest))?
-                        .to_dtype(self.dtype)?,
-                    weights: Tensor::new(shape.marks(&lengths, 1.0, 0.0), &self.device)?
-                        .reshape((sequences, longest, 1))?,
-                }),
+            let first = shape.padded(&lengths).into_iter().map(|row| row * 3 * heads as u32).collect();
+            let first = Tensor::from_vec(first, (1, sequences, 1, longest), &self.device)?;
+            let real = Tensor::from_vec(shape.real(&lengths, heads), (shape.rows.len(), 1), &self.device)?;
+            let heads = (0..heads).map(|head| (head * longest) as u32).collect();
+            let heads = Tensor::from_vec(heads, (1, ()), &self.device)?;
+            let mask = || {
+                let marks = shape.marks(&lengths, |_| 0.0, f32::NEG_INFINITY);
+                Tensor::from_vec(marks, (sequences, 1, 1, longest), &self.device)?.to_dtype(self.dtype)
             };
-            let bias = self.position_bias.as_ref().map(|bias| self.pairs(bias, longest)).transpose()?;
-            Ok(DeviceBucket { shape, padding, bias })
+            Ok(DeviceBucket {
+                by_head: first.broadcast_add(&parts)?.flatten_all()?,
+                by_token: real.broadcast_add(&heads)?.flatten_all()?,
+                mask: (!shape.is_even(&lengths)).then(mask).transpose()?,
+                bias: bias.as_ref().map(|bias| bias.narrow(2, 0, longest)?.narrow(3, 0, longest)).transpose()?,
+                shape,
+            })
         };
-        let buckets = buckets(&lengths).into_iter().map(bucket).collect::<CandleResult<_>>()?;
+        let buckets = buckets(&lengths, MOST_SCORES / heads).into_iter().map(bucket).collect::<CandleResult<_>>()?;
         Ok(Pass { rows, lengths, buckets })
     }
 
@@ -324,35 +341,23 @@ impl CandlePackedEncoder {
     fn attend(&self, block: &DeviceBlock, states: &Tensor, pass: &Pass) -> CandleResult<Tensor> {
         let shape = self.architecture.shape;
         let (heads, size, width) = (shape.heads, shape.head_size(), shape.attention_width());
-        let projected = block.attention_input.forward(states)?;
+        let projected = block.attention_input.forward(states)?.reshape(((), size))?;
         let mut contexts = Vec::with_capacity(pass.buckets.len());
         for bucket in &pass.buckets {
             let (sequences, length) = (bucket.shape.sequences.len(), bucket.shape.longest);
-            let rows = match &bucket.padding {
-                Some(padding) => projected.index_select(&padding.padded, 0)?,
-                None => projected.narrow(0, bucket.shape.rows.start, bucket.shape.rows.len())?,
-            };
-            let rows = rows.reshape((sequences, length, 3, heads, size))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
-            let part = |index| rows.get(index)?.reshape((sequences * heads, length, size));
-            let (query, key, value) = (part(0)?, part(1)?, part(2)?);
+            let rows = projected.index_select(&bucket.by_head, 0)?.reshape((3, sequences * heads, length, size))?;
+            let (query, key, value) = (rows.get(0)?, rows.get(1)?, rows.get(2)?);
             let mut scores = product(&query, &key.transpose(1, 2)?)?;
-            if bucket.bias.is_some() || bucket.padding.is_some() {
+            if bucket.bias.is_some() || bucket.mask.is_some() {
                 let mut by_head = scores.reshape((sequences, heads, length, length))?;
-                if let Some(bias) = &bucket.bias {
-                    by_head = by_head.broadcast_add(bias)?;
-                }
-                if let Some(padding) = &bucket.padding {
-                    by_head = by_head.broadcast_add(&padding.mask)?;
+                for added in [&bucket.bias, &bucket.mask].into_iter().flatten() {
+                    by_head = by_head.broadcast_add(added)?;
                 }
                 scores = by_head.reshape((sequences * heads, length, length))?;
             }
             let context = product(&candle_nn::ops::softmax_last_dim(&scores)?, &value)?;
-            let context = context.reshape((sequences, heads, length, size))?.transpose(1, 2)?;
-            let context = context.contiguous()?.reshape((sequences * length, width))?;
-            contexts.push(match &bucket.padding {
-                Some(padding) => context.index_select(&padding.real, 0)?,
-                None => context,
-            });
+            let context = context.reshape(((), size))?.index_select(&bucket.by_token, 0)?;
+            contexts.push(context.reshape((bucket.shape.rows.len(), width))?);
         }
         let context = match &contexts[..] {
             [context] => context.clone(),
@@ -378,18 +383,12 @@ impl CandlePackedEncoder {
     fn means(&self, pass: &Pass, states: &Tensor) -> CandleResult<Tensor> {
         let states = states.to_dtype(DType::F32)?;
         let mean = |bucket: &DeviceBucket| -> CandleResult<Tensor> {
-            let (sequences, length) = (bucket.shape.sequences.len(), bucket.shape.longest);
-            let lengths = pass.lengths[bucket.shape.sequences.clone()].iter().map(|&length| length as f32);
-            let lengths = Tensor::from_vec(lengths.collect::<Vec<_>>(), (sequences, 1), &self.device)?;
-            let rows = match &bucket.padding {
-                Some(padding) => states.index_select(&padding.padded, 0)?,
-                None => states.narrow(0, bucket.shape.rows.start, bucket.shape.rows.len())?,
-            };
-            let mut rows = rows.reshape((sequences, length, ()))?;
-            if let Some(padding) = &bucket.padding {
-                rows = rows.broadcast_mul(&padding.weights)?;
-            }
-            rows.sum(1)?.broadcast_div(&lengths)
+            let shape = &bucket.shape;
+            let rows = Tensor::new(shape.padded(&pass.lengths), &self.device)?;
+            let rows = states.index_select(&rows, 0)?.reshape((shape.sequences.len(), shape.longest, ()))?;
+            let parts = shape.marks(&pass.lengths, |length| 1.0 / length as f32, 0.0);
+            let parts = Tensor::from_vec(parts, (shape.sequences.len(), 1, shape.longest), &self.device)?;
+            parts.matmul(&rows)?.squeeze(1)
         };
         Tensor::cat(&pass.buckets.iter().map(mean).collect::<CandleResult<Vec<_>>>()?, 0)
     }

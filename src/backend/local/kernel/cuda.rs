@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use candle_core::CudaDevice;
 use candle_core::cuda::cudarc::driver::result::{self, DriverError};
-use candle_core::cuda::cudarc::driver::sys::{CUdevice, CUdevice_attribute, cuDriverGetVersion};
+use candle_core::cuda::cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUmemPool_attribute, cuDriverGetVersion};
 
 /// Loads a shared library for the rest of the process's life, as the dynamic linker finds it.
 ///
@@ -53,4 +53,25 @@ pub fn of_one_stream(device: &CudaDevice) {
     // SAFETY: the device's context is its own, with one stream. Whatever thread submits work, the stream does it in the order in
     // which it came, and memory is taken and given back in that same order; so nothing is used too early or after it is freed.
     unsafe { device.disable_event_tracking() }
+}
+
+/// Keeps memory that was taken and given back for the next batch. Otherwise the driver returns it whenever the host waits for
+/// the device, so after every batch, and each batch takes all it needs anew.
+///
+/// # Errors
+/// The driver's.
+pub fn keep_memory(device: &CudaDevice) -> Result<(), DriverError> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    // Memory is taken from no pool then.
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    // SAFETY: the context's own device, and the pool the driver names for it; the attribute is a u64, which outlives the call.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut all).cast())
+    }
 }

@@ -161,6 +161,10 @@ fn bad_input_is_an_error() {
     few_buckets.position_bias.as_mut().unwrap().buckets = 2;
     let t5 = CandlePackedEncoder::new(&few_buckets, &Device::Cpu, Precision::F32, source(&few_buckets));
     assert!(t5.err().unwrap().message().contains("position bias"));
+    // Its scores are more than a kernel can count: refused, not computed wrong.
+    let mut t5 = packed(&architecture("t5", 48, 3), Precision::F32);
+    let error = t5.forward(&batch(&[text(30_000, 1)])).unwrap_err();
+    assert!(error.message().contains("30000 tokens is too long for a GPU"), "{error}");
     let missing = CandlePackedEncoder::new(&bert, &Device::Cpu, Precision::F16, |name, _| {
         Err(Error::config(format!("no tensor '{name}'")))
     });

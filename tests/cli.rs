@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use clap::CommandFactory;
 use serde_json::Value;
 use support::{floats, model_dir};
+use text2vec_sidecar::backend::local::device::GPU_SUPPORT;
 use text2vec_sidecar::config::{Cli, REFERENCE_VARIABLES};
 
 fn sidecar(arguments: &[&str]) -> Command {
@@ -207,12 +208,14 @@ fn print_config_says_what_holds_and_why_and_no_secret() {
         ("upstream-headers", &["(hidden)", "T2V_UPSTREAM_HEADERS"]),
         ("auth-tokens", &["(hidden)", "AUTHENTICATION_ALLOWED_TOKENS"]),
         ("max-wait", &["45", "default"]),
-        ("device", &["cpu", "default"]),
-        ("warning", &["ENABLE_CUDA"]),
+        // Only a build for GPUs heeds it.
+        ("device", if GPU_SUPPORT { &["cuda:0", "ENABLE_CUDA"] } else { &["cpu", "default"] }),
     ] {
         let (_, rest) = lines.iter().find(|(line, _)| line == name).unwrap_or_else(|| panic!("no {name} in {lines:?}"));
         assert!(words.iter().all(|word| rest.contains(word)), "{name}: {rest}");
     }
+    let warned = lines.iter().any(|(line, rest)| line == "warning" && rest.contains("ENABLE_CUDA"));
+    assert_eq!(warned, !GPU_SUPPORT, "{lines:?}");
     assert!(!String::from_utf8_lossy(&output.stdout).contains("verysecret"));
     let model = printed(&run(sidecar(&["serve", "--print-config"]).env("MODEL_NAME", "org/model")));
     let (_, model) = model.iter().find(|(name, _)| name == "model").expect("a model");
@@ -257,6 +260,8 @@ fn tokens_that_cannot_be_read_do_not_leave_the_server_open() {
     }
 }
 
+/// What a build for GPUs refuses is in `cuda.rs`.
+#[cfg(not(feature = "cuda"))]
 #[test]
 fn a_gpu_is_refused_where_there_is_none() {
     for device in ["cuda", "cuda:1"] {
@@ -268,6 +273,10 @@ fn a_gpu_is_refused_where_there_is_none() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_refused() {
     assert!(!run(&mut sidecar(&["--device", "tpu"])).status.success());
 }
 

@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use support::floats;
+use support::nearness::{FAMILIES, family, nearness, texts};
+use support::{floats, max_difference};
+use text2vec_sidecar::backend::local::{Device, Precision, device};
 use text2vec_sidecar::config::REFERENCE_VARIABLES;
 
 /// What the machine says, as far as a test may guess it: with a driver there are these files.
@@ -15,7 +18,9 @@ fn has_driver() -> bool {
 }
 
 fn sidecar(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+    let binary =
+        std::env::var_os("T2V_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_text2vec-sidecar").to_owned().into());
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars() {
         if name.starts_with("T2V_") || name.starts_with("HF_") || REFERENCE_VARIABLES.contains(&name.as_str()) {
             command.env_remove(name);
@@ -143,31 +148,57 @@ fn vectors(output: &Output) -> Vec<Vec<f32>> {
     text.lines().map(vector).collect()
 }
 
-/// Where there is a card: its vectors beside the CPU's. Where there is none: the same command is refused.
-#[test]
-fn a_card_makes_the_cpu_s_vectors() {
-    let model = model();
-    let long = "A long text about many things. ".repeat(20);
-    let embed = |flags: &[&str]| {
-        run(&mut sidecar(
-            &[&["embed", "--model", &model], flags, &["a text", "another one, somewhat longer", &long]].concat(),
-        ))
+/// Where there is a card, its vectors beside the CPU's: all families' tiny models, the real one where it is, and as the binary
+/// prints them. Where there is none it says so, in a line that `make cuda-check` repeats at its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_makes_the_cpu_s_vectors() {
+    let cards = match device::open(&Device::Cuda(vec![0])) {
+        Ok(cards) => cards,
+        Err(error) => {
+            assert!(!has_driver(), "there is a driver, but: {error}");
+            println!("NO GPU HERE: no vector of a card was compared");
+            return;
+        }
     };
-    let on_cpu = embed(&["--device", "cpu"]);
-    for (precision, least) in [("f32", 1.0 - 1e-7), ("f16", 0.9999), ("bf16", 0.999)] {
-        let on_card = embed(&["--device", "cuda", "--precision", precision]);
-        if !has_driver() {
-            assert_refused(&on_card, &["no NVIDIA driver"]);
-            continue;
-        }
-        assert_eq!(on_card.status.code(), on_cpu.status.code(), "{}", String::from_utf8_lossy(&on_card.stderr));
-        for (a, b) in vectors(&on_cpu).iter().zip(&vectors(&on_card)) {
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-            let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
-            assert!(cosine >= least, "{precision}: cosine {cosine}");
+    let own = texts();
+    let mut models: Vec<_> = FAMILIES.iter().map(|name| (*name, family(name), own.clone())).collect();
+    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
+    if real.join("model.safetensors").is_file() {
+        let corpus = include_str!("../benches/corpus.jsonl").lines().take(500);
+        let text =
+            |line| serde_json::from_str::<Value>(line).expect("JSON")["text"].as_str().expect("a text").to_owned();
+        models.push(("all-MiniLM-L6-v2", real, own.iter().cloned().chain(corpus.map(text)).collect()));
+    } else {
+        println!("all-MiniLM-L6-v2 is not there (`make model`): tiny models only");
+    }
+    let mut failed = Vec::new();
+    for (name, path, texts) in &models {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let found = nearness(path, &cards, precision, &texts).await;
+            println!("{}, {name} in {precision}: {found}", cards[0].name);
+            if !found.suffices(precision) {
+                failed.push(format!("{name} in {precision}"));
+            }
         }
     }
+    assert!(failed.is_empty(), "too far from the CPU's vectors: {failed:?}");
+    println!("COMPARED ON A CARD: {}", cards[0].name);
+}
+
+/// The same by the real binary; without a card it refuses.
+#[test]
+fn the_binary_embeds_on_a_card() {
+    let model = model();
+    let embed =
+        |flags: &[&str]| run(&mut sidecar(&[&["embed", "--model", &model], flags, &["a text", "another"]].concat()));
+    let (on_cpu, on_card) = (embed(&["--device", "cpu"]), embed(&["--device", "cuda"]));
     if !has_driver() {
-        println!("no GPU here: vectors of a card were not compared");
+        assert_refused(&on_card, &["no NVIDIA driver"]);
+        return;
     }
+    assert!(on_card.status.success(), "{}", String::from_utf8_lossy(&on_card.stderr));
+    let differences =
+        vectors(&on_cpu).iter().zip(&vectors(&on_card)).map(|(a, b)| max_difference(a, b)).collect::<Vec<_>>();
+    assert!(differences.len() == 2 && differences.iter().all(|&difference| difference <= 1e-4), "{differences:?}");
 }

@@ -4,14 +4,14 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use futures_util::future::join_all;
+use support::nearness::{Nearness, cosine, family, load_on, nearness, texts};
 use support::{fixture, floats, max_difference};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::device::Card;
 use text2vec_sidecar::backend::local::kernel::Kernels;
-use text2vec_sidecar::backend::local::{Engine, Inference, LocalBackend, LocalOptions, Precision};
+use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions, Precision};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 use text2vec_sidecar::error::Result;
 
@@ -19,19 +19,41 @@ fn fixtures(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn load(cards: usize, options: &LocalOptions) -> Result<LocalBackend> {
+/// Cards that are the CPU.
+fn cards(count: usize) -> Vec<Card> {
     let card = |number| Card { number, name: "no card".to_owned(), device: candle_core::Device::Cpu };
-    let inference = Inference::start_on((0..cards).map(card).collect(), options.waiting_tokens)?;
-    LocalBackend::load_beside(options, Arc::new(inference))
+    (0..count).map(card).collect()
+}
+
+fn load(count: usize, options: &LocalOptions) -> Result<LocalBackend> {
+    load_on(cards(count), options)
 }
 
 fn options(name: &str) -> LocalOptions {
     LocalOptions { profile: Some(Profile::SentenceTransformers), ..LocalOptions::new(fixtures(name)) }
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+/// What `cuda.rs` asks of a card, asked of what stands in for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_makes_the_cpu_s_vectors() {
+    let texts = texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // One of each kind: the others are not told apart by what a device does.
+    for name in ["bert", "mpnet", "t5-gated"] {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let found = nearness(&family(name), &cards(1), precision, &texts).await;
+            println!("{name} in {precision}: {found}");
+            assert!(found.suffices(precision), "{name} in {precision}: {found}");
+            assert!(found.vectors > texts.len(), "{name}: {found}");
+            // Not the same numbers twice: the device has its own, and 16 bits are seen.
+            assert!(found.difference > 0.0, "{name} in {precision}: {found}");
+            assert!(precision == Precision::F32 || !found.suffices(Precision::F32), "{name} in {precision}: {found}");
+        }
+    }
+    let wrong = |difference, cosine| Nearness { vectors: 1, difference, cosine };
+    assert!(!wrong(2e-4, 1.0).suffices(Precision::F32) && !wrong(0.0, 0.99).suffices(Precision::F32));
+    assert!(!wrong(0.01, 0.9998).suffices(Precision::F16) && !wrong(0.01, 0.998).suffices(Precision::Bf16));
+    assert!(!wrong(f64::NAN, f64::NAN).suffices(Precision::F16));
 }
 
 /// The reference's vectors, for every family, by many calls at once on two cards.

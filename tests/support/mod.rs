@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its part of this
 
 pub mod certificates;
+pub mod nearness;
 pub mod process;
 pub mod upstream;
 pub mod weight_files;

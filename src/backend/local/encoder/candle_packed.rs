@@ -355,7 +355,7 @@ impl CandlePackedEncoder {
                 }
                 scores = by_head.reshape((sequences * heads, length, length))?;
             }
-            let context = product(&candle_nn::ops::softmax_last_dim(&scores)?, &value)?;
+            let context = product(&summing(&scores, candle_nn::ops::softmax_last_dim)?, &value)?;
             let context = context.reshape(((), size))?.index_select(&bucket.by_token, 0)?;
             contexts.push(context.reshape((bucket.shape.rows.len(), width))?);
         }
@@ -431,6 +431,15 @@ fn product(a: &Tensor, b: &Tensor) -> CandleResult<Tensor> {
     }
 }
 
+/// Something that adds up many numbers. Candle does so in f32 on a GPU, whatever the numbers are, but not on the CPU: there in
+/// f32 altogether, rounded at the end.
+fn summing(rows: &Tensor, compute: impl Fn(&Tensor) -> CandleResult<Tensor>) -> CandleResult<Tensor> {
+    match (rows.device(), rows.dtype()) {
+        (Device::Cpu, dtype @ (DType::F16 | DType::BF16)) => compute(&rows.to_dtype(DType::F32)?)?.to_dtype(dtype),
+        _ => compute(rows),
+    }
+}
+
 impl DeviceLinear {
     fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
         let out = product(rows, &self.weight)?;
@@ -443,10 +452,17 @@ impl DeviceLinear {
 
 impl DeviceNorm {
     fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
-        match self {
-            DeviceNorm::Layer { gamma, beta, epsilon } => candle_nn::ops::layer_norm(rows, gamma, beta, *epsilon),
-            DeviceNorm::RootMeanSquare { gamma, epsilon } => candle_nn::ops::rms_norm(rows, gamma, *epsilon),
-        }
+        summing(rows, |rows| {
+            let like = |parameters: &Tensor| parameters.to_dtype(rows.dtype());
+            match self {
+                DeviceNorm::Layer { gamma, beta, epsilon } => {
+                    candle_nn::ops::layer_norm(rows, &like(gamma)?, &like(beta)?, *epsilon)
+                }
+                DeviceNorm::RootMeanSquare { gamma, epsilon } => {
+                    candle_nn::ops::rms_norm(rows, &like(gamma)?, *epsilon)
+                }
+            }
+        })
     }
 }
 

@@ -1,0 +1,110 @@
+//! How near the vectors of a device are to the CPU's, and how near they must be.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use text2vec_sidecar::backend::Backend;
+use text2vec_sidecar::backend::local::device::Card;
+use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions, Precision};
+use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::error::Result;
+
+use super::{fixture, max_difference};
+
+/// Families of the tiny models in tests/fixtures, each with something that the others do not have.
+pub const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated"];
+
+/// What was seen of some texts' vectors.
+#[derive(Debug, Clone, Copy)]
+pub struct Nearness {
+    /// How many vectors were compared.
+    pub vectors: usize,
+    /// The largest difference of any component.
+    pub difference: f64,
+    /// The smallest cosine of a device's vector and the CPU's.
+    pub cosine: f64,
+}
+
+impl Nearness {
+    /// Whether it is what a device owes in this precision: the CPU's f32 but for rounding, or its direction.
+    pub fn suffices(&self, precision: Precision) -> bool {
+        match precision {
+            Precision::F32 => self.difference <= 1e-4 && self.cosine >= 1.0 - 1e-6,
+            Precision::F16 => self.cosine >= 0.9999,
+            // Three bits less of each number than f16. No more is promised of it.
+            _ => self.cosine >= 0.999,
+        }
+    }
+}
+
+impl fmt::Display for Nearness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Nearness { vectors, difference, cosine } = self;
+        write!(f, "{vectors} vectors, components differ by up to {difference:.1e}, cosine at least {cosine:.7}")
+    }
+}
+
+/// A model on these cards.
+pub fn load_on(cards: Vec<Card>, options: &LocalOptions) -> Result<LocalBackend> {
+    let inference = Inference::start_on(cards, options.waiting_tokens)?;
+    LocalBackend::load_beside(options, Arc::new(inference))
+}
+
+/// The CPU's f32 vectors of these texts beside those of the cards in `precision`: alone, all in one call, and many calls at
+/// once. A text that one of them refuses must be refused by the other too.
+pub async fn nearness(model: &Path, cards: &[Card], precision: Precision, texts: &[&str]) -> Nearness {
+    let options = LocalOptions { profile: Some(Profile::SentenceTransformers), ..LocalOptions::new(model) };
+    let cpu = LocalBackend::load(&options).unwrap_or_else(|error| panic!("{}: {error}", model.display()));
+    let device = load_on(cards.to_vec(), &LocalOptions { precision, ..options });
+    let device = device.unwrap_or_else(|error| panic!("{} in {precision}: {error}", model.display()));
+    let requests = |texts: &[&str]| texts.iter().map(|&text| EmbedRequest::passage(text)).collect::<Vec<_>>();
+    let wanted = cpu.embed(requests(texts)).await.expect("the CPU's vectors");
+    let mut found = vec![device.embed(requests(texts)).await.expect("the device's vectors")];
+    let alone = futures_util::future::join_all(texts.iter().map(|&text| device.embed(requests(&[text])))).await;
+    found.push(alone.into_iter().map(|answer| answer.expect("a call").remove(0)).collect());
+    let mut first = Vec::new();
+    for &text in texts.iter().take(4) {
+        first.push(device.embed(requests(&[text])).await.expect("a call").remove(0));
+    }
+    found.push(first);
+    let mut nearness = Nearness { vectors: 0, difference: 0.0, cosine: 1.0 };
+    for (text, (wanted, found)) in found.iter().flat_map(|found| texts.iter().zip(wanted.iter().zip(found))) {
+        let (Ok(wanted), Ok(found)) = (wanted, found) else {
+            assert_eq!(
+                wanted.is_ok(),
+                found.is_ok(),
+                "'{text}': {:?}, {:?}",
+                wanted.as_ref().err(),
+                found.as_ref().err()
+            );
+            continue;
+        };
+        nearness.vectors += 1;
+        nearness.difference = nearness.difference.max(max_difference(&wanted.vector, &found.vector));
+        let cosine = cosine(&wanted.vector, &found.vector);
+        assert!(cosine.is_finite(), "'{text}': {cosine}");
+        nearness.cosine = nearness.cosine.min(cosine);
+    }
+    nearness
+}
+
+/// Of two vectors that are not zero.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// A family's tiny model.
+pub fn family(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name)
+}
+
+/// The families' texts, and some that are longer.
+pub fn texts() -> Vec<String> {
+    let entries = fixture("families/texts.json");
+    let entries =
+        entries.as_array().expect("texts").iter().map(|entry| entry["text"].as_str().expect("a text").to_owned());
+    let longer = [7, 12, 13, 14, 40].map(|times| "A long text about many things, one after another. ".repeat(times));
+    entries.chain(longer).collect()
+}

@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak image image-check deploy-check cuda-check bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test lint model e2e soak image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -43,6 +43,13 @@ deploy-check:
 # it holds the refusals. About ten minutes the first time on two cores. Not part of `make test`.
 cuda-check:
 	bash deploy/cuda/check.sh
+
+# The image for GPUs, built with buildah and run without one: what it weighs, the refusal, an answer from the CPU. Needs root on
+# Debian, buildah and debootstrap; gets 500 MB and compiles for half an hour the first time.
+cuda-image: model
+	mkdir -p target/cuda && CARGO_TARGET_DIR=target/cuda sh deploy/cuda/build.sh target/cuda/text2vec-sidecar
+	[ -d target/cuda/libraries ] || python3 deploy/cuda/toolkit.py --libraries target/cuda/libraries
+	bash deploy/cuda/image-check.sh target/cuda/text2vec-sidecar target/cuda/libraries $(MODEL_DIR)
 
 # GFLOP/s of the kernels against the machine's peak, milliseconds of the encoder by tokens and threads.
 bench:

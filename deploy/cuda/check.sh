@@ -23,5 +23,9 @@ fi
 "$binary" --version
 
 cargo test "${cheap[@]}" --lib -- device config
-cargo test "${cheap[@]}" --test cuda -- --nocapture
+cargo test "${cheap[@]}" --test cli -- config device readme
+cargo test "${cheap[@]}" --test telemetry
+compared=$CARGO_TARGET_DIR/compared.log
+cargo test "${cheap[@]}" --test cuda -- --nocapture | tee "$compared"
+grep -E '^(COMPARED ON A CARD|NO GPU HERE)' "$compared"
 echo "cuda-check: $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"

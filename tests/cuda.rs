@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use candle_core::cuda::kernels::{self, Module};
 use serde_json::Value;
 use support::nearness::{FAMILIES, family, nearness, texts};
 use support::{floats, max_difference};
@@ -140,6 +141,32 @@ fn the_cpu_is_used_where_it_is_asked_for() {
     let line = |text: String| text.lines().find(|line| line.starts_with("device")).expect("a line").to_owned();
     let wanted = line(printed(sidecar(&["--print-config"]).env("ENABLE_CUDA", "1").env("CUDA_CORE", "cuda:1")));
     assert!(wanted.contains("cuda:1") && wanted.contains("ENABLE_CUDA"), "{wanted}");
+}
+
+/// Candle looks its kernels up by name when they are first needed. All that the executor needs are in this build, for every
+/// precision.
+#[test]
+fn the_kernels_of_every_precision_are_in_this_build() {
+    let has = |module: &Module, name: &str| module.ptx().contains(&format!(".entry {name}("));
+    let mut needed = vec![(&kernels::BINARY, "badd_u32".to_owned()), (&kernels::INDEXING, "is_u32_f32".to_owned())];
+    for precision in ["f32", "f16", "bf16"] {
+        let of_each: [(&Module, &[&str]); 4] = [
+            (&kernels::UNARY, &["ugelu_erf", "ugelu", "urelu", "ucopy"]),
+            (&kernels::BINARY, &["badd", "bmul"]),
+            (&kernels::REDUCE, &["softmax", "layernorm", "rmsnorm"]),
+            (&kernels::INDEXING, &["is_u32"]),
+        ];
+        for (module, names) in of_each {
+            needed.extend(names.iter().map(|name| (module, format!("{name}_{precision}"))));
+        }
+        if precision != "f32" {
+            needed.push((&kernels::CAST, format!("cast_f32_{precision}")));
+            needed.push((&kernels::CAST, format!("cast_{precision}_f32")));
+        }
+    }
+    let missing: Vec<_> = needed.iter().filter(|(module, name)| !has(module, name)).map(|(_, name)| name).collect();
+    assert!(missing.is_empty(), "not in this build, for cards of this capability: {missing:?}");
+    assert!(!has(&kernels::UNARY, "no_such_kernel"));
 }
 
 fn vectors(output: &Output) -> Vec<Vec<f32>> {

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CORPUS = ROOT / "benches" / "corpus.jsonl"
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
 
 from processes import Process  # noqa: E402
@@ -53,7 +54,7 @@ def build(device):
 
 
 def corpus(count):
-    lines = (ROOT / "benches" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = CORPUS.read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     return [texts[place % len(texts)] for place in range(count)]
 
@@ -134,6 +135,8 @@ def spread(values, digits=0):
 def compare(name, model, args, texts, tflops):
     """One model: who is how fast."""
     command = [args.ours, "--model", model, "--device", args.device, "--precision", args.precision]
+    # The binary may have been built elsewhere.
+    command += ["--corpus", str(CORPUS)]
     # On a CPU what runs on cards is to be tried, not the CPU's own kernels.
     command += ["--texts", str(args.texts), *(["--engine", "candle-packed"] if args.device == "cpu" else [])]
     ours, peer = Process(command), Peer(model, args.device, args.precision)

@@ -1,15 +1,16 @@
 //! A build for GPUs: refused clearly where there is none, and the CPU's vectors where there is one. `make cuda-check` runs this.
+//!
+//! On a machine with a GPU and without Rust: `T2V_BIN=<binary> CARGO_MANIFEST_DIR=<repository> <this test> --nocapture`.
 #![cfg(feature = "cuda")]
 
 mod support;
 
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use candle_core::cuda::kernels::{self, Module};
 use serde_json::Value;
 use support::nearness::{FAMILIES, family, nearness, texts};
-use support::{floats, max_difference};
+use support::{floats, max_difference, repository};
 use text2vec_sidecar::backend::local::{Device, Precision, device};
 use text2vec_sidecar::config::REFERENCE_VARIABLES;
 
@@ -47,7 +48,7 @@ fn assert_refused(output: &Output, words: &[&str]) {
 }
 
 fn model() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/families/bert").to_owned()
+    family("bert").to_str().expect("UTF-8").to_owned()
 }
 
 /// Every way to ask for a GPU, in every command that computes.
@@ -83,7 +84,7 @@ fn fake_driver(libraries: &[&str]) -> tempfile::TempDir {
         command.args(["-shared", "-fPIC", "-x", "c", source, "-o"]).arg(folder.path().join(file));
         assert!(command.stdin(Stdio::null()).status().expect("a C compiler").success());
     };
-    compile("libcuda.so.1", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cuda/driver.c"));
+    compile("libcuda.so.1", repository().join("tests/fixtures/cuda/driver.c").to_str().expect("UTF-8"));
     libraries.iter().for_each(|library| compile(library, "/dev/null"));
     folder
 }
@@ -149,7 +150,10 @@ fn the_cpu_is_used_where_it_is_asked_for() {
 fn the_kernels_of_every_precision_are_in_this_build() {
     let has = |module: &Module, name: &str| module.ptx().contains(&format!(".entry {name}("));
     let mut needed = vec![(&kernels::BINARY, "badd_u32".to_owned()), (&kernels::INDEXING, "is_u32_f32".to_owned())];
-    for precision in ["f32", "f16", "bf16"] {
+    // Cards before Ampere have no bf16.
+    let precisions: &[&str] =
+        if env!("T2V_CUDA_CAPABILITY").starts_with("7.") { &["f32", "f16"] } else { &["f32", "f16", "bf16"] };
+    for &precision in precisions {
         let of_each: [(&Module, &[&str]); 4] = [
             (&kernels::UNARY, &["ugelu_erf", "ugelu", "urelu", "ucopy"]),
             (&kernels::BINARY, &["badd", "bmul"]),
@@ -189,7 +193,7 @@ async fn a_card_makes_the_cpu_s_vectors() {
     };
     let own = texts();
     let mut models: Vec<_> = FAMILIES.iter().map(|name| (*name, family(name), own.clone())).collect();
-    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
+    let real = repository().join("models/all-MiniLM-L6-v2");
     if real.join("model.safetensors").is_file() {
         let corpus = include_str!("../benches/corpus.jsonl").lines().take(500);
         let text =

@@ -34,9 +34,14 @@ pub fn options(profile: Profile) -> LocalOptions {
     LocalOptions { profile: Some(profile), ..LocalOptions::new(model_dir()) }
 }
 
+/// Where the repository is: where it was built, or, for tests that were carried to another machine, what the variable says.
+pub fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 /// A fixture file as JSON.
 pub fn fixture(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let path = repository().join("tests/fixtures").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

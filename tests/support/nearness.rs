@@ -10,7 +10,7 @@ use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions, Pr
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 use text2vec_sidecar::error::Result;
 
-use super::{fixture, max_difference};
+use super::{fixture, max_difference, repository};
 
 /// Families of the tiny models in tests/fixtures, each with something that the others do not have.
 pub const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated"];
@@ -97,7 +97,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 /// A family's tiny model.
 pub fn family(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(name)
+    repository().join("tests/fixtures/families").join(name)
 }
 
 /// The families' texts, and some that are longer.

@@ -231,6 +231,16 @@ impl CandlePackedEncoder {
         Ok(budget)
     }
 
+    /// Returns what batches took that were tried and are larger than any to come.
+    fn give_back_memory(&self) {
+        #[cfg(feature = "cuda")]
+        if let Ok(device) = self.device.as_cuda_device()
+            && let Err(error) = crate::backend::local::kernel::cuda::give_back_memory(device)
+        {
+            tracing::warn!("the GPU keeps memory that is not needed: {error}");
+        }
+    }
+
     /// Tokens a second in a batch of about so many, of short and long sequences; `None` where the device has no memory for it,
     /// or none for as many tokens in the longest sequences only.
     fn rate(&mut self, tokens: usize, longest: usize) -> Result<Option<f64>> {
@@ -571,7 +581,11 @@ impl Encoder for CandlePackedEncoder {
     fn warm_up(&mut self, longest: usize) -> Result<Option<usize>> {
         match self.device {
             Device::Cpu => Ok(None),
-            _ => self.find_budget(longest).map(Some),
+            _ => {
+                let budget = self.find_budget(longest)?;
+                self.give_back_memory();
+                Ok(Some(budget))
+            }
         }
     }
 

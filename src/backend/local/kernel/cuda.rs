@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString};
 
 use candle_core::CudaDevice;
 use candle_core::cuda::cudarc::driver::result::{self, DriverError};
-use candle_core::cuda::cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUmemPool_attribute, cuDriverGetVersion};
+use candle_core::cuda::cudarc::driver::sys::{
+    CUdevice, CUdevice_attribute, CUmemPool_attribute, CUmemoryPool, cuDriverGetVersion,
+};
 
 /// Loads a shared library for the rest of the process's life, as the dynamic linker finds it.
 ///
@@ -61,17 +63,32 @@ pub fn of_one_stream(device: &CudaDevice) {
 /// # Errors
 /// The driver's.
 pub fn keep_memory(device: &CudaDevice) -> Result<(), DriverError> {
+    let Some(pool) = pool(device)? else { return Ok(()) };
+    let mut all = u64::MAX;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: a pool that the driver named, which lives as long as the device; the attribute is a u64, which outlives the call.
+    unsafe { result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut all).cast()) }
+}
+
+/// Returns memory that is kept and not in use.
+///
+/// # Errors
+/// The driver's.
+pub fn give_back_memory(device: &CudaDevice) -> Result<(), DriverError> {
+    let Some(pool) = pool(device)? else { return Ok(()) };
+    // What is to be freed is freed in the stream's order.
+    device.cuda_stream().synchronize()?;
+    // SAFETY: a pool that the driver named, which lives as long as the device; what is in use stays.
+    unsafe { result::mem_pool::trim_to(pool, 0) }
+}
+
+/// Where the device's memory is taken from. `None` where it is taken from no pool.
+fn pool(device: &CudaDevice) -> Result<Option<CUmemoryPool>, DriverError> {
     let stream = device.cuda_stream();
     let context = stream.context();
-    // Memory is taken from no pool then.
     if !context.has_async_alloc() {
-        return Ok(());
+        return Ok(None);
     }
-    let mut all = u64::MAX;
-    // SAFETY: the context's own device, and the pool the driver names for it; the attribute is a u64, which outlives the call.
-    unsafe {
-        let pool = result::device::get_default_mem_pool(context.cu_device())?;
-        let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut all).cast())
-    }
+    // SAFETY: the context's own device.
+    unsafe { result::device::get_default_mem_pool(context.cu_device()) }.map(Some)
 }

@@ -74,11 +74,10 @@ bench-peers: model
 	python3 benches/peers/run.py --model $(MODEL_DIR) $(PEERS)
 
 # On a card: ours beside sentence-transformers. Needs a GPU, a CUDA toolkit (or what `make cuda-check` got) and a Python with
-# torch and sentence-transformers. `make bench-gpu GPU="--device cpu --texts 50 --batches 8,32"` tries the script without a card.
+# torch and sentence-transformers; without Rust there, deploy/cuda/bundle.sh. It can be tried without a card:
+# `make bench-gpu GPU="--device cpu --texts 50 --batches 8,32"`.
 bench-gpu: model
-	CUDA_HOME=$${CUDA_HOME:-$$(python3 deploy/cuda/toolkit.py)} && export CUDA_HOME CUDA_PATH=$$CUDA_HOME \
-	  PATH=$$CUDA_HOME/bin:$$PATH CUDA_COMPUTE_CAP=$${CUDA_COMPUTE_CAP:-80} && \
-	  $(or $(PYTHON),python3) benches/gpu/run.py --model $(MODEL_DIR) $(GPU)
+	. deploy/cuda/env.sh && $(or $(PYTHON),python3) benches/gpu/run.py --model $(MODEL_DIR) $(GPU)
 
 # Against the real binary and model: Weaviate's own module beside ours, object by object (Go); an unmodified Weaviate and
 # its Python client; gRPC tools without our proto file. Needs Go; the first run builds Weaviate.

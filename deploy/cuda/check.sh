@@ -5,10 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 started=$SECONDS
-CUDA_HOME=$(python3 deploy/cuda/toolkit.py)
-export CUDA_HOME CUDA_PATH=$CUDA_HOME CUDA_ROOT=$CUDA_HOME CUDA_TOOLKIT_ROOT_DIR=$CUDA_HOME PATH=$CUDA_HOME/bin:$PATH
-# The oldest cards that are to run it: 80 is Ampere (A100; A10 and L4 are newer). Newer ones run it too.
-export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
+. deploy/cuda/env.sh
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda
 # Nothing is computed on a CPU here to speak of: compiling quickly counts.
 cheap=(--locked --features cuda --config 'profile.dev.opt-level=0' --config 'profile.dev.package."*".opt-level=0')

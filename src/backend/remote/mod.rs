@@ -4,6 +4,7 @@
 //! |---|---|
 //! | URL schemes, user-info, what may be shown | [`address`] |
 //! | which addresses may be dialled (the SSRF guard) | [`guard`] |
+//! | how many texts go into one request, learned | [`batch`] |
 //! | replicas, balancing, health, attempts | [`pool`], [`retry`] |
 //! | connections, TLS, one HTTP exchange | [`client`], [`resolve`], [`credentials`] |
 //! | the wire formats | [`t2v`], [`sidecar`], [`tei`], [`openai`] |
@@ -42,6 +43,7 @@
 //! Nothing of this is ever cached, and nothing lasts longer than the deadline.
 
 pub mod address;
+pub mod batch;
 pub mod client;
 pub mod credentials;
 pub mod directory;
@@ -55,18 +57,20 @@ pub mod startup;
 pub mod t2v;
 pub mod tei;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use reqwest::RequestBuilder;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use self::address::Kind;
+use self::batch::{Learned, Size, batches};
 use self::client::Tls;
 use self::credentials::Credentials;
 use self::pool::Pool;
@@ -76,9 +80,6 @@ use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry;
 use crate::telemetry::metrics::{Report, Source, UpstreamModel};
-
-/// Bytes of text in one request, where several go into one.
-const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Lengths of vectors remembered: one for each `dimensions` that was asked for.
 const LENGTHS: usize = 64;
@@ -163,12 +164,27 @@ impl Speaks {
     }
 }
 
+/// Texts of a call that go into one request.
+struct Part {
+    texts: Vec<usize>,
+    /// The halving it is of, where it is a half.
+    of: Option<usize>,
+}
+
+/// A batch that was refused, and those of its halves that were accepted.
+struct Halving {
+    whole: Size,
+    accepted: Vec<Size>,
+}
+
 /// A backend that asks another server. See the module.
 pub struct Remote {
     pool: Arc<Pool>,
     speaks: OnceCell<Speaks>,
     /// Of the upstream, not of a replica: all of them serve one model.
     lengths: Mutex<HashMap<Option<i64>, usize>>,
+    /// How much it takes at once.
+    learned: Learned,
     total_timeout: Duration,
     info: ModelInfo,
     /// What the upstream's meta was at start.
@@ -183,6 +199,7 @@ impl Remote {
             pool,
             speaks: OnceCell::new_with(speaks),
             lengths: Mutex::default(),
+            learned: Learned::default(),
             total_timeout: options.total_timeout,
             info,
             meta: Map::new(),
@@ -196,18 +213,16 @@ impl Remote {
 
     async fn embed_all(&self, requests: &[EmbedRequest]) -> Result<Vec<Result<Embedding>>> {
         let speaks = self.speaks().await?;
-        let batches = batches(requests, speaks.batch());
-        let answers = batches.into_iter().map(|batch| self.batch(speaks, requests, batch));
-        let answers: Vec<_> =
-            futures_util::stream::iter(answers).buffer_unordered(self.pool.concurrency()).collect().await;
-        let missing = || Err(Error::internal("the upstream gave no answer for the text"));
         let mut results: Vec<Option<Result<Embedding>>> = vec![None; requests.len()];
-        for (text, answer) in answers.into_iter().flatten() {
-            results[text] = Some(answer.and_then(|embedding| self.checked(embedding, &requests[text])));
-        }
+        self.ask_for_all(speaks, requests, &mut results).await;
+        let missing = || Err(Error::internal("the upstream gave no answer for the text"));
         let results: Vec<Result<Embedding>> = results
             .into_iter()
-            .map(|result| result.unwrap_or_else(missing).map_err(|error| self.named(error)))
+            .zip(requests)
+            .map(|(result, request)| {
+                let checked = result.unwrap_or_else(missing).and_then(|embedding| self.checked(embedding, request));
+                checked.map_err(|error| self.named(error))
+            })
             .collect();
         // When nothing succeeded and no text is to blame, it is the call that failed.
         let of_the_call = |result: &Result<Embedding>| match result {
@@ -222,56 +237,106 @@ impl Remote {
         Ok(results)
     }
 
-    /// The answers for some texts of a call. A batch that is refused for one of its texts is halved until that text
-    /// stands alone.
-    async fn batch(
-        &self,
-        speaks: &Speaks,
-        requests: &[EmbedRequest],
-        texts: Vec<usize>,
-    ) -> Vec<(usize, Result<Embedding>)> {
-        let mut answers = Vec::with_capacity(texts.len());
-        let mut parts = vec![texts];
-        while let Some(mut part) = parts.pop() {
-            let Some(&first) = part.first() else { continue };
-            let asked: Vec<&EmbedRequest> = part.iter().map(|&text| &requests[text]).collect();
-            let deadline = requests[first].deadline.unwrap_or_else(|| Instant::now() + self.total_timeout);
-            let answer = match speaks {
-                Speaks::T2v { .. } if asked.len() == 1 => {
-                    t2v::one(&self.pool, asked[0], deadline).await.map(|embedding| vec![Ok(embedding)])
+    /// Asks for the texts of a call, as many batches at once as there may be, and puts each text's answer in its place. A
+    /// batch that is refused for its size or for one of its texts is halved until it is accepted or that text stands
+    /// alone: in the first case at no cost, as the upstream did no work for it, in the second from the retries' budget.
+    async fn ask_for_all(&self, speaks: &Speaks, requests: &[EmbedRequest], results: &mut [Option<Result<Embedding>>]) {
+        let no_later = Instant::now() + self.total_timeout;
+        let most = || self.learned.most(speaks.batch(), Instant::now());
+        let mut halvings: Vec<Halving> = Vec::new();
+        let whole = |texts| Part { texts, of: None };
+        let mut waiting: VecDeque<Part> = batches(requests, 0..requests.len(), most()).into_iter().map(whole).collect();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            while asked.len() < self.pool.concurrency()
+                && let Some(part) = waiting.pop_front()
+            {
+                let smaller = batches(requests, part.texts.iter().copied(), most());
+                // Learned since it was cut.
+                if smaller.len() > 1 {
+                    smaller.into_iter().rev().for_each(|texts| waiting.push_front(whole(texts)));
+                } else {
+                    asked.push(self.ask(speaks, requests, part, no_later));
                 }
-                Speaks::T2v { .. } => t2v::many(&self.pool, &asked, deadline).await,
-                Speaks::Sidecar => sidecar::many(&self.pool, &asked, deadline).await,
-                Speaks::Tei { .. } => tei::many(&self.pool, &asked, deadline).await,
-                Speaks::OpenAi(openai) => openai.many(&self.pool, &asked, deadline).await,
-            };
+            }
+            let Some((part, answer)) = asked.next().await else { return };
+            let Part { mut texts, of } = part;
             match answer {
-                Ok(results) => {
-                    for (text, result) in part.into_iter().zip(results) {
+                Ok(answers) => {
+                    if let Some(halving) = of.and_then(|of| halvings.get_mut(of)) {
+                        halving.accepted.push(Size::of(requests, &texts));
+                        self.learn(halving);
+                    }
+                    let alone = texts.len() == 1;
+                    for (text, answer) in texts.into_iter().zip(answers) {
                         // `errors` beside `vectors` has no kinds: alone, the text gets its error's status.
-                        if result.is_err()
-                            && asked.len() > 1
-                            && matches!(speaks, Speaks::T2v { .. })
-                            && self.pool.may_ask_again()
-                        {
-                            parts.push(vec![text]);
+                        let untold = answer.is_err() && !alone && matches!(speaks, Speaks::T2v { .. });
+                        if untold && self.pool.may_ask_again() {
+                            waiting.push_back(whole(vec![text]));
                         } else {
-                            answers.push((text, result));
+                            results[text] = Some(answer);
                         }
                     }
                 }
-                Err(error)
-                    if part.len() > 1
-                        && matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge)
-                        && self.pool.may_ask_again() =>
-                {
-                    let half = part.split_off(part.len() / 2);
-                    parts.extend([part, half]);
+                Err(error) if texts.len() > 1 && self.may_be_halved(&error) => {
+                    halvings.push(Halving { whole: Size::of(requests, &texts), accepted: Vec::new() });
+                    let of = Some(halvings.len() - 1);
+                    let second = texts.split_off(texts.len() / 2);
+                    // In front: of many batches, few are refused before it is known what is accepted.
+                    waiting.push_front(Part { texts: second, of });
+                    waiting.push_front(Part { texts, of });
                 }
-                Err(error) => answers.extend(part.into_iter().map(|text| (text, Err(error.clone())))),
+                Err(error) => texts.into_iter().for_each(|text| results[text] = Some(Err(error.clone()))),
             }
         }
-        answers
+    }
+
+    /// Whether the refused batch's halves may be asked for.
+    fn may_be_halved(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::TooLarge => true,
+            ErrorKind::InvalidArgument => self.pool.may_ask_again(),
+            _ => false,
+        }
+    }
+
+    fn learn(&self, halving: &Halving) {
+        let [one, other] = *halving.accepted.as_slice() else { return };
+        let half = Size { texts: one.texts.max(other.texts), bytes: one.bytes.max(other.bytes) };
+        if self.learned.refused(halving.whole, half, Instant::now()) {
+            tracing::info!(
+                upstream = self.pool.shown(),
+                texts = half.texts,
+                bytes = half.bytes,
+                "the upstream takes less at once than it was sent: smaller batches from now on"
+            );
+        }
+    }
+
+    /// The answers for one batch.
+    async fn ask(
+        &self,
+        speaks: &Speaks,
+        requests: &[EmbedRequest],
+        part: Part,
+        no_later: Instant,
+    ) -> (Part, Result<Vec<Result<Embedding>>>) {
+        let asked: Vec<&EmbedRequest> = part.texts.iter().map(|&text| &requests[text]).collect();
+        let deadline = asked.first().and_then(|first| first.deadline).unwrap_or(no_later);
+        let answer = match speaks {
+            // Nothing of it is the upstream's fault.
+            _ if Instant::now() >= deadline => {
+                Err(Error::new(ErrorKind::DeadlineExceeded, "no time was left to ask for this text"))
+            }
+            Speaks::T2v { .. } if let [one] = asked[..] => {
+                t2v::one(&self.pool, one, deadline).await.map(|embedding| vec![Ok(embedding)])
+            }
+            Speaks::T2v { .. } => t2v::many(&self.pool, &asked, deadline).await,
+            Speaks::Sidecar => sidecar::many(&self.pool, &asked, deadline).await,
+            Speaks::Tei { .. } => tei::many(&self.pool, &asked, deadline).await,
+            Speaks::OpenAi(openai) => openai.many(&self.pool, &asked, deadline).await,
+        };
+        (part, answer)
     }
 
     /// Lets through only what can be a vector of this upstream: some finite numbers, as many as always.
@@ -375,36 +440,6 @@ impl Source for Remote {
     }
 }
 
-/// The texts of a call by settings, in order, at most so many and so much in one batch.
-fn batches(requests: &[EmbedRequest], most: usize) -> Vec<Vec<usize>> {
-    let alike = |a: &EmbedRequest, b: &EmbedRequest| {
-        (&a.task_name, &a.pooling, a.dimensions, &a.prompt) == (&b.task_name, &b.pooling, b.dimensions, &b.prompt)
-    };
-    let mut full: Vec<Vec<usize>> = Vec::new();
-    // The batch that is being filled, for each of the settings met so far.
-    let mut open: Vec<(Vec<usize>, usize)> = Vec::new();
-    for (text, request) in requests.iter().enumerate() {
-        if most == 1 {
-            full.push(vec![text]);
-            continue;
-        }
-        let length = request.text.len();
-        match open.iter_mut().find(|(batch, _)| alike(&requests[batch[0]], request)) {
-            None => open.push((vec![text], length)),
-            Some((batch, bytes)) if batch.len() >= most || *bytes + length > BATCH_BYTES => {
-                full.push(std::mem::replace(batch, vec![text]));
-                *bytes = length;
-            }
-            Some((batch, bytes)) => {
-                batch.push(text);
-                *bytes += length;
-            }
-        }
-    }
-    full.extend(open.into_iter().map(|(batch, _)| batch));
-    full
-}
-
 /// A vector as an upstream without token counts gives it.
 fn embedding(vector: Vec<f32>, request: &EmbedRequest) -> Embedding {
     // A length that was asked for and not given: the setting had no effect.
@@ -448,17 +483,6 @@ fn said(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_are_batched_by_settings_number_and_size() {
-        let mut requests: Vec<EmbedRequest> = (0..5).map(|i| EmbedRequest::passage(i.to_string())).collect();
-        requests.insert(1, EmbedRequest::query("q"));
-        assert_eq!(batches(&requests, 2), [vec![0, 2], vec![3, 4], vec![5], vec![1]]);
-        assert_eq!(batches(&requests[..2], 1), [vec![0], vec![1]]);
-        let large = vec![EmbedRequest::passage("x".repeat(BATCH_BYTES - 1)); 3];
-        assert_eq!(batches(&large, 10).len(), 3);
-        assert!(batches(&[], 10).is_empty());
-    }
 
     #[test]
     fn what_servers_say_is_found_and_kept_short() {

@@ -97,6 +97,8 @@ fn failure(status: &Status) -> Failure {
             Some(ErrorKind::TooLarge) => ErrorKind::TooLarge,
             _ => ErrorKind::Overloaded,
         })),
+        // What gRPC's own limit on a message's bytes answers.
+        Code::OutOfRange => Failure::Refused(error(ErrorKind::TooLarge)),
         Code::DeadlineExceeded => Failure::Late(error(ErrorKind::DeadlineExceeded)),
         Code::Unavailable => Failure::Busy(error(ErrorKind::Unavailable), None),
         // Credentials and versions are the operator's matter, not the caller's.

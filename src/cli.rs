@@ -141,7 +141,7 @@ async fn check(
         load_and_warm(args, models, reference, &readiness).await?;
     }
     let shown = |(name, backend): (String, Arc<dyn Backend>)| {
-        format!("'{name}' makes vectors of {} dimensions", backend.info().dimensions)
+        format!("'{name}' makes vectors of {} dimensions", backend.info().dimensions.unwrap_or(0))
     };
     let models: Vec<_> = readiness.listed().into_iter().map(shown).collect();
     println!("ok: {}", models.join(", "));

@@ -135,7 +135,11 @@ async fn the_number_of_texts_that_another_sidecar_takes_is_learned() {
         check(&texts, &remote.embed(passages(&texts)).await.expect("the call"), "");
         assert_eq!((backend.calls().len(), refused(&server).await - before), (8, 0), "{scheme}");
         // Alone it is refused all the same.
-        check(std::slice::from_ref(&long), &remote.embed(passages(&[long.clone()])).await.expect("the call"), &long);
+        check(
+            std::slice::from_ref(&long),
+            &remote.embed(passages(std::slice::from_ref(&long))).await.expect("the call"),
+            &long,
+        );
     }
     server.stop().await;
 }

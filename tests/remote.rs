@@ -410,7 +410,7 @@ impl Backend for Noise {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_sidecar_gives_the_bits_of_the_local_answer() {
-    let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: 96 }));
+    let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: Some(96) }));
     let server = TestServer::start(noise.clone()).await;
     let requests: Vec<EmbedRequest> = (0..700)
         .map(|i| EmbedRequest {
@@ -423,7 +423,7 @@ async fn another_sidecar_gives_the_bits_of_the_local_answer() {
     let local = noise.embed(requests.clone()).await.expect("the call");
     for scheme in ["grpc", "http", "t2v+http"] {
         let remote = connect(&format!("{scheme}://{}", server.address)).await;
-        assert_eq!(remote.info().dimensions, 96, "{scheme}");
+        assert_eq!(remote.info().dimensions, Some(96), "{scheme}");
         let answers = remote.embed(requests.clone()).await.expect("the call");
         assert_eq!(answers.len(), local.len());
         for (i, (got, expected)) in answers.iter().zip(&local).enumerate() {
@@ -477,7 +477,7 @@ async fn an_upstream_that_was_not_there_at_start_gives_shortened_vectors_later()
     })
     .await;
     let remote = connect(&upstream.url().replace("http", "t2v+http")).await;
-    assert_eq!(remote.info().dimensions, 0);
+    assert_eq!(remote.info().dimensions, None);
     up.store(true, Ordering::Relaxed);
     let server = TestServer::start(remote).await;
     let ask = async |dimensions: usize| -> Value {

@@ -43,8 +43,8 @@ pub struct ModelInfo {
     pub name: String,
     /// Changes whenever vectors may change: weights, tokenizer, profile and its switches.
     pub fingerprint: String,
-    /// Length of a full vector.
-    pub dimensions: usize,
+    /// Length of a full vector; `None`: not known, of an upstream that did not answer yet.
+    pub dimensions: Option<usize>,
 }
 
 /// Texts in, vectors out.

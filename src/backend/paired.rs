@@ -21,18 +21,18 @@ impl Paired {
     /// Puts an encoder for passages and one for queries together. Their vectors must be comparable.
     pub fn new(passage: Arc<dyn Backend>, query: Arc<dyn Backend>) -> Result<Paired> {
         let (passages, queries) = (passage.info(), query.info());
-        // An upstream that did not answer yet makes vectors of a length nobody knows: 0.
-        let known = passages.dimensions > 0 && queries.dimensions > 0;
-        if known && passages.dimensions != queries.dimensions {
+        if let (Some(ours), Some(theirs)) = (passages.dimensions, queries.dimensions)
+            && ours != theirs
+        {
             return Err(Error::config(format!(
                 "{} makes {} dimensions and {} makes {}: passages and queries need encoders of one family",
-                passages.name, passages.dimensions, queries.name, queries.dimensions
+                passages.name, ours, queries.name, theirs
             )));
         }
         let info = ModelInfo {
             name: format!("{} + {}", passages.name, queries.name),
             fingerprint: format!("{}+{}", passages.fingerprint, queries.fingerprint),
-            dimensions: passages.dimensions.max(queries.dimensions),
+            dimensions: passages.dimensions.or(queries.dimensions),
         };
         Ok(Paired { passage, query, info })
     }
@@ -120,7 +120,10 @@ mod tests {
     }
 
     fn marked(mark: f32, dimensions: usize) -> Arc<dyn Backend> {
-        Arc::new(Marked(mark, ModelInfo { name: mark.to_string(), fingerprint: mark.to_string(), dimensions }))
+        Arc::new(Marked(
+            mark,
+            ModelInfo { name: mark.to_string(), fingerprint: mark.to_string(), dimensions: Some(dimensions) },
+        ))
     }
 
     #[tokio::test]

@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn named(name: &str) -> Arc<dyn Backend> {
-        Arc::new(Named(ModelInfo { name: name.into(), fingerprint: String::new(), dimensions: 1 }))
+        Arc::new(Named(ModelInfo { name: name.into(), fingerprint: String::new(), dimensions: Some(1) }))
     }
 
     fn found(readiness: &Readiness, name: Option<&str>) -> std::result::Result<String, ErrorKind> {

@@ -107,7 +107,7 @@ pub struct FakeBackend {
 
 impl FakeBackend {
     pub fn new(dimensions: usize) -> FakeBackend {
-        FakeBackend { info: ModelInfo { name: "fake".into(), fingerprint: "0".into(), dimensions } }
+        FakeBackend { info: ModelInfo { name: "fake".into(), fingerprint: "0".into(), dimensions: Some(dimensions) } }
     }
 }
 
@@ -116,7 +116,7 @@ impl Backend for FakeBackend {
         &self,
         requests: Vec<EmbedRequest>,
     ) -> futures_util::future::BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        let dimensions = self.info.dimensions;
+        let dimensions = self.info.dimensions.expect("known");
         let embed = move |request: EmbedRequest| match request.text.as_str() {
             "fail" => Err(Error::invalid("this text fails")),
             text => Ok(Embedding {

@@ -80,7 +80,7 @@ impl Call {
     }
 
     /// All its texts are answered, with vectors of this length.
-    pub fn finish(&self, dimensions: usize) {
+    pub fn finish(&self, dimensions: Option<usize>) {
         let Some(spans) = &self.spans else { return };
         let stage = spans.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stage) = stage {

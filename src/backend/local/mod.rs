@@ -210,7 +210,7 @@ impl LocalBackend {
         let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
         let precision = source.precision(options.precision, engine);
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
-        let info = ModelInfo { name, fingerprint, dimensions };
+        let info = ModelInfo { name, fingerprint, dimensions: Some(dimensions) };
         let model = Arc::new(Model::new(encoders, head));
         let device = inference.device();
         let reported = ReportedModel::new(&info, profile, (&device, precision), model.clone());

@@ -194,7 +194,7 @@ pub struct Remote {
 impl Remote {
     /// An upstream of which nothing is known yet but what its URL says.
     fn new(pool: Arc<Pool>, speaks: Option<Speaks>, options: &RemoteOptions, fingerprint: String) -> Remote {
-        let info = ModelInfo { name: pool.shown(), fingerprint, dimensions: 0 };
+        let info = ModelInfo { name: pool.shown(), fingerprint, dimensions: None };
         Remote {
             pool,
             speaks: OnceCell::new_with(speaks),

@@ -268,14 +268,14 @@ async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
     let first =
         EmbedRequest { deadline: Some(Instant::now() + options.attempt_timeout), ..EmbedRequest::passage("warm up") };
     match remote.embed(vec![first]).await.map(|mut results| results.pop()) {
-        Ok(Some(Ok(embedding))) => remote.info.dimensions = embedding.vector.len(),
+        Ok(Some(Ok(embedding))) => remote.info.dimensions = Some(embedding.vector.len()),
         Ok(Some(Err(error))) | Err(error) => tracing::warn!("the upstream does not embed a first text: {error}"),
         Ok(None) => {}
     }
     tracing::info!(
         upstream = remote.pool.shown(),
         kind = remote.speaks.get().map(|speaks| speaks.kind().as_str()),
-        dimensions = remote.info.dimensions,
+        dimensions = remote.info.dimensions.unwrap_or(0),
         "forwarding"
     );
     let remote = Arc::new(remote);

@@ -104,9 +104,11 @@ pub async fn embed(
             model.name
         ))
     };
-    // Of an upstream that did not answer at start the length is not known before there is a vector: 0.
-    if let Some(wanted) = dimensions.filter(|&wanted| wanted > model.dimensions && model.dimensions > 0) {
-        return Err(too_many(wanted, model.dimensions));
+    // Of an upstream that did not answer at start the length is not known before there is a vector.
+    if let (Some(wanted), Some(there_are)) = (dimensions, model.dimensions)
+        && wanted > there_are
+    {
+        return Err(too_many(wanted, there_are));
     }
     let only_one = requests.len() == 1;
     let results = within_deadline(headers, service.embed(requests)).await?;

@@ -129,7 +129,7 @@ pub struct Model {
     /// Profile it is served under.
     pub profile: &'static str,
     /// Length of its vectors.
-    pub dimensions: usize,
+    pub dimensions: Option<usize>,
     /// What computes it.
     pub device: String,
     /// Numbers of its weights.
@@ -352,7 +352,7 @@ fn models_on(page: &mut Page, Report { models, upstreams, .. }: &Report) {
         page.sample(&labels, 1);
     };
     for model in models {
-        info(&model.name, model.profile, Some(model.dimensions), &model.device, model.dtype);
+        info(&model.name, model.profile, model.dimensions, &model.device, model.dtype);
     }
     for model in upstreams {
         info(&model.name, &model.profile, model.dimensions, "upstream", &model.dtype);
@@ -389,7 +389,7 @@ mod tests {
             let model = Model {
                 name: "a \"b\"".into(),
                 profile: "onnx",
-                dimensions: 7,
+                dimensions: Some(7),
                 device: "cpu".into(),
                 dtype: "f32",
                 ..Model::default()

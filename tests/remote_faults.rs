@@ -33,6 +33,7 @@ fn behaviour(fault: &str, number: usize) -> Option<Act> {
         "503 with Retry-After, then well" | "429 with Retry-After, then well" => ok(GOOD),
         "429 without Retry-After" => status(429, r#"{"error":"busy"}"#),
         "422" => status(422, r#"{"detail":[{"msg":"Field required"}]}"#),
+        "413 for one text" => status(413, r#"{"error":"too long"}"#),
         "401" => status(401, r#"{"error":"Unauthorized"}"#),
         "307" => with(307, "location: http://127.0.0.1:1/\r\n", "{}"),
         "200 without a vector" => ok(r#"{"text":"x"}"#),
@@ -70,7 +71,7 @@ fn rows() -> Vec<Row> {
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_see_what_the_table_says() {
     let rows = rows();
-    assert!(rows.len() >= 22, "only {} rows", rows.len());
+    assert!(rows.len() >= 23, "only {} rows", rows.len());
     let results = futures_util::future::join_all(rows.iter().map(check)).await;
     let wrong: Vec<_> = results.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

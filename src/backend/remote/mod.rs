@@ -29,6 +29,7 @@
 //! | 429 with Retry-After, then well | yes | the vector | |
 //! | 429 without Retry-After | no | overloaded 429 | `fail with status 429` |
 //! | 422 | no | invalid_argument 400 | `fail with status 422` |
+//! | 413 for one text | no | too_large 413 | `fail with status 413` |
 //! | 401 | no | upstream 502 | `fail with status 401` |
 //! | 307 | no | upstream 502 | `fail with status 307` |
 //! | 200 without a vector | no | upstream 502 | `status 200 without a vector` |

@@ -362,6 +362,7 @@ impl Task for LinearTask<'_> {
         let precision = self.linear.precision;
         let depth = depth_words(precision, self.linear.inputs);
         let words = self.linear.panels.words;
+        let right_stride = words / depth;
         let values = self.arena.values();
         let (panels, bias) = (&values[self.linear.panels.range()], &values[self.linear.bias.clone()]);
         let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
@@ -375,7 +376,7 @@ impl Task for LinearTask<'_> {
                 for panel in self.columns.clone() {
                     let first = panel * width;
                     let right = &panels[panel * words..][..words];
-                    let place = |panel, start| self.linear.panels.at(panel) + start * (words / depth);
+                    let place = |panel, start| self.linear.panels.at(panel) + start * right_stride;
                     let next = if panel + 1 < self.columns.end {
                         Some(place(panel + 1, start))
                     } else if !is_last {
@@ -403,8 +404,8 @@ impl Task for LinearTask<'_> {
                             depth: block,
                             left: self.input.add(start),
                             left_stride: self.input_stride,
-                            right: right.as_ptr().add(start * (words / depth)),
-                            right_stride: words / depth,
+                            right: right.as_ptr().add(start * right_stride),
+                            right_stride,
                             resume: start > 0,
                             scales,
                             columns,
@@ -417,8 +418,9 @@ impl Task for LinearTask<'_> {
                             },
                             out: self.out.add(first),
                             out_stride: self.out_stride,
-                            ahead: next
-                                .map_or(Ahead::nothing(bias), |next| Ahead::panel(values.as_ptr().wrapping_add(next))),
+                            ahead: next.map_or(Ahead::nothing(bias), |next| {
+                                Ahead::panel(values.as_ptr().wrapping_add(next), right_stride)
+                            }),
                         };
                         product.compute_in(s, precision, rows.clone());
                         if !is_last {

@@ -69,9 +69,9 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// As many words from there as the product's right factor has, or a few more.
-    pub(super) fn panel(from: *const f32) -> Ahead {
-        Ahead { from, step: usize::MAX }
+    /// As many words from there as the product's right factor has, with rows that far apart, or a few more.
+    pub(super) fn panel(from: *const f32, right_stride: usize) -> Ahead {
+        Ahead { from, step: right_stride }
     }
 
     /// Nothing; the address is some that is in use anyway.
@@ -79,12 +79,9 @@ impl Ahead {
         Ahead { from: used, step: 0 }
     }
 
-    /// The share of one of several tiles that go through the same depth, a right factor with such rows.
-    fn share(self, tile: usize, tiles: usize, depth: usize, right_stride: usize) -> Ahead {
-        if self.step == 0 {
-            return self;
-        }
-        let step = right_stride.div_ceil(tiles);
+    /// The share of one of several tiles that go through the same depth.
+    fn share(self, tile: usize, tiles: usize, depth: usize) -> Ahead {
+        let step = self.step.div_ceil(tiles);
         Ahead { from: self.from.wrapping_add(tile * step * depth), step }
     }
 }
@@ -191,13 +188,13 @@ impl DotTask for Rows {
 
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
-        let Product { depth, right_stride, ahead, .. } = self.0;
+        let Product { depth, ahead, .. } = self.0;
         let tiles = self.1.len().div_ceil(D::TILE_ROWS);
         for (tile, run) in even_runs(self.1, D::TILE_ROWS).enumerate() {
             let count = run.len();
             // SAFETY: the caller's promise covers these rows.
             let product = unsafe { self.0.skip_rows(run.start) };
-            let product = Product { ahead: ahead.share(tile, tiles, depth, right_stride), ..product };
+            let product = Product { ahead: ahead.share(tile, tiles, depth), ..product };
             if product.columns <= D::Simd::LANES {
                 product.tile_of::<D, 1>(dot, count);
             } else {

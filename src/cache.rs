@@ -218,6 +218,10 @@ impl Backend for Cached {
         self.inner.info()
     }
 
+    fn trouble(&self) -> Option<&'static str> {
+        self.inner.trouble()
+    }
+
     /// The inner backend's meta, with `sidecar.cache`.
     fn meta(&self) -> Map<String, Value> {
         self.with_stats(self.inner.meta())

@@ -29,7 +29,7 @@ use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate;
-use crate::server::{self, Readiness};
+use crate::server::{self, Access, Readiness, Tls};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::{self, LogFormat};
 
@@ -66,13 +66,13 @@ async fn serve(args: ServeArgs) -> Result<()> {
     warn(&reference);
     let remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
-    let options = reference.server(&args, Arc::new(upstreams))?;
+    let mut options = reference.server(&args, Arc::new(upstreams))?;
     let forwards = Forwards::of(&args, &reference);
     let models = models(&args, &forwards, &reference)?;
     if args.check {
         return check(&args, &models, &forwards, &reference, &remote).await;
     }
-    raise_file_limit(args.max_connections);
+    options.open_files = raise_file_limit();
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
             "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
@@ -83,6 +83,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let address = listener.local_addr().unwrap_or(args.listen);
     tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
     let readiness = readiness_of(&models);
+    let reloading = hangups(options.access.clone(), options.tls.clone())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
         // An error means that the sender is gone, which is a reason to stop as well.
@@ -101,6 +102,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         loading = serving => return loading,
         // The server ends by itself only when something is wrong with it.
         ended = &mut server => return server_end(ended),
+        () = reloading => {}
         () = termination() => {}
     }
     tracing::info!("stopping: what is in flight is finished first");
@@ -148,17 +150,14 @@ async fn check(
     Ok(())
 }
 
-/// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more.
-fn raise_file_limit(connections: usize) {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) if files < connections as u64 + 64 => tracing::warn!(
-            files,
-            connections,
-            "fewer open files are allowed than --max-connections needs: connections beyond them wait; see ulimit -n"
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!("the limit of open files could not be raised: {error}"),
+/// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more. Answers how many
+/// it has now; `None`: not known.
+fn raise_file_limit() -> Option<u64> {
+    let raised = rlimit::increase_nofile_limit(u64::MAX);
+    if let Err(error) = &raised {
+        tracing::warn!("the limit of open files could not be raised: {error}");
     }
+    raised.ok().or_else(|| rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(files, _)| files))
 }
 
 fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {
@@ -519,6 +518,25 @@ async fn warm(backend: &dyn Backend) -> Result<()> {
         warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
     }
     Ok(())
+}
+
+/// On each SIGHUP, reads certificates and tokens again. Never resolves.
+///
+/// # Errors
+/// `Internal` if the signal cannot be heard, which would else end the process, and lose what is in flight.
+fn hangups(access: Access, tls: Option<Arc<Tls>>) -> Result<impl Future<Output = ()>> {
+    let unheard = |error| Error::internal(format!("SIGHUP cannot be listened to: {error}"));
+    let mut signals = signal(SignalKind::hangup()).map_err(unheard)?;
+    Ok(async move {
+        while signals.recv().await.is_some() {
+            tracing::info!("SIGHUP: files of tokens and certificates are read again; other settings need a restart");
+            access.look_now();
+            if let Some(tls) = &tls {
+                tls.look_now();
+            }
+        }
+        std::future::pending().await
+    })
 }
 
 /// Resolves on SIGTERM or SIGINT.

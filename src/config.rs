@@ -3,6 +3,7 @@
 
 mod device;
 mod mistakes;
+mod numbers;
 mod security;
 mod shown;
 mod upstream;
@@ -29,6 +30,7 @@ use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
 use crate::telemetry::LogFormat;
 
 pub use self::mistakes::command_line;
+use self::numbers::{A_YEAR, BYTES, MANY, THREADS, between};
 pub use self::security::{Secret, SecurityArgs};
 pub use self::shown::shown;
 pub use self::upstream::{AccessArgs, UpstreamArgs};
@@ -101,45 +103,62 @@ pub struct ServeArgs {
           value_parser = BoolishValueParser::new())]
     pub lowercase_input: Option<bool>,
     /// Largest HTTP body and gRPC message accepted, in bytes
-    #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes)]
+    #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes,
+          value_parser = between(1, BYTES))]
     pub max_body_bytes: usize,
     /// Most texts, or objects, accepted in one request
-    #[arg(long, env = "T2V_MAX_TEXTS", default_value_t = Limits::default().max_texts)]
+    #[arg(long, env = "T2V_MAX_TEXTS", default_value_t = Limits::default().max_texts, value_parser = between(1, MANY))]
     pub max_texts: usize,
     /// Largest text accepted, in bytes
-    #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes)]
+    #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes,
+          value_parser = between(1, BYTES))]
     pub max_text_bytes: usize,
     /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
-    #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs())]
+    #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs(),
+          value_parser = between(1, A_YEAR))]
     pub max_wait: u64,
     /// Seconds a body, or a gRPC message, may take to arrive: it holds room in memory meanwhile
     #[arg(long, env = "T2V_MAX_BODY_WAIT", value_name = "SECONDS",
-          default_value_t = Limits::default().max_body_wait.as_secs())]
+          default_value_t = Limits::default().max_body_wait.as_secs(), value_parser = between(1, A_YEAR))]
     pub max_body_wait: u64,
+    /// Seconds a connection may take for its TLS handshake, for its first byte, and for a request's head once it begins
+    #[arg(long, env = "T2V_MAX_HEAD_WAIT", value_name = "SECONDS",
+          default_value_t = Limits::default().max_head_wait.as_secs(), value_parser = between(1, A_YEAR))]
+    pub max_head_wait: u64,
+    /// Largest head of a request accepted, in bytes: its path and its headers, with 32 more for each header
+    #[arg(long, env = "T2V_MAX_HEAD_BYTES", default_value_t = Limits::default().max_head_bytes,
+          value_parser = between(1024, 1_usize << 30))]
+    pub max_head_bytes: usize,
     /// Connections served at once; one more is told to come back later, except for health checks
-    #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
+    #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections,
+          value_parser = between(1, MANY))]
     pub max_connections: usize,
     /// Bytes of request bodies in memory at once; requests beyond wait to be read
-    #[arg(long, env = "T2V_MAX_INFLIGHT_BYTES", default_value_t = Limits::default().max_inflight_bytes)]
+    #[arg(long, env = "T2V_MAX_INFLIGHT_BYTES", default_value_t = Limits::default().max_inflight_bytes,
+          value_parser = between(1, BYTES))]
     pub max_inflight_bytes: usize,
     /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
     /// ENABLE_CACHE says no]
-    #[arg(long, env = "T2V_CACHE_BYTES")]
+    #[arg(long, env = "T2V_CACHE_BYTES", value_parser = between(0, BYTES as u64))]
     pub cache_bytes: Option<u64>,
     /// Seconds after which a vector is forgotten [default: never; 600 where texts are forwarded]
-    #[arg(long, env = "T2V_CACHE_TTL", value_name = "SECONDS")]
+    #[arg(long, env = "T2V_CACHE_TTL", value_name = "SECONDS", value_parser = between(0, A_YEAR))]
     pub cache_ttl: Option<u64>,
     /// Seconds after which a connection is asked to close, so that replicas behind one address share the traffic
     #[arg(long, env = "T2V_MAX_CONNECTION_AGE", value_name = "SECONDS",
-          default_value_t = Lifetimes::default().max_connection_age.as_secs())]
+          default_value_t = Lifetimes::default().max_connection_age.as_secs(), value_parser = between(1, A_YEAR))]
     pub max_connection_age: u64,
+    /// Seconds after which a connection is closed over which nothing is asked; more than its clients keep one (Go: 90)
+    #[arg(long, env = "T2V_MAX_CONNECTION_IDLE", value_name = "SECONDS",
+          default_value_t = Lifetimes::default().max_connection_idle.as_secs(), value_parser = between(1, A_YEAR))]
+    pub max_connection_idle: u64,
     /// Seconds from SIGTERM, when the server turns unready, until it refuses new connections
     #[arg(long, env = "T2V_DRAIN_DELAY", value_name = "SECONDS",
-          default_value_t = Lifetimes::default().drain_delay.as_secs())]
+          default_value_t = Lifetimes::default().drain_delay.as_secs(), value_parser = between(0, A_YEAR))]
     pub drain_delay: u64,
     /// Seconds from SIGTERM until the server ends, with everything in flight finished or not
     #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
-          default_value_t = Lifetimes::default().shutdown_grace.as_secs())]
+          default_value_t = Lifetimes::default().shutdown_grace.as_secs(), value_parser = between(0, A_YEAR))]
     pub shutdown_grace: u64,
     /// Print every setting, its value and where it comes from, and end; secrets are left out
     #[arg(long, env = "T2V_PRINT_CONFIG", num_args = 0..=1, default_value = "false", default_missing_value = "true",
@@ -190,10 +209,11 @@ pub struct ModelArgs {
     #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]
-    #[arg(long, env = "T2V_THREADS")]
+    #[arg(long, env = "T2V_THREADS", value_parser = between(1, THREADS))]
     pub threads: Option<usize>,
     /// Tokens that may wait to be computed; requests beyond wait for room
-    #[arg(long, env = "T2V_MAX_WAITING_TOKENS", default_value_t = DEFAULT_WAITING_TOKENS)]
+    #[arg(long, env = "T2V_MAX_WAITING_TOKENS", default_value_t = DEFAULT_WAITING_TOKENS,
+          value_parser = between(1, MANY))]
     pub max_waiting_tokens: usize,
     /// Serve queries before passages that came earlier
     #[arg(long, env = "T2V_QUERIES_FIRST", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
@@ -334,6 +354,8 @@ impl ServeArgs {
             max_text_bytes: self.max_text_bytes,
             max_wait: Duration::from_secs(self.max_wait),
             max_body_wait: Duration::from_secs(self.max_body_wait),
+            max_head_wait: Duration::from_secs(self.max_head_wait),
+            max_head_bytes: self.max_head_bytes,
             max_connections: self.max_connections,
             max_inflight_bytes: self.max_inflight_bytes,
         }
@@ -468,11 +490,13 @@ impl ReferenceEnv {
             },
             lifetimes: Lifetimes {
                 max_connection_age: Duration::from_secs(args.max_connection_age),
+                max_connection_idle: Duration::from_secs(args.max_connection_idle),
                 drain_delay: Duration::from_secs(args.drain_delay),
                 shutdown_grace: Duration::from_secs(args.shutdown_grace),
             },
             access: args.security.access(self)?,
             tls: args.security.tls()?,
+            open_files: None,
             cuda_wanted: self.cuda_wanted,
         })
     }

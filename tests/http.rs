@@ -525,6 +525,36 @@ async fn a_connection_over_the_limit_is_refused_but_a_probe_is_not() {
     panic!("the places of those who left are not given to others");
 }
 
+/// Whatever stands in a path, a refusal says what is wrong.
+#[tokio::test]
+async fn odd_paths_are_refused_with_an_error() {
+    let server = TestServer::start(Arc::new(FakeBackend::new(2))).await;
+    for (path, status) in [
+        ("/models/%ff%fe/meta", 400),
+        ("/models/%ff%fe/vectors", 400),
+        ("/models/%ff/.well-known/ready", 400),
+        ("/v1/models/%ff", 400),
+        ("/v1/models/%c3", 400),
+        ("/%ff", 400),
+        ("/models/%00/meta", 404),
+        ("/models/%F0%9F%98%80/meta", 404),
+        ("/models/%/meta", 404),
+        ("/models/a%2f..%2fb/meta", 404),
+        ("/v1/models/%20", 404),
+        ("/models/", 404),
+        ("/models//meta", 404),
+    ] {
+        // No URL library between, which would change the path.
+        let mut connection = support::process::Connection::open(server.address).await.expect("a connection");
+        let answer = connection.get(path).await.expect("an answer");
+        assert_eq!(answer.status(), status, "{path}: {:?}", answer.body());
+        let body: Value = serde_json::from_slice(answer.body()).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let error = &body["error"];
+        assert!(error.is_string() || error["message"].is_string(), "{path}: {body}");
+    }
+    server.stop().await;
+}
+
 /// What was accepted before the end is answered; what comes after is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutting_down_answers_what_is_in_flight() {

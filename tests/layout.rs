@@ -38,7 +38,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs"]),
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/", "telemetry/otlp.rs"]),
     ("subtle", &["server/auth.rs"]),
-    ("tokio_rustls", &["server/tls.rs", "server/connection.rs"]),
+    ("tokio_rustls", &["server/tls.rs", "server/connection/"]),
     ("moka", &["cache.rs"]),
     ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),

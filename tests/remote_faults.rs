@@ -275,3 +275,32 @@ async fn one_of_three_replicas_may_die_under_load() {
     assert!(after < before * 3 + Duration::from_millis(100), "p99 {before:?} before and {after:?} after");
     assert!(back.count("/vectors") > 0, "the replica is used again");
 }
+
+/// Whatever an upstream asks us to wait, its caller gets an answer, and so does each text beside.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_retry_after_is_too_long_to_be_read() {
+    for asked in
+        ["18446744073709551615", "18446744073709551616", "9223372036854775808", "31536000", "-1", "1e400", "NaN", ""]
+    {
+        let header = format!("retry-after: {asked}\r\n");
+        let upstream = Upstream::start(move |arrived: &Arrived| match arrived.path.as_str() {
+            "/vectors" if arrived.body.contains("busy") => {
+                Act::Answer(503, header.clone(), r#"{"error":"busy"}"#.into())
+            }
+            "/vectors" => ok(GOOD),
+            _ => container(arrived),
+        })
+        .await;
+        let options = RemoteOptions { total_timeout: Duration::from_secs(5), ..RemoteOptions::default() };
+        let services = startup::connect(Some(&upstream.url()), None, false, &options).await.expect("connected");
+        let backend = services.passage.expect("an upstream");
+        let requests = ["a", "busy", "b"].map(EmbedRequest::passage).to_vec();
+        let begun = Instant::now();
+        let results = tokio::time::timeout(Duration::from_secs(10), backend.embed(requests)).await.expect("in time");
+        let results = results.expect("the texts beside are answered");
+        assert!(results[0].is_ok() && results[2].is_ok(), "{asked}: {results:?}");
+        let error = results[1].as_ref().expect_err("busy");
+        assert_eq!(error.kind().meaning().http_status, 503, "{asked}: {error}");
+        assert!(begun.elapsed() < Duration::from_secs(6), "{asked}: {:?}", begun.elapsed());
+    }
+}

@@ -58,6 +58,11 @@ pub trait Backend: Send + Sync {
     /// What is served.
     fn info(&self) -> &ModelInfo;
 
+    /// Why it will not embed anything any more, until the process is started again.
+    fn trouble(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What `GET /meta` answers, as far as it is known here.
     fn meta(&self) -> Map<String, Value>;
 

@@ -60,6 +60,10 @@ impl Backend for Paired {
         &self.info
     }
 
+    fn trouble(&self) -> Option<&'static str> {
+        self.passage.trouble().or_else(|| self.query.trouble())
+    }
+
     /// Like the meta of two containers as Weaviate's module merges it.
     fn meta(&self) -> Map<String, Value> {
         let side = |backend: &Arc<dyn Backend>| Value::Object(backend.meta());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::numbers::{A_YEAR, between};
 use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::client::Tls;
 use crate::backend::remote::credentials::Credentials;
@@ -36,10 +37,11 @@ pub struct UpstreamArgs {
     pub upstream_wait: Option<bool>,
     /// Seconds an upstream may take for one attempt
     #[arg(long, env = "T2V_UPSTREAM_TIMEOUT", value_name = "SECONDS",
-          default_value_t = RemoteOptions::default().attempt_timeout.as_secs())]
+          default_value_t = RemoteOptions::default().attempt_timeout.as_secs(), value_parser = between(1, A_YEAR))]
     pub upstream_timeout: u64,
     /// Requests under way to one upstream at the same time
-    #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency)]
+    #[arg(long, env = "T2V_UPSTREAM_CONCURRENCY", default_value_t = RemoteOptions::default().concurrency,
+          value_parser = between(1, 1_000_000_usize))]
     pub upstream_concurrency: usize,
     /// Trust and credentials.
     #[command(flatten)]

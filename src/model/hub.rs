@@ -137,9 +137,13 @@ impl HubConfig {
 
         let read_timeout = match var("HF_HUB_DOWNLOAD_TIMEOUT") {
             None => 30,
-            Some(value) => value.parse().ok().filter(|&seconds| seconds > 0).ok_or_else(|| {
-                Error::config(format!("HF_HUB_DOWNLOAD_TIMEOUT is not a number of seconds above 0: {value:?}"))
-            })?,
+            Some(value) => {
+                value.parse().ok().filter(|seconds| (1..=31_536_000).contains(seconds)).ok_or_else(|| {
+                    Error::config(format!(
+                        "HF_HUB_DOWNLOAD_TIMEOUT is not a number of seconds from 1 to 31536000: {value:?}"
+                    ))
+                })?
+            }
         };
         let any = first(&["ALL_PROXY", "all_proxy"]);
         Ok(HubConfig {

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::followed::Followed;
+use super::health::is_probe;
 use super::http::error_response_at;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,20 +54,26 @@ impl fmt::Debug for Access {
 impl Access {
     /// Tokens from a comma-separated list, as the reference container reads its `AUTHENTICATION_ALLOWED_TOKENS` (blanks
     /// count, except at both ends of the list), and from a file, one per line, that is read again when it changes. With
-    /// neither, no token is asked for. `guard_metrics` asks for one at `/metrics` too.
+    /// neither (an empty list is none), no token is asked for. `guard_metrics` asks for one at `/metrics` too.
     ///
     /// # Errors
     /// `Config` for a file that cannot be read, and for a list or a file without a token.
     pub fn new(list: Option<&str>, file: Option<PathBuf>, guard_metrics: bool) -> Result<Access> {
-        let listed: Vec<String> = match list.map(str::trim).filter(|list| !list.is_empty()) {
-            None => Vec::new(),
-            Some(list) => list.split(',').filter(|token| !token.is_empty()).map(str::to_owned).collect(),
+        let listed: Vec<String> = match list {
+            None | Some("") => Vec::new(),
+            Some(list) => {
+                // A token of blanks cannot be sent: a header's value loses those at its ends.
+                let tokens = list.trim().split(',').filter(|token| !token.trim().is_empty());
+                let listed: Vec<_> = tokens.map(str::to_owned).collect();
+                if listed.is_empty() {
+                    let message = "AUTHENTICATION_ALLOWED_TOKENS names no token: give tokens, or unset it";
+                    return Err(Error::config(message));
+                }
+                listed
+            }
         };
         if listed.is_empty() && file.is_none() {
-            return match list.map(str::trim).unwrap_or_default() {
-                "" => Ok(Access { guard_metrics, ..Access::default() }),
-                _ => Err(Error::config("AUTHENTICATION_ALLOWED_TOKENS names no token: give tokens, or unset it")),
-            };
+            return Ok(Access { guard_metrics, ..Access::default() });
         }
         let files: Vec<PathBuf> = file.into_iter().collect();
         let shown = files.first().map(|path| path.display().to_string()).unwrap_or_default();
@@ -83,6 +90,13 @@ impl Access {
     /// How many tokens open the server at the moment; `None`: none is needed.
     pub fn tokens(&self) -> Option<usize> {
         self.tokens.as_ref().map(|tokens| tokens.current().0.len())
+    }
+
+    /// Has the tokens' file read again at once, if it changed.
+    pub fn look_now(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.look_now();
+        }
     }
 
     /// The same, with a client certificate asked for as well.
@@ -104,7 +118,7 @@ impl Access {
 
     fn check(&self, request: &Request) -> Result<()> {
         let path = request.uri().path();
-        if is_open(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
+        if is_probe(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
             return Ok(());
         }
         let refused = |message: String| Err(Error::new(ErrorKind::Unauthenticated, message));
@@ -166,16 +180,6 @@ fn secrets(header: &[u8]) -> Option<Vec<u8>> {
     (!secret.is_empty()).then_some(secret)
 }
 
-/// What probes ask, which have no credentials: readiness and liveness of the server and of each of its models.
-fn is_open(path: &str) -> bool {
-    let below_a_model =
-        |path: &str| path.strip_prefix("/models/")?.split_once('/').map(|(model, _)| "/models/".len() + model.len());
-    let path = &path[below_a_model(path).unwrap_or(0)..];
-    path.starts_with("/.well-known/")
-        || path.trim_end_matches('/') == "/health"
-        || path.starts_with("/grpc.health.v1.Health/")
-}
-
 /// Lets a request through or answers it, in the shape of the surface it was meant for.
 pub(super) async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     // Whoever shows headers after this does not show this one.
@@ -222,13 +226,16 @@ mod tests {
             assert_eq!(opens(list, token), expected, "{token}");
         }
         assert!(opens("a,,b", "b") && !opens("a,,b", ""));
-        assert_eq!(Access::new(Some(" "), None, false).expect("as if unset").tokens(), None);
-        assert_eq!(Access::new(None, None, false).expect("nothing").tokens(), None);
-        assert!(
-            Access::new(Some(" , ,"), None, false).is_ok_and(|access| access.tokens() == Some(1)),
-            "one is a blank"
-        );
-        assert!(Access::new(Some(","), None, false).is_err());
+        for unset in [None, Some("")] {
+            assert_eq!(Access::new(unset, None, false).expect("nothing is asked for").tokens(), None);
+        }
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "secret\n").expect("write");
+        for list in [" ", "   ", "\t\n", ",", " , ,", ", ,\u{a0}"] {
+            assert!(Access::new(Some(list), None, false).is_err(), "{list:?} must not leave the server open");
+            assert!(Access::new(Some(list), Some(file.path().to_owned()), false).is_err(), "{list:?}");
+        }
+        assert!(Access::new(Some("a, "), None, false).is_ok_and(|access| access.tokens() == Some(1)));
     }
 
     #[test]
@@ -266,37 +273,6 @@ mod tests {
             ("Basic ", None),
         ] {
             assert_eq!(secrets(header.as_bytes()).as_deref(), secret.map(str::as_bytes), "{header}");
-        }
-    }
-
-    #[test]
-    fn only_probes_are_open() {
-        for path in [
-            "/.well-known/live",
-            "/.well-known/ready/",
-            "/health",
-            "/models/a/.well-known/ready",
-            "/models/a%2Fb/health/",
-            "/grpc.health.v1.Health/Check",
-        ] {
-            assert!(is_open(path), "{path}");
-        }
-        for path in [
-            "/",
-            "/meta",
-            "/vectors",
-            "/models/health",
-            "/models/a/meta",
-            "/models//.well-known",
-            "/v1/models/a/health",
-            "/models/a/b/health",
-            "/healthy",
-            "/metrics",
-            "/.well-known",
-            "/text2vec.v1.Vectorizer/Vectorize",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        ] {
-            assert!(!is_open(path), "{path}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub struct Followed<T> {
     current: RwLock<Arc<T>>,
     /// Of the contents that `current` was made of.
     digest: [u8; 32],
+    now: Notify,
 }
 
 impl<T: Send + Sync + 'static> Followed<T> {
@@ -39,13 +41,18 @@ impl<T: Send + Sync + 'static> Followed<T> {
     ) -> Result<Followed<T>> {
         let contents = contents(&files)?;
         let current = RwLock::new(Arc::new(read(&contents)?));
-        Ok(Followed { what, digest: digest(&contents), files, read: Box::new(read), current })
+        Ok(Followed { what, digest: digest(&contents), files, read: Box::new(read), current, now: Notify::new() })
     }
 
     /// The value as it is now.
     pub fn current(&self) -> Arc<T> {
         // A panic while the lock was held leaves a pointer that is still right.
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the files looked at at once, by whoever follows them.
+    pub fn look_now(&self) {
+        self.now.notify_one();
     }
 
     /// Looks at the files for ever. What cannot be used is said once, and the last good value kept.
@@ -57,7 +64,10 @@ impl<T: Send + Sync + 'static> Followed<T> {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.now.notified() => {}
+            }
             let this = self.clone();
             // A file system may hang.
             let looked = tokio::task::spawn_blocking(move || this.look(seen)).await;

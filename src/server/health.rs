@@ -10,6 +10,17 @@ use super::Readiness;
 use super::http::{Scoped, error_response};
 use crate::error::{Error, ErrorKind};
 
+/// Whether a path is what probes ask: readiness and liveness of the server and of each of its models. They need neither
+/// credentials nor a place among the connections.
+pub fn is_probe(path: &str) -> bool {
+    let below_a_model =
+        |path: &str| path.strip_prefix("/models/")?.split_once('/').map(|(model, _)| "/models/".len() + model.len());
+    let path = &path[below_a_model(path).unwrap_or(0)..];
+    path.starts_with("/.well-known/")
+        || path.trim_end_matches('/') == "/health"
+        || path.starts_with("/grpc.health.v1.Health/")
+}
+
 /// 204 as soon as the port is bound.
 pub async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
@@ -47,5 +58,41 @@ async fn report(reporter: &HealthReporter, services: &[&str], serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in services.iter().chain(&[""]) {
         reporter.set_service_status(service, status).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_told_from_all_else() {
+        for path in [
+            "/.well-known/live",
+            "/.well-known/ready/",
+            "/health",
+            "/models/a/.well-known/ready",
+            "/models/a%2Fb/health/",
+            "/grpc.health.v1.Health/Check",
+        ] {
+            assert!(is_probe(path), "{path}");
+        }
+        for path in [
+            "/",
+            "/meta",
+            "/vectors",
+            "/models/health",
+            "/models/a/meta",
+            "/models//.well-known",
+            "/v1/models/a/health",
+            "/models/a/b/health",
+            "/healthy",
+            "/metrics",
+            "/.well-known",
+            "/text2vec.v1.Vectorizer/Vectorize",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(!is_probe(path), "{path}");
+        }
     }
 }

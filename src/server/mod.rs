@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 pub use self::auth::Access;
 use self::auth::guard;
 use self::classes::Classes;
-use self::connection::Connections;
+use self::connection::{Connections, Room, later};
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
 pub use self::tls::Tls;
@@ -50,6 +50,10 @@ pub struct Limits {
     pub max_wait: Duration,
     /// How long a body, or a gRPC message, may take to arrive, once there is room for it.
     pub max_body_wait: Duration,
+    /// How long a connection may take for its TLS handshake, for its first byte, and for a head that has begun.
+    pub max_head_wait: Duration,
+    /// Bytes of a request's head: its target and its headers, 32 more for each of these.
+    pub max_head_bytes: usize,
     /// Connections served at once.
     pub max_connections: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
@@ -64,6 +68,8 @@ impl Default for Limits {
             max_text_bytes: 4 * 1024 * 1024,
             max_wait: Duration::from_secs(45),
             max_body_wait: Duration::from_secs(60),
+            max_head_wait: Duration::from_secs(10),
+            max_head_bytes: 32 * 1024,
             max_connections: 8192,
             max_inflight_bytes: 256 * 1024 * 1024,
         }
@@ -126,10 +132,10 @@ impl Service {
         })?;
         self.check_texts(requests.len())?;
         metrics().texts.add(requests.len() as u64);
-        let deadline = Instant::now() + self.limits.max_wait;
+        let deadline = Instant::now().checked_add(self.limits.max_wait);
         let trace = observe::current();
         for request in &mut requests {
-            request.deadline = Some(deadline);
+            request.deadline = deadline;
             request.trace.clone_from(&trace);
         }
         let max = self.limits.max_text_bytes;
@@ -178,6 +184,8 @@ impl Service {
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
             sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
+            sidecar.insert("max_head_wait_seconds".into(), json!(self.limits.max_head_wait.as_secs_f64()));
+            sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             sidecar.insert("models".into(), json!(models));
@@ -203,6 +211,9 @@ pub struct Lifetimes {
     /// After this long a connection is asked to make room for a new one (`Connection: close`, GOAWAY), so that replicas
     /// added behind one address get traffic.
     pub max_connection_age: Duration,
+    /// A connection without a request under way is closed after this long. Go clients give theirs up after 90 s; a server
+    /// that closes first makes them see resets.
+    pub max_connection_idle: Duration,
     /// From the wish to stop until new connections are refused: time for others to notice that the server is not ready.
     pub drain_delay: Duration,
     /// From the wish to stop until everything ends, finished or not.
@@ -213,6 +224,7 @@ impl Default for Lifetimes {
     fn default() -> Self {
         Lifetimes {
             max_connection_age: Duration::from_secs(300),
+            max_connection_idle: Duration::from_secs(150),
             drain_delay: Duration::from_secs(1),
             shutdown_grace: Duration::from_secs(30),
         }
@@ -232,6 +244,8 @@ pub struct ServerOptions {
     pub access: Access,
     /// How connections are encrypted; `None`: not at all.
     pub tls: Option<Arc<Tls>>,
+    /// How many files this process may have open, connections among them; `None`: not known.
+    pub open_files: Option<u64>,
     /// The operator asks for a GPU (`ENABLE_CUDA`), which this build cannot use; `/meta` says so.
     pub cuda_wanted: bool,
 }
@@ -246,8 +260,19 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, .. } =
-        options;
+    let ServerOptions {
+        mut limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, ..
+    } = options;
+    let room = Room::of(limits.max_connections, options.open_files);
+    if room.places < limits.max_connections {
+        tracing::warn!(
+            files = options.open_files,
+            "{} connections are served at once, not {}: more open files are not allowed; see ulimit -n",
+            room.places,
+            limits.max_connections
+        );
+        limits.max_connections = room.places;
+    }
     let classes = Classes::default();
     let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
     let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
@@ -262,11 +287,11 @@ pub async fn run(
     // Ends with this function.
     let mut following = JoinSet::new();
     following.spawn(access.follow());
+    following.spawn(readiness.clone().look_after());
     if let Some(tls) = &options.tls {
         following.spawn(tls.clone().follow());
     }
-    let mut connections =
-        Connections::new(router, options.tls, readiness.clone(), limits.max_connections, lifetimes.max_connection_age);
+    let mut connections = Connections::new(router, options.tls, readiness.clone(), &limits, &lifetimes, room);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
@@ -275,7 +300,7 @@ pub async fn run(
         }
     }
     readiness.draining();
-    let deadline = tokio::time::Instant::now() + lifetimes.shutdown_grace;
+    let deadline = later(tokio::time::Instant::now(), lifetimes.shutdown_grace);
     let mut refusing = std::pin::pin!(tokio::time::sleep(lifetimes.drain_delay.min(lifetimes.shutdown_grace)));
     loop {
         tokio::select! {

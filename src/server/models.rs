@@ -1,12 +1,16 @@
 //! The models served: their names, and how far each of them is. Readiness is made of this.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::backend::{Backend, ModelInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::metrics;
+
+/// How often backends are looked at. Whoever asks whether the server is ready is told what holds at that moment.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The models of a server and its readiness, shared by every surface. A model goes from loading to ready; the server is
 /// ready when all its models are, and draining once it is told to stop.
@@ -64,6 +68,20 @@ impl Readiness {
             state.draining = true;
             state.tell();
         });
+    }
+
+    /// Looks now and then, for ever, whether a backend has come into trouble, and tells those who follow.
+    pub(super) async fn look_after(self) {
+        let mut told = false;
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let trouble = || self.state.borrow().models.iter().find_map(Model::trouble);
+            if !told && let Some(trouble) = trouble() {
+                told = true;
+                tracing::error!("no longer ready: {trouble}");
+                self.state.send_modify(|state| state.tell());
+            }
+        }
     }
 
     /// Why the server is not ready, or `None` when it is.
@@ -134,7 +152,7 @@ impl State {
 
     /// Puts it into the metrics.
     fn tell(&self) {
-        let ready = !self.draining && self.models.iter().all(|model| model.backend.is_some());
+        let ready = !self.draining && self.models.iter().all(|model| model.missing().is_none());
         metrics().ready.set(ready.into());
     }
 
@@ -155,9 +173,13 @@ impl Model {
         self.backend.as_ref().is_some_and(|backend| called(backend.info()))
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.backend.as_ref()?.trouble().map(str::to_owned)
+    }
+
     fn missing(&self) -> Option<String> {
         match (&self.backend, &self.name) {
-            (Some(_), _) => None,
+            (Some(_), _) => self.trouble(),
             (None, None) => Some("the model is being loaded".to_owned()),
             (None, Some(name)) => Some(format!("the model '{name}' is being loaded")),
         }

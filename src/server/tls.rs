@@ -6,7 +6,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,9 +19,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::followed::Followed;
 use crate::error::{Error, Result};
-
-/// How long a client may take for its handshake.
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What is told to who speaks plain HTTP/1.1, which a person can read.
 const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 73\r\n\
@@ -57,6 +53,11 @@ impl Tls {
     /// Whether clients are to show a certificate.
     pub fn asks_for_certificates(&self) -> bool {
         self.client_certificates
+    }
+
+    /// Has the files read again at once, if they changed.
+    pub fn look_now(&self) {
+        self.config.look_now();
     }
 
     /// Reads the files again when they change, for ever.

@@ -27,6 +27,8 @@ pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long a delivery may take where no variable says so.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What gRPC can write is less than what a variable can hold.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// Name of the service where no variable gives one.
 const SERVICE_NAME: &str = "text2vec-sidecar";
@@ -59,6 +61,7 @@ impl Settings {
         let timeout = first(["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
         let timeout =
             timeout.and_then(|(_, timeout)| timeout.trim().parse().ok()).map_or(TIMEOUT, Duration::from_millis);
+        let timeout = timeout.min(LONGEST_TIMEOUT);
         let mut settings = Settings { endpoint: None, grpc: false, timeout, warnings: Vec::new() };
         if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return settings;

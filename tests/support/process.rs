@@ -79,8 +79,13 @@ impl Process {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal, as `kill` names it.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{signal} could not be sent");
     }
 
     /// How it ended, if it does within the time.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::batcher::{Batcher, Options, Piece};
+use super::batcher::{Batcher, FAILED, Options, Piece};
 use super::call::Call;
 use super::dense::DenseHead;
 use super::device::{Card, Device};
@@ -114,8 +114,7 @@ impl Inference {
             std::thread::Builder::new()
                 .name("inference".into())
                 .spawn(move || {
-                    // Should this thread ever end on a panic, callers must not wait for it.
-                    let _last = StopAtEnd(&queue);
+                    let _last = FailAtEnd(&queue);
                     work(&queue, Worker { number: worker, of: workers });
                 })
                 .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
@@ -181,11 +180,14 @@ fn queue_options(threads: usize, waiting_tokens: usize) -> Options {
     }
 }
 
-struct StopAtEnd<'a>(&'a Batcher<Sequence>);
+/// Should an inference thread ever end on a panic, callers must not wait for it.
+struct FailAtEnd<'a>(&'a Batcher<Sequence>);
 
-impl Drop for StopAtEnd<'_> {
+impl Drop for FailAtEnd<'_> {
     fn drop(&mut self) {
-        self.0.stop();
+        if self.0.fail() {
+            tracing::error!("{FAILED}; please report it");
+        }
     }
 }
 
@@ -468,6 +470,45 @@ mod tests {
             assert!(error.message().contains(words), "{index}: {error}");
         }
         assert_eq!(model.counters.failed_texts.load(Ordering::Relaxed), 4);
+    }
+
+    /// Panics past every guard: the panic's own payload panics as it is dropped.
+    struct Lethal;
+
+    struct Payload;
+
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("past the guard");
+        }
+    }
+
+    impl Encoder for Lethal {
+        fn forward(&mut self, _: &TokenBatch) -> Result<HiddenStates> {
+            std::panic::panic_any(Payload)
+        }
+
+        fn hidden_size(&self) -> usize {
+            2
+        }
+    }
+
+    #[tokio::test]
+    async fn when_the_thread_ends_nobody_waits_for_it() {
+        let inference = Inference::start(Some(1), 1000).expect("a thread");
+        let model = Arc::new(Model::new(vec![Box::new(Lethal)], DenseHead::default()));
+        let batcher = inference.batcher();
+        let (pieces, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| text(&model, &[&[1]])).unzip();
+        let admission = batcher.admit(Class::Passage, 3, None).await.expect("room");
+        assert!(!batcher.has_failed());
+        let _submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        for answer in answers {
+            let waited = tokio::time::timeout(std::time::Duration::from_secs(10), answer).await.expect("in time");
+            assert!(waited.is_err(), "nothing can have been computed");
+        }
+        let refusal = batcher.admit(Class::Passage, 1, None).await.err().expect("nobody computes");
+        assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
+        assert_eq!(batcher.refusal(), refusal);
     }
 
     /// States are the ids times a factor; a batch is all of one model, and of no more tokens than it brought.

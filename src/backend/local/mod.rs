@@ -275,7 +275,7 @@ impl LocalBackend {
             0 => None,
             tokens => Some(self.admit(class, tokens, deadline).await?.submit(sequences)?),
         };
-        let mut results = std::pin::pin!(collect(answers));
+        let mut results = std::pin::pin!(self.collect(answers));
         if let (Some(submission), Some(deadline)) = (&submission, deadline) {
             match tokio::time::timeout_at(deadline.into(), &mut results).await {
                 Ok(results) => {
@@ -299,6 +299,18 @@ impl LocalBackend {
         let results = results.await;
         call.finish(self.info.dimensions);
         Ok(results)
+    }
+
+    /// One result per text, in order.
+    async fn collect(&self, answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> Vec<Result<Embedding>> {
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answer) => answer.await.unwrap_or_else(|_| Err(self.inference.batcher().refusal())),
+                Err(error) => Err(error),
+            });
+        }
+        results
     }
 
     /// Room in the queue.
@@ -354,6 +366,10 @@ impl Backend for LocalBackend {
         &self.info
     }
 
+    fn trouble(&self) -> Option<&'static str> {
+        self.inference.batcher().has_failed().then_some(batcher::FAILED)
+    }
+
     fn meta(&self) -> Map<String, Value> {
         let treatment = &self.preparation.treatment;
         let (counters, batcher) = (&self.model.counters, self.inference.batcher());
@@ -405,18 +421,6 @@ impl Preparation {
         let tokens = pieces.iter().map(|piece| self.tokenizer.encode(piece)).collect::<Result<_>>()?;
         Ok((plan, tokens))
     }
-}
-
-/// One result per text, in order.
-async fn collect(answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> Vec<Result<Embedding>> {
-    let mut results = Vec::with_capacity(answers.len());
-    for answer in answers {
-        results.push(match answer {
-            Ok(answer) => answer.await.unwrap_or_else(|_| Err(stopped())),
-            Err(error) => Err(error),
-        });
-    }
-    results
 }
 
 /// A vocabulary of more entries than the model has embeddings belongs to another model.
@@ -473,8 +477,4 @@ fn fingerprint(
 fn directory_name(dir: &Path) -> String {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-fn stopped() -> Error {
-    Error::new(ErrorKind::Unavailable, "the server is shutting down")
 }

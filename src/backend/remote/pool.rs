@@ -262,7 +262,8 @@ impl Pool {
                 Failure::Busy(_, wait) => (attempts < ATTEMPTS && self.budget.spend(), wait.unwrap_or(pause)),
                 Failure::Late(_) | Failure::Fault(_) | Failure::Refused(_) => (false, pause),
             };
-            if !again || Instant::now() + pause >= deadline {
+            // An upstream may ask for any number of seconds.
+            if !again || pause >= deadline.saturating_duration_since(Instant::now()) {
                 return Err(failure.error().clone());
             }
             metrics().upstream_retries.inc();

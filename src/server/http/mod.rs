@@ -10,15 +10,16 @@ mod tei;
 use std::future::Future;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Router, extract};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -73,7 +74,42 @@ pub(super) fn router(service: Service) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(from_fn(readable_path))
         .with_state(service)
+}
+
+/// Refuses a path that is no text once its `%` are read: whoever looks for a name in it would say so in its own way.
+async fn readable_path(request: extract::Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if is_text(path) {
+        return next.run(request).await;
+    }
+    let message = format!("the path {path} is not UTF-8 text once its % are read: encode names as UTF-8");
+    error_response_at(path, &Error::invalid(message))
+}
+
+/// Whether a path is UTF-8 with its escapes read. What is no escape stands for itself.
+fn is_text(path: &str) -> bool {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let (mut rest, mut bytes) = (path.as_bytes(), Vec::new());
+    if !path.contains('%') {
+        return true;
+    }
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let escaped = match after {
+            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
+            _ => None,
+        };
+        match escaped {
+            Some((high, low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            None => bytes.push(*first),
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// The reference container answers HEAD with 405; axum would answer it like GET.
@@ -208,6 +244,16 @@ fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_text_or_not() {
+        for path in ["/", "/a%20b", "/%c3%A4", "/%", "/%f", "/%zz", "/a%2Fb"] {
+            assert!(is_text(path), "{path}");
+        }
+        for path in ["/%ff%fe", "/models/%ff/meta", "/%c3", "/%80"] {
+            assert!(!is_text(path), "{path}");
+        }
+    }
 
     #[test]
     fn repeated_slashes_are_joined_and_the_query_kept() {

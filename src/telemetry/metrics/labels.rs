@@ -101,6 +101,10 @@ label! {
         MaxWait = "max_wait",
         /// Its body did not arrive in time.
         MaxBodyWait = "max_body_wait",
+        /// A connection's first byte, or all of a head, did not arrive in time.
+        MaxHeadWait = "max_head_wait",
+        /// Size of a head.
+        MaxHeadBytes = "max_head_bytes",
         /// Bodies in memory.
         MaxInflightBytes = "max_inflight_bytes",
         /// Open connections.

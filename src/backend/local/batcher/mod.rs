@@ -152,6 +152,8 @@ enum Phase {
     Draining,
     /// Nothing more is served.
     Stopped,
+    /// Nothing more is served, as a consumer has ended before its time.
+    Failed,
 }
 
 struct State<P> {
@@ -204,11 +206,11 @@ impl<P: Piece> Batcher<P> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Overloaded`] when the deadline passes first, [`ErrorKind::Unavailable`] after [`Batcher::close`].
+    /// [`ErrorKind::Overloaded`] when the deadline passes first, [`Batcher::refusal`] after [`Batcher::close`].
     pub async fn admit(&self, class: Class, tokens: usize, deadline: Option<Instant>) -> Result<Admission<P>> {
         let entry = self.shared.change(|state, _| {
             if state.phase > Phase::Open {
-                return Err(closing());
+                return Err(state.phase.refusal());
             }
             let room = &mut state.rooms[class as usize];
             if room.enter(tokens) {
@@ -229,7 +231,7 @@ impl<P: Piece> Batcher<P> {
                 Err(_) => return Err(self.no_room(class, tokens)),
             },
         };
-        admitted.map_err(|_| closing())?;
+        admitted.map_err(|_| self.refusal())?;
         at_the_door.inside = true;
         Ok(admission())
     }
@@ -278,8 +280,29 @@ impl<P: Piece> Batcher<P> {
 
     /// Closes, and drops what waits: for when no consumer is left, or no time.
     pub fn stop(&self) {
+        self.end(Phase::Stopped);
+    }
+
+    /// Stops, for a consumer that has ended although it is needed. Answers whether it was: a closed queue needs none.
+    pub fn fail(&self) -> bool {
+        let needed = self.shared.lock().phase == Phase::Open;
+        self.end(if needed { Phase::Failed } else { Phase::Stopped });
+        needed
+    }
+
+    /// Whether it has failed.
+    pub fn has_failed(&self) -> bool {
+        self.shared.lock().phase == Phase::Failed
+    }
+
+    /// What is said to a call that is not served any more.
+    pub fn refusal(&self) -> Error {
+        self.shared.lock().phase.refusal()
+    }
+
+    fn end(&self, phase: Phase) {
         self.shared.change(|state, dropped| {
-            state.close(Phase::Stopped);
+            state.close(phase);
             for class in Class::ALL {
                 let tokens = state.lanes[class as usize].clear(dropped);
                 state.rooms[class as usize].leave(tokens);
@@ -339,7 +362,7 @@ impl<P> State<P> {
         match self.phase {
             Phase::Open => false,
             Phase::Draining => self.unsubmitted == 0 && !self.has_pieces(),
-            Phase::Stopped => true,
+            Phase::Stopped | Phase::Failed => true,
         }
     }
 
@@ -447,9 +470,9 @@ impl<P: Piece> Admission<P> {
         }
         let since = Instant::now();
         let call = self.shared.change(|state, dropped| {
-            if state.phase == Phase::Stopped {
+            if state.phase >= Phase::Stopped {
                 dropped.extend(pieces.into_iter().map(|(_, piece)| piece));
-                return Err(closing());
+                return Err(state.phase.refusal());
             }
             self.tokens = None;
             state.unsubmitted -= 1;
@@ -504,6 +527,13 @@ impl<P> Drop for Submission<P> {
     }
 }
 
-fn closing() -> Error {
-    Error::new(ErrorKind::Unavailable, "the server is shutting down")
+/// What is said where there is nobody to compute any more.
+pub const FAILED: &str = "nothing is computed any more, as an inference thread has ended on a bug: see the log, and restart \
+                          the server";
+
+impl Phase {
+    fn refusal(self) -> Error {
+        let text = if self == Phase::Failed { FAILED } else { "the server is shutting down" };
+        Error::new(ErrorKind::Unavailable, text)
+    }
 }

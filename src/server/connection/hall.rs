@@ -1,0 +1,251 @@
+//! Who gets in. A connection waits in the lobby until its first whole head; then it takes one of the places, or, where none
+//! is left, it is a guest: it gets one answer, which is a refusal except to a probe. Silent connections and slow ones thus
+//! take nobody's place, and when the lobby is full the one that has been there longest makes room for the next.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+/// Open files that are not connections at the port: the process's own, and connections to upstreams.
+const OTHER_FILES: usize = 64;
+
+/// The lobby holds as many as there are places, and never less than this.
+const LEAST_LOBBY: usize = 1024;
+
+/// The least that a process with few files keeps for the lobby, where it has them.
+const SCARCE_LOBBY: usize = 16;
+
+/// The log says at most so often that connections had to make room.
+const QUIET: Duration = Duration::from_secs(10);
+
+const WAITS: u8 = 0;
+const SERVED: u8 = 1;
+const GUEST: u8 = 2;
+const OUT: u8 = 3;
+
+/// How many connections there may be at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Served.
+    pub places: usize,
+    /// Not served yet, or not at all.
+    pub lobby: usize,
+}
+
+impl Room {
+    /// For so many connections that are wanted, by a process that may have so many files open (`None`: any number).
+    pub fn of(wanted: usize, files: Option<u64>) -> Room {
+        let lobby = wanted.max(LEAST_LOBBY);
+        let Some(files) = files else { return Room { places: wanted, lobby } };
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let files = files.saturating_sub(OTHER_FILES.min(files / 2));
+        if wanted.saturating_add(lobby) <= files {
+            return Room { places: wanted, lobby };
+        }
+        let lobby = lobby.min((files / 4).max(SCARCE_LOBBY)).min(files / 2).max(1);
+        Room { places: wanted.min(files.saturating_sub(lobby)).max(1), lobby }
+    }
+}
+
+/// What a connection may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Everything.
+    Served,
+    /// How the server is.
+    Guest,
+}
+
+/// The places and the lobby, counted.
+pub struct Hall {
+    room: Room,
+    served: AtomicUsize,
+    waiting: AtomicUsize,
+}
+
+/// A connection's standing. Dropping it gives up what it holds.
+pub struct Member {
+    hall: Arc<Hall>,
+    standing: Arc<AtomicU8>,
+}
+
+impl Member {
+    /// A whole head has come: where the connection stands from now on.
+    pub fn asks(&self) -> Standing {
+        match self.standing.load(Ordering::Acquire) {
+            SERVED => return Standing::Served,
+            WAITS => {}
+            _ => return Standing::Guest,
+        }
+        let hall = &self.hall;
+        let free = |served: usize| (served < hall.room.places).then_some(served + 1);
+        let has_place = hall.served.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok();
+        let next = if has_place { SERVED } else { GUEST };
+        let changed = self.standing.compare_exchange(WAITS, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        match (has_place, changed) {
+            (true, true) => {
+                hall.waiting.fetch_sub(1, Ordering::AcqRel);
+                Standing::Served
+            }
+            (true, false) => {
+                // It has just been shown out.
+                hall.served.fetch_sub(1, Ordering::AcqRel);
+                Standing::Guest
+            }
+            (false, _) => Standing::Guest,
+        }
+    }
+
+    /// What the doorkeeper follows.
+    pub fn standing(&self) -> Arc<AtomicU8> {
+        self.standing.clone()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        match self.standing.swap(OUT, Ordering::AcqRel) {
+            SERVED => self.hall.served.fetch_sub(1, Ordering::AcqRel),
+            WAITS | GUEST => self.hall.waiting.fetch_sub(1, Ordering::AcqRel),
+            _ => 0,
+        };
+    }
+}
+
+/// Keeps the lobby.
+pub struct Doorkeeper {
+    hall: Arc<Hall>,
+    /// Those in the lobby, the oldest first, and some who have left it.
+    queue: VecDeque<(Arc<AtomicU8>, AbortHandle)>,
+    shown_out: u64,
+    said: Option<Instant>,
+    complained: Option<Instant>,
+}
+
+impl Doorkeeper {
+    /// Of an empty hall.
+    pub fn new(room: Room) -> Doorkeeper {
+        let hall = Hall { room, served: AtomicUsize::new(0), waiting: AtomicUsize::new(0) };
+        Doorkeeper { hall: Arc::new(hall), queue: VecDeque::new(), shown_out: 0, said: None, complained: None }
+    }
+
+    /// Lets one more into the lobby. Whoever has been in it longest leaves where it is full.
+    pub fn admit(&mut self) -> Member {
+        while self.hall.waiting.load(Ordering::Acquire) >= self.hall.room.lobby && self.show_out_the_oldest() {}
+        self.hall.waiting.fetch_add(1, Ordering::AcqRel);
+        Member { hall: self.hall.clone(), standing: Arc::new(AtomicU8::new(WAITS)) }
+    }
+
+    /// The task that serves a connection that was admitted.
+    pub fn is_served_by(&mut self, standing: Arc<AtomicU8>, task: AbortHandle) {
+        let left = |standing: &AtomicU8| matches!(standing.load(Ordering::Acquire), SERVED | OUT);
+        while self.queue.front().is_some_and(|(standing, _)| left(standing)) {
+            self.queue.pop_front();
+        }
+        if self.queue.len() > 2 * self.hall.waiting.load(Ordering::Acquire) + LEAST_LOBBY {
+            self.queue.retain(|(standing, _)| !left(standing));
+        }
+        self.queue.push_back((standing, task));
+    }
+
+    /// Ends the connection that has been in the lobby longest; `false` if nobody is there.
+    pub fn show_out_the_oldest(&mut self) -> bool {
+        while let Some((standing, task)) = self.queue.pop_front() {
+            let leaves = |now: u8| matches!(now, WAITS | GUEST).then_some(OUT);
+            if standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves).is_ok() {
+                self.hall.waiting.fetch_sub(1, Ordering::AcqRel);
+                task.abort();
+                self.say();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Says, now and then, that a connection could not be accepted.
+    pub fn complain(&mut self, error: &io::Error) {
+        if self.complained.is_none_or(|said| said.elapsed() >= QUIET) {
+            tracing::warn!(
+                "a connection could not be accepted: {error}; where open files are the reason, allow more (ulimit -n, \
+                 LimitNOFILE=, --ulimit nofile=), or lower --max-connections (now {})",
+                self.hall.room.places
+            );
+            self.complained = Some(Instant::now());
+        }
+    }
+
+    fn say(&mut self) {
+        self.shown_out += 1;
+        if self.said.is_none_or(|said| said.elapsed() >= QUIET) {
+            tracing::warn!(
+                connections = self.shown_out,
+                "connections that had not asked anything yet were closed to make room for new ones: {} may wait",
+                self.hall.room.lobby
+            );
+            (self.shown_out, self.said) = (0, Some(Instant::now()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_is_wanted_as_far_as_files_go() {
+        for (wanted, files, places, lobby) in [
+            (8192, None, 8192, 8192),
+            (4, None, 4, 1024),
+            (usize::MAX, None, usize::MAX, usize::MAX),
+            (8192, Some(1_048_576), 8192, 8192),
+            (8192, Some(u64::MAX), 8192, 8192),
+            (8192, Some(16_384), 12_240 - 4_080 - 1 + 33, 4_080),
+            (8192, Some(1024), 720, 240),
+            (4, Some(1024), 4, 240),
+            (8192, Some(64), 16, 16),
+            (8192, Some(20), 5, 5),
+            (8192, Some(0), 1, 1),
+        ] {
+            assert_eq!(Room::of(wanted, files), Room { places, lobby }, "{wanted} of {files:?}");
+        }
+    }
+
+    fn admit(keeper: &mut Doorkeeper, tasks: &mut tokio::task::JoinSet<()>) -> Member {
+        let member = keeper.admit();
+        keeper.is_served_by(member.standing(), tasks.spawn(std::future::pending()));
+        member
+    }
+
+    #[tokio::test]
+    async fn the_oldest_in_the_lobby_makes_room_and_nobody_with_a_place_does() {
+        let (mut keeper, mut tasks) = (Doorkeeper::new(Room { places: 1, lobby: 2 }), tokio::task::JoinSet::new());
+        let served = admit(&mut keeper, &mut tasks);
+        assert_eq!(served.asks(), Standing::Served);
+        let first = admit(&mut keeper, &mut tasks);
+        let guest = admit(&mut keeper, &mut tasks);
+        assert_eq!(guest.asks(), Standing::Guest);
+        let third = admit(&mut keeper, &mut tasks);
+        assert!(tasks.join_next().await.expect("the first").expect_err("shown out").is_cancelled());
+        assert_eq!((first.asks(), served.asks()), (Standing::Guest, Standing::Served));
+        drop(first);
+        drop(served);
+        assert_eq!((guest.asks(), third.asks()), (Standing::Guest, Standing::Served));
+        drop((guest, third));
+        assert_eq!(keeper.hall.served.load(Ordering::Acquire) + keeper.hall.waiting.load(Ordering::Acquire), 0);
+        assert!(!keeper.show_out_the_oldest());
+    }
+
+    #[tokio::test]
+    async fn the_queue_forgets_those_who_left() {
+        let (mut keeper, mut tasks) = (Doorkeeper::new(Room { places: 10, lobby: 10 }), tokio::task::JoinSet::new());
+        let _stays = admit(&mut keeper, &mut tasks);
+        for _ in 0..10_000 {
+            drop(admit(&mut keeper, &mut tasks));
+        }
+        assert!(keeper.queue.len() <= 2 * LEAST_LOBBY, "{}", keeper.queue.len());
+    }
+}

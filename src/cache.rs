@@ -33,7 +33,7 @@ use sha2::{Digest, Sha256};
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::backend::{Backend, Embedding, ModelInfo};
+use crate::backend::{Backend, Embedding, ModelInfo, TextTokenizer};
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::telemetry::metrics::CacheStats;
@@ -220,6 +220,10 @@ impl Backend for Cached {
 
     fn trouble(&self) -> Option<&'static str> {
         self.inner.trouble()
+    }
+
+    fn tokenizer(&self) -> Option<&TextTokenizer> {
+        self.inner.tokenizer()
     }
 
     /// The inner backend's meta, with `sidecar.cache`.

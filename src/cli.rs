@@ -12,11 +12,11 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::Backend;
 use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::{RemoteOptions, startup};
+use crate::backend::{Backend, ModelInfo};
 use crate::cache::Cached;
 use crate::compare::{self, Comparison, Verdict};
 use crate::config::{
@@ -166,6 +166,13 @@ fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinE
 }
 
 async fn download(args: DownloadArgs) -> Result<()> {
+    let model = &args.model;
+    if model.starts_with(['/', '.', '~']) || (args.dir.is_none() && Path::new(model).is_dir()) {
+        return Err(Error::config(format!(
+            "'{model}' is a directory, and download takes a Hub id such as sentence-transformers/all-MiniLM-L6-v2: to put its \
+             files into a directory add --dir {model}; to serve a directory, --model {model}"
+        )));
+    }
     let config = HubConfig::from_env()?;
     let found = locate::download(&args.model, args.revision.as_deref(), args.dir.as_deref(), &config).await?;
     println!("{}", found.path.display());
@@ -191,6 +198,7 @@ async fn embed(args: EmbedArgs) -> Result<()> {
         return Err(Error::config("embed works with one model: give --model once"));
     };
     let backend = load(source, &args.model, &reference, &inference(&args.model, &reference)?).await?;
+    check_dimensions(args.dimensions, backend.info())?;
     let settings = EmbedRequest {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
@@ -238,6 +246,17 @@ async fn embed(args: EmbedArgs) -> Result<()> {
     }
 }
 
+/// Refuses `--dimensions` that no vector of the model has.
+fn check_dimensions(wanted: Option<i64>, model: &ModelInfo) -> Result<()> {
+    match (wanted, model.dimensions) {
+        (Some(wanted), Some(there_are)) if wanted < 1 || wanted > there_are as i64 => Err(Error::config(format!(
+            "--dimensions is {wanted}, but the vectors of {} have {there_are}: ask for 1 to {there_are}",
+            model.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Prints how two sides compare; an error where they should not share a collection.
 async fn compare(args: CompareArgs) -> Result<()> {
     let reference = ReferenceEnv::from_process()?;
@@ -246,7 +265,12 @@ async fn compare(args: CompareArgs) -> Result<()> {
         None => compare::TEXTS.map(str::to_owned).to_vec(),
         Some(path) => {
             let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
-            std::fs::read_to_string(path).map_err(unreadable)?.lines().map(str::to_owned).collect()
+            let texts: Vec<String> =
+                std::fs::read_to_string(path).map_err(unreadable)?.lines().map(str::to_owned).collect();
+            if texts.iter().all(|text| text.trim().is_empty()) {
+                return Err(Error::config(format!("{} holds no text: write one per line", path.display())));
+            }
+            texts
         }
     };
     let settings = EmbedRequest {
@@ -275,6 +299,9 @@ async fn compare(args: CompareArgs) -> Result<()> {
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?
             }
         });
+    }
+    for side in &sides {
+        check_dimensions(args.dimensions, side.info())?;
     }
     let comparison = Comparison::run([&*sides[0], &*sides[1]], &requests).await?;
     println!("first           {}\nsecond          {}\n{comparison}", args.first, args.second);

@@ -8,7 +8,7 @@ mod security;
 mod shown;
 mod upstream;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
-use crate::server::{Lifetimes, Limits, ModuleOptions, ServerOptions};
+use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions};
 use crate::telemetry::LogFormat;
 
 pub use self::mistakes::command_line;
@@ -137,6 +137,10 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_MAX_INFLIGHT_BYTES", default_value_t = Limits::default().max_inflight_bytes,
           value_parser = between(1, BYTES))]
     pub max_inflight_bytes: usize,
+    /// Bytes of text that one request may ask the tokens of (/tokenize); token ids that a request holds count as four each
+    #[arg(long, env = "T2V_MAX_TOKENIZE_BYTES", default_value_t = Limits::default().max_tokenize_bytes,
+          value_parser = between(1, BYTES))]
+    pub max_tokenize_bytes: usize,
     /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
     /// ENABLE_CACHE says no]
     #[arg(long, env = "T2V_CACHE_BYTES", value_parser = between(0, BYTES as u64))]
@@ -173,8 +177,8 @@ pub struct ServeArgs {
 /// Which model, and how it treats texts.
 #[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
-    /// Directory or Hub id of the model, or <name>=<directory or Hub id>; serve takes it several times, or several with
-    /// commas between, the first being the default one [default: /app/models/model if it exists, else MODEL_NAME, else
+    /// Directory or Hub id of the model, or <name>=<directory or Hub id> (a directory with = in its path begins with / or ./);
+    /// serve takes it several times, or several with commas between, the first being the default one [default: /app/models/model if it exists, else MODEL_NAME, else
     /// sentence-transformers/all-MiniLM-L6-v2]
     #[arg(long, env = "T2V_MODEL", value_delimiter = ',')]
     pub model: Vec<String>,
@@ -309,18 +313,51 @@ impl ModelChoice {
         ModelChoice { name: None, source: source.into() }
     }
 
-    /// Reads `<name>=<source>` or `<source>`. What has other signs than letters, digits, `.`, `_` and `-` before its first
-    /// `=` is a source with a `=` in it.
-    fn read(text: &str) -> ModelChoice {
-        let is_name = |name: &str| {
-            name.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    /// Reads `<name>=<source>` or `<source>`. What begins as a path does (`/`, `.`, `~`) is a source, whatever it holds: so a
+    /// directory with a `=` in its path is given from `/` or `./` on.
+    ///
+    /// # Errors
+    /// `Config` for a name that callers could not use, and for what may be meant either way.
+    fn read(text: &str) -> Result<ModelChoice> {
+        let (name, source) = match text.split_once('=') {
+            Some(parts) if !text.starts_with(['/', '.', '~']) => parts,
+            _ => return Ok(ModelChoice::unnamed(text)),
         };
-        match text.split_once('=') {
-            Some((name, source)) if is_name(name) => ModelChoice { name: Some(name.into()), source: source.into() },
-            _ => ModelChoice::unnamed(text),
+        let refused = |why: &str| Err(Error::config(format!("--model (T2V_MODEL) '{text}': {why}")));
+        if Path::new(text).exists() {
+            return refused(&format!(
+                "there is such a directory, yet this is the name '{name}' for '{source}': for the \
+                                     directory write ./{text}"
+            ));
         }
+        if source.is_empty() {
+            return refused("nothing is behind '=': give a directory or a Hub id, as <name>=<directory or Hub id>");
+        }
+        if !is_name(name) {
+            return refused(&format!(
+                "'{name}' cannot be a name: names have letters, digits, '.', '_' and '-', in parts with '/' between them, each \
+                 beginning with a letter or digit, perhaps a tag behind ':' (BAAI/bge-small-en-v1.5, nomic-embed-text:v1.5), \
+                 {MAX_NAME} bytes at most; a directory with '=' in its path begins with / or ./"
+            ));
+        }
+        Ok(ModelChoice { name: Some(name.into()), source: source.into() })
     }
+}
+
+/// The longest name of a model, in bytes.
+const MAX_NAME: usize = 200;
+
+/// Whether a model may be named so: what Hub ids and Ollama's names are made of, and paths of URLs hold as it is.
+fn is_name(name: &str) -> bool {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+    };
+    let (parts, tag) = match name.rsplit_once(':') {
+        Some((parts, tag)) => (parts, Some(tag)),
+        None => (name, None),
+    };
+    name.len() <= MAX_NAME && parts.split('/').all(is_part) && tag.is_none_or(is_part)
 }
 
 /// A profile, or `auto`.
@@ -330,8 +367,22 @@ pub struct ProfileChoice(
     pub Option<Profile>,
 );
 
+/// An address and a port; a name, which is looked up (its IPv4 address first); or `:port`, all IPv4 interfaces, as the
+/// default has it.
 fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
-    text.parse().map_err(|_| "use an address and a port, such as 0.0.0.0:8080, 127.0.0.1:8081 or [::]:8080".to_owned())
+    let hint = "use an address and a port, such as 0.0.0.0:8080, 127.0.0.1:8081, localhost:8081, :8080 or [::]:8080";
+    let port = |port: &str| port.parse::<u16>().ok();
+    match (text.parse(), text.rsplit_once(':').map(|(host, end)| (host, port(end)))) {
+        (Ok(address), _) => Ok(address),
+        (_, Some(("", Some(port)))) => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        (_, Some((host, Some(port)))) if !host.contains([':', '/', '[', ']']) => {
+            let found =
+                (host, port).to_socket_addrs().map_err(|_| format!("no address is known for '{host}': {hint}"))?;
+            let found: Vec<SocketAddr> = found.collect();
+            found.iter().find(|address| address.is_ipv4()).or(found.first()).copied().ok_or_else(|| hint.to_owned())
+        }
+        _ => Err(hint.to_owned()),
+    }
 }
 
 fn parse_device(text: &str) -> std::result::Result<Device, String> {
@@ -358,6 +409,7 @@ impl ServeArgs {
             max_head_bytes: self.max_head_bytes,
             max_connections: self.max_connections,
             max_inflight_bytes: self.max_inflight_bytes,
+            max_tokenize_bytes: self.max_tokenize_bytes,
         }
     }
 }
@@ -497,6 +549,7 @@ impl ReferenceEnv {
             access: args.security.access(self)?,
             tls: args.security.tls()?,
             open_files: None,
+            cors: Origins::parse(&args.security.cors_origins)?,
             cuda_wanted: self.cuda_wanted,
         })
     }
@@ -546,7 +599,7 @@ impl ReferenceEnv {
     /// The models to serve, the default one first: flag, else the image's model directory, else `MODEL_NAME`, else the
     /// default. An error if two have one name.
     pub fn models(&self, args: &ModelArgs) -> Result<Vec<ModelChoice>> {
-        let models = self.models_with(args, Path::new(IMAGE_MODEL_DIR).is_dir());
+        let models = self.models_with(args, Path::new(IMAGE_MODEL_DIR).is_dir())?;
         for (place, model) in models.iter().enumerate() {
             if model.name.is_some() && models[..place].iter().any(|other| other.name == model.name) {
                 let name = model.name.as_deref().unwrap_or_default();
@@ -556,13 +609,13 @@ impl ReferenceEnv {
         Ok(models)
     }
 
-    fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Vec<ModelChoice> {
-        match (&args.model[..], image_dir_exists, &self.model_name) {
+    fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Result<Vec<ModelChoice>> {
+        Ok(match (&args.model[..], image_dir_exists, &self.model_name) {
             ([], true, _) => vec![ModelChoice::unnamed(IMAGE_MODEL_DIR)],
             ([], false, Some(name)) => vec![ModelChoice::unnamed(name)],
             ([], false, None) => vec![ModelChoice::unnamed(DEFAULT_MODEL)],
-            (models, _, _) => models.iter().map(|model| ModelChoice::read(model)).collect(),
-        }
+            (models, _, _) => models.iter().map(|model| ModelChoice::read(model)).collect::<Result<_>>()?,
+        })
     }
 }
 
@@ -599,12 +652,33 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!(cli.serve.model.direct_tokenize, Some(true));
         let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
-        let model = |env: &ReferenceEnv, args: &ModelArgs, image| env.models_with(args, image)[0].source.clone();
+        let model = |env: &ReferenceEnv, args: &ModelArgs, image| {
+            env.models_with(args, image).expect("models")[0].source.clone()
+        };
         assert_eq!(model(&named, &cli.serve.model, true), "x");
         let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
         assert_eq!(model(&named, &bare, true), IMAGE_MODEL_DIR);
         assert_eq!(model(&named, &bare, false), "org/name");
         assert_eq!(model(&env(&[]).expect("env"), &bare, false), DEFAULT_MODEL);
+    }
+
+    #[test]
+    fn addresses_to_listen_on_may_be_names_and_ports() {
+        let listen = |text: &str| parse_listen(text).map(|address| address.to_string());
+        for (text, address) in [
+            ("127.0.0.1:8081", "127.0.0.1:8081"),
+            ("[::1]:8081", "[::1]:8081"),
+            (":8081", "0.0.0.0:8081"),
+            ("localhost:8081", "127.0.0.1:8081"),
+        ] {
+            assert_eq!(listen(text).as_deref(), Ok(address), "{text}");
+        }
+        for text in
+            ["", ":", "8080", "localhost", "localhost:", "localhost:99999", "http://localhost:80", "::1:80x", "a:b:80"]
+        {
+            assert!(parse_listen(text).is_err_and(|error| error.contains(":8080")), "{text}");
+        }
+        assert!(parse_listen("no.such.host.invalid:80").is_err_and(|error| error.contains("'no.such.host.invalid'")));
     }
 
     #[test]
@@ -619,5 +693,53 @@ mod tests {
         let unnamed = |source: &str| (None, source.to_owned());
         assert_eq!(models, Ok(vec![named("a", "/m/a"), unnamed("org/b"), named("c.1", "./d=e"), unnamed("./f=g")]));
         assert!(read(&["--model", "a=x,a=y"]).is_err());
+        for name in ["BAAI/bge-small-en-v1.5", "nomic-embed-text:v1.5", "a/b/c:latest", "text-embedding-3-small", "1"] {
+            assert_eq!(read(&["--model", &format!("{name}=DIR")]), Ok(vec![named(name, "DIR")]));
+        }
+        for path in ["./a=b/dir", "/a=b", "../a=b", "~/a=b", ".=b"] {
+            assert_eq!(read(&["--model", path]), Ok(vec![unnamed(path)]));
+        }
+    }
+
+    #[test]
+    fn a_name_that_no_caller_could_use_is_refused_with_what_it_may_hold() {
+        let message = |model: &str| {
+            let arguments = Cli::parse_from(["text2vec-sidecar", "--model", model]);
+            ReferenceEnv::default().models(&arguments.serve.model).expect_err(model).message().to_owned()
+        };
+        let long = format!("{}=DIR", "a".repeat(MAX_NAME + 1));
+        for model in [
+            "my model=DIR",
+            "=DIR",
+            "a//b=DIR",
+            "a/=DIR",
+            "a/../b=DIR",
+            "a:=DIR",
+            ":a=DIR",
+            "a:b:c=DIR",
+            "a:b/c=DIR",
+            "ä=DIR",
+            "C:\\a=b",
+            "C:/a=b",
+            "a?b=DIR",
+            "-a=DIR",
+            &long,
+        ] {
+            let message = message(model);
+            assert!(
+                message.contains("cannot be a name") && message.contains("begins with / or ./"),
+                "{model}: {message}"
+            );
+        }
+        assert!(message("a=").contains("nothing is behind '='"));
+    }
+
+    #[test]
+    fn a_directory_is_not_taken_for_a_name() {
+        let dir = tempfile::Builder::new().prefix("lr=0.1").tempdir_in("target").expect("a directory");
+        let name = format!("target/{}", dir.path().file_name().expect("a name").to_string_lossy());
+        let error = ModelChoice::read(&name).expect_err("either may be meant");
+        assert!(error.message().contains(&format!("write ./{name}")), "{error}");
+        assert_eq!(ModelChoice::read(&format!("./{name}")), Ok(ModelChoice::unnamed(format!("./{name}"))));
     }
 }

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     TooLarge,
     /// The request did not arrive in time.
     SlowRequest,
+    /// The body is coded in a way that is not undone here.
+    UnsupportedCoding,
     /// Too much work is waiting; try again later.
     Overloaded,
     /// Not loaded yet, or shutting down.
@@ -48,13 +50,14 @@ pub struct Meaning {
 
 impl ErrorKind {
     /// Every kind, for tests and for documentation.
-    pub const ALL: [ErrorKind; 13] = [
+    pub const ALL: [ErrorKind; 14] = [
         ErrorKind::InvalidArgument,
         ErrorKind::Unauthenticated,
         ErrorKind::PermissionDenied,
         ErrorKind::NotFound,
         ErrorKind::TooLarge,
         ErrorKind::SlowRequest,
+        ErrorKind::UnsupportedCoding,
         ErrorKind::Overloaded,
         ErrorKind::Unavailable,
         ErrorKind::DeadlineExceeded,
@@ -81,6 +84,7 @@ impl ErrorKind {
             ErrorKind::NotFound => row(404, 5, "not_found", false),
             ErrorKind::TooLarge => row(413, 8, "too_large", false),
             ErrorKind::SlowRequest => row(408, 4, "slow_request", true),
+            ErrorKind::UnsupportedCoding => row(415, 3, "unsupported_coding", false),
             ErrorKind::Overloaded => row(429, 8, "overloaded", true),
             ErrorKind::Unavailable => row(503, 14, "unavailable", true),
             ErrorKind::DeadlineExceeded => row(504, 4, "deadline_exceeded", false),

@@ -77,6 +77,55 @@ fn values_that_cannot_be_read_are_said_in_one_line_by_the_name_that_was_used() {
 }
 
 #[test]
+fn what_people_try_first_is_said_in_one_line() {
+    let (dir, model) = (tempfile::tempdir().expect("a directory"), model_dir());
+    let (empty, blank) = (dir.path().join("empty"), dir.path().join("blank"));
+    std::fs::write(&empty, "").expect("write");
+    std::fs::write(&blank, "\n  \n").expect("write");
+    let [model, empty, blank] = [&model, &empty, &blank].map(|path| path.to_str().expect("a path"));
+    for (arguments, words) in [
+        (&["download", model][..], &["is a directory, and download takes a Hub id", "--dir", "--model"][..]),
+        (&["download", "models/all-MiniLM-L6-v2"], &["is a directory, and download takes a Hub id"]),
+        (&["download", "./no/such"], &["is a directory, and download takes a Hub id"]),
+        (&["compare", model, model, "--texts", empty], &["empty holds no text: write one per line"]),
+        (&["compare", model, model, "--texts", blank], &["blank holds no text"]),
+        (&["compare", model, model, "--dimensions", "5000"], &["--dimensions is 5000", "have 384"]),
+        (
+            &["embed", "--model", model, "--dimensions", "5000", "x"],
+            &["--dimensions is 5000", "have 384: ask for 1 to 384"],
+        ),
+        (&["embed", "--model", model, "--dimensions", "0", "x"], &["--dimensions is 0", "ask for 1 to 384"]),
+        (
+            &["--upstream", "http://127.0.0.1:9/vectors", "--listen", "127.0.0.1:0"],
+            &[
+                "http://127.0.0.1:9/vectors ends with /vectors, which is put behind it: give its base, http://127.0.0.1:9",
+            ],
+        ),
+        (
+            &["--query-upstream", "openai+http://127.0.0.1:9/v1/embeddings/", "--listen", "127.0.0.1:0"],
+            &["give its base, openai+http://127.0.0.1:9"],
+        ),
+        (&["--model", "my model=DIR", "--listen", "127.0.0.1:0"], &["'my model' cannot be a name"]),
+        (
+            &["--model", model, "--cors-origins", "app.example.com", "--listen", "127.0.0.1:0"],
+            &["--cors-origins", "no origin"],
+        ),
+    ] {
+        assert_one_line_error(&run(&mut sidecar(arguments)), words);
+    }
+    for (arguments, words) in [
+        (&["serve", model][..], format!("give a model as --model {model}")),
+        (&[model], format!("give a model as --model {model}")),
+        (&["--listen", "no.such.host.invalid:1"], "no address is known for 'no.such.host.invalid'".to_owned()),
+    ] {
+        let output = run(&mut sidecar(arguments));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+        assert!(text.contains(&words), "{text}");
+    }
+}
+
+#[test]
 fn unreadable_weights_and_unknown_architectures_are_said_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     let copy = |name: &str| std::fs::copy(model_dir().join(name), dir.path().join(name)).expect("copy");

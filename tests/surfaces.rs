@@ -149,7 +149,7 @@ async fn ollama_answers_as_its_clients_read_it() {
     assert_eq!(old, (200, json!({"embedding": [2.0, 3.0, 4.0]})));
     let (_, answer) = get(&server, "/api/tags").await;
     assert_eq!(fields(&answer["models"][0]), ["details", "digest", "model", "modified_at", "name", "size"]);
-    assert_eq!((&answer["models"][0]["name"], &answer["models"][0]["digest"]), (&json!("fake"), &json!("0")));
+    assert_eq!((&answer["models"][0]["name"], &answer["models"][0]["digest"]), (&json!("fake:latest"), &json!("0")));
     assert_eq!(get(&server, "/api/version").await, (200, json!({"version": env!("CARGO_PKG_VERSION")})));
 
     for (path, body, status, words) in [
@@ -186,7 +186,7 @@ async fn tei_answers_as_its_clients_read_it() {
     for (body, status, kind, words) in [
         (json!({}), 422, "Validation", "'inputs' is missing"),
         (json!({"inputs": []}), 422, "Validation", "empty list"),
-        (json!({"inputs": [1, 2]}), 422, "Validation", "token ids"),
+        (json!({"inputs": [1, 2]}), 422, "Validation", "the tokens of fake are not known here"),
         (json!({"inputs": "x", "prompt_name": "summary"}), 422, "Validation", "query, passage or document"),
         (json!({"inputs": "x", "truncation_direction": "Left"}), 422, "Validation", "only be right"),
         (json!({"inputs": ["a", "b", "c"]}), 413, "Validation", "--max-texts"),

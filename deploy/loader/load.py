@@ -17,13 +17,19 @@ import itertools
 import json
 import pathlib
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 
-import grpc
-from tqdm import tqdm
+try:
+    import grpc
+    from tqdm import tqdm
+except ImportError as error:
+    sys.exit(f"error: {error}: pip install -r {pathlib.Path(__file__).with_name('requirements.txt')}")
 
 MODULE = "text2vec-transformers"
+# How long Weaviate may take to answer about a class, and the sidecar to be reached.
+PATIENCE_SECONDS = 10
 # Small, because the insertion of the last ones has nothing to overlap with.
 CHUNK = 500
 
@@ -40,22 +46,55 @@ def arguments():
     args = parser.parse_args()
     if bool(args.collection) == bool(args.class_file):
         parser.error("give either --collection or --class-file")
+    if args.chunk < 1:
+        parser.error(f"--chunk is {args.chunk}: use 1 or more")
+    if not args.weaviate_url.startswith(("http://", "https://")):
+        parser.error(f"--weaviate-url is {args.weaviate_url!r}: use a URL such as http://localhost:8080")
+    if "://" in args.sidecar or ":" not in args.sidecar:
+        parser.error(f"--sidecar is {args.sidecar!r}: use host:port, such as localhost:8081")
     return args
+
+
+def give_up(message):
+    """Ends the program with one line that says what is wrong and what to do."""
+    sys.exit(f"error: {message}")
 
 
 def stubs():
     """Python code for our proto, made by grpcio-tools as it is imported."""
     proto = pathlib.Path(__file__).resolve().parents[2] / "proto"
+    if not (proto / "text2vec/v1/text2vec.proto").is_file():
+        give_up(f"{proto}/text2vec/v1/text2vec.proto is not there: run the loader in a copy of the repository")
     sys.path.insert(0, str(proto))
     return grpc.protos_and_services("text2vec/v1/text2vec.proto")
 
 
 def read_class(args):
     if args.class_file:
-        return json.loads(pathlib.Path(args.class_file).read_text(encoding="utf-8"))
-    url = f"{args.weaviate_url}/v1/schema/{urllib.parse.quote(args.collection)}"
-    with urllib.request.urlopen(url) as answer:
-        return json.load(answer)
+        try:
+            collection = json.loads(pathlib.Path(args.class_file).read_text(encoding="utf-8"))
+        except OSError as error:
+            give_up(f"--class-file {args.class_file} cannot be read: {error.strerror}")
+        except ValueError as error:
+            give_up(f"--class-file {args.class_file} is not JSON: {error}")
+        source = args.class_file
+    else:
+        source = f"{args.weaviate_url}/v1/schema/{urllib.parse.quote(args.collection, safe='')}"
+        try:
+            with urllib.request.urlopen(source, timeout=PATIENCE_SECONDS) as answer:
+                collection = json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                give_up(f"Weaviate at {args.weaviate_url} has no collection {args.collection!r}: create it first (or is that Weaviate's REST address?)")
+            give_up(f"Weaviate answers {source} with {error.code} {error.reason}")
+        except ValueError as error:
+            give_up(f"{source} does not answer with JSON: is that Weaviate's REST address? ({error})")
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            give_up(f"Weaviate cannot be reached at {args.weaviate_url}: {reason}; see --weaviate-url")
+    if not isinstance(collection, dict) or "class" not in collection:
+        give_up(f"{source} is no class: it is to be what GET /v1/schema/<name> answers")
+    return collection
 
 
 def target_vectors(collection):
@@ -65,23 +104,35 @@ def target_vectors(collection):
     if collection.get("vectorizer") == MODULE:
         targets.append("")
     if not targets:
-        sys.exit(f"error: no vector of {collection.get('class')} is made by {MODULE}")
+        give_up(f"no vector of {collection.get('class')} is made by {MODULE}")
     return targets
 
 
 def read_objects(path):
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                sys.exit(f"error: {path}, line {number}: {error}")
-            if isinstance(entry.get("properties"), dict):
-                yield entry.get("id"), entry["properties"]
-            else:
-                yield None, entry
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield read_object(line, f"{path}, line {number}")
+    except UnicodeDecodeError as error:
+        give_up(f"{path} is not UTF-8 text: {error}")
+    except OSError as error:
+        give_up(f"--objects {path} cannot be read: {error.strerror}")
+
+
+def read_object(line, place):
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        give_up(f"{place}: {error}")
+    if not isinstance(entry, dict):
+        give_up(f"{place}: an object of JSON is to be there, and not {line.strip()[:40]!r}")
+    if not isinstance(entry.get("properties"), dict):
+        return None, entry
+    uuid = entry.get("id")
+    if uuid is not None and not isinstance(uuid, str):
+        give_up(f"{place}: the id is to be a UUID as text, and not {uuid!r}")
+    return uuid, entry["properties"]
 
 
 class Vectorizer:
@@ -130,12 +181,17 @@ class Vectorizer:
 
 def insert_into_weaviate(args, rows):
     """Writes objects and vectors through Weaviate's own client; yields an error or None per object."""
-    import weaviate
-
+    try:
+        import weaviate
+    except ImportError as error:
+        give_up(f"{error}: pip install -r {pathlib.Path(__file__).with_name('requirements.txt')}")
     address = urllib.parse.urlparse(args.weaviate_url)
-    client = weaviate.connect_to_local(
-        host=address.hostname, port=address.port or 80, grpc_port=args.weaviate_grpc_port, skip_init_checks=True
-    )
+    try:
+        client = weaviate.connect_to_local(
+            host=address.hostname, port=address.port or 80, grpc_port=args.weaviate_grpc_port, skip_init_checks=True
+        )
+    except weaviate.exceptions.WeaviateBaseError as error:
+        give_up(f"Weaviate cannot be reached at {args.weaviate_url} and gRPC port {args.weaviate_grpc_port}: {error}")
     with client, client.batch.fixed_size(batch_size=200, concurrent_requests=2) as batch:
         for uuid, properties, vectors, error in rows:
             if error is None:
@@ -160,12 +216,16 @@ def main():
         else:
             errors = insert_into_weaviate(args, rows)
         try:
+            grpc.channel_ready_future(channel).result(timeout=PATIENCE_SECONDS)
+        except grpc.FutureTimeoutError:
+            give_up(f"no sidecar answers over gRPC at {args.sidecar}: is it running there? See --sidecar")
+        try:
             for error in tqdm(errors, unit=" objects", disable=not sys.stderr.isatty()):
                 if error is not None:
                     failures += 1
                     print(f"error: {error}", file=sys.stderr)
         except grpc.RpcError as error:
-            sys.exit(f"error: the sidecar at {args.sidecar} says: {error.details()}")
+            give_up(f"the sidecar at {args.sidecar} says: {error.details()}")
     if failures:
         sys.exit(f"{failures} objects were not loaded")
 
@@ -178,4 +238,11 @@ def write_lines(rows):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped: what was inserted so far is there")
+    except BrokenPipeError:
+        # Whoever read the lines has seen enough; Python would complain once more as it flushes.
+        sys.stdout = None
+        sys.exit(1)

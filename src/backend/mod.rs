@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::contract::request::EmbedRequest;
 use crate::error::Result;
+pub use crate::model::tokenizer::TextTokenizer;
 
 /// A text's vector and what was done to get it.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +61,11 @@ pub trait Backend: Send + Sync {
 
     /// Why it will not embed anything any more, until the process is started again.
     fn trouble(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The tokenizer of the model; `None`: it is not here, or there are two.
+    fn tokenizer(&self) -> Option<&TextTokenizer> {
         None
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::{IntErrorKind, ParseIntError};
+use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory};
@@ -23,14 +24,22 @@ pub fn command_line() -> ArgMatches {
 }
 
 /// What is wrong with a value, which clap tells by the flag even where a variable has it; `None` where clap's text is as good.
-fn explained(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
+fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Option<String> {
+    let arguments: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
     if error.kind() == ErrorKind::InvalidSubcommand {
         let word = text(ContextKind::InvalidSubcommand)?;
-        return word.contains('/').then(|| format!("'{word}' is no command: give a model as --model {word}"));
+        let is_model = word.contains('/') || Path::new(word).is_dir();
+        return is_model.then(|| format!("'{word}' is no command: give a model as --model {word}"));
+    }
+    if error.kind() == ErrorKind::UnknownArgument {
+        let word = text(ContextKind::InvalidArg)?;
+        let serves = arguments.first().is_some_and(|first| first == "serve" || first.starts_with('-'));
+        return (serves && !word.starts_with('-'))
+            .then(|| format!("'{word}' is no flag: give a model as --model {word}"));
     }
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return None;
@@ -40,12 +49,10 @@ fn explained(error: &clap::Error, mut arguments: impl Iterator<Item = OsString>)
     let value = text(ContextKind::InvalidValue)?;
     let root = Cli::command();
     let argument = every_argument(&root).find(|argument| argument.get_long() == flag.strip_prefix("--"))?;
-    let on_the_command_line = |word: OsString| {
-        let word = word.to_string_lossy().into_owned();
-        word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    };
+    let on_the_command_line =
+        |word: &String| word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
     let name = match argument.get_env() {
-        Some(variable) if !arguments.any(on_the_command_line) => variable.to_string_lossy().into_owned(),
+        Some(variable) if !arguments.iter().any(on_the_command_line) => variable.to_string_lossy().into_owned(),
         _ => flag.to_owned(),
     };
     let source = std::error::Error::source(error);
@@ -114,7 +121,10 @@ mod tests {
             (&["--cache-bytes=64MB"], "--cache-bytes is '64MB': use a whole number, without a unit"),
             (&["serve", "--max-wait="], "--max-wait is empty: use a whole number, without a unit, or leave it out"),
             (&["--queries-first", "maybe"], "--queries-first is 'maybe': use true or false"),
-            (&["--listen", ":8080"], "--listen is ':8080': use an address and a port, such as 0.0.0.0:8080"),
+            (&["--listen", "8080"], "--listen is '8080': use an address and a port, such as 0.0.0.0:8080"),
+            (&["serve", "models/bge"], "'models/bge' is no flag: give a model as --model models/bge"),
+            (&["serve", "--threads", "2", "bge"], "'bge' is no flag: give a model as --model bge"),
+            (&["src"], "'src' is no command: give a model as --model src"),
             (&["--profile", "x"], "--profile: unknown profile 'x': use auto, transformers"),
             (&["--max-texts", "99999999999999999999"], "use a number from 1 to 1000000000"),
             (&["--max-wait=-1"], "--max-wait is '-1': use a number from 1 to 31536000"),
@@ -127,6 +137,7 @@ mod tests {
         }
         assert_eq!(said(&["--modle", "x"]), None, "clap knows a similar flag");
         assert_eq!(said(&["--help"]), None);
+        assert_eq!(said(&["healthcheck", "x"]), None, "nothing of models");
     }
 
     #[test]

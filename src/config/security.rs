@@ -1,4 +1,4 @@
-//! Who may ask, and how connections are encrypted.
+//! Who may ask, from which pages, and how connections are encrypted.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -31,6 +31,9 @@ pub struct SecurityArgs {
     /// PEM file with the authorities of client certificates, one of which is then asked for; read again as it changes
     #[arg(long, env = "T2V_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Origins whose pages a browser lets call this server (https://app.example.com), separated by commas, or * for all
+    #[arg(long, env = "T2V_CORS_ORIGINS", value_name = "ORIGINS", default_value = "", hide_default_value = true)]
+    pub cors_origins: String,
 }
 
 impl SecurityArgs {

@@ -8,6 +8,9 @@ use super::class::Settings;
 use super::request::Task;
 use crate::error::{Error, Result};
 
+/// What a model's name follows, in the path of a URL.
+const MODELS: &str = "/models/";
+
 /// Base URLs of the inference services named by the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InferenceUrls {
@@ -22,7 +25,8 @@ pub struct InferenceUrls {
 pub enum Endpoint<'a> {
     /// By this sidecar's default model.
     Local,
-    /// By this sidecar's model of this name: the URL is one of its own, with `/models/<name>` behind.
+    /// By this sidecar's model of this name, as the URL has it (percent-encoded, perhaps): the URL is one of its own, with
+    /// `/models/<name>` behind.
     Model(&'a str),
     /// By the service with this base URL, as written; nothing is trimmed or checked.
     Remote(&'a str),
@@ -106,11 +110,12 @@ impl Endpoints {
     /// Whether a base URL is this sidecar, one of its models, or another service.
     fn classify<'a>(&self, url: &'a str) -> Endpoint<'a> {
         let is_own = |url: &str| self.own_urls.contains(&comparable(url));
-        match url.trim().trim_end_matches('/').rsplit_once("/models/") {
+        let plain = url.trim().trim_end_matches('/');
+        // A base may have such a path itself, and so may a model's name.
+        let mut below = plain.match_indices(MODELS).map(|(at, _)| (&plain[..at], &plain[at + MODELS.len()..]));
+        match below.find(|(base, _)| is_own(base)) {
             _ if is_own(url) => Endpoint::Local,
-            Some((base, name)) if is_own(base) && !name.is_empty() && !name.contains(['/', '?', '#']) => {
-                Endpoint::Model(name)
-            }
+            Some((_, name)) if !name.is_empty() && !name.contains(['?', '#']) => Endpoint::Model(name),
             _ => Endpoint::Remote(url),
         }
     }
@@ -167,8 +172,10 @@ mod tests {
         for url in ["http://t2v:8080/models/bge", "http://T2V:8080/models/bge/", "https://x/base/models/bge"] {
             assert_eq!(at(url).as_deref(), Some("bge"), "{url}");
         }
+        assert_eq!(at("http://t2v:8080/models/BAAI/bge").as_deref(), Some("BAAI/bge"));
+        assert_eq!(at("http://t2v:8080/models/a/models/b").as_deref(), Some("a/models/b"));
         for url in
-            ["http://t2v:8080/models/", "http://t2v:8080/models/a/b", "http://other/models/bge", "http://t2v:8080"]
+            ["http://t2v:8080/models/", "http://t2v:8080/models/a?b", "http://other/models/bge", "http://t2v:8080"]
         {
             assert_eq!(at(url), None, "{url}");
         }

@@ -10,12 +10,9 @@ use super::Readiness;
 use super::http::{Scoped, error_response};
 use crate::error::{Error, ErrorKind};
 
-/// Whether a path is what probes ask: readiness and liveness of the server and of each of its models. They need neither
-/// credentials nor a place among the connections.
+/// Whether a path is what probes ask: readiness and liveness of the server and of each of its models, whose names are no
+/// longer in the path. They need neither credentials nor a place among the connections.
 pub fn is_probe(path: &str) -> bool {
-    let below_a_model =
-        |path: &str| path.strip_prefix("/models/")?.split_once('/').map(|(model, _)| "/models/".len() + model.len());
-    let path = &path[below_a_model(path).unwrap_or(0)..];
     path.starts_with("/.well-known/")
         || path.trim_end_matches('/') == "/health"
         || path.starts_with("/grpc.health.v1.Health/")
@@ -67,25 +64,17 @@ mod tests {
 
     #[test]
     fn probes_are_told_from_all_else() {
-        for path in [
-            "/.well-known/live",
-            "/.well-known/ready/",
-            "/health",
-            "/models/a/.well-known/ready",
-            "/models/a%2Fb/health/",
-            "/grpc.health.v1.Health/Check",
-        ] {
+        for path in ["/.well-known/live", "/.well-known/ready/", "/health", "/health/", "/grpc.health.v1.Health/Check"]
+        {
             assert!(is_probe(path), "{path}");
         }
         for path in [
             "/",
             "/meta",
             "/vectors",
+            "/tokenize",
             "/models/health",
-            "/models/a/meta",
-            "/models//.well-known",
             "/v1/models/a/health",
-            "/models/a/b/health",
             "/healthy",
             "/metrics",
             "/.well-known",

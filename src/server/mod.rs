@@ -4,6 +4,8 @@
 mod auth;
 mod classes;
 mod connection;
+mod cors;
+mod decoding;
 mod followed;
 mod grpc;
 mod health;
@@ -21,16 +23,18 @@ use axum::middleware;
 use futures_util::FutureExt;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::auth::Access;
 use self::auth::guard;
 use self::classes::Classes;
 use self::connection::{Connections, Room, later};
+pub use self::cors::Origins;
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
 pub use self::tls::Tls;
-use crate::backend::{Backend, Directory, Embedding};
+use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,6 +62,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
     pub max_inflight_bytes: usize,
+    /// Bytes of text whose tokens one request may ask for; of token ids in a request, each counts as four.
+    pub max_tokenize_bytes: usize,
 }
 
 impl Default for Limits {
@@ -72,7 +78,31 @@ impl Default for Limits {
             max_head_bytes: 32 * 1024,
             max_connections: 8192,
             max_inflight_bytes: 256 * 1024 * 1024,
+            max_tokenize_bytes: 256 * 1024,
         }
+    }
+}
+
+impl Limits {
+    /// Token ids in one request.
+    fn most_token_ids(&self) -> usize {
+        self.max_tokenize_bytes / size_of::<u32>()
+    }
+
+    /// Refuses a request with too many token ids.
+    fn check_token_ids(&self, ids: usize) -> Result<()> {
+        let most = self.most_token_ids();
+        if ids > most {
+            metrics().refused(Refusal::MaxTokenizeBytes);
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "{ids} token ids in one request, {most} are allowed: send less at once or raise --max-tokenize-bytes, \
+                     which is four times that"
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -97,7 +127,12 @@ struct Service {
     model: Option<Arc<str>>,
     /// Who embeds instead of a model of this server.
     upstream: Option<Arc<dyn Backend>>,
+    /// Turns of those who ask for tokens, not for vectors.
+    tokenizing: Arc<Semaphore>,
 }
+
+/// So many ask the tokenizer at once for what it makes of a text: each keeps a thread busy.
+const TOKENIZING: usize = 2;
 
 /// What the module service needs beside the backend.
 struct Module {
@@ -109,6 +144,13 @@ struct Module {
 }
 
 impl Service {
+    fn new(readiness: Readiness, limits: Limits, options: ModuleOptions, cuda_wanted: bool) -> Service {
+        let ModuleOptions { endpoints, lowercase_input, upstreams } = options;
+        let module = Module { endpoints, lowercase_input, upstreams, classes: Classes::default(), cuda_wanted };
+        let tokenizing = Arc::new(Semaphore::new(TOKENIZING));
+        Service { readiness, limits, module: Arc::new(module), model: None, upstream: None, tokenizing }
+    }
+
     /// The same service, by the model of this name; an empty one is the model meant so far.
     fn of_model(&self, name: &str) -> Result<Service> {
         if name.is_empty() {
@@ -175,6 +217,34 @@ impl Service {
         results.pop().unwrap_or_else(|| Err(Error::internal("the backend gave no answer for the text")))
     }
 
+    /// Asks the model's tokenizer something, on a thread for blocking work, when it is this call's turn.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the model is not here, `Overloaded` where its turn does not come in time.
+    async fn with_tokenizer<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&TextTokenizer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let backend = self.backend()?;
+        if backend.tokenizer().is_none() {
+            return Err(Error::invalid(format!(
+                "the tokens of {} are not known here, as its texts are embedded elsewhere or by two models: send texts",
+                backend.info().name
+            )));
+        }
+        let turn = tokio::time::timeout(self.limits.max_wait, self.tokenizing.clone().acquire_owned());
+        let Ok(Ok(turn)) = turn.await else {
+            metrics().refused(Refusal::MaxWait);
+            return Err(Error::new(ErrorKind::Overloaded, "too many ask for tokens: try again later"));
+        };
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            backend.tokenizer().map(ask)
+        });
+        let gone = || Error::internal("the tokenizer did not answer");
+        asked.await.ok().flatten().ok_or_else(gone)?
+    }
+
     async fn meta(&self) -> Result<Map<String, Value>> {
         let mut meta = self.backend()?.live_meta().await?.unwrap_or_default();
         let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
@@ -188,6 +258,7 @@ impl Service {
             sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
+            sidecar.insert("max_tokenize_bytes".into(), json!(self.limits.max_tokenize_bytes));
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
@@ -242,6 +313,8 @@ pub struct ServerOptions {
     pub lifetimes: Lifetimes,
     /// What a request must show.
     pub access: Access,
+    /// Whose pages a browser lets read the answers; `None`: nobody's.
+    pub cors: Option<Origins>,
     /// How connections are encrypted; `None`: not at all.
     pub tls: Option<Arc<Tls>>,
     /// How many files this process may have open, connections among them; `None`: not known.
@@ -260,9 +333,7 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions {
-        mut limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, ..
-    } = options;
+    let ServerOptions { mut limits, module, lifetimes, .. } = options;
     let room = Room::of(limits.max_connections, options.open_files);
     if room.places < limits.max_connections {
         tracing::warn!(
@@ -273,15 +344,20 @@ pub async fn run(
         );
         limits.max_connections = room.places;
     }
-    let classes = Classes::default();
-    let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
-    let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
+    let service = Service::new(readiness.clone(), limits, module, options.cuda_wanted);
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
+    // Outside of it, so that room is held for what comes out.
+    let router = router.layer(middleware::from_fn(decoding::decode));
     let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
     let router = match access.asks() {
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
         false => router,
+    };
+    // Before it is asked for credentials: what a browser asks beforehand has none, and a refusal must be readable there too.
+    let router = match &options.cors {
+        Some(origins) => router.layer(origins.layer()),
+        None => router,
     };
     let router = router.layer(middleware::from_fn(observe::observe));
     // Ends with this function.

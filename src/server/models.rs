@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::{Backend, ModelInfo};
+use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::metrics;
 
@@ -111,6 +111,23 @@ impl Readiness {
         model.backend.clone().ok_or_else(not_ready)
     }
 
+    /// The models that are ready under every name they are found by, the default one first.
+    pub(super) fn names(&self) -> Vec<(String, Arc<dyn Backend>)> {
+        let state = self.state.borrow();
+        let mut names: Vec<(String, Arc<dyn Backend>)> = Vec::new();
+        for model in &state.models {
+            let Some(backend) = &model.backend else { continue };
+            for name in model.names() {
+                // A name that another model was given is that one's.
+                let is_this = state.model(Some(&name)).is_ok_and(|found| std::ptr::eq(found, model));
+                if is_this && names.iter().all(|(known, _)| *known != name) {
+                    names.push((name, backend.clone()));
+                }
+            }
+        }
+        names
+    }
+
     /// The models that are ready, each under the name it is listed by.
     pub fn listed(&self) -> Vec<(String, Arc<dyn Backend>)> {
         let entry = |model: &Model| model.backend.clone().map(|backend| (model.label(), backend));
@@ -167,10 +184,15 @@ impl Model {
         self.name.clone().or_else(own).unwrap_or_default()
     }
 
-    /// By its own name, or the last part of it: a Hub id's slash has no place in the path of a URL.
+    /// The names it is found by: the operator's, its own, and the last part of that, which is what people call it.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let own = self.backend.as_ref().map(|backend| backend.info().name.clone());
+        let last = own.as_deref().and_then(|own| own.rsplit('/').next()).map(str::to_owned);
+        self.name.clone().into_iter().chain(own).chain(last)
+    }
+
     fn is_called(&self, name: &str) -> bool {
-        let called = |info: &ModelInfo| info.name == name || info.name.rsplit('/').next() == Some(name);
-        self.backend.as_ref().is_some_and(|backend| called(backend.info()))
+        self.names().any(|own| own == name)
     }
 
     fn trouble(&self) -> Option<String> {
@@ -196,7 +218,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
-    use crate::backend::Embedding;
+    use crate::backend::{Embedding, ModelInfo};
     use crate::contract::request::EmbedRequest;
 
     struct Named(ModelInfo);
@@ -252,5 +274,10 @@ mod tests {
         let error = readiness.backend(Some("three")).err().expect("no such model");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.message(), "no model 'three' is served here: there are 'org/one', 'one'");
+        let names: Vec<_> = readiness.names().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["org/one", "one", "org/two", "two"]);
+        for (name, backend) in readiness.names() {
+            assert_eq!(found(&readiness, Some(&name)), Ok(backend.info().name.clone()), "{name}");
+        }
     }
 }

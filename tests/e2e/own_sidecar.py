@@ -30,12 +30,12 @@ def is_ready(port):
 class Process:
     """A sidecar of our own."""
 
-    def __init__(self, port, *flags, environment={}):
+    def __init__(self, port, *flags, model=MODEL, environment={}):
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         own = {key: os.environ[key] for key in ("PATH", "HOME")} | {"RUST_LOG": "warn"}
         self.child = subprocess.Popen(
-            [BIN, "--model", MODEL, "--listen", f"127.0.0.1:{port}", "--cache-bytes", "0", *flags],
+            [BIN, *(["--model", model] if model else []), "--listen", f"127.0.0.1:{port}", "--cache-bytes", "0", *flags],
             env=own | environment,
         )
         deadline = time.monotonic() + 60

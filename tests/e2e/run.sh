@@ -302,6 +302,7 @@ ONE_SIDECAR=TRANSFORMERS_INFERENCE_API=http://127.0.0.1:$SIDECAR_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
 export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
 export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT
+export HAYSTACK_TELEMETRY_ENABLED=False
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 if [[ ${1:-} == bench ]]; then
@@ -321,6 +322,7 @@ part "bulk loader" python_tests test_loader.py
 part "contract equality" python_tests test_contract.py
 part "import of a corpus" python_tests test_import.py
 part "clients of other APIs" python_tests test_clients.py
+part "frameworks" python_tests test_frameworks.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py

@@ -70,10 +70,12 @@ def test_openai_one_text_with_fewer_dimensions(openai_client, model, expected):
 def test_openai_models(openai_client, model):
     listed = openai_client.models.list()
     assert listed.object == "list"
-    [entry] = listed
-    for found in (entry, openai_client.models.retrieve(model)):
-        assert (found.id, found.object, found.owned_by) == (model, "model", "text2vec-sidecar")
+    entries = list(listed)
+    assert [entry.id for entry in entries] == list(dict.fromkeys([model, model.rsplit("/", 1)[-1]]))
+    for found in (*entries, openai_client.models.retrieve(model)):
+        assert (found.object, found.owned_by) == ("model", "text2vec-sidecar")
         assert isinstance(found.created, int)
+        assert openai_client.models.retrieve(found.id).id == found.id
 
 
 def test_openai_errors_are_its_own_exceptions(openai_client, model):
@@ -110,11 +112,21 @@ def test_ollama_embeddings_as_it_was(ollama_client, model, expected):
 
 
 def test_ollama_list(ollama_client, model):
-    [entry] = ollama_client.list().models
-    assert entry.model == model and entry.digest and entry.size == 0 and entry.modified_at.year == 1970
+    entry, *others = ollama_client.list().models
+    assert [other.model for other in others] == [f"{model.rsplit('/', 1)[-1]}:latest"][: "/" in model]
+    assert entry.model == f"{model}:latest" and entry.digest and entry.size == 0 and entry.modified_at.year == 1970
     details = entry.details
     assert (details.format, details.family, details.families) == ("safetensors", "bert", ["bert"])
     assert (details.quantization_level, details.parameter_size, details.parent_model) == ("F32", "", "")
+
+
+def test_ollama_show_and_ps(ollama_client, model):
+    for name in (model, f"{model}:latest"):
+        shown = ollama_client.show(name)
+        assert shown.capabilities == ["embedding"] and shown.details.family == "bert"
+        assert shown.modelinfo["bert.embedding_length"] == DIMENSIONS and shown.modelinfo["bert.context_length"] > 100
+    [running] = ollama_client.ps().models
+    assert running.model == f"{model}:latest" and running.expires_at.year > 2100 and running.context_length > 100
 
 
 def test_ollama_errors_are_its_own_exceptions(ollama_client):
@@ -122,6 +134,9 @@ def test_ollama_errors_are_its_own_exceptions(ollama_client):
         ollama_client.embed(model="nomic-embed-text", input="x")
     assert caught.value.status_code == 404
     assert caught.value.error.startswith("no model 'nomic-embed-text' is served here")
+    with pytest.raises(ollama.ResponseError) as caught:
+        ollama_client.show("nomic-embed-text")
+    assert caught.value.status_code == 404
 
 
 # ---- text-embeddings-inference ---------------------------------------------------------------------------------------

@@ -141,3 +141,43 @@ def test_objects_that_do_not_fit_are_told_and_the_others_loaded(client, weaviate
     assert "2 objects were not loaded" in loader.stderr, loader.stderr
     assert "no such prop with name 'nobody'" in loader.stderr, loader.stderr
     assert len(stored(client, "LoaderPage")) == 2
+
+
+def refused(*arguments):
+    """What the loader says that cannot begin: one line, for a person."""
+    loader = subprocess.run([sys.executable, str(LOADER), *arguments], capture_output=True, text=True, timeout=60)
+    assert loader.returncode != 0 and not loader.stdout, (loader.stdout, loader.stderr)
+    assert "Traceback" not in loader.stderr, loader.stderr
+    return loader.stderr.strip().splitlines()[-1]
+
+
+def test_what_cannot_begin_is_said_in_a_line(weaviate_url, tmp_path):
+    def file(name, text):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    class_file, objects = file("class.json", json.dumps(SCHEMAS["class level"])), file("objects.jsonl", '{"subject": "x"}\n')
+    sidecar = ("--sidecar", os.environ["T2V_E2E_SIDECAR"])
+    from_file = ("--class-file", class_file, "--objects", objects, *sidecar)
+    nobody = "127.0.0.1:9"
+    for arguments, words in [
+        (("--collection", "NoSuch", "--objects", objects, "--weaviate-url", weaviate_url), "has no collection 'NoSuch'"),
+        (("--collection", "A", "--objects", objects, "--weaviate-url", f"http://{nobody}"), "Weaviate cannot be reached"),
+        (("--collection", "A", "--objects", objects, "--weaviate-url", "localhost:8080"), "use a URL such as"),
+        (("--collection", "A", "--objects", objects, "--weaviate-url", f"http://{sidecar[1]}"), "is that Weaviate's"),
+        (("--class-file", "no/such/file", "--objects", objects), "--class-file no/such/file cannot be read"),
+        (("--class-file", file("half.json", '{"class": '), "--objects", objects), "is not JSON"),
+        (("--class-file", file("list.json", "[]"), "--objects", objects), "is no class"),
+        (("--class-file", file("other.json", '{"class": "A"}'), "--objects", objects), "no vector of A is made by"),
+        ((*from_file[:2], "--objects", "no/such/file", *sidecar), "--objects no/such/file cannot be read"),
+        ((*from_file[:2], "--objects", file("a.jsonl", "[1, 2]\n"), *sidecar), "line 1: an object of JSON is to be there"),
+        ((*from_file[:2], "--objects", file("b.jsonl", '{"properties": {}, "id": 7}'), *sidecar), "line 1: the id is to be"),
+        ((*from_file[:2], "--objects", file("c.jsonl", "{}\n{"), *sidecar), "line 2: "),
+        ((*from_file[:2], "--objects", file("d.jsonl", b"\xff\xfe{"), *sidecar), "is not UTF-8 text"),
+        ((*from_file, "--chunk", "0"), "--chunk is 0: use 1 or more"),
+        ((*from_file[:4], "--sidecar", f"http://{nobody}"), "use host:port"),
+        ((*from_file[:4], "--sidecar", nobody), "no sidecar answers over gRPC at 127.0.0.1:9"),
+    ]:
+        said = refused(*arguments)
+        assert "error: " in said and words in said, (arguments, said)

@@ -370,6 +370,10 @@ impl Backend for LocalBackend {
         self.inference.batcher().has_failed().then_some(batcher::FAILED)
     }
 
+    fn tokenizer(&self) -> Option<&TextTokenizer> {
+        Some(&self.preparation.tokenizer)
+    }
+
     fn meta(&self) -> Map<String, Value> {
         let treatment = &self.preparation.treatment;
         let (counters, batcher) = (&self.model.counters, self.inference.batcher());

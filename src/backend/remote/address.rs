@@ -54,6 +54,18 @@ const SCHEMES: &[(&str, Option<Kind>, &str)] = &[
     ("grpcs", Some(Kind::Sidecar), "https"),
 ];
 
+/// What is asked of upstreams, the longest first.
+const REQUEST_PATHS: &[&str] = &[
+    "/.well-known/ready",
+    "/v1/embeddings",
+    "/api/embeddings",
+    "/api/embed",
+    "/embeddings",
+    "/vectors",
+    "/embed",
+    "/meta",
+];
+
 /// One upstream server's base URL. Its user-info and query never appear in `Debug` or [`Address::shown`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
@@ -151,6 +163,12 @@ impl Address {
     /// Whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         self.url.scheme() == "https"
+    }
+
+    /// The path of a request that the URL ends with, by mistake: such paths are put behind it.
+    pub fn request_path(&self) -> Option<&'static str> {
+        let path = self.url.path().trim_end_matches('/');
+        REQUEST_PATHS.iter().copied().find(|request| path.ends_with(request))
     }
 
     /// Path of the base URL.
@@ -274,6 +292,17 @@ mod tests {
         assert_eq!(joined("http://h?k=v").as_deref(), Ok("http://h/?k=v/vectors"));
         assert_eq!(address("tei+http://h/a/?k=v").below("/embed").as_str(), "http://h/a/embed");
         assert_eq!(address("openai+http://h/v1?model=a%2Fb").parameter("model").as_deref(), Some("a/b"));
+    }
+
+    #[test]
+    fn paths_of_requests_are_known_at_the_end() {
+        let path = |text| Address::parse(text).expect("a URL").request_path();
+        assert_eq!(path("http://h/vectors"), Some("/vectors"));
+        assert_eq!(path("http://h/models/a/vectors/?k=v"), Some("/vectors"));
+        assert_eq!(path("openai+http://h/v1/embeddings"), Some("/v1/embeddings"));
+        for base in ["http://h", "http://h/", "openai+http://h/v1", "http://h/models/vectors-a", "http://h/vectors/a"] {
+            assert_eq!(path(base), None, "{base}");
+        }
     }
 
     #[test]

@@ -52,6 +52,14 @@ pub async fn connect(
     let pool = |url: &str| -> Result<Arc<Pool>> {
         let unusable = |error: Error| Error::config(error.message());
         let addresses = address::parse_list(url).map_err(unusable)?;
+        let mistaken = addresses.iter().find_map(|address| Some((address, address.request_path()?)));
+        if let Some((address, path)) = mistaken {
+            let shown = address.shown();
+            let base = shown.strip_suffix(path).unwrap_or(shown);
+            return Err(Error::config(format!(
+                "the upstream's URL {shown} ends with {path}, which is put behind it: give its base, {base}"
+            )));
+        }
         Ok(Pool::new(addresses, None, options.clone()))
     };
     let one = passage == query;

@@ -34,6 +34,7 @@ pub fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Result<Tok
     let mut tokenizer = Tokenizer::new(model.map_err(|error| unusable(merges_path.display(), error))?);
     let prefix_space = settings.flag("add_prefix_space").unwrap_or(false);
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, true, true)));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
     let special = |text: &str| AddedToken::from(text, true);
     let defaults = [
         ("bos_token", special("<s>")),

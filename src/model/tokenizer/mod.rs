@@ -8,6 +8,7 @@ mod word_piece;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Model, Tokenizer};
 
@@ -32,6 +33,21 @@ pub struct Tokens {
     pub type_ids: Vec<u32>,
     /// Whether the text was longer than the limit.
     pub truncated: bool,
+}
+
+/// A token of a text, for people and programs who ask which there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The part of the text that it stands for; a special token's own name.
+    pub text: String,
+    /// Whether it stands for no part of the text.
+    pub special: bool,
+    /// Where that part begins, in bytes; `None` for a special token.
+    pub start: Option<usize>,
+    /// Where it ends, in bytes.
+    pub stop: Option<usize>,
 }
 
 impl TextTokenizer {
@@ -89,6 +105,60 @@ impl TextTokenizer {
             }
         }
         Ok(Tokens { ids, type_ids, truncated })
+    }
+
+    /// The tokens of a text, uncut, with the special ones where the model has them and they are wanted.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a text that cannot be tokenized.
+    pub fn tokens(&self, text: &str, special_tokens: bool) -> Result<Vec<Token>> {
+        let encoding = self
+            .tokenizer
+            .encode(text, special_tokens && self.special_tokens)
+            .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
+        let (ids, names) = (encoding.get_ids(), encoding.get_tokens());
+        let (offsets, special) = (encoding.get_offsets(), encoding.get_special_tokens_mask());
+        let mut tokens = Vec::with_capacity(ids.len());
+        for (((&id, name), &(start, stop)), &special) in ids.iter().zip(names).zip(offsets).zip(special) {
+            tokens.push(match (special, text.get(start..stop)) {
+                (1, _) => Token { id, text: name.clone(), special: true, start: None, stop: None },
+                // Part of a letter has no text of its own.
+                (_, part) => {
+                    let text = part.unwrap_or(name).to_owned();
+                    Token { id, text, special: false, start: Some(start), stop: Some(stop) }
+                }
+            });
+        }
+        Ok(tokens)
+    }
+
+    /// The text that token ids stand for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for ids that the vocabulary does not have.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        if let Some(id) = ids.iter().find(|&&id| self.tokenizer.id_to_token(id).is_none()) {
+            return Err(Error::invalid(format!("no token of this model has the id {id}")));
+        }
+        let undecodable = |error| Error::invalid(format!("the token ids cannot be decoded: {error}"));
+        self.tokenizer.decode(ids, skip_special_tokens).map_err(undecodable)
+    }
+
+    /// The text whose token ids these are: all of them, special ones included.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for ids that this tokenizer would not have made of that text, such as another tokenizer's. A list
+    /// of those may well be one of this vocabulary's too, which is why nothing less is asked for.
+    pub fn text_of(&self, ids: &[u32]) -> Result<String> {
+        let text = self.decode(ids, true)?;
+        let again = self.tokenizer.encode_fast(&*text, self.special_tokens);
+        if again.is_ok_and(|again| again.get_ids() == ids) {
+            return Ok(text);
+        }
+        Err(Error::invalid(
+            "these token ids are not what this model's tokenizer makes of a text, special tokens included: send those that \
+             POST /tokenize gives, or the text",
+        ))
     }
 }
 

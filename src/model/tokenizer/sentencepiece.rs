@@ -74,6 +74,7 @@ pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
         _ => PrependScheme::Always,
     };
     tokenizer.with_pre_tokenizer(Some(Metaspace::new('▁', scheme, true)));
+    tokenizer.with_decoder(Some(Metaspace::new('▁', scheme, true)));
     let special = |text: &str| AddedToken::from(text, true);
     let added = file.pieces.iter().filter(|piece| [CONTROL, USER_DEFINED].contains(&piece.kind()));
     let added = added.map(|piece| special(piece.piece()).special(piece.kind() == CONTROL));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use tokenizers::decoders::wordpiece::WordPiece as Decoder;
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -57,6 +58,7 @@ pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     );
     tokenizer.with_normalizer(Some(normalizer)).map_err(|error| unusable(path.display(), error))?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_decoder(Some(Decoder::default()));
     settings.add_to(&mut tokenizer, &defaults)?;
     enclose(&mut tokenizer, Some(&token("cls_token")), &token("sep_token"), path)?;
     Ok(tokenizer)

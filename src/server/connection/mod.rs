@@ -37,7 +37,7 @@ use self::hall::{Doorkeeper, Member, Standing};
 use self::watch::{Answer, Due, Patience, Watch, Watched};
 use super::auth::Certified;
 use super::health::is_probe;
-use super::http::{error_response, single_slashes};
+use super::http::{error_response, routed};
 use super::tls::Tls;
 use super::{Lifetimes, Limits, Readiness, observe};
 use crate::error::{Error, ErrorKind};
@@ -321,9 +321,10 @@ impl Speaker {
     /// Answers a request, or says why not.
     async fn answer(
         self: Arc<Self>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         caller: Arc<Caller>,
     ) -> Result<axum::http::Response<Answer>, Infallible> {
+        let mut request = routed(request);
         let under_way = caller.watch.request();
         let http2 = request.version() == Version::HTTP_2;
         let refusal = match caller.member.asks() {
@@ -340,7 +341,7 @@ impl Speaker {
                 if let Some(certified) = caller.certified {
                     request.extensions_mut().insert(certified);
                 }
-                self.router.clone().call(single_slashes(request)).await?
+                self.router.clone().call(request).await?
             }
         };
         // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use percent_encoding::percent_decode_str;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::value::{from_struct, json_to_struct, to_struct};
@@ -64,7 +65,7 @@ impl Service {
         }
         match self.module.endpoints.resolve(&target.settings, task) {
             Endpoint::Local => Ok(self.clone()),
-            Endpoint::Model(name) => self.of_model(name),
+            Endpoint::Model(name) => self.of_model(&percent_decode_str(name).decode_utf8_lossy()),
             Endpoint::Remote(url) if self.module.endpoints.is_environment(url, task) => Ok(self.clone()),
             Endpoint::Remote(url) => match &self.module.upstreams {
                 Some(upstreams) => Ok(Service { upstream: Some(upstreams.backend(url)?), ..self.clone() }),

@@ -1,8 +1,10 @@
 //! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
 
+mod json;
 mod metrics;
 mod ollama;
 mod openai;
+mod path;
 mod plain;
 mod t2v;
 mod tei;
@@ -11,65 +13,57 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, extract};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+pub(super) use self::path::{Scoped, routed};
 use super::observe::is_grpc;
 use super::{Service, health};
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics as counted;
 
-/// The service, by the model of a path below `/models/<name>`, else by the default one.
-pub(super) struct Scoped(pub(super) Service);
-
-impl FromRequestParts<Service> for Scoped {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Scoped, Response> {
-        let params = RawPathParams::from_request_parts(parts, service).await.map_err(IntoResponse::into_response)?;
-        let name = params.iter().find_map(|(key, value)| (key == "model").then_some(value)).unwrap_or_default();
-        service.of_model(name).map(Scoped).map_err(|error| error_response(&error))
-    }
-}
-
 /// Every HTTP route.
 pub(super) fn router(service: Service) -> Router {
     let max_body_bytes = service.limits.max_body_bytes;
     let mut router = Router::new();
     // Each also below /models/<name>, which makes that a base URL like any container's.
-    for (path, route) in [
+    let of_a_model: [(&str, MethodRouter<Service>); path::OF_A_MODEL.len()] = [
         ("/.well-known/live", get_only(get(health::live))),
         ("/.well-known/ready", get_only(get(health::ready))),
         ("/meta", get_only(get(t2v::meta))),
         ("/vectors", post(t2v::vectors)),
+        ("/v1/embeddings", post(openai::embeddings)),
+        ("/embeddings", post(openai::embeddings)),
         ("/embed", post(tei::embeddings)),
+        ("/tokenize", post(tei::tokenize)),
+        ("/decode", post(tei::decode)),
         ("/info", get_only(get(tei::info))),
         ("/health", get(tei::health)),
-    ] {
-        for base in ["", "/models/{model}"] {
-            let path = format!("{base}{path}");
-            router = router.route(&format!("{path}/"), route.clone()).route(&path, route.clone());
-        }
+    ];
+    for (path, route) in of_a_model {
+        router = router.route(&format!("{path}/"), route.clone()).route(path, route);
     }
     // Their callers name the model in the body.
     router
+        .route("/", get(welcome).post(tei::embeddings))
         .route("/metrics", get_only(get(metrics::metrics)))
-        .route("/v1/embeddings", post(openai::embeddings))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*model}", get(openai::model))
         .route("/api/embed", post(ollama::embed_many))
         .route("/api/embeddings", post(ollama::embed_one))
+        .route("/api/show", post(ollama::show))
         .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::running))
         .route("/api/version", get(ollama::version))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -90,26 +84,7 @@ async fn readable_path(request: extract::Request, next: Next) -> Response {
 
 /// Whether a path is UTF-8 with its escapes read. What is no escape stands for itself.
 fn is_text(path: &str) -> bool {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    let (mut rest, mut bytes) = (path.as_bytes(), Vec::new());
-    if !path.contains('%') {
-        return true;
-    }
-    while let [first, after @ ..] = rest {
-        rest = after;
-        let escaped = match after {
-            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
-            _ => None,
-        };
-        match escaped {
-            Some((high, low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            None => bytes.push(*first),
-        }
-    }
-    std::str::from_utf8(&bytes).is_ok()
+    percent_decode_str(path).decode_utf8().is_ok()
 }
 
 /// The reference container answers HEAD with 405; axum would answer it like GET.
@@ -117,28 +92,10 @@ fn get_only(route: MethodRouter<Service>) -> MethodRouter<Service> {
     route.head(method_not_allowed)
 }
 
-/// Joins repeated slashes: a base URL that ends in `/` makes Weaviate ask for `//vectors`.
-pub(super) fn single_slashes<B>(mut request: axum::http::Request<B>) -> axum::http::Request<B> {
-    if !request.uri().path().contains("//") {
-        return request;
-    }
-    let mut path = String::with_capacity(request.uri().path().len());
-    for c in request.uri().path().chars() {
-        if c != '/' || !path.ends_with('/') {
-            path.push(c);
-        }
-    }
-    if let Some(query) = request.uri().query() {
-        path = format!("{path}?{query}");
-    }
-    let mut parts = request.uri().clone().into_parts();
-    if let Ok(joined) = path.parse() {
-        parts.path_and_query = Some(joined);
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-        }
-    }
-    request
+/// `GET /`: what this is and where to look, for whoever opens it in a browser.
+async fn welcome(Scoped(_): Scoped) -> impl IntoResponse {
+    let text = format!("text2vec-sidecar {} is running: text in, vectors out.\n\n{PATHS}\n", env!("CARGO_PKG_VERSION"));
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text)
 }
 
 /// Header by which a caller says how many seconds it waits; fractions are fine.
@@ -174,16 +131,17 @@ fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<B
     })
 }
 
+/// What there is.
+const PATHS: &str = "There are /vectors, /meta, /.well-known/live and /.well-known/ready; /embed, /tokenize, /decode, /info and \
+                     /health; /v1/embeddings, each of these also below /models/<name>; /v1/models; /api/embed, /api/tags, \
+                     /api/ps, /api/show and /api/version; /metrics; gRPC on the same port";
+
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
     // The port is shared: a gRPC client asking for an unknown service wants a gRPC status.
     if is_grpc(&headers) {
         return tonic::Status::unimplemented(format!("no such gRPC method: {}", uri.path())).into_http();
     }
-    let message = format!(
-        "no such path: {}. There are /vectors, /meta, /.well-known/live and /.well-known/ready, /embed, /info and /health, \
-         each also below /models/<name>; /v1/embeddings and /v1/models; /api/embed, /api/tags and /api/version; /metrics",
-        uri.path()
-    );
+    let message = format!("no such path: {}. {PATHS}", uri.path());
     if uri.path().starts_with("/v1/") {
         return error_response_at(uri.path(), &Error::new(ErrorKind::NotFound, message));
     }
@@ -191,7 +149,8 @@ async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
 }
 
 async fn method_not_allowed() -> Response {
-    let message = "this path takes another method: POST for texts (/vectors, /embed, /v1/embeddings, /api/embed), GET for the others";
+    let message = "this path takes another method: POST for texts (/vectors, /embed, /tokenize, /v1/embeddings, /api/embed) and \
+                   /api/show, GET for the others";
     json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": message, "detail": "Method Not Allowed"}))
 }
 
@@ -202,11 +161,10 @@ pub(super) fn error_response(error: &Error) -> Response {
 
 /// An error in the shape of the surface that a path belongs to.
 pub(super) fn error_response_at(path: &str, error: &Error) -> Response {
-    match path {
+    match path.trim_end_matches('/') {
+        "/embeddings" => openai::error_response(error),
         path if path.starts_with("/v1/") => openai::error_response(error),
-        path if path.trim_end_matches('/').ends_with("/embed") && !path.starts_with("/api/") => {
-            tei::error_response(error)
-        }
+        "" | "/embed" | "/tokenize" | "/decode" => tei::error_response(error),
         _ => error_response(error),
     }
 }
@@ -252,19 +210,6 @@ mod tests {
         }
         for path in ["/%ff%fe", "/models/%ff/meta", "/%c3", "/%80"] {
             assert!(!is_text(path), "{path}");
-        }
-    }
-
-    #[test]
-    fn repeated_slashes_are_joined_and_the_query_kept() {
-        for (given, expected) in [
-            ("//vectors", "/vectors"),
-            ("/a///b//?x=//y", "/a/b/?x=//y"),
-            ("/vectors/", "/vectors/"),
-            ("http://host:1//meta", "http://host:1/meta"),
-        ] {
-            let request = axum::http::Request::builder().uri(given).body(()).expect("request");
-            assert_eq!(single_slashes(request).uri().to_string(), expected);
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Ollama's API for embeddings: `POST /api/embed`, the older `POST /api/embeddings`, `GET /api/tags` and
-//! `GET /api/version`.
+//! Ollama's API for embeddings: `POST /api/embed`, the older `POST /api/embeddings`, and what its clients ask about models:
+//! `GET /api/tags`, `GET /api/ps`, `POST /api/show`, `GET /api/version`.
 //!
-//! Errors have Ollama's shape, `{"error": "…"}`. A model's tag `:latest` is left out; models are neither pulled nor
+//! Errors have Ollama's shape, `{"error": "…"}`. A model without a tag has the tag `latest`; models are neither pulled nor
 //! unloaded here, so `keep_alive` and `options` have no effect.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
@@ -12,12 +13,22 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::plain::{Fields, embed, tokens, without_task};
 use super::{error_response, json_response};
-use crate::error::{Error, Result};
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
 use crate::server::Service;
+
+/// The tag of a name without one.
+const LATEST: &str = ":latest";
+
+/// A time that is not known here.
+const NOT_KNOWN: &str = "1970-01-01T00:00:00Z";
+
+/// A time that is never reached, and that every client's kind of time holds.
+const NEVER: &str = "2200-01-01T00:00:00Z";
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -82,48 +93,120 @@ pub async fn embed_one(
 }
 
 /// The model as the caller named it, and the service by it.
-fn model(fields: &mut Fields, service: &Service) -> Result<(String, Service)> {
+fn model(fields: &mut Fields<'_>, service: &Service) -> Result<(String, Service)> {
     let name = fields.string("model")?.unwrap_or_default();
-    let service = service.of_model(name.strip_suffix(":latest").unwrap_or(&name))?;
-    Ok((name, service))
+    let found = service.of_model(&name);
+    let service = match name.strip_suffix(LATEST) {
+        Some(untagged) if is_unknown(&found) => service.of_model(untagged),
+        None if is_unknown(&found) => service.of_model(&format!("{name}{LATEST}")).or(found),
+        _ => found,
+    };
+    Ok((name, service?))
 }
 
-/// `GET /api/tags`: the models that are ready.
+fn is_unknown(found: &Result<Service>) -> bool {
+    found.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// A name as Ollama lists it: with a tag.
+fn tagged(name: &str) -> String {
+    if name.contains(':') { name.to_owned() } else { format!("{name}{LATEST}") }
+}
+
+/// What is known of a model; what is not, as of one that texts are forwarded to, is an empty text, which clients read.
+fn details(meta: &Map<String, Value>) -> Value {
+    let text = |part: &str, key: &str| meta.get(part).and_then(|part| part.get(key)?.as_str()).unwrap_or("");
+    let (family, precision) = (text("model", "model_type"), text("sidecar", "precision"));
+    let families = if family.is_empty() { vec![] } else { vec![family] };
+    let format = match precision {
+        "" => "",
+        int8 if int8.contains("onnx") => "onnx",
+        _ => "safetensors",
+    };
+    json!({
+        "parent_model": "",
+        "format": format,
+        "family": family,
+        "families": families,
+        "parameter_size": "",
+        "quantization_level": precision.to_uppercase(),
+    })
+}
+
+/// `GET /api/tags`: every name of the models that are ready.
 pub async fn tags(State(service): State<Service>) -> Response {
-    let models: Vec<_> = service
-        .readiness
-        .listed()
-        .into_iter()
-        .map(|(name, backend)| {
-            let (info, meta) = (backend.info(), backend.meta());
-            // What is not known here, as of a model that texts are forwarded to, is an empty text, which clients read.
-            let text = |part: &str, key: &str| meta.get(part).and_then(|part| part.get(key)?.as_str()).unwrap_or("");
-            let (family, precision) = (text("model", "model_type"), text("sidecar", "precision"));
-            let families = if family.is_empty() { vec![] } else { vec![family] };
-            let format = match precision {
-                "" => "",
-                int8 if int8.contains("onnx") => "onnx",
-                _ => "safetensors",
-            };
-            let details = json!({
-                "parent_model": "",
-                "format": format,
-                "family": family,
-                "families": families,
-                "parameter_size": "",
-                "quantization_level": precision.to_uppercase(),
-            });
-            json!({
-                "name": name,
-                "model": name,
-                "modified_at": "1970-01-01T00:00:00Z",
-                "size": 0,
-                "digest": info.fingerprint,
-                "details": details,
-            })
+    let entry = |(name, backend): (String, Arc<dyn Backend>)| {
+        json!({
+            "name": tagged(&name),
+            "model": tagged(&name),
+            "modified_at": NOT_KNOWN,
+            "size": 0,
+            "digest": backend.info().fingerprint,
+            "details": details(&backend.meta()),
         })
-        .collect();
+    };
+    let models: Vec<_> = service.readiness.names().into_iter().map(entry).collect();
     json_response(StatusCode::OK, &json!({"models": models}))
+}
+
+/// `GET /api/ps`: the models that are loaded, which are those that are ready, each once.
+pub async fn running(State(service): State<Service>) -> Response {
+    let entry = |(name, backend): (String, Arc<dyn Backend>)| {
+        let meta = backend.meta();
+        json!({
+            "name": tagged(&name),
+            "model": tagged(&name),
+            "size": 0,
+            "digest": backend.info().fingerprint,
+            "details": details(&meta),
+            "expires_at": NEVER,
+            "size_vram": 0,
+            "context_length": max_tokens(&meta).unwrap_or_default(),
+        })
+    };
+    let models: Vec<_> = service.readiness.listed().into_iter().map(entry).collect();
+    json_response(StatusCode::OK, &json!({"models": models}))
+}
+
+/// `POST /api/show`: what is known of a model, named in `model` or, as it was, in `name`.
+pub async fn show(State(service): State<Service>, body: Result<Bytes, BytesRejection>) -> Response {
+    let answer = || {
+        let mut fields = Fields::read(&service, body)?;
+        fields.rename("name", "model");
+        let (_, service) = model(&mut fields, &service)?;
+        let backend = service.backend()?;
+        let meta = backend.meta();
+        let details = details(&meta);
+        let family = details["family"].as_str().unwrap_or_default().to_owned();
+        let mut about = Map::new();
+        about.insert("general.architecture".into(), family.clone().into());
+        about.insert("general.basename".into(), backend.info().name.clone().into());
+        for (key, number) in [
+            ("embedding_length", backend.info().dimensions.map(|dimensions| dimensions as u64)),
+            ("context_length", max_tokens(&meta)),
+        ] {
+            if let Some(number) = number {
+                about.insert(format!("{family}.{key}"), number.into());
+            }
+        }
+        let license = meta.get("sidecar").and_then(|own| own.get("license")?.as_str()).unwrap_or_default();
+        let answer = json!({
+            "license": license,
+            "modelfile": "",
+            "parameters": "",
+            "template": "",
+            "details": details,
+            "model_info": about,
+            "capabilities": ["embedding"],
+            "modified_at": NOT_KNOWN,
+        });
+        Ok(json_response(StatusCode::OK, &answer))
+    };
+    answer().unwrap_or_else(|error: Error| error_response(&error))
+}
+
+fn max_tokens(meta: &Map<String, Value>) -> Option<u64> {
+    meta.get("sidecar")?.get("max_tokens")?.as_u64()
 }
 
 /// `GET /api/version`: ours, which some clients ask for before anything else.

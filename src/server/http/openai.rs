@@ -1,4 +1,5 @@
-//! OpenAI's embeddings API: `POST /v1/embeddings`, `GET /v1/models`, `GET /v1/models/<id>`.
+//! OpenAI's embeddings API: `POST /v1/embeddings`, also without `/v1`, as text-embeddings-inference has it, and below
+//! `/models/<name>`; `GET /v1/models`, `GET /v1/models/<id>`.
 //!
 //! Errors have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`. A text that is too long is cut, as on
 //! every surface, where OpenAI refuses it.
@@ -14,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::plain::{Fields, embed, tokens, without_task};
-use super::{json_response, respond_with};
+use super::{Scoped, json_response, respond_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::Service;
 
@@ -59,11 +60,7 @@ struct Usage {
 }
 
 /// `POST /v1/embeddings`.
-pub async fn embeddings(
-    State(service): State<Service>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
+pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     match answer(&service, &headers, body).await {
         Ok(response) => response,
         Err(error) => error_response(&error),
@@ -110,9 +107,9 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     Ok(response)
 }
 
-/// `GET /v1/models`: those that are ready.
+/// `GET /v1/models`: every name of those that are ready.
 pub async fn models(State(service): State<Service>) -> Response {
-    let models: Vec<_> = service.readiness.listed().iter().map(|(name, _)| model_entry(name)).collect();
+    let models: Vec<_> = service.readiness.names().iter().map(|(name, _)| model_entry(name)).collect();
     json_response(StatusCode::OK, &json!({"object": "list", "data": models}))
 }
 
@@ -132,7 +129,9 @@ fn model_entry(name: &str) -> Value {
 /// An error as OpenAI's clients expect it.
 pub fn error_response(error: &Error) -> Response {
     let (kind, code) = match error.kind() {
-        ErrorKind::InvalidArgument | ErrorKind::TooLarge => ("invalid_request_error", None),
+        ErrorKind::InvalidArgument | ErrorKind::TooLarge | ErrorKind::UnsupportedCoding => {
+            ("invalid_request_error", None)
+        }
         ErrorKind::NotFound => ("invalid_request_error", Some("model_not_found")),
         ErrorKind::Unauthenticated => ("invalid_request_error", Some("invalid_api_key")),
         ErrorKind::PermissionDenied => ("permission_error", None),

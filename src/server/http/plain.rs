@@ -5,11 +5,15 @@
 //! both must get the same vector: no task, hence no prompt and no prefix. The vector is the one of the server's profile,
 //! unless the caller asks for fewer dimensions.
 
+use std::fmt;
+use std::num::NonZeroU64;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
-use serde_json::{Map, Value};
+use serde::de::DeserializeOwned;
 
+use super::json::{self, Object};
 use super::{read_body, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;
@@ -17,70 +21,152 @@ use crate::error::{Error, Result};
 use crate::server::Service;
 
 /// A request's JSON object, whose fields are taken out one by one. `null` is the same as nothing; unknown fields are
-/// ignored, as these APIs do.
-pub struct Fields(Map<String, Value>);
+/// ignored, as these APIs do. A field is read when it is taken, as what it must be: nothing is made of what is not asked for.
+pub struct Fields<'a> {
+    fields: Object,
+    service: &'a Service,
+}
 
-impl Fields {
+/// What a caller wants a vector of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A text.
+    Text(String),
+    /// The ids of its tokens.
+    Ids(Vec<u32>),
+}
+
+impl<'a> Fields<'a> {
     /// Reads the body, whatever its Content-Type.
-    pub fn read(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<Fields> {
+    pub fn read(service: &'a Service, body: Result<Bytes, BytesRejection>) -> Result<Fields<'a>> {
         let body = read_body(service, body)?;
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
-            Ok(_) => Err(Error::invalid("the body is not a JSON object")),
-            Err(error) => Err(Error::invalid(format!("the body is not valid JSON: {error}"))),
+        let not_json = |error: &dyn fmt::Display| Error::invalid(format!("the body is not valid JSON: {error}"));
+        let text = std::str::from_utf8(&body).map_err(|error| not_json(&error))?;
+        match Object::read(text) {
+            Ok(fields) => Ok(Fields { fields, service }),
+            Err(error) if error.is_data() && !text.trim_start().starts_with('{') => {
+                Err(Error::invalid("the body is not a JSON object"))
+            }
+            Err(error) => Err(not_json(&error)),
         }
     }
 
-    fn take<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        match self.0.remove(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match read(&value) {
-                Some(value) => Ok(Some(value)),
-                None => Err(Error::invalid(format!("'{key}' must be {wanted}"))),
-            },
-        }
+    fn take<T: DeserializeOwned>(&mut self, key: &str, wanted: &str) -> Result<Option<T>> {
+        let Some(raw) = self.fields.take(key) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map_err(|_| Error::invalid(format!("'{key}' must be {wanted}")))
+    }
+
+    /// Lets a field be given by another name.
+    pub fn rename(&mut self, other: &str, key: &str) {
+        self.fields.rename(other, key);
     }
 
     /// A text.
     pub fn string(&mut self, key: &str) -> Result<Option<String>> {
-        self.take(key, "a text", |value| value.as_str().map(str::to_owned))
+        self.take(key, "a text")
     }
 
     /// `true` or `false`.
     pub fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
-        self.take(key, "true or false", Value::as_bool)
+        self.take(key, "true or false")
     }
 
     /// `dimensions`: a positive number.
     pub fn dimensions(&mut self) -> Result<Option<usize>> {
-        let positive = |value: &Value| value.as_u64().filter(|&number| number > 0);
-        let wanted = self.take("dimensions", "a whole number above 0", positive)?;
-        Ok(wanted.map(|number| usize::try_from(number).unwrap_or(usize::MAX)))
+        let wanted: Option<NonZeroU64> = self.take("dimensions", "a whole number above 0")?;
+        Ok(wanted.map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX)))
     }
 
-    /// One text, or a list of texts. Token ids, which some clients send instead, are refused: they are another model's.
+    /// One text, or a list of texts. Token ids, which some clients send instead, are refused: nothing says whose they are.
     pub fn texts(&mut self, key: &str) -> Result<Vec<String>> {
-        let tokens = || {
-            Error::invalid(format!(
-                "'{key}' has token ids, which mean nothing to this model's tokenizer: send the text"
-            ))
+        let text = |input| match input {
+            Input::Text(text) => Ok(text),
+            Input::Ids(_) => Err(Error::invalid(format!(
+                "'{key}' has token ids, and those of another tokenizer, as OpenAI's, would give a wrong vector: send the text \
+                 (langchain-openai: OpenAIEmbeddings(check_embedding_ctx_length=False)); POST /embed takes the ids that POST \
+                 /tokenize gives"
+            ))),
         };
-        let values = match self.0.remove(key) {
-            Some(Value::String(text)) => return Ok(vec![text]),
-            Some(Value::Array(values)) => values,
-            None | Some(Value::Null) => {
-                return Err(Error::invalid(format!("'{key}' is missing: a text or a list of texts")));
+        self.inputs(key)?.into_iter().map(text).collect()
+    }
+
+    /// One text or the token ids of one, or a list of either.
+    pub fn inputs(&mut self, key: &str) -> Result<Vec<Input>> {
+        let raw = self.fields.take(key).filter(|raw| raw.get() != "null");
+        let raw = raw.ok_or_else(|| Error::invalid(format!("'{key}' is missing: a text or a list of texts")))?;
+        let limits = &self.service.limits;
+        let mut list = List { most: limits.max_texts, most_ids: limits.most_token_ids(), ..List::default() };
+        let unreadable = |error| Error::invalid(format!("'{key}' cannot be read: {error}"));
+        match raw.get().as_bytes().first() {
+            Some(b'"') => list.take(0, raw.get()).map_err(unreadable)?,
+            Some(b'[') => json::each(raw.get(), |place, raw| list.take(place, raw)).map_err(unreadable)?,
+            _ => return Err(Error::invalid(format!("'{key}' must be a text or a list of texts"))),
+        }
+        self.service.check_texts(list.texts)?;
+        limits.check_token_ids(list.ids)?;
+        match list.odd {
+            Some(index) if list.is_ids => {
+                Err(Error::invalid(format!("'{key}[{index}]' must be a token id, as before it")))
             }
-            Some(_) => return Err(Error::invalid(format!("'{key}' must be a text or a list of texts"))),
+            Some(index) => Err(Error::invalid(format!("'{key}[{index}]' must be a text"))),
+            None => Ok(list.inputs),
+        }
+    }
+}
+
+/// Reads a list of texts, of token ids, or of lists of those. Keeps no more than may be asked for, and counts all.
+#[derive(Default)]
+struct List {
+    most: usize,
+    most_ids: usize,
+    inputs: Vec<Input>,
+    texts: usize,
+    ids: usize,
+    /// The list itself is the ids of one text.
+    is_ids: bool,
+    /// The place of something that does not fit.
+    odd: Option<usize>,
+}
+
+impl List {
+    /// Takes the next element, which has this place.
+    fn take(&mut self, place: usize, raw: &str) -> serde_json::Result<()> {
+        let input = match raw.as_bytes().first() {
+            Some(b'"') => Some(Input::Text(serde_json::from_str(raw)?)),
+            Some(b'[') => serde_json::from_str(raw).ok().map(Input::Ids),
+            _ => match serde_json::from_str(raw) {
+                Ok(id) if self.is_ids || place == 0 => {
+                    self.take_id(id);
+                    return Ok(());
+                }
+                _ => None,
+            },
         };
-        let is_token =
-            |value: &Value| value.is_number() || value.as_array().is_some_and(|ids| ids.iter().all(Value::is_number));
-        let text = |(index, value)| match value {
-            Value::String(text) => Ok(text),
-            value if is_token(&value) => Err(tokens()),
-            _ => Err(Error::invalid(format!("'{key}[{index}]' must be a text"))),
-        };
-        values.into_iter().enumerate().map(text).collect()
+        match input {
+            Some(input) if !self.is_ids => {
+                self.texts += 1;
+                if let Input::Ids(ids) = &input {
+                    self.ids += ids.len();
+                }
+                if self.texts <= self.most && self.ids <= self.most_ids {
+                    self.inputs.push(input);
+                }
+            }
+            _ => self.odd = self.odd.or(Some(place)),
+        }
+        Ok(())
+    }
+
+    /// Takes an id of the one text that the list itself is.
+    fn take_id(&mut self, id: u32) {
+        (self.is_ids, self.texts) = (true, 1);
+        self.ids += 1;
+        if self.ids <= self.most_ids {
+            match self.inputs.first_mut() {
+                Some(Input::Ids(ids)) => ids.push(id),
+                _ => self.inputs.push(Input::Ids(vec![id])),
+            }
+        }
     }
 }
 
@@ -131,37 +217,86 @@ pub fn tokens(embeddings: &[Embedding]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::server::{Limits, Readiness};
 
-    fn texts(value: Value) -> std::result::Result<Vec<String>, String> {
-        let mut fields = Fields(Map::from_iter([("input".to_owned(), value)]));
-        fields.texts("input").map_err(|error| error.message().to_owned())
+    fn fields<'a>(service: &'a Service, field: &str, value: &Value) -> Fields<'a> {
+        let body = json!({field: value}).to_string();
+        Fields::read(service, Ok(Bytes::from(body))).expect("an object")
+    }
+
+    fn limited(max_texts: usize, max_tokenize_bytes: usize) -> Service {
+        let limits = Limits { max_texts, max_tokenize_bytes, ..Limits::default() };
+        Service::new(Readiness::default(), limits, Default::default(), false)
+    }
+
+    fn texts(value: &Value) -> std::result::Result<Vec<String>, String> {
+        let service = limited(4, 32);
+        fields(&service, "input", value).texts("input").map_err(|error| error.message().to_owned())
     }
 
     #[test]
     fn a_text_and_lists_of_texts_are_read_and_tokens_are_refused() {
-        assert_eq!(texts(json!("a")), Ok(vec!["a".to_owned()]));
-        assert_eq!(texts(json!(["a", ""])), Ok(vec!["a".to_owned(), String::new()]));
-        assert_eq!(texts(json!([])), Ok(Vec::new()));
+        assert_eq!(texts(&json!("a\n\u{e9}")), Ok(vec!["a\n\u{e9}".to_owned()]));
+        assert_eq!(texts(&json!(["a", ""])), Ok(vec!["a".to_owned(), String::new()]));
+        assert_eq!(texts(&json!([])), Ok(Vec::new()));
         for tokens in [json!([1, 2]), json!([[1, 2], [3]]), json!(["a", [7]])] {
-            let message = texts(tokens.clone()).expect_err("token ids");
-            assert!(message.contains("token ids"), "{tokens}: {message}");
+            let message = texts(&tokens).expect_err("token ids");
+            assert!(message.contains("check_embedding_ctx_length=False"), "{tokens}: {message}");
         }
-        for (odd, words) in [(Value::Null, "missing"), (json!({}), "must be"), (json!(["a", true]), "'input[1]'")] {
-            let message = texts(odd.clone()).expect_err("no texts");
+        for (odd, words) in [
+            (Value::Null, "missing"),
+            (json!({}), "must be"),
+            (json!(7), "must be"),
+            (json!(["a", true]), "'input[1]'"),
+            (json!(["a", 7]), "'input[1]'"),
+            (json!([7, "a", 7]), "'input[1]' must be a token id"),
+            (json!([[1], 1]), "'input[1]'"),
+            (json!([[1, -1]]), "'input[0]'"),
+            (json!([1.5]), "'input[0]'"),
+            (json!([4_294_967_296_u64]), "'input[0]'"),
+        ] {
+            let message = texts(&odd).expect_err("no texts");
             assert!(message.contains(words), "{odd}: {message}");
         }
     }
 
     #[test]
+    fn token_ids_are_read_and_counted() {
+        let service = limited(4, 32);
+        let inputs = |value: Value| fields(&service, "inputs", &value).inputs("inputs").map_err(|error| error.kind());
+        assert_eq!(inputs(json!([1, 2])), Ok(vec![Input::Ids(vec![1, 2])]));
+        let mixed = vec![Input::Ids(vec![1, 2]), Input::Text("a".into()), Input::Ids(vec![])];
+        assert_eq!(inputs(json!([[1, 2], "a", []])), Ok(mixed));
+        for too_many in
+            [json!(vec![0; 9]), json!([[0, 0, 0, 0, 0], [0, 0, 0, 0]]), json!(vec!["a"; 5]), json!(vec![vec![0; 5]; 5])]
+        {
+            assert_eq!(inputs(too_many), Err(ErrorKind::TooLarge));
+        }
+    }
+
+    #[test]
     fn dimensions_are_whole_and_above_zero() {
-        let dimensions = |value: Value| Fields(Map::from_iter([("dimensions".to_owned(), value)])).dimensions().ok();
+        let service = limited(4, 32);
+        let dimensions = |value: Value| fields(&service, "dimensions", &value).dimensions().ok();
         assert_eq!(dimensions(json!(7)), Some(Some(7)));
         assert_eq!(dimensions(Value::Null), Some(None));
         for odd in [json!(0), json!(-1), json!(1.5), json!("7")] {
             assert_eq!(dimensions(odd.clone()), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_an_object_of_json() {
+        let service = limited(4, 32);
+        for (body, words) in
+            [("[]", "not a JSON object"), ("7", "not a JSON object"), ("{", "not valid JSON"), ("", "not valid")]
+        {
+            let message = Fields::read(&service, Ok(Bytes::from(body))).err().expect("refused").message().to_owned();
+            assert!(message.contains(words), "{body}: {message}");
         }
     }
 }

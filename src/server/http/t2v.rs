@@ -11,8 +11,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::json::{self, Object};
 use super::{Scoped, error_response, error_response_with, json_response, read_body, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::Error;
@@ -50,9 +52,13 @@ pub async fn vectors(Scoped(service): Scoped, headers: HeaderMap, body: Result<B
         Ok(body) => body,
         Err(error) => return error_response(&error),
     };
-    match parse(&headers, &body) {
+    match parse(&headers, &body, service.limits.max_texts) {
         Ok(Body::One(request)) => one(&service, &headers, request).await,
         Ok(Body::Many(requests)) => many(&service, &headers, requests).await,
+        Ok(Body::TooMany(texts)) => match service.check_texts(texts) {
+            Ok(()) => error_response(&Error::internal("too many texts that are not too many")),
+            Err(error) => error_response(&error),
+        },
         Err(refusal) => refusal.into_response(),
     }
 }
@@ -92,6 +98,8 @@ async fn many(service: &Service, headers: &HeaderMap, requests: Vec<EmbedRequest
 enum Body {
     One(EmbedRequest),
     Many(Vec<EmbedRequest>),
+    /// More texts than one request may have: so many.
+    TooMany(usize),
 }
 
 /// Why a body is not accepted.
@@ -142,8 +150,7 @@ impl Detail {
         // An echo helps while it is short; json_invalid has none in the reference either.
         let echo = match &self.input {
             _ if self.kind == "json_invalid" => json!({}),
-            Value::String(text) if text.len() > 500 => json!("…"),
-            Value::Array(_) | Value::Object(_) if self.input.to_string().len() > 500 => json!("…"),
+            Value::String(text) if text.len() > MAX_ECHO => json!("…"),
             input => input.clone(),
         };
         let mut detail = json!({"type": self.kind, "loc": self.location, "msg": self.message, "input": echo});
@@ -167,7 +174,7 @@ const NOT_AN_OBJECT: (&str, &str) =
 const NOT_A_STRING: (&str, &str) = ("string_type", "Input should be a valid string");
 
 /// FastAPI's validation of the body, plus `texts`.
-fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Body, Refusal> {
+fn parse(headers: &HeaderMap, body: &[u8], max_texts: usize) -> Result<Body, Refusal> {
     if body.is_empty() {
         return Err(refuse("missing", &["body"], "Field required", Value::Null));
     }
@@ -178,82 +185,108 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Body, Refusal> {
     if !is_json(headers) {
         return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, json!(text)));
     }
-    let value: Value = serde_json::from_str(&text).map_err(|error| invalid_json(&text, &error))?;
-    let object = match value {
-        Value::Object(object) => object,
-        Value::Null => return Err(refuse("missing", &["body"], "Field required", Value::Null)),
-        other => return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, other)),
-    };
-    read_object(object).map_err(Refusal::Details)
+    let whole: &RawValue = serde_json::from_str(&text).map_err(|error| invalid_json(&text, &error))?;
+    match whole.get().as_bytes().first() {
+        Some(b'{') => read_object(whole.get(), max_texts),
+        Some(b'n') => Err(refuse("missing", &["body"], "Field required", Value::Null)),
+        _ => Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, echo(whole.get()))),
+    }
 }
 
-fn read_object(mut object: Map<String, Value>) -> Result<Body, Vec<Detail>> {
+/// The longest JSON that is shown to who sent it.
+const MAX_ECHO: usize = 500;
+
+/// What was given in place of what should have been, while it is short.
+fn echo(json: &str) -> Value {
+    let short = (json.len() <= MAX_ECHO).then(|| serde_json::from_str(json).ok()).flatten();
+    short.unwrap_or_else(|| json!("…"))
+}
+
+/// So many of the texts that are none are named.
+const MAX_DETAILS: usize = 10;
+
+fn read_object(whole: &str, max_texts: usize) -> Result<Body, Refusal> {
+    let mut object = object_of(whole)?;
     let mut details = Vec::new();
     let mut text = None;
-    let mut texts = None;
-    match (object.remove("text"), object.remove("texts")) {
-        (Some(Value::String(value)), _) => text = Some(value),
-        (Some(other), _) => details.push(detail(NOT_A_STRING.0, &["body", "text"], NOT_A_STRING.1, other)),
-        (None, Some(Value::Array(values))) => {
-            let mut strings = Vec::with_capacity(values.len());
-            for (index, value) in values.into_iter().enumerate() {
-                match value {
-                    Value::String(string) => strings.push(string),
-                    other => {
-                        let mut entry = detail(NOT_A_STRING.0, &["body", "texts"], NOT_A_STRING.1, other);
-                        entry.location.push(index.into());
-                        details.push(entry);
-                    }
+    let mut texts = Vec::new();
+    let mut count = 0;
+    match (object.take("text"), object.take("texts")) {
+        (Some(raw), _) if is_text(raw.get()) => text = Some(text_of(raw.get())?),
+        (Some(raw), _) => details.push(detail(NOT_A_STRING.0, &["body", "text"], NOT_A_STRING.1, echo(raw.get()))),
+        (None, Some(raw)) if raw.get().starts_with('[') => {
+            let read = json::each(raw.get(), |index, raw| {
+                count += 1;
+                if !is_text(raw) && details.len() < MAX_DETAILS {
+                    let mut entry = detail(NOT_A_STRING.0, &["body", "texts"], NOT_A_STRING.1, echo(raw));
+                    entry.location.push(index.into());
+                    details.push(entry);
+                } else if is_text(raw) && count <= max_texts {
+                    texts.push(serde_json::from_str(raw)?);
                 }
-            }
-            texts = Some(strings);
+                Ok(())
+            });
+            read.map_err(|error| invalid_json(raw.get(), &error))?;
         }
-        (None, Some(other)) => {
-            details.push(detail("list_type", &["body", "texts"], "Input should be a valid list", other));
+        (None, Some(raw)) => {
+            let message = "Input should be a valid list";
+            details.push(detail("list_type", &["body", "texts"], message, echo(raw.get())));
         }
-        (None, None) => {
-            details.push(detail("missing", &["body", "text"], "Field required", Value::Object(object.clone())));
-        }
+        (None, None) => details.push(detail("missing", &["body", "text"], "Field required", echo(whole))),
     }
-    let settings = read_config(object.remove("config").unwrap_or_default(), &mut details);
-    match (text, texts) {
-        _ if !details.is_empty() => Err(details),
-        (Some(text), _) => Ok(Body::One(EmbedRequest { text, ..settings })),
-        (None, texts) => Ok(Body::Many(
-            texts.unwrap_or_default().into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect(),
-        )),
+    let settings = match object.take("config") {
+        None => EmbedRequest::default(),
+        Some(config) => read_config(config.get(), &mut details)?,
+    };
+    match text {
+        _ if !details.is_empty() => Err(Refusal::Details(details)),
+        Some(text) => Ok(Body::One(EmbedRequest { text, ..settings })),
+        None if count > max_texts => Ok(Body::TooMany(count)),
+        None => Ok(Body::Many(texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect())),
     }
+}
+
+fn object_of(json: &str) -> Result<Object, Refusal> {
+    Object::read(json).map_err(|error| Refusal::Bad(Error::invalid(format!("the body cannot be read: {error}")), None))
+}
+
+fn is_text(json: &str) -> bool {
+    json.starts_with('"')
+}
+
+fn text_of(json: &str) -> Result<String, Refusal> {
+    serde_json::from_str(json).map_err(|error| invalid_json(json, &error))
 }
 
 /// `config` as an [`EmbedRequest`] without text.
-fn read_config(config: Value, details: &mut Vec<Detail>) -> EmbedRequest {
+fn read_config(config: &str, details: &mut Vec<Detail>) -> Result<EmbedRequest, Refusal> {
     let mut request = EmbedRequest::default();
-    let mut config = match config {
-        Value::Null => return request,
-        Value::Object(config) => config,
-        other => {
-            details.push(detail(NOT_AN_OBJECT.0, &["body", "config"], NOT_AN_OBJECT.1, other));
-            return request;
+    let mut config = match config.as_bytes().first() {
+        Some(b'n') => return Ok(request),
+        Some(b'{') => object_of(config)?,
+        _ => {
+            details.push(detail(NOT_AN_OBJECT.0, &["body", "config"], NOT_AN_OBJECT.1, echo(config)));
+            return Ok(request);
         }
     };
-    let mut string = |key: &str| match config.remove(key) {
-        None | Some(Value::Null) => None,
-        Some(Value::String(value)) => Some(value),
-        Some(other) => {
-            details.push(detail(NOT_A_STRING.0, &["body", "config", key], NOT_A_STRING.1, other));
-            None
+    let mut string = |key: &str| match config.take(key).filter(|raw| raw.get() != "null") {
+        None => Ok(None),
+        Some(raw) if is_text(raw.get()) => text_of(raw.get()).map(Some),
+        Some(raw) => {
+            details.push(detail(NOT_A_STRING.0, &["body", "config", key], NOT_A_STRING.1, echo(raw.get())));
+            Ok(None)
         }
     };
-    request.pooling = string("pooling_strategy");
-    request.task_name = string("task_type").map(Into::into);
-    match config.remove("dimensions") {
-        None | Some(Value::Null) => {}
-        Some(value) => match lenient_integer(&value) {
+    request.pooling = string("pooling_strategy")?;
+    request.task_name = string("task_type")?.map(Into::into);
+    if let Some(raw) = config.take("dimensions").filter(|raw| raw.get() != "null") {
+        let value = echo(raw.get());
+        match lenient_integer(&value) {
             Ok(dimensions) => request.dimensions = Some(dimensions),
             Err((kind, message)) => details.push(detail(kind, &["body", "config", "dimensions"], message, value)),
-        },
+        }
     }
-    request
+    Ok(request)
 }
 
 /// Pydantic's lenient integers: `256`, `256.0`, `"256"`, `true`. Numbers beyond 64 bits stay as large as they can be.

@@ -1,20 +1,27 @@
-//! The API of text-embeddings-inference: `POST /embed`, `GET /info`, `GET /health`, also below `/models/<name>`.
+//! The API of text-embeddings-inference: `POST /embed`, which `POST /` is too, `POST /tokenize`, `POST /decode`, `GET /info`,
+//! `GET /health`, also below `/models/<name>`. Its `POST /embeddings` is OpenAI's.
 //!
 //! Errors have TEI's shape, `{"error": "…", "error_type": "Validation"}`, and its statuses. Without `prompt_name` a text
 //! is embedded as it is; `query`, and `passage` or `document`, are the model's own prompts for a task. Without
 //! `normalize: true` a vector is as the profile makes it, and without `truncate: false` a text that is too long is cut.
+//!
+//! In place of a text may stand the ids of its tokens, as `POST /tokenize` gives them: they are embedded as the text that
+//! they are decoded to. Ids that the model's tokenizer would not make of that text, special ones included, are refused.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::plain::{Fields, embed, without_task};
-use super::{Scoped, json_response, respond_with};
+use super::plain::{Fields, Input, embed, without_task};
+use super::{Scoped, json_response, respond_with, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::Service;
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
 /// `POST /embed`.
 pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
@@ -26,10 +33,11 @@ pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Resul
 
 async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response> {
     let mut fields = Fields::read(service, body)?;
-    let texts = fields.texts("inputs")?;
-    if texts.is_empty() {
+    let inputs = fields.inputs("inputs")?;
+    if inputs.is_empty() {
         return Err(Error::invalid("'inputs' is an empty list: send a text"));
     }
+    let texts = within_deadline(headers, texts_of(service, inputs)).await?;
     let request: fn(String) -> EmbedRequest = match fields.string("prompt_name")?.as_deref() {
         None => without_task,
         Some("query") => |text| EmbedRequest::query(text),
@@ -54,6 +62,83 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     }
     let vectors: Vec<&[f32]> = embeddings.iter().map(|embedding| &*embedding.vector).collect();
     Ok(json_response(StatusCode::OK, &vectors))
+}
+
+/// Texts as they are, and those that token ids stand for.
+async fn texts_of(service: &Service, inputs: Vec<Input>) -> Result<Vec<String>> {
+    if inputs.iter().all(|input| matches!(input, Input::Text(_))) {
+        let text = |input| match input {
+            Input::Text(text) => text,
+            Input::Ids(_) => String::new(),
+        };
+        return Ok(inputs.into_iter().map(text).collect());
+    }
+    service
+        .with_tokenizer(move |tokenizer| {
+            let text = |(index, input)| match input {
+                Input::Text(text) => Ok(text),
+                Input::Ids(ids) => {
+                    tokenizer.text_of(&ids).map_err(|error| error.context(format_args!("'inputs[{index}]'")))
+                }
+            };
+            inputs.into_iter().enumerate().map(text).collect()
+        })
+        .await
+}
+
+/// `POST /tokenize`: the tokens of each text, as lists of `{id, text, special, start, stop}`.
+pub async fn tokenize(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let answer = async {
+        let mut fields = Fields::read(&service, body)?;
+        let texts = fields.texts("inputs")?;
+        let special_tokens = fields.boolean("add_special_tokens")?.unwrap_or(true);
+        if fields.string("prompt_name")?.is_some() {
+            return Err(Error::invalid("'prompt_name' is not known here: put the prompt in front of the text"));
+        }
+        let (bytes, most) = (texts.iter().map(String::len).sum::<usize>(), service.limits.max_tokenize_bytes);
+        if bytes > most {
+            metrics().refused(Refusal::MaxTokenizeBytes);
+            let message =
+                format!("{bytes} bytes of text, {most} are allowed: send less at once or raise --max-tokenize-bytes");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        // Written as they are made: a token takes twenty times its text as JSON.
+        let tokens = service.with_tokenizer(move |tokenizer| {
+            let mut json = vec![b'['];
+            for (index, text) in texts.iter().enumerate() {
+                if index > 0 {
+                    json.push(b',');
+                }
+                let tokens = tokenizer.tokens(text, special_tokens);
+                let tokens = tokens.map_err(|error| error.context(format_args!("'inputs[{index}]'")))?;
+                serde_json::to_writer(&mut json, &tokens)
+                    .map_err(|error| Error::internal(format!("tokens could not be written: {error}")))?;
+            }
+            json.push(b']');
+            Ok(json)
+        });
+        let json = within_deadline(&headers, tokens).await?;
+        Ok((StatusCode::OK, [(CONTENT_TYPE, "application/json")], json).into_response())
+    };
+    answer.await.unwrap_or_else(|error| error_response(&error))
+}
+
+/// `POST /decode`: `{"ids": …}`, of one text or of several, to a list of texts.
+pub async fn decode(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+    let answer = async {
+        let mut fields = Fields::read(&service, body)?;
+        let ids = |input| match input {
+            Input::Ids(ids) => Ok(ids),
+            Input::Text(_) => Err(Error::invalid("'ids' must be token ids, or lists of them")),
+        };
+        let lists = fields.inputs("ids")?.into_iter().map(ids).collect::<Result<Vec<_>>>()?;
+        let skip_special_tokens = fields.boolean("skip_special_tokens")?.unwrap_or(true);
+        let texts = service.with_tokenizer(move |tokenizer| {
+            lists.iter().map(|ids| tokenizer.decode(ids, skip_special_tokens)).collect::<Result<Vec<_>>>()
+        });
+        Ok(json_response(StatusCode::OK, &within_deadline(&headers, texts).await?))
+    };
+    answer.await.unwrap_or_else(|error| error_response(&error))
 }
 
 /// `GET /info`. What TEI has and we do not is null.
@@ -101,8 +186,10 @@ pub async fn health(Scoped(service): Scoped) -> Response {
 pub fn error_response(error: &Error) -> Response {
     let (kind, status) = match error.kind() {
         ErrorKind::InvalidArgument => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
+        ErrorKind::NotFound => ("Validation", StatusCode::NOT_FOUND),
         ErrorKind::Unauthenticated => ("Validation", StatusCode::UNAUTHORIZED),
         ErrorKind::TooLarge => ("Validation", StatusCode::PAYLOAD_TOO_LARGE),
+        ErrorKind::UnsupportedCoding => ("Validation", StatusCode::UNSUPPORTED_MEDIA_TYPE),
         ErrorKind::Overloaded => ("Overloaded", StatusCode::TOO_MANY_REQUESTS),
         ErrorKind::Unavailable => ("Unhealthy", StatusCode::SERVICE_UNAVAILABLE),
         ErrorKind::DeadlineExceeded => ("Overloaded", StatusCode::GATEWAY_TIMEOUT),

@@ -25,11 +25,11 @@ label! {
     Surface {
         /// `/vectors` and `/meta`: the reference container's.
         T2v = "t2v",
-        /// `/v1/…`.
+        /// `/v1/…` and `/embeddings`.
         OpenAi = "openai",
         /// `/api/…`.
         Ollama = "ollama",
-        /// `/embed`, `/info` and `/health`.
+        /// `/`, `/embed`, `/tokenize`, `/decode`, `/info` and `/health`.
         Tei = "tei",
         /// gRPC service `text2vec.v1.Vectorizer`.
         Vectorizer = "vectorizer",
@@ -43,7 +43,7 @@ label! {
 }
 
 impl Surface {
-    /// Which surface a path belongs to.
+    /// Which surface a path belongs to, a model's name taken off.
     pub fn of(path: &str, grpc: bool) -> Surface {
         if grpc {
             return match path.strip_prefix("/text2vec.v1.").and_then(|rest| rest.split('/').next()) {
@@ -52,17 +52,12 @@ impl Surface {
                 _ => Surface::OtherGrpc,
             };
         }
-        if path.starts_with("/v1/") {
-            return Surface::OpenAi;
-        }
-        if path.starts_with("/api/") {
-            return Surface::Ollama;
-        }
-        // /models/<name> is a base URL like any container's.
-        let below = path.strip_prefix("/models/").and_then(|rest| rest.split_once('/'));
-        match below.map_or(path.trim_start_matches('/'), |(_, rest)| rest).trim_end_matches('/') {
+        match path.trim_matches('/') {
             "vectors" | "meta" => Surface::T2v,
-            "embed" | "info" | "health" => Surface::Tei,
+            "embeddings" => Surface::OpenAi,
+            "" | "embed" | "tokenize" | "decode" | "info" | "health" => Surface::Tei,
+            rest if rest.starts_with("v1/") => Surface::OpenAi,
+            rest if rest.starts_with("api/") => Surface::Ollama,
             _ => Surface::Other,
         }
     }
@@ -115,6 +110,8 @@ label! {
         MaxTexts = "max_texts",
         /// Size of a text; its neighbours were served.
         MaxTextBytes = "max_text_bytes",
+        /// Tokens asked for, or token ids sent.
+        MaxTokenizeBytes = "max_tokenize_bytes",
         /// Requests under way to one upstream.
         UpstreamConcurrency = "upstream_concurrency",
         /// The caller's own patience.
@@ -251,14 +248,15 @@ mod tests {
         for (path, grpc, surface) in [
             ("/vectors", false, Surface::T2v),
             ("/vectors/", false, Surface::T2v),
-            ("/models/bge/vectors", false, Surface::T2v),
-            ("/models/v1/meta", false, Surface::T2v),
-            ("/models/a/embed", false, Surface::Tei),
+            ("/embed/", false, Surface::Tei),
+            ("/", false, Surface::Tei),
+            ("/tokenize", false, Surface::Tei),
             ("/v1/embeddings", false, Surface::OpenAi),
+            ("/embeddings", false, Surface::OpenAi),
             ("/api/embed", false, Surface::Ollama),
             ("/.well-known/ready", false, Surface::Other),
             ("/metrics", false, Surface::Other),
-            ("/models/vectors", false, Surface::Other),
+            ("/v1", false, Surface::Other),
             ("/text2vec.v1.Vectorizer/Vectorize", true, Surface::Vectorizer),
             ("/text2vec.v1.Module/VectorizeBatch", true, Surface::Module),
             ("/text2vec.v1.Vectorizers/X", true, Surface::OtherGrpc),

@@ -11,7 +11,18 @@ use libfuzzer_sys::fuzz_target;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::server::{self, Readiness, ServerOptions};
 
-const PATHS: [&str; 6] = ["/vectors", "/v1/embeddings", "/api/embed", "/api/embeddings", "/embed", "/models/none/vectors"];
+const PATHS: [&str; 10] = [
+    "/vectors",
+    "/v1/embeddings",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/show",
+    "/embed",
+    "/",
+    "/tokenize",
+    "/decode",
+    "/models/none/vectors",
+];
 
 static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
     let (send, receive) = mpsc::channel();

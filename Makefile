@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test lint model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -64,6 +64,13 @@ bench-load: model
 soak: model
 	cargo build --release
 	T2V_BIN=target/release/text2vec-sidecar T2V_SOAK_SECONDS=900 cargo test --test soak -- --nocapture
+
+# A minute of each attack that tests/attack knows, on loopback only, against a release build: silent and slow connections,
+# floods of HTTP/2 frames, bodies that never come, answers that nobody reads. Who behaves well is served meanwhile, and memory
+# stays within its bound.
+attack: model
+	cargo build --release
+	T2V_BIN=target/release/text2vec-sidecar T2V_ATTACK_SECONDS=60 cargo test --test attack -- --nocapture
 
 # Beside ONNX Runtime, torch and OpenVINO, taking turns; Markdown tables. benches/peers/run.py says what can be asked of it:
 # `make bench-peers PEERS="latency --threads 2"`. The first run gets the peers: about 8 GB below ~/.cache. With

@@ -52,6 +52,8 @@ pub struct Limits {
     pub max_body_wait: Duration,
     /// Connections served at once.
     pub max_connections: usize,
+    /// Bytes of a class: of its JSON, and of what is kept of it.
+    pub max_class_bytes: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
     pub max_inflight_bytes: usize,
 }
@@ -65,6 +67,7 @@ impl Default for Limits {
             max_wait: Duration::from_secs(45),
             max_body_wait: Duration::from_secs(60),
             max_connections: 8192,
+            max_class_bytes: 1024 * 1024,
             max_inflight_bytes: 256 * 1024 * 1024,
         }
     }
@@ -176,6 +179,7 @@ impl Service {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
+            sidecar.insert("max_class_bytes".into(), json!(self.limits.max_class_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
             sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
@@ -248,7 +252,7 @@ pub async fn run(
 ) -> std::io::Result<()> {
     let ServerOptions { limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, .. } =
         options;
-    let classes = Classes::default();
+    let classes = Classes::new(limits.max_class_bytes);
     let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
     let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());

@@ -111,6 +111,8 @@ label! {
         MaxTexts = "max_texts",
         /// Size of a text; its neighbours were served.
         MaxTextBytes = "max_text_bytes",
+        /// Size of a class.
+        MaxClassBytes = "max_class_bytes",
         /// Requests under way to one upstream.
         UpstreamConcurrency = "upstream_concurrency",
         /// The caller's own patience.

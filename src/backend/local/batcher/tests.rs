@@ -59,11 +59,16 @@ fn probes(call: usize, weights: &[usize]) -> Vec<Probe> {
 
 /// Admits, which must need no waiting, and submits.
 fn put(batcher: &Batcher<Probe>, class: Class, call: usize, weights: &[usize]) -> Submission<Probe> {
-    let admission = batcher.admit(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
-    admission.submit(probes(call, weights)).unwrap()
+    let admission = batcher.admit_all(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
+    admission.submit(probes(call, weights), false).unwrap()
 }
 
 impl<P: Piece> Batcher<P> {
+    /// Room for a whole call.
+    async fn admit_all(&self, class: Class, tokens: usize, deadline: Option<Instant>) -> Result<Admission<P>> {
+        self.admit(class, Ask { least: tokens, most: tokens }, deadline).await
+    }
+
     /// What a consumer would get now, if anything.
     fn take_now(&self) -> Option<Batch<P>> {
         self.shared.change(|state, dropped| state.take(dropped))
@@ -108,7 +113,7 @@ fn what_was_gathered_goes_as_one_batch_within_the_budget_and_an_oversized_piece_
 fn other_sizes_hold_from_the_next_batch_on() {
     let batcher = Batcher::new(Options { waiting_tokens: 800, ..OPTIONS });
     let _held = put(&batcher, Class::Passage, 0, &[50; 10]);
-    let mut waiting = Box::pin(batcher.admit(Class::Passage, 600, None));
+    let mut waiting = Box::pin(batcher.admit_all(Class::Passage, 600, None));
     assert!(poll(waiting.as_mut()).is_none(), "500 of 700 are taken");
     assert_eq!(batcher.take_now().unwrap().tokens, 100);
     let wide = Options { batch_tokens: 1000, waiting_tokens: 8000, ..OPTIONS };
@@ -116,7 +121,7 @@ fn other_sizes_hold_from_the_next_batch_on() {
     assert_eq!(batcher.options(), wide);
     // There is room for who waited for it, at once.
     let admission = poll(waiting.as_mut()).expect("admitted").unwrap();
-    let _other = admission.submit(probes(1, &[300, 300])).unwrap();
+    let _other = admission.submit(probes(1, &[300, 300]), false).unwrap();
     // A turn is a quarter of the new budget; the first call has had 50 tokens of its turn.
     let batch = batcher.take_now().unwrap();
     assert_eq!((batch.tokens, &names(&batch)[..5]), (1000, &[(0, 2), (0, 3), (0, 4), (0, 5), (1, 0)][..]));
@@ -201,15 +206,15 @@ fn a_call_waits_for_room_and_first_come_is_first_served() {
     // 7000 for passages, 1000 for queries.
     let batcher = Batcher::new(OPTIONS);
     let first = put(&batcher, Class::Passage, 0, &[5000]);
-    let mut large = Box::pin(batcher.admit(Class::Passage, 3000, None));
+    let mut large = Box::pin(batcher.admit_all(Class::Passage, 3000, None));
     assert!(poll(large.as_mut()).is_none());
     // It would fit, but came later.
-    let mut small = Box::pin(batcher.admit(Class::Passage, 10, None));
+    let mut small = Box::pin(batcher.admit_all(Class::Passage, 10, None));
     assert!(poll(small.as_mut()).is_none());
     assert_eq!(batcher.depth(Class::Passage).at_the_door, 2);
     // Queries do not stand in that line.
     let _query = put(&batcher, Class::Query, 1, &[1000]);
-    assert!(batcher.admit(Class::Query, 1, None).now_or_never().is_none());
+    assert!(batcher.admit_all(Class::Query, 1, None).now_or_never().is_none());
 
     assert_eq!(batcher.take_now().unwrap().class, Class::Query);
     assert_eq!(batcher.take_now().unwrap().tokens, 5000);
@@ -223,13 +228,13 @@ fn a_call_waits_for_room_and_first_come_is_first_served() {
 fn a_call_larger_than_the_room_has_it_alone() {
     let batcher = Batcher::new(OPTIONS);
     let before = put(&batcher, Class::Passage, 0, &[1]);
-    let mut huge = Box::pin(batcher.admit(Class::Passage, 20_000, None));
+    let mut huge = Box::pin(batcher.admit_all(Class::Passage, 20_000, None));
     assert!(poll(huge.as_mut()).is_none());
     drop(before);
     let huge = poll(huge.as_mut()).unwrap().unwrap();
-    let mut after = Box::pin(batcher.admit(Class::Passage, 1, None));
+    let mut after = Box::pin(batcher.admit_all(Class::Passage, 1, None));
     assert!(poll(after.as_mut()).is_none());
-    let _huge = huge.submit(probes(0, &[100; 200])).unwrap();
+    let _huge = huge.submit(probes(0, &[100; 200]), false).unwrap();
     for _ in 0..129 {
         batcher.take_now().unwrap();
         assert!(poll(after.as_mut()).is_none());
@@ -244,7 +249,7 @@ fn a_call_larger_than_the_room_has_it_alone() {
 #[test]
 fn whoever_leaves_gives_its_room_back_at_once() {
     let batcher = Batcher::new(OPTIONS);
-    let admit = |tokens| Box::pin(batcher.admit(Class::Passage, tokens, None));
+    let admit = |tokens| Box::pin(batcher.admit_all(Class::Passage, tokens, None));
     // While it waits for room, and nobody else leaves.
     let inside = put(&batcher, Class::Passage, 0, &[4000]);
     let (mut large, mut small) = (admit(5000), admit(3000));
@@ -254,7 +259,7 @@ fn whoever_leaves_gives_its_room_back_at_once() {
     // Before it submits; submitting less than asked for.
     drop(admitted);
     assert_eq!(batcher.held(Class::Passage), 4000);
-    let part = admit(3000).now_or_never().unwrap().unwrap().submit(probes(1, &[10])).unwrap();
+    let part = admit(3000).now_or_never().unwrap().unwrap().submit(probes(1, &[10]), false).unwrap();
     assert_eq!(batcher.held(Class::Passage), 4010);
     // While it waits in the queue.
     drop(inside);
@@ -274,8 +279,8 @@ fn a_cancelled_piece_is_dropped_in_place_of_being_dispatched() {
     let batcher = Batcher::new(OPTIONS);
     let pieces = probes(0, &[50, 50, 50]);
     let (cancelled, drops) = (pieces[1].cancelled.clone(), pieces[1].drops.clone());
-    let admission = batcher.admit(Class::Passage, 150, None).now_or_never().unwrap().unwrap();
-    let _call = admission.submit(pieces).unwrap();
+    let admission = batcher.admit_all(Class::Passage, 150, None).now_or_never().unwrap().unwrap();
+    let _call = admission.submit(pieces, false).unwrap();
     cancelled.store(true, Ordering::Relaxed);
     let batch = batcher.take_now().unwrap();
     assert_eq!((names(&batch), batch.tokens, drops.load(Ordering::Relaxed)), (vec![(0, 0), (0, 2)], 100, 1));
@@ -285,8 +290,8 @@ fn a_cancelled_piece_is_dropped_in_place_of_being_dispatched() {
 #[test]
 fn a_call_may_not_bring_more_than_it_was_admitted_for() {
     let batcher = Batcher::new(OPTIONS);
-    let admission = batcher.admit(Class::Query, 10, None).now_or_never().unwrap().unwrap();
-    let error = admission.submit(probes(0, &[5, 6])).err().unwrap();
+    let admission = batcher.admit_all(Class::Query, 10, None).now_or_never().unwrap().unwrap();
+    let error = admission.submit(probes(0, &[5, 6]), false).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert_eq!(batcher.held(Class::Query), 0);
     assert!(batcher.take_now().is_none());
@@ -296,16 +301,16 @@ fn a_call_may_not_bring_more_than_it_was_admitted_for() {
 fn closing_refuses_the_new_and_serves_the_admitted() {
     let batcher = Batcher::new(OPTIONS);
     let _queued = put(&batcher, Class::Passage, 0, &[10]);
-    let admitted = batcher.admit(Class::Query, 1000, None).now_or_never().unwrap().unwrap();
-    let mut at_the_door = Box::pin(batcher.admit(Class::Query, 1, None));
+    let admitted = batcher.admit_all(Class::Query, 1000, None).now_or_never().unwrap().unwrap();
+    let mut at_the_door = Box::pin(batcher.admit_all(Class::Query, 1, None));
     assert!(poll(at_the_door.as_mut()).is_none());
     batcher.close();
     let refused = |outcome: Option<Result<Admission<Probe>>>| outcome.unwrap().err().unwrap().kind();
     assert_eq!(refused(poll(at_the_door.as_mut())), ErrorKind::Unavailable);
-    assert_eq!(refused(batcher.admit(Class::Query, 1, None).now_or_never()), ErrorKind::Unavailable);
+    assert_eq!(refused(batcher.admit_all(Class::Query, 1, None).now_or_never()), ErrorKind::Unavailable);
     assert_eq!(batcher.next_batch().unwrap().tokens, 10);
     assert!(!batcher.has_ended(), "somebody admitted has not submitted yet");
-    let _late = admitted.submit(probes(1, &[10])).unwrap();
+    let _late = admitted.submit(probes(1, &[10]), false).unwrap();
     assert_eq!(batcher.next_batch().unwrap().tokens, 10);
     assert!(batcher.next_batch().is_none());
 }
@@ -315,12 +320,12 @@ fn stopping_drops_what_waits() {
     let batcher = Batcher::new(OPTIONS);
     let pieces = probes(0, &[10, 10]);
     let drops = pieces[0].drops.clone();
-    let admit = || batcher.admit(Class::Passage, 20, None).now_or_never().unwrap().unwrap();
-    let (unsubmitted, _queued) = (admit(), admit().submit(pieces).unwrap());
+    let admit = || batcher.admit_all(Class::Passage, 20, None).now_or_never().unwrap().unwrap();
+    let (unsubmitted, _queued) = (admit(), admit().submit(pieces, false).unwrap());
     batcher.stop();
     assert_eq!(drops.load(Ordering::Relaxed), 1);
     assert!(batcher.next_batch().is_none());
-    assert_eq!(unsubmitted.submit(probes(1, &[10])).err().unwrap().kind(), ErrorKind::Unavailable);
+    assert_eq!(unsubmitted.submit(probes(1, &[10]), false).err().unwrap().kind(), ErrorKind::Unavailable);
     assert_eq!(batcher.held(Class::Passage), 0);
 }
 
@@ -338,9 +343,9 @@ fn a_panic_in_a_piece_leaves_the_queue_usable() {
     }
     let batcher = Batcher::new(OPTIONS);
     let armed = Arc::new(AtomicBool::new(true));
-    let admit = || batcher.admit(Class::Passage, 1, None).now_or_never().unwrap().unwrap();
-    let bomb = admit().submit([Bomb(armed)]).unwrap();
-    let _other = admit().submit([Bomb(Arc::default())]).unwrap();
+    let admit = || batcher.admit_all(Class::Passage, 1, None).now_or_never().unwrap().unwrap();
+    let bomb = admit().submit([Bomb(armed)], false).unwrap();
+    let _other = admit().submit([Bomb(Arc::default())], false).unwrap();
     let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batcher.take_now().is_some()));
     assert!(taken.is_err());
     drop(bomb);
@@ -462,7 +467,7 @@ proptest! {
                 Step::Arrive { class, weights, spare } => {
                     let asked = weights.iter().sum::<usize>() + spare;
                     let line = batcher.depth(class).at_the_door;
-                    let mut future = Box::pin(batcher.admit(class, asked, None));
+                    let mut future = Box::pin(batcher.admit_all(class, asked, None));
                     let at = match poll(future.as_mut()) {
                         Some(admission) => {
                             prop_assert_eq!(line, 0, "overtook somebody at the door");
@@ -522,7 +527,7 @@ proptest! {
                     });
                     let pieces: Vec<_> = pieces.collect();
                     if let At::Inside(admission) = std::mem::replace(&mut caller.at, At::Gone) {
-                        caller.at = At::Queue(admission.submit(pieces).unwrap());
+                        caller.at = At::Queue(admission.submit(pieces, false).unwrap());
                         caller.patience = patience;
                     }
                 }
@@ -712,10 +717,10 @@ fn free_running_callers_and_consumers_lose_nothing_and_never_lock_up() {
                             let weights: Vec<_> = (0..1 + next(8)).map(|_| 1 + next(60) as usize).collect();
                             let leaves = (next(4) == 0).then(|| Duration::from_micros(next(300)));
                             let call = async {
-                                let admission = batcher.admit(class, weights.iter().sum(), None).await.unwrap();
+                                let admission = batcher.admit_all(class, weights.iter().sum(), None).await.unwrap();
                                 let (jobs, answers): (Vec<_>, Vec<_>) =
                                     weights.iter().map(|&w| job(w, &answered)).unzip();
-                                let _call = admission.submit(jobs).unwrap();
+                                let _call = admission.submit(jobs, false).unwrap();
                                 for (answer, &tokens) in answers.into_iter().zip(&weights) {
                                     assert_eq!(answer.await.unwrap(), tokens);
                                 }
@@ -761,9 +766,9 @@ fn a_waiting_consumer_gets_a_piece_without_a_timer() {
         let answered = Arc::default();
         // Each answer is awaited before the next piece comes: a queue that waited for company would take for ever.
         for _ in 0..1000 {
-            let admission = batcher.admit(Class::Passage, 5, None).now_or_never().unwrap().unwrap();
+            let admission = batcher.admit_all(Class::Passage, 5, None).now_or_never().unwrap().unwrap();
             let (job, answer) = job(5, &answered);
-            let _call = admission.submit([job]).unwrap();
+            let _call = admission.submit([job], false).unwrap();
             assert_eq!(answer.blocking_recv(), Ok(5));
         }
         batcher.close();
@@ -788,9 +793,9 @@ fn one_arrival_of_many_pieces_wakes_every_consumer_it_needs() {
         while batcher.shared.lock().parked < 3 {
             std::thread::yield_now();
         }
-        let admission = batcher.admit(Class::Passage, 300, None).now_or_never().unwrap().unwrap();
+        let admission = batcher.admit_all(Class::Passage, 300, None).now_or_never().unwrap().unwrap();
         let (jobs, _answers): (Vec<_>, Vec<_>) = (0..3).map(|_| job(100, &Arc::default())).unzip();
-        let _call = admission.submit(jobs).unwrap();
+        let _call = admission.submit(jobs, false).unwrap();
         assert_eq!(consumers.map(|consumer| consumer.join().unwrap()), [1, 1, 1]);
     });
 }
@@ -801,7 +806,7 @@ fn a_deadline_ends_the_wait_with_the_name_of_the_limit() {
     let _full = put(&batcher, Class::Passage, 0, &[7000]);
     let runtime = runtime();
     let deadline = Instant::now() + Duration::from_millis(30);
-    let outcome = runtime.block_on(batcher.admit(Class::Passage, 300, Some(deadline)));
+    let outcome = runtime.block_on(batcher.admit_all(Class::Passage, 300, Some(deadline)));
     let late = Instant::now().checked_duration_since(deadline).expect("not before the deadline");
     let error = outcome.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
@@ -813,7 +818,7 @@ fn a_deadline_ends_the_wait_with_the_name_of_the_limit() {
     assert!(late < Duration::from_millis(500), "{late:?} late");
     assert_eq!((batcher.held(Class::Passage), batcher.depth(Class::Passage).at_the_door), (7000, 0));
     // With room, a deadline that has passed refuses nobody.
-    let admission = runtime.block_on(batcher.admit(Class::Query, 1, Some(deadline)));
+    let admission = runtime.block_on(batcher.admit_all(Class::Query, 1, Some(deadline)));
     assert!(admission.is_ok());
 }
 
@@ -827,7 +832,7 @@ fn a_caller_at_the_door_is_let_in_while_its_deadline_runs() {
             let batcher = batcher.clone();
             async move {
                 let deadline = Instant::now() + Duration::from_secs(15);
-                batcher.admit(Class::Passage, 300, Some(deadline)).await.is_ok()
+                batcher.admit_all(Class::Passage, 300, Some(deadline)).await.is_ok()
             }
         });
         while batcher.depth(Class::Passage).at_the_door == 0 {

@@ -145,10 +145,10 @@ impl Cached {
             let deadline = texts.iter().filter_map(|&text| asked.requests[text].deadline).min();
             let Work { mut answers, own, joined } = self.begin(asked, &texts, &left, round < JOINS);
             let own = async {
-                let Some((batch, seats)) = own else { return Ok(Vec::new()) };
+                let Some((Batch { future, flight, .. }, seats)) = own else { return Ok(Vec::new()) };
                 // An error of our own call is its answer: what others still compute need not be awaited.
-                batch.future.await?;
-                Ok(seats.into_iter().filter_map(|(text, position)| Some((text, batch.answer(position)?))).collect())
+                future.await?;
+                Ok(seats.into_iter().filter_map(|(text, position)| Some((text, flight.answer(position)?))).collect())
             };
             let left = &left;
             let others = joined.into_iter().map(|(batch, seats)| async move {
@@ -156,7 +156,7 @@ impl Cached {
                 batch.wait(&positions, deadline.map(half_way)).await;
                 let (mut answers, mut again) = (Vec::new(), Vec::new());
                 for (text, position) in seats {
-                    match batch.answer(position).filter(is_of_the_text) {
+                    match batch.flight.answer(position).filter(is_of_the_text) {
                         Some(answer) => answers.push((text, answer)),
                         None => again.push(text),
                     }
@@ -322,11 +322,6 @@ impl Batch {
             None => drop(done.await),
         }
     }
-
-    /// The answer at a position, if it is there.
-    fn answer(&self, position: usize) -> Option<Result<Embedding>> {
-        self.flight.results.get(position)?.get().cloned()
-    }
 }
 
 /// How far a computation is.
@@ -386,6 +381,11 @@ impl Flight {
             }
             news.await;
         }
+    }
+
+    /// The answer at a position, if it is there.
+    fn answer(&self, position: usize) -> Option<Result<Embedding>> {
+        self.results.get(position)?.get().cloned()
     }
 
     fn is_whole(&self) -> bool {

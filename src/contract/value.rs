@@ -359,7 +359,8 @@ mod tests {
     fn a_part_is_read_as_the_whole_is() {
         static ENTRY: Keep = Keep::Members(&[("a", Keep::All)]);
         static PART: Keep = Keep::Members(&[("list", Keep::Each(&ENTRY)), ("n", Keep::All)]);
-        let text = r#"{"no":[1,{"x":-2.50,"y":["3",true,null]}],"list":[{"a":{"b":4.0},"c":5},6,[7],{}],"m":8,"n":9.0}"#;
+        let text =
+            r#"{"no":[1,{"x":-2.50,"y":["3",true,null]}],"list":[{"a":{"b":4.0},"c":5},6,[7],{}],"m":8,"n":9.0}"#;
         let part = Value::part_of_json(text, &PART).unwrap();
         let expected = r#"{"list":[{"a":{"b":4.0}},6,[],{}],"n":9.0}"#;
         assert_eq!(part, Value::from_json(expected).unwrap(), "numbers are those of their places");

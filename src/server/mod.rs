@@ -5,6 +5,7 @@ mod auth;
 mod classes;
 mod connection;
 mod followed;
+mod freed;
 mod grpc;
 mod health;
 mod http;
@@ -266,6 +267,7 @@ pub async fn run(
     // Ends with this function.
     let mut following = JoinSet::new();
     following.spawn(access.follow());
+    following.spawn(freed::give_back());
     if let Some(tls) = &options.tls {
         following.spawn(tls.clone().follow());
     }

@@ -495,9 +495,9 @@ mod tests {
                 let (reply, mut answer) = oneshot::channel();
                 let call = Arc::new(Call::new(1, Class::Passage));
                 let text = Text::new(&model, &call, Pooled::default(), reply);
-                let made = vectors.each_ref().map(|_| {
-                    text.sequence(Tokens { ids: vec![7], type_ids: vec![0], truncated: false })
-                });
+                let made = vectors
+                    .each_ref()
+                    .map(|_| text.sequence(Tokens { ids: vec![7], type_ids: vec![0], truncated: false }));
                 for (step, &index) in order.iter().enumerate() {
                     if step == complete_after {
                         text.complete(4);
@@ -579,7 +579,8 @@ mod tests {
         let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
         let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();
-        let admission = inference.batcher().admit(Class::Passage, Ask { least: 400, most: 400 }, None).await.expect("room");
+        let admission =
+            inference.batcher().admit(Class::Passage, Ask { least: 400, most: 400 }, None).await.expect("room");
         let submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         for (i, answer) in (0..200).zip(answers) {
             let embedding = answer.await.expect("every text is answered").expect("a vector");

@@ -59,7 +59,8 @@ fn probes(call: usize, weights: &[usize]) -> Vec<Probe> {
 
 /// Admits, which must need no waiting, and submits.
 fn put(batcher: &Batcher<Probe>, class: Class, call: usize, weights: &[usize]) -> Submission<Probe> {
-    let admission = batcher.admit_all(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
+    let admission =
+        batcher.admit_all(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
     admission.submit(probes(call, weights), false).unwrap()
 }
 
@@ -247,6 +248,115 @@ fn a_call_larger_than_the_room_has_it_alone() {
 }
 
 #[test]
+fn a_large_call_is_brought_in_portions_within_its_share() {
+    let batcher = Batcher::new(OPTIONS);
+    // An eighth of 7000, and a quarter of a batch.
+    let wanted = batcher.wanted(Class::Passage);
+    assert_eq!(wanted, Wanted { tokens: 875, turn: 25 });
+    let ask = Ask { least: 20, most: 870 };
+    let room = batcher.admit(Class::Passage, ask, None).now_or_never().expect("there is room").unwrap();
+    assert_eq!(room.tokens(), 870);
+    let call = room.submit(probes(0, &[10; 87]), true).unwrap();
+    let mut more = Box::pin(call.wants_more());
+    for _ in 0..4 {
+        batcher.take_now().unwrap();
+        assert!(poll(more.as_mut()).is_none(), "more than half of its share is left");
+    }
+    batcher.take_now().unwrap();
+    assert_eq!(poll(more.as_mut()).expect("370 are left").unwrap(), Wanted { tokens: 505, turn: 25 });
+    let room = call.admit(Ask { least: 20, most: 500 }).now_or_never().expect("there is room").unwrap();
+    call.add(room, probes(0, &[10; 50]), true).unwrap();
+    assert_eq!(batcher.held(Class::Passage), 870);
+    while batcher.held(Class::Passage) > 0 {
+        batcher.take_now().unwrap();
+    }
+    // It is there without a piece until it says that nothing more comes; then its portions are over.
+    assert!(batcher.take_now().is_none() && !call.withdraw_untouched());
+    call.wants_more().now_or_never().expect("at once").unwrap();
+    call.complete();
+    assert!(call.wants_more().now_or_never().expect("at once").is_err());
+    assert_eq!(batcher.depth(Class::Passage).calls, 0);
+}
+
+/// A call without an end, ten tokens a piece.
+async fn feed_for_ever(batcher: &Batcher<Probe>, call: usize) {
+    let ask = |wanted: Wanted| Ask { least: wanted.turn / 10 * 10, most: wanted.tokens / 10 * 10 };
+    let pieces = |room: &Admission<Probe>| probes(call, &vec![10; room.tokens() / 10]);
+    let room = batcher.admit(Class::Passage, ask(batcher.wanted(Class::Passage)), None).await.unwrap();
+    let brought = pieces(&room);
+    let submission = room.submit(brought, true).unwrap();
+    loop {
+        let room = submission.admit(ask(submission.wants_more().await.unwrap())).await.unwrap();
+        let brought = pieces(&room);
+        submission.add(room, brought, true).unwrap();
+    }
+}
+
+/// However many large calls there are, the next one waits for a turn of each at the door and a turn of each in the queue.
+#[test]
+fn whoever_comes_to_large_calls_waits_for_a_turn_of_each_of_them() {
+    for large in [1, 8, 12, 40] {
+        let batcher = Batcher::new(OPTIONS);
+        let mut calls: Vec<_> = (0..large).map(|call| Box::pin(feed_for_ever(&batcher, call))).collect();
+        let mut poll_all = || calls.iter_mut().for_each(|call| assert!(poll(call.as_mut()).is_none()));
+        for _ in 0..20 {
+            poll_all();
+            assert_eq!(batcher.take_now().unwrap().tokens, 100);
+        }
+        poll_all();
+        assert!(large < 8 || batcher.held(Class::Passage) > 6000, "the room is full");
+        let mut small = Box::pin(batcher.admit_all(Class::Passage, 20, None));
+        let (mut submission, mut batches) = (None, 0);
+        loop {
+            if submission.is_none()
+                && let Some(admission) = poll(small.as_mut())
+            {
+                submission = Some(admission.unwrap().submit(probes(large, &[20]), false).unwrap());
+            }
+            let served = batcher.take_now().unwrap();
+            batches += 1;
+            poll_all();
+            if served.pieces.iter().any(|piece| piece.call == large) {
+                break;
+            }
+        }
+        // A turn of these pieces is 20 of a batch's 100; one batch more for each of the two that the small one just missed.
+        let fair = 2 * large.div_ceil(5) + 2;
+        assert!(batches <= fair, "{large} large calls: after {batches} batches, {fair} are fair");
+    }
+}
+
+#[test]
+fn a_call_that_was_begun_is_served_to_its_end_after_closing() {
+    let batcher = Batcher::new(OPTIONS);
+    let whole = |tokens| Ask { least: tokens, most: tokens };
+    let room = batcher.admit(Class::Passage, whole(7000), None).now_or_never().unwrap().unwrap();
+    let call = room.submit(probes(0, &[100; 70]), true).unwrap();
+    let (mut next, mut newcomer) =
+        (Box::pin(call.admit(whole(20))), Box::pin(batcher.admit_all(Class::Passage, 20, None)));
+    assert!(poll(next.as_mut()).is_none() && poll(newcomer.as_mut()).is_none());
+    batcher.close();
+    assert_eq!(poll(newcomer.as_mut()).expect("turned away").err().unwrap().kind(), ErrorKind::Unavailable);
+    assert!(poll(next.as_mut()).is_none(), "still at the door");
+    batcher.take_now().unwrap();
+    let room = poll(next.as_mut()).expect("admitted").unwrap();
+    call.add(room, probes(0, &[20]), true).unwrap();
+    while batcher.take_now().is_some() {}
+    assert!(!batcher.has_ended(), "there may be more");
+    call.complete();
+    assert!(batcher.next_batch().is_none());
+    // One that stopped short of its end.
+    let batcher = Batcher::new(OPTIONS);
+    let room = batcher.admit(Class::Passage, whole(7000), None).now_or_never().unwrap().unwrap();
+    let call = room.submit(probes(0, &[100; 70]), true).unwrap();
+    let (mut more, mut next) = (Box::pin(call.wants_more()), Box::pin(call.admit(whole(20))));
+    assert!(poll(more.as_mut()).is_none() && poll(next.as_mut()).is_none());
+    batcher.stop();
+    assert!(poll(more.as_mut()).expect("told").is_err() && poll(next.as_mut()).expect("told").is_err());
+    assert!(batcher.next_batch().is_none());
+}
+
+#[test]
 fn whoever_leaves_gives_its_room_back_at_once() {
     let batcher = Batcher::new(OPTIONS);
     let admit = |tokens| Box::pin(batcher.admit_all(Class::Passage, tokens, None));
@@ -372,6 +482,7 @@ fn depth_tells_what_waits_and_for_how_long() {
 #[derive(Debug, Clone)]
 enum Step {
     Arrive { class: Class, weights: Vec<usize>, spare: usize },
+    More { call: usize, weights: Vec<usize>, last: bool },
     Poll,
     Submit(usize),
     Leave(usize),
@@ -382,7 +493,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let class = prop_oneof![Just(Class::Query), Just(Class::Passage)];
     let weights = prop::collection::vec(prop_oneof![9 => 0..30_usize, 1 => 30..150_usize], 0..8);
+    let more = (any::<usize>(), weights.clone(), any::<bool>());
     let step = prop_oneof![
+        3 => more.prop_map(|(call, weights, last)| Step::More { call, weights, last }),
         4 => (class, weights, 0..20_usize).prop_map(|(class, weights, spare)| Step::Arrive { class, weights, spare }),
         4 => Just(Step::Poll),
         4 => any::<usize>().prop_map(Step::Submit),
@@ -409,7 +522,7 @@ fn small_options() -> impl Strategy<Value = Options> {
 enum At<'a> {
     Door(Pin<Box<dyn Future<Output = Result<Admission<Probe>>> + 'a>>),
     Inside(Admission<Probe>),
-    Queue(#[expect(dead_code, reason = "held for its drop")] Submission<Probe>),
+    Queue(Submission<Probe>),
     Gone,
 }
 
@@ -418,6 +531,8 @@ struct Caller<'a> {
     asked: usize,
     weights: Vec<usize>,
     at: At<'a>,
+    /// It may bring more.
+    open: bool,
     /// Of each piece: said that nobody wants it; times dropped; in a batch.
     cancelled: Vec<Arc<AtomicBool>>,
     drops: Vec<Arc<AtomicUsize>>,
@@ -479,6 +594,7 @@ proptest! {
                         class,
                         asked,
                         at,
+                        open: true,
                         cancelled: weights.iter().map(|_| Arc::default()).collect(),
                         drops: weights.iter().map(|_| Arc::default()).collect(),
                         taken: vec![false; weights.len()],
@@ -527,9 +643,42 @@ proptest! {
                     });
                     let pieces: Vec<_> = pieces.collect();
                     if let At::Inside(admission) = std::mem::replace(&mut caller.at, At::Gone) {
-                        caller.at = At::Queue(admission.submit(pieces, false).unwrap());
+                        caller.at = At::Queue(admission.submit(pieces, true).unwrap());
                         caller.patience = patience;
                     }
+                }
+                Step::More { call, weights, last } => {
+                    let open: Vec<_> =
+                        (0..callers.len()).filter(|&n| callers[n].open && matches!(callers[n].at, At::Queue(_))).collect();
+                    let Some(chosen) = call.checked_rem(open.len()) else { continue };
+                    let number = open[chosen];
+                    let class = callers[number].class;
+                    let budget = if class == Class::Query { options.query_batch_tokens } else { options.batch_tokens };
+                    let ahead = callers.iter().filter(|c| c.class == class && c.waits());
+                    let patience = ahead.map(|c| c.weights.iter().fold(budget / 4, |a, &b| a.max(b))).sum();
+                    let caller = &mut callers[number];
+                    let At::Queue(submission) = &caller.at else { continue };
+                    let (asked, had) = (weights.iter().sum(), caller.weights.len());
+                    // Who would have to wait leaves the door again.
+                    let Some(room) = submission.admit(Ask { least: asked, most: asked }).now_or_never() else { continue };
+                    if !caller.waits() {
+                        (caller.patience, caller.overtaken) = (patience, 0);
+                    }
+                    caller.weights.extend(weights);
+                    caller.cancelled.resize_with(caller.weights.len(), Arc::default);
+                    caller.drops.resize_with(caller.weights.len(), Arc::default);
+                    caller.taken.resize(caller.weights.len(), false);
+                    let pieces = (had..caller.weights.len()).map(|index| Probe {
+                        call: number,
+                        index,
+                        tokens: caller.weights[index],
+                        cancelled: caller.cancelled[index].clone(),
+                        drops: caller.drops[index].clone(),
+                    });
+                    let pieces: Vec<_> = pieces.collect();
+                    let At::Queue(submission) = &caller.at else { continue };
+                    submission.add(room.unwrap(), pieces, !last).unwrap();
+                    caller.open = !last;
                 }
                 Step::Leave(number) => {
                     if let Some(number) = some(number, &callers) {

@@ -140,7 +140,7 @@ impl Cached {
         texts: Vec<usize>,
         left: Vec<u64>,
         round: usize,
-    ) -> BoxFuture<'a, Result<Vec<(usize, Result<Embedding>)>>> {
+    ) -> BoxFuture<'a, Result<Answers>> {
         Box::pin(async move {
             let deadline = texts.iter().filter_map(|&text| asked.requests[text].deadline).min();
             let Work { mut answers, own, joined } = self.begin(asked, &texts, &left, round < JOINS);
@@ -289,6 +289,9 @@ impl Cached {
     }
 }
 
+/// Answers for texts of a call, by their indices.
+type Answers = Vec<(usize, Result<Embedding>)>;
+
 /// A call's texts.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -398,7 +401,7 @@ impl Flight {
 #[derive(Default)]
 struct Work {
     /// Found in memory after all.
-    answers: Vec<(usize, Result<Embedding>)>,
+    answers: Answers,
     own: Option<(Batch, Vec<(usize, usize)>)>,
     joined: Vec<(Batch, Vec<(usize, usize)>)>,
 }

@@ -48,7 +48,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
         let load = |tokens| TextTokenizer::load(&dir, tokens).expect("a tokenizer");
         let (all, few) = (load(1_000_000), load(12));
         let mut long = 0;
-        for (number, text) in texts.iter().enumerate() {
+        for number in 0..texts.len() {
             // Texts without an end: each with what comes after it in the list, in several ways.
             for between in [" ", "  ", "\u{301} ", "\n", "", ", "] {
                 let following: Vec<&str> = texts.iter().skip(number).take(30).map(String::as_str).collect();

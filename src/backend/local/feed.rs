@@ -185,7 +185,7 @@ impl Texts {
                 continue;
             };
             // Once it has failed, or nobody wants it, the rest of a text is no work.
-            let piece = if text.is_over() { None } else { pieces.next() };
+            let piece = if text.is_over() { None } else { pieces.advance() };
             let tokens = piece.map(|piece| {
                 *bytes += piece.len();
                 self.preparation.tokenizer.encode(piece)

@@ -96,7 +96,7 @@ impl Pieces {
     }
 
     /// The next piece.
-    pub fn next(&mut self) -> Option<&str> {
+    pub fn advance(&mut self) -> Option<&str> {
         let Some(sentences) = &mut self.sentences else {
             self.seen += 1;
             return (self.seen == 1).then_some(&*self.text);
@@ -300,7 +300,7 @@ mod tests {
 
     /// All pieces, and the divisor.
     fn all(mut pieces: Pieces) -> (Vec<String>, usize) {
-        let texts = std::iter::from_fn(|| pieces.next().map(str::to_owned)).collect();
+        let texts = std::iter::from_fn(|| pieces.advance().map(str::to_owned)).collect();
         (texts, pieces.divisor())
     }
 

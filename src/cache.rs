@@ -8,6 +8,9 @@
 //!   wait for it: it goes on while one of them is left, and is dropped with the last. So a caller who leaves neither
 //!   fails nor delays another, and work that nobody wants is abandoned as it is without a cache. The price: a batch whose
 //!   caller left is finished if another call waits for one of its texts.
+//! - **Nobody waits for another's work.** Who joined has each text as soon as it is computed, not when the call that computes
+//!   it ends. A text far behind in a large call is not waited for but computed beside it. Who joined waits at most for half
+//!   of the time its own deadline leaves, and then asks anew: so its own deadline counts as it does without a cache.
 //! - **Errors** are never kept. An error of a text itself (its settings are invalid, it is too large) is everybody's who
 //!   sent that text. Any other error, overload and deadline above all, is of the call that met it: who merely joined that
 //!   call asks again, joining once more at most, then by itself. So nobody is told of a limit that another one hit, and a
@@ -20,16 +23,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem::size_of;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared, join_all, try_join};
+use futures_util::future::{BoxFuture, Shared, WeakShared, select, try_join, try_join_all};
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -53,7 +57,11 @@ const ARC_HEADER: usize = 2 * size_of::<usize>();
 /// So many times a text joins another call's computation before its caller asks by itself.
 const JOINS: usize = 2;
 
-/// After so many bytes hashed, or entries written, other tasks get a turn.
+/// A text joins another call's computation if that has no more bytes to compute until then than the text's own call, and
+/// this many: else it comes sooner by itself.
+const JOIN_BYTES: usize = 16 * 1024;
+
+/// After so many bytes hashed other tasks get a turn; after so many entries written, what is too much is evicted.
 const BYTES_PER_TURN: usize = 256 * 1024;
 const ENTRIES_PER_TURN: usize = 64;
 
@@ -112,97 +120,130 @@ impl Cached {
         if !span.is_disabled() {
             span.record("t2v.cache.hits", answers.iter().flatten().count());
         }
-        for round in 0..=JOINS {
-            if answers.iter().all(Option::is_some) {
-                break;
-            }
-            let Work { own, joined, places } = self.begin(&mut answers, &keys, &requests, round < JOINS);
-            let own = async {
-                let Some(batch) = own else { return Ok(None) };
-                let outcome = batch.await;
-                // An error of our own call is its answer: what others still compute need not be awaited.
-                outcome.as_ref().as_ref().map_err(Error::clone)?;
-                Ok(Some(outcome))
-            };
-            let (own, joined) = try_join(own, join_all(joined).map(Ok)).await?;
-            for (text, place) in places {
-                answers[text] = match place {
-                    Place::Own(position) => answer_at(own.as_ref(), position),
-                    Place::Joined(batch, position) => answer_at(joined.get(batch), position).filter(is_of_the_text),
-                };
+        let missing: Vec<usize> = (0..answers.len()).filter(|&text| answers[text].is_none()).collect();
+        if !missing.is_empty() {
+            let asked = Asked { keys: &keys, requests: &requests };
+            for (text, answer) in self.resolve(asked, missing, Vec::new(), 0).await? {
+                answers[text] = Some(answer);
             }
         }
-        // Not reached: in the last round nothing is joined, and a computation answers every text or fails.
+        // Not reached: who computes is at last the call itself, and a computation answers every text or fails.
         let missing = || Err(Error::internal("the backend gave no answer for the text"));
         Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
     }
 
-    /// Finds for each text without an answer who computes it: another call, if one is at it and `join` allows, else this
-    /// one.
-    fn begin(
-        &self,
-        answers: &mut [Option<Result<Embedding>>],
-        keys: &[Key],
-        requests: &[EmbedRequest],
-        join: bool,
-    ) -> Work {
+    /// Answers for texts that are not in memory. Those that came to nothing at another call are asked for again, in the next
+    /// round; `left` are computations that were given up.
+    fn resolve<'a>(
+        &'a self,
+        asked: Asked<'a>,
+        texts: Vec<usize>,
+        left: Vec<u64>,
+        round: usize,
+    ) -> BoxFuture<'a, Result<Answers>> {
+        Box::pin(async move {
+            let deadline = texts.iter().filter_map(|&text| asked.requests[text].deadline).min();
+            let Work { mut answers, own, joined } = self.begin(asked, &texts, &left, round < JOINS);
+            let own = async {
+                let Some((Batch { future, flight, .. }, seats)) = own else { return Ok(Vec::new()) };
+                // An error of our own call is its answer: what others still compute need not be awaited.
+                future.await?;
+                Ok(seats.into_iter().filter_map(|(text, position)| Some((text, flight.answer(position)?))).collect())
+            };
+            let left = &left;
+            let others = joined.into_iter().map(|(batch, seats)| async move {
+                let positions: Vec<usize> = seats.iter().map(|&(_, position)| position).collect();
+                batch.wait(&positions, deadline.map(half_way)).await;
+                let (mut answers, mut again) = (Vec::new(), Vec::new());
+                for (text, position) in seats {
+                    match batch.flight.answer(position).filter(is_of_the_text) {
+                        Some(answer) => answers.push((text, answer)),
+                        None => again.push(text),
+                    }
+                }
+                let number = batch.number;
+                // If nobody else waits for it, it ends here.
+                drop(batch);
+                if !again.is_empty() {
+                    let left = left.iter().copied().chain([number]).collect();
+                    answers.extend(self.resolve(asked, again, left, round + 1).await?);
+                }
+                Ok(answers)
+            });
+            let (own, others) = try_join(own, try_join_all(others)).await?;
+            answers.extend(own);
+            answers.extend(others.into_iter().flatten());
+            Ok(answers)
+        })
+    }
+
+    /// Finds for each text who computes it: another call, if one is at it that has not much else to do before, and `join`
+    /// allows; else this one.
+    fn begin(&self, asked: Asked<'_>, texts: &[usize], left: &[u64], join: bool) -> Work {
+        let Asked { keys, requests } = asked;
         let store = &self.store;
         let mut work = Work::default();
         let mut joined: HashMap<u64, usize> = HashMap::new();
         let mut positions: HashMap<Key, usize> = HashMap::new();
         let mut own: Vec<usize> = Vec::new();
+        let mut own_seats: Vec<(usize, usize)> = Vec::new();
         let mut claims: Vec<(Key, usize)> = Vec::new();
+        let patience = JOIN_BYTES + texts.iter().map(|&text| requests[text].text.len()).sum::<usize>();
         // Declared after `work`: a batch whose last clone is dropped under this lock would ask for it again.
         let mut flights = store.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        for text in 0..answers.len() {
+        for &text in texts {
             let key = keys[text];
-            if answers[text].is_some() {
-                continue;
-            }
             if let Some(&position) = positions.get(&key) {
-                work.places.push((text, Place::Own(position)));
+                own_seats.push((text, position));
                 continue;
             }
-            let seat = flights.get(&key);
+            let seat = flights.get(&key).filter(|seat| !left.contains(&seat.number));
             if let Some(seat) = seat
                 && join
-                && let Some(batch) = seat.batch.upgrade()
+                && seat.flight.ahead_of(seat.position) <= patience
+                && let Some(future) = seat.future.upgrade()
             {
-                let batch = *joined.entry(seat.flight).or_insert_with(|| {
-                    work.joined.push(batch);
+                let batch = *joined.entry(seat.number).or_insert_with(|| {
+                    let batch = Batch { number: seat.number, future, flight: seat.flight.clone() };
+                    work.joined.push((batch, Vec::new()));
                     work.joined.len() - 1
                 });
-                work.places.push((text, Place::Joined(batch, seat.position)));
+                work.joined[batch].1.push((text, seat.position));
                 continue;
             }
-            // Without `join`, what another call is computing is computed beside it. Else the seat is ours, also one whose
-            // callers have all left.
-            if seat.is_none() || join {
-                // A computation writes its vectors before it leaves its seats: look again, now that there is none.
+            // Without `join`, what another call is computing is computed beside it. Else the seat is ours: also one whose
+            // callers have all left, and one that this call does not wait for.
+            if join || !flights.contains_key(&key) {
+                // A computation writes its vectors before it leaves its seats: look again, now that none is joined.
                 if let Some(embedding) = store.get(&key) {
-                    answers[text] = Some(Ok(embedding));
+                    work.answers.push((text, Ok(embedding)));
                     continue;
                 }
                 claims.push((key, own.len()));
             }
             positions.insert(key, own.len());
-            work.places.push((text, Place::Own(own.len())));
+            own_seats.push((text, own.len()));
             own.push(text);
         }
         store.misses.fetch_add(own.len() as u64, Ordering::Relaxed);
-        store.coalesced.fetch_add((work.places.len() - own.len()) as u64, Ordering::Relaxed);
+        let coalesced = texts.len() - work.answers.len() - own.len();
+        store.coalesced.fetch_add(coalesced as u64, Ordering::Relaxed);
         if !own.is_empty() {
-            let flight = store.next_flight.fetch_add(1, Ordering::Relaxed);
-            let claim = Claim { store: store.clone(), flight, keys: claims.iter().map(|&(key, _)| key).collect() };
+            let number = store.next_flight.fetch_add(1, Ordering::Relaxed);
+            let claim =
+                Claim { store: store.clone(), flight: number, keys: claims.iter().map(|&(key, _)| key).collect() };
             let own_keys = own.iter().map(|&text| keys[text]).collect();
-            let own_requests = own.iter().map(|&text| requests[text].clone()).collect();
+            let own_requests: Vec<_> = own.iter().map(|&text| requests[text].clone()).collect();
+            let flight = Arc::new(Flight::new(&own_requests));
             // Whoever drives it, it is a part of this call's trace.
-            let batch = compute(self.inner.clone(), own_keys, own_requests, claim).in_current_span().boxed().shared();
-            if let Some(weak) = batch.downgrade() {
-                let seat = |(key, position)| (key, Seat { flight, position, batch: weak.clone() });
+            let future = compute(self.inner.clone(), own_keys, own_requests, claim, flight.clone());
+            let future = future.in_current_span().boxed().shared();
+            if let Some(weak) = future.downgrade() {
+                let seat =
+                    |(key, position)| (key, Seat { number, position, future: weak.clone(), flight: flight.clone() });
                 flights.extend(claims.into_iter().map(seat));
             }
-            work.own = Some(batch);
+            work.own = Some((Batch { number, future, flight }, own_seats));
         }
         work
     }
@@ -256,33 +297,129 @@ impl Cached {
     }
 }
 
-/// What became of one call to the backend behind.
-type Outcome = Arc<Result<Vec<Result<Embedding>>>>;
+/// Answers for texts of a call, by their indices.
+type Answers = Vec<(usize, Result<Embedding>)>;
 
-/// A computation that all who wait for it drive, each with a clone.
-type Batch = Shared<BoxFuture<'static, Outcome>>;
-
-/// Where the texts without an answer get theirs.
-#[derive(Default)]
-struct Work {
-    own: Option<Batch>,
-    joined: Vec<Batch>,
-    /// Index of a text of the call, and its source.
-    places: Vec<(usize, Place)>,
+/// A call's texts.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    keys: &'a [Key],
+    requests: &'a [EmbedRequest],
 }
 
-/// Where in which batch a text is.
-enum Place {
-    Own(usize),
-    /// Index into [`Work::joined`], position in that batch.
-    Joined(usize, usize),
+/// Half of the time until a deadline.
+fn half_way(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
+}
+
+/// What became of one call to the backend behind, as a whole.
+type Outcome = Result<()>;
+
+/// A computation that all who wait for it drive, each with a clone.
+struct Batch {
+    number: u64,
+    future: Shared<BoxFuture<'static, Outcome>>,
+    flight: Arc<Flight>,
+}
+
+impl Batch {
+    /// Waits until these texts are told, nothing more will be, or the time is over.
+    async fn wait(&self, positions: &[usize], until: Option<Instant>) {
+        let told = std::pin::pin!(self.flight.told(positions));
+        let done = select(told, self.future.clone());
+        match until {
+            Some(until) => drop(tokio::time::timeout_at(until.into(), done).await),
+            None => drop(done.await),
+        }
+    }
+}
+
+/// How far a computation is.
+struct Flight {
+    /// Of each text.
+    results: Vec<OnceLock<Result<Embedding>>>,
+    /// Bytes of each text and those before it.
+    bytes: Vec<usize>,
+    /// Bytes of the texts told.
+    bytes_told: AtomicUsize,
+    news: Notify,
+}
+
+impl Flight {
+    fn new(requests: &[EmbedRequest]) -> Flight {
+        let mut sum = 0;
+        let bytes = requests.iter().map(|request| {
+            sum += request.text.len();
+            sum
+        });
+        Flight {
+            bytes: bytes.collect(),
+            results: requests.iter().map(|_| OnceLock::new()).collect(),
+            bytes_told: AtomicUsize::new(0),
+            news: Notify::new(),
+        }
+    }
+
+    fn tell(&self, position: usize, result: Result<Embedding>) {
+        if self.results.get(position).is_some_and(|place| place.set(result).is_ok()) {
+            let before = position.checked_sub(1).map_or(0, |before| self.bytes[before]);
+            self.bytes_told.fetch_add(self.bytes[position] - before, Ordering::Relaxed);
+            self.news.notify_waiters();
+        }
+    }
+
+    /// Bytes of the texts that are to be computed before this one, and its own.
+    fn ahead_of(&self, position: usize) -> usize {
+        self.bytes[position].saturating_sub(self.bytes_told.load(Ordering::Relaxed))
+    }
+
+    /// Waits until all these texts are told.
+    async fn told(&self, positions: &[usize]) {
+        let mut missing = positions;
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            // From now on; what was told before is seen below.
+            news.as_mut().enable();
+            while let [first, rest @ ..] = missing {
+                if self.results[*first].get().is_none() {
+                    break;
+                }
+                missing = rest;
+            }
+            if missing.is_empty() {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// The answer at a position, if it is there.
+    fn answer(&self, position: usize) -> Option<Result<Embedding>> {
+        self.results.get(position)?.get().cloned()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.results.iter().all(|result| result.get().is_some())
+    }
+}
+
+/// Where the texts without an answer get theirs. Each batch with the call's texts that have a place in it, and their
+/// positions there.
+#[derive(Default)]
+struct Work {
+    /// Found in memory after all.
+    answers: Answers,
+    own: Option<(Batch, Vec<(usize, usize)>)>,
+    joined: Vec<(Batch, Vec<(usize, usize)>)>,
 }
 
 /// Where a key is being computed. Weak: the table must not keep a computation alive that nobody waits for.
 struct Seat {
-    flight: u64,
+    number: u64,
     position: usize,
-    batch: WeakShared<BoxFuture<'static, Outcome>>,
+    future: WeakShared<BoxFuture<'static, Outcome>>,
+    flight: Arc<Flight>,
 }
 
 /// The seats a computation holds; given up when it ends or is dropped.
@@ -297,42 +434,42 @@ impl Drop for Claim {
         let mut flights = self.store.flights.lock().unwrap_or_else(PoisonError::into_inner);
         for key in &self.keys {
             // Another computation may have taken over the seat.
-            if flights.get(key).is_some_and(|seat| seat.flight == self.flight) {
+            if flights.get(key).is_some_and(|seat| seat.number == self.flight) {
                 flights.remove(key);
             }
         }
     }
 }
 
-/// Asks the backend and keeps what it answers. Holds `claim` to its end, after the vectors can be found in the store.
-async fn compute(inner: Arc<dyn Backend>, keys: Vec<Key>, requests: Vec<EmbedRequest>, claim: Claim) -> Outcome {
-    // A panic would poison the computation for all who share it.
-    let result = AssertUnwindSafe(async { inner.embed(requests).await }).catch_unwind().await;
-    let result = match result {
-        Err(_) => Err(Error::internal("the backend panicked")),
-        Ok(Ok(results)) if results.len() != keys.len() => {
-            Err(Error::internal(format!("the backend gave {} answers for {} texts", results.len(), keys.len())))
+/// Asks the backend, keeps what it answers and tells it. Holds `claim` to its end, after the vectors can be found in the
+/// store.
+async fn compute(
+    inner: Arc<dyn Backend>,
+    keys: Vec<Key>,
+    requests: Vec<EmbedRequest>,
+    claim: Claim,
+    flight: Arc<Flight>,
+) -> Outcome {
+    let store = &claim.store;
+    let mut told = 0usize;
+    let tell = |index: usize, result: Result<Embedding>| {
+        if let (Some(key), Ok(embedding)) = (keys.get(index), &result) {
+            store.insert(*key, embedding.clone());
         }
-        Ok(result) => result,
+        flight.tell(index, result);
+        told += 1;
+        if told.is_multiple_of(ENTRIES_PER_TURN) {
+            store.settle();
+        }
     };
-    if let Ok(results) = &result {
-        for (index, (key, result)) in keys.iter().zip(results).enumerate() {
-            if let Ok(embedding) = result {
-                claim.store.insert(*key, embedding.clone());
-            }
-            if (index + 1).is_multiple_of(ENTRIES_PER_TURN) {
-                claim.store.settle();
-                tokio::task::yield_now().await;
-            }
-        }
-        claim.store.settle();
+    // A panic would poison the computation for all who share it.
+    let result = AssertUnwindSafe(async { inner.embed_each(requests, Box::new(tell)).await }).catch_unwind().await;
+    store.settle();
+    match result {
+        Err(_) => Err(Error::internal("the backend panicked")),
+        Ok(Ok(())) if !flight.is_whole() => Err(Error::internal("the backend did not answer all texts")),
+        Ok(result) => result,
     }
-    Arc::new(result)
-}
-
-/// The answer at a position of a batch, if the batch as a whole did not fail.
-fn answer_at(outcome: Option<&Outcome>, position: usize) -> Option<Result<Embedding>> {
-    outcome?.as_ref().as_ref().ok()?.get(position).cloned()
 }
 
 /// Whether any call with this text would get this answer.

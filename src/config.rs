@@ -113,6 +113,9 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_MAX_TEXT_BYTES", default_value_t = Limits::default().max_text_bytes,
           value_parser = between(1, BYTES))]
     pub max_text_bytes: usize,
+    /// Largest class of the module service accepted, in bytes: its JSON, and what is kept of it in memory
+    #[arg(long, env = "T2V_MAX_CLASS_BYTES", default_value_t = Limits::default().max_class_bytes)]
+    pub max_class_bytes: usize,
     /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs(),
           value_parser = between(1, A_YEAR))]
@@ -403,6 +406,7 @@ impl ServeArgs {
             max_body_bytes: self.max_body_bytes,
             max_texts: self.max_texts,
             max_text_bytes: self.max_text_bytes,
+            max_class_bytes: self.max_class_bytes,
             max_wait: Duration::from_secs(self.max_wait),
             max_body_wait: Duration::from_secs(self.max_body_wait),
             max_head_wait: Duration::from_secs(self.max_head_wait),

@@ -42,7 +42,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/", "telemetry/otlp.rs"]),
     ("subtle", &["server/auth.rs"]),
     ("tokio_rustls", &["server/tls.rs", "server/connection/"]),
-    ("moka", &["cache.rs"]),
+    ("moka", &["cache.rs", "server/classes.rs"]),
     ("rlimit", &["cli.rs"]),
     ("indicatif", &["model/hub.rs", "cli.rs"]),
     ("tracing_subscriber", &["telemetry/"]),

@@ -36,6 +36,41 @@ fn every_vocabulary_gives_the_ids_of_transformers() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What is cut off a long text is not looked at; what is kept is the same as if it was.
+#[test]
+fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
+    let golden = fixture("tokenizers/ids.json");
+    let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).expect("texts");
+    let mut dirs: Vec<PathBuf> =
+        golden["ids"].as_object().expect("ids by tokenizer").keys().map(|name| dir(name)).collect();
+    dirs.push(support::model_dir());
+    for dir in dirs {
+        let load = |tokens| TextTokenizer::load(&dir, tokens).expect("a tokenizer");
+        let (all, few) = (load(1_000_000), load(12));
+        let mut long = 0;
+        for number in 0..texts.len() {
+            // Texts without an end: each with what comes after it in the list, in several ways.
+            for between in [" ", "  ", "\u{301} ", "\n", "", ", "] {
+                let following: Vec<&str> = texts.iter().skip(number).take(30).map(String::as_str).collect();
+                let text = following.join(between);
+                let (whole, cut) = (all.encode(&text).expect("tokens"), few.encode(&text).expect("tokens"));
+                assert!(!whole.truncated);
+                if whole.ids.len() <= 12 {
+                    assert_eq!(whole, cut);
+                    continue;
+                }
+                long += 1;
+                // Each of them has one special token at the end.
+                let mut expected = whole.ids[..11].to_vec();
+                expected.extend(whole.ids.last());
+                assert_eq!(cut.ids, expected, "{}: {text:?}", dir.display());
+                assert!(cut.truncated);
+            }
+        }
+        assert!(long > 500, "{long}");
+    }
+}
+
 /// A directory with the files of a fixture.
 fn copy(name: &str) -> tempfile::TempDir {
     let to = tempfile::tempdir().expect("a directory");

@@ -48,6 +48,12 @@ pub struct ModelInfo {
     pub dimensions: Option<usize>,
 }
 
+/// Takes the result of a text, by its index.
+pub type Tell<'a> = Box<dyn FnMut(usize, Result<Embedding>) + Send + 'a>;
+
+/// After so many results told at once, other tasks get a turn.
+const RESULTS_PER_TURN: usize = 64;
+
 /// Texts in, vectors out.
 ///
 /// The outer error is the call's (overload, not ready); the inner one is a text's (bad pooling, empty text), so that a
@@ -55,6 +61,20 @@ pub struct ModelInfo {
 pub trait Backend: Send + Sync {
     /// Embeds the texts. Dropping the future abandons the work that has not begun.
     fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>>;
+
+    /// As [`Backend::embed`], telling each text's result, by its index, as soon as it is known. Texts may be told in any
+    /// order; one that is never told has no result.
+    fn embed_each<'a>(&'a self, requests: Vec<EmbedRequest>, mut tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            for (index, result) in self.embed(requests).await?.into_iter().enumerate() {
+                tell(index, result);
+                if (index + 1).is_multiple_of(RESULTS_PER_TURN) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(())
+        })
+    }
 
     /// What is served.
     fn info(&self) -> &ModelInfo;

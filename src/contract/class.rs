@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::go_format;
-use super::value::Value;
+use super::value::{Keep, Value, heap_of, heap_of_nodes};
 use crate::error::{Error, Result};
 
 /// The name under which classes configure the module.
@@ -21,15 +21,33 @@ const DEFAULT_POOLING_STRATEGY: &str = "masked_mean";
 const NOTHING_VECTORIZABLE: &str = "invalid properties: didn't find a single property which is vectorizable and is \
      not excluded from indexing. To fix this add a vectorizable property which is not excluded from indexing";
 
-/// A class as Weaviate's REST schema gives it (`/v1/schema/<Class>`).
+/// What of a class means something here: other modules' blocks and what else Weaviate keeps in a class may be large.
+static KEPT: Keep = Keep::Members(&[
+    ("class", Keep::All),
+    ("properties", Keep::Each(&KEPT_OF_PROPERTY)),
+    ("moduleConfig", KEPT_OF_MODULES),
+    ("vectorConfig", Keep::Each(&KEPT_OF_VECTOR)),
+]);
+static KEPT_OF_PROPERTY: Keep = Keep::Members(&[
+    ("name", Keep::All),
+    ("dataType", Keep::All),
+    ("nestedProperties", Keep::Each(&KEPT_OF_PROPERTY)),
+    ("moduleConfig", KEPT_OF_MODULES),
+]);
+static KEPT_OF_VECTOR: Keep = Keep::Members(&[("vectorizer", KEPT_OF_MODULES)]);
+const KEPT_OF_MODULES: Keep = Keep::Members(&[(MODULE, Keep::All)]);
+
+/// A class as Weaviate's REST schema gives it (`/v1/schema/<Class>`), as far as it means something to the module.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Class {
     /// The class's name; `""` if the JSON has none.
     pub name: String,
     /// Its properties, in their order.
     pub properties: Vec<Property>,
-    module_config: Value,
-    vector_config: BTreeMap<String, Value>,
+    /// The module's block of the class.
+    block: Value,
+    /// The module's block of each named vector that has one.
+    vectors: BTreeMap<String, Value>,
 }
 
 /// A property, or a member of an `object` property.
@@ -41,8 +59,8 @@ pub struct Property {
     pub data_type: Vec<String>,
     /// `nestedProperties`: the members of an `object` or `object[]`.
     pub nested: Vec<Property>,
-    /// `moduleConfig`: the blocks of all modules.
-    pub module_config: Value,
+    /// The module's block in `moduleConfig`.
+    pub block: Value,
 }
 
 /// What the module reads from a property. Shared by all vectors of the class that use this module.
@@ -98,25 +116,37 @@ impl Class {
     /// `name`, `dataType`, `nestedProperties`, `vectorConfig`) has another type than in Weaviate. The module's own
     /// settings never raise an error here.
     pub fn from_json(text: &str) -> Result<Class> {
-        let class = Value::from_json(text).map_err(|e| e.context("class"))?;
+        let mut class = Value::part_of_json(text, &KEPT).map_err(|e| e.context("class"))?;
         if !matches!(class, Value::Object(_)) {
             return Err(Error::invalid(format!("class: must be a JSON object, got: {}", go_format::type_name(&class))));
         }
-        let vector_config = match class.get("vectorConfig") {
-            None | Some(Value::Null) => BTreeMap::new(),
-            Some(Value::Object(vectors)) => vectors.clone(),
-            Some(other) => return Err(wrong_type("class", "vectorConfig", "an object", other)),
+        let vectors = match take(&mut class, "vectorConfig") {
+            Value::Null => BTreeMap::new(),
+            Value::Object(vectors) => vectors
+                .into_iter()
+                .map(|(name, mut vector)| (name, module_block(take(&mut vector, "vectorizer"))))
+                .filter(|(_, block)| *block != Value::Null)
+                .collect(),
+            other => return Err(wrong_type("class", "vectorConfig", "an object", &other)),
         };
-        let mut properties = properties(&class, "class", "properties")?;
+        let mut properties = properties(&mut class, "class", "properties")?;
         for property in &mut properties {
             property.name = stored_property_name(&property.name);
         }
         Ok(Class {
             name: stored_class_name(&string(&class, "class", "class")?),
             properties,
-            module_config: class.get("moduleConfig").cloned().unwrap_or_default(),
-            vector_config,
+            block: module_block(take(&mut class, "moduleConfig")),
+            vectors,
         })
+    }
+
+    /// Bytes it occupies, about.
+    pub fn weight(&self) -> usize {
+        let Class { name, properties, block, vectors } = self;
+        let vectors_heap: usize = vectors.iter().map(|(name, block)| heap_of(name) + block.heap()).sum();
+        let nodes = heap_of_nodes::<String, Value>(vectors.len());
+        size_of::<Class>() + heap_of(name) + heap_of_properties(properties) + block.heap() + nodes + vectors_heap
     }
 
     /// The settings of one vector: the class-level block if `target_vector` is empty, else the block of that named
@@ -164,12 +194,10 @@ impl Class {
 
     /// The module's block: `moduleConfig` of the class or `vectorizer` of the named vector, under the module's name.
     fn block(&self, target_vector: &str) -> &Value {
-        let configured = if target_vector.is_empty() {
-            Some(&self.module_config)
-        } else {
-            self.vector_config.get(target_vector).and_then(|vector| vector.get("vectorizer"))
-        };
-        configured.and_then(|modules| modules.get(MODULE)).unwrap_or(&Value::Null)
+        match target_vector {
+            "" => &self.block,
+            name => self.vectors.get(name).unwrap_or(&Value::Null),
+        }
     }
 
     /// Something must be left to vectorize when the class name is not and the server adds no properties by itself.
@@ -192,18 +220,23 @@ impl Class {
 impl Property {
     /// What the module reads from this property; anything but a boolean is the default.
     pub fn settings(&self) -> PropertySettings {
-        let read = |key| self.block().get(key).and_then(Value::as_bool).unwrap_or(false);
+        let read = |key| self.block.get(key).and_then(Value::as_bool).unwrap_or(false);
         PropertySettings { skip: read("skip"), vectorize_property_name: read("vectorizePropertyName") }
     }
 
     /// The module's block of this property with the defaults filled in, as Weaviate stores it.
     pub fn stored_config(&self) -> BTreeMap<String, Value> {
-        with_defaults(property_config_defaults(), self.block())
+        with_defaults(property_config_defaults(), &self.block)
     }
+}
 
-    fn block(&self) -> &Value {
-        self.module_config.get(MODULE).unwrap_or(&Value::Null)
-    }
+fn heap_of_properties(properties: &[Property]) -> usize {
+    let heap_of_one = |property: &Property| {
+        let Property { name, data_type, nested, block } = property;
+        let types: usize = data_type.iter().map(|text| size_of::<String>() + heap_of(text)).sum();
+        heap_of(name) + types + heap_of_properties(nested) + block.heap()
+    };
+    size_of_val(properties) + properties.iter().map(heap_of_one).sum::<usize>()
 }
 
 impl Settings {
@@ -353,24 +386,48 @@ fn list<'a>(parent: &'a Value, of: &str, key: &str) -> Result<&'a [Value]> {
     }
 }
 
-fn properties(parent: &Value, of: &str, key: &str) -> Result<Vec<Property>> {
-    list(parent, of, key)?.iter().map(property).collect()
+/// Takes a member out; null where there is none.
+fn take(parent: &mut Value, key: &str) -> Value {
+    match parent {
+        Value::Object(members) => members.remove(key).unwrap_or_default(),
+        _ => Value::Null,
+    }
 }
 
-fn property(value: &Value) -> Result<Property> {
+/// The module's block among those of all modules.
+fn module_block(mut modules: Value) -> Value {
+    take(&mut modules, MODULE)
+}
+
+fn properties(parent: &mut Value, of: &str, key: &str) -> Result<Vec<Property>> {
+    match take(parent, key) {
+        Value::Null => Ok(Vec::new()),
+        // Collected anew: in place the values' larger room would be kept.
+        Value::List(values) => {
+            let mut properties = Vec::with_capacity(values.len());
+            for value in values {
+                properties.push(property(value)?);
+            }
+            Ok(properties)
+        }
+        other => Err(wrong_type(of, key, "a list", &other)),
+    }
+}
+
+fn property(mut value: Value) -> Result<Property> {
     if !matches!(value, Value::Object(_)) {
-        let message = format!("class: a property must be an object, got: {}", go_format::type_name(value));
+        let message = format!("class: a property must be an object, got: {}", go_format::type_name(&value));
         return Err(Error::invalid(message));
     }
-    let name = string(value, "property", "name")?;
+    let name = string(&value, "property", "name")?;
     let of = format!("property {name}");
-    let data_type = list(value, &of, "dataType")?.iter().map(|entry| {
+    let data_type = list(&value, &of, "dataType")?.iter().map(|entry| {
         entry.as_str().map(str::to_owned).ok_or_else(|| wrong_type(&of, "dataType", "a list of strings", entry))
     });
     Ok(Property {
         data_type: data_type.collect::<Result<_>>()?,
-        nested: properties(value, &of, "nestedProperties")?,
-        module_config: value.get("moduleConfig").cloned().unwrap_or_default(),
+        nested: properties(&mut value, &of, "nestedProperties")?,
+        block: module_block(take(&mut value, "moduleConfig")),
         name,
     })
 }

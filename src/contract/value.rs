@@ -39,9 +39,17 @@ impl Value {
     /// Weaviate object can have: more than 127 levels, a lone surrogate escape (Go reads U+FFFD), a number beyond the
     /// doubles (`1e400`).
     pub fn from_json(text: &str) -> Result<Value> {
+        Value::part_of_json(text, &Keep::All)
+    }
+
+    /// [`Value::from_json`] of a part of what the text says. The rest is read as strictly, and not kept.
+    ///
+    /// # Errors
+    /// As [`Value::from_json`].
+    pub fn part_of_json(text: &str, keep: &Keep) -> Result<Value> {
         let mut json = serde_json::Deserializer::from_str(text);
         let numbers = RefCell::new(WrittenNumbers { rest: text });
-        let value = AnyValue { numbers: &numbers }.deserialize(&mut json);
+        let value = AnyValue { numbers: &numbers, keep }.deserialize(&mut json);
         value.and_then(|value| json.end().map(|()| value)).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
     }
 
@@ -75,6 +83,67 @@ impl Value {
             Value::Number(written) => written.parse().ok(),
             Value::Double(value) => Some(*value),
             _ => None,
+        }
+    }
+}
+
+/// What of a JSON value is kept. A value of another kind than this is about keeps its kind: a list or an object is then empty.
+#[derive(Debug)]
+pub enum Keep {
+    /// All of it.
+    All,
+    /// Of an object, these members.
+    Members(&'static [(&'static str, Keep)]),
+    /// Of an object each member, of a list each entry, and of each of them this.
+    Each(&'static Keep),
+}
+
+impl Keep {
+    /// Of a member.
+    fn member(&self, name: &str) -> Option<&Keep> {
+        match self {
+            Keep::All => Some(self),
+            Keep::Members(members) => members.iter().find(|(member, _)| *member == name).map(|(_, keep)| keep),
+            Keep::Each(keep) => Some(keep),
+        }
+    }
+
+    /// Of a list's entries.
+    fn entries(&self) -> Option<&Keep> {
+        match self {
+            Keep::All => Some(self),
+            Keep::Members(_) => None,
+            Keep::Each(keep) => Some(keep),
+        }
+    }
+}
+
+/// Bytes that the system's allocator adds to an allocation.
+const ALLOCATION: usize = 16;
+
+/// Bytes a text occupies beside its own three words.
+pub fn heap_of(text: &str) -> usize {
+    if text.is_empty() { 0 } else { text.len() + ALLOCATION }
+}
+
+/// Bytes the nodes of a map occupy. Each has room for eleven, and is half full at least, but for a single one.
+pub fn heap_of_nodes<K, V>(members: usize) -> usize {
+    members.div_ceil(6) * (11 * (size_of::<K>() + size_of::<V>()) + 2 * ALLOCATION)
+}
+
+impl Value {
+    /// Bytes it occupies beside its own size, about.
+    pub fn heap(&self) -> usize {
+        match self {
+            Value::Null | Value::Bool(_) | Value::Double(_) => 0,
+            Value::Number(text) | Value::String(text) => heap_of(text),
+            Value::List(values) => {
+                values.capacity() * size_of::<Value>() + ALLOCATION + values.iter().map(Value::heap).sum::<usize>()
+            }
+            Value::Object(members) => {
+                let members_heap = members.iter().map(|(name, value)| heap_of(name) + value.heap());
+                heap_of_nodes::<String, Value>(members.len()) + members_heap.sum::<usize>()
+            }
         }
     }
 }
@@ -121,6 +190,74 @@ impl<'a> Iterator for WrittenNumbers<'a> {
 #[derive(Clone, Copy)]
 struct AnyValue<'r, 'a> {
     numbers: &'r RefCell<WrittenNumbers<'a>>,
+    keep: &'r Keep,
+}
+
+/// Reads a value and keeps nothing, in step with the numbers.
+#[derive(Clone, Copy)]
+struct NoValue<'r, 'a> {
+    numbers: &'r RefCell<WrittenNumbers<'a>>,
+}
+
+impl NoValue<'_, '_> {
+    fn number(self) {
+        self.numbers.borrow_mut().next();
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NoValue<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NoValue<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        self.number();
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        self.number();
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        self.number();
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key_seed(self)?.is_some() {
+            map.next_value_seed(self)?;
+        }
+        Ok(())
+    }
 }
 
 impl AnyValue<'_, '_> {
@@ -175,7 +312,11 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = list.next_element_seed(self)? {
+        let Some(keep) = self.keep.entries() else {
+            while list.next_element_seed(NoValue { numbers: self.numbers })?.is_some() {}
+            return Ok(Value::List(values));
+        };
+        while let Some(value) = list.next_element_seed(AnyValue { keep, ..self })? {
             values.push(value);
         }
         Ok(Value::List(values))
@@ -184,8 +325,13 @@ impl<'de> Visitor<'de> for AnyValue<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut members = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
-            let value = map.next_value_seed(self).map_err(A::Error::custom)?;
-            members.insert(name, value);
+            match self.keep.member(&name) {
+                Some(keep) => {
+                    let value = map.next_value_seed(AnyValue { keep, ..self }).map_err(A::Error::custom)?;
+                    members.insert(name, value);
+                }
+                None => map.next_value_seed(NoValue { numbers: self.numbers }).map_err(A::Error::custom)?,
+            }
         }
         Ok(Value::Object(members))
     }
@@ -207,6 +353,21 @@ mod tests {
         assert_eq!(values[..7], written.map(number));
         assert_eq!(values[7].get("7"), Some(&Value::String(r#"8 " 9 \"#.to_owned())));
         assert_eq!(values[7].get("b"), Some(&Value::List(vec![number("1e-7")])));
+    }
+
+    #[test]
+    fn a_part_is_read_as_the_whole_is() {
+        static ENTRY: Keep = Keep::Members(&[("a", Keep::All)]);
+        static PART: Keep = Keep::Members(&[("list", Keep::Each(&ENTRY)), ("n", Keep::All)]);
+        let text =
+            r#"{"no":[1,{"x":-2.50,"y":["3",true,null]}],"list":[{"a":{"b":4.0},"c":5},6,[7],{}],"m":8,"n":9.0}"#;
+        let part = Value::part_of_json(text, &PART).unwrap();
+        let expected = r#"{"list":[{"a":{"b":4.0}},6,[],{}],"n":9.0}"#;
+        assert_eq!(part, Value::from_json(expected).unwrap(), "numbers are those of their places");
+        assert!(part.heap() < Value::from_json(text).unwrap().heap());
+        for text in [r#"{"no":1e400}"#, r#"{"no":"\ud800"}"#, r#"{"no":{"\ud800":1}}"#, r#"{"no":[1,]}"#] {
+            assert!(Value::part_of_json(text, &PART).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,37 +1,67 @@
 //! Classes that were parsed before, by the hash of their JSON: a loader sends the same one with each of its batches.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
 use crate::contract::class::Class;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
 
-/// Classes remembered at once. A database has few; when there are more, all are forgotten and parsed again.
-const REMEMBERED: usize = 256;
+/// Bytes of the classes remembered, and what each costs beside itself. A database has few, of some kilobytes each.
+const REMEMBERED_BYTES: u64 = 16 * 1024 * 1024;
+const ENTRY_OVERHEAD: usize = 512;
 
 /// See the module.
-#[derive(Default)]
 pub struct Classes {
-    parsed: Mutex<HashMap<[u8; 32], Arc<Class>>>,
+    parsed: moka::sync::Cache<[u8; 32], Arc<Class>>,
+    /// One is parsed at a time: what is not kept of a class takes room meanwhile.
+    parsing: Mutex<()>,
+    max_bytes: usize,
 }
 
 impl Classes {
+    /// Classes of at most so many bytes: their JSON, and what is kept of it.
+    pub fn new(max_bytes: usize) -> Classes {
+        let weight = |class: &Arc<Class>| u32::try_from(class.weight() + ENTRY_OVERHEAD).unwrap_or(u32::MAX);
+        let parsed = moka::sync::Cache::builder()
+            .max_capacity(REMEMBERED_BYTES)
+            .weigher(move |_: &[u8; 32], class| weight(class))
+            .build();
+        Classes { parsed, parsing: Mutex::default(), max_bytes }
+    }
+
     /// The class of this JSON text.
     pub fn get(&self, json: &str) -> Result<Arc<Class>> {
+        let refuse = |bytes: usize, what: &str| {
+            metrics().refused(Refusal::MaxClassBytes);
+            let max = self.max_bytes;
+            let message = format!(
+                "a class of {bytes} bytes{what}, {max} are allowed: leave out of class_json what the module does not need, \
+                 or raise --max-class-bytes"
+            );
+            Error::new(ErrorKind::TooLarge, message)
+        };
+        if json.len() > self.max_bytes {
+            return Err(refuse(json.len(), ""));
+        }
         let hash: [u8; 32] = Sha256::digest(json).into();
-        // A panic while the lock was held leaves a map that is still right.
-        let locked = || self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(class) = locked().get(&hash) {
-            return Ok(class.clone());
+        if let Some(class) = self.parsed.get(&hash) {
+            return Ok(class);
         }
-        let class = Arc::new(Class::from_json(json)?);
-        let mut parsed = locked();
-        if parsed.len() >= REMEMBERED {
-            parsed.clear();
+        let class = {
+            // Guards nothing that a panic could spoil.
+            let _alone = self.parsing.lock().unwrap_or_else(PoisonError::into_inner);
+            Class::from_json(json)?
+        };
+        let weight = class.weight();
+        if weight > self.max_bytes {
+            return Err(refuse(weight, " in memory"));
         }
-        parsed.insert(hash, class.clone());
+        let class = Arc::new(class);
+        self.parsed.insert(hash, class.clone());
+        self.parsed.run_pending_tasks();
         Ok(class)
     }
 }
@@ -40,16 +70,47 @@ impl Classes {
 mod tests {
     use super::*;
 
+    const MAX: usize = 1024 * 1024;
+
     #[test]
     fn a_class_is_parsed_once_and_never_confused() {
-        let classes = Classes::default();
+        let classes = Classes::new(MAX);
         let first = classes.get(r#"{"class":"A"}"#).expect("a class");
         assert!(Arc::ptr_eq(&first, &classes.get(r#"{"class":"A"}"#).expect("a class")));
         assert_eq!(classes.get(r#"{"class":"B"}"#).expect("a class").name, "B");
         assert!(classes.get("[]").is_err());
-        for i in 0..2 * REMEMBERED {
+        for i in 0..500 {
             assert_eq!(classes.get(&format!(r#"{{"class":"C{i}"}}"#)).expect("a class").name, format!("C{i}"));
         }
-        assert!(classes.parsed.lock().expect("lock").len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes() {
+        let classes = Classes::new(MAX);
+        for i in 0..100 {
+            let properties: Vec<_> = (0..5000).map(|n| format!(r#"{{"name":"p{n}","dataType":["text"]}}"#)).collect();
+            let json = format!(r#"{{"class":"C{i}","properties":[{}]}}"#, properties.join(","));
+            classes.get(&json).expect("a class");
+            assert!(classes.parsed.weighted_size() <= REMEMBERED_BYTES);
+        }
+        assert!(classes.parsed.weighted_size() > REMEMBERED_BYTES / 2, "room is used");
+    }
+
+    #[test]
+    fn a_class_that_is_too_large_is_refused_by_its_text_and_by_what_is_kept_of_it() {
+        let classes = Classes::new(MAX);
+        let refused = |json: &str| {
+            let error = classes.get(json).expect_err("too large");
+            assert_eq!(error.kind(), ErrorKind::TooLarge);
+            assert!(error.message().contains("--max-class-bytes"), "{error}");
+        };
+        refused(&format!(r#"{{"class":"{}"}}"#, "x".repeat(MAX)));
+        // Small in JSON, large in memory.
+        refused(&format!(r#"{{"class":"A","properties":[{}]}}"#, vec!["{}"; MAX / 4].join(",")));
+        let maps = vec![r#"{"":0}"#; MAX / 10].join(",");
+        refused(&format!(r#"{{"class":"A","moduleConfig":{{"text2vec-transformers":{{"x":[{maps}]}}}}}}"#));
+        // What is not kept does not count in memory.
+        let other = format!(r#"{{"class":"A","moduleConfig":{{"other":{{"x":[{maps}]}}}}}}"#);
+        assert!(classes.get(&other).expect("a class").weight() < 1024);
     }
 }

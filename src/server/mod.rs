@@ -7,6 +7,7 @@ mod connection;
 mod cors;
 mod decoding;
 mod followed;
+mod freed;
 mod grpc;
 mod health;
 mod http;
@@ -60,6 +61,8 @@ pub struct Limits {
     pub max_head_bytes: usize,
     /// Connections served at once.
     pub max_connections: usize,
+    /// Bytes of a class: of its JSON, and of what is kept of it.
+    pub max_class_bytes: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
     pub max_inflight_bytes: usize,
     /// Bytes of text whose tokens one request may ask for; of token ids in a request, each counts as four.
@@ -77,6 +80,7 @@ impl Default for Limits {
             max_head_wait: Duration::from_secs(10),
             max_head_bytes: 32 * 1024,
             max_connections: 8192,
+            max_class_bytes: 1024 * 1024,
             max_inflight_bytes: 256 * 1024 * 1024,
             max_tokenize_bytes: 256 * 1024,
         }
@@ -146,7 +150,8 @@ struct Module {
 impl Service {
     fn new(readiness: Readiness, limits: Limits, options: ModuleOptions, cuda_wanted: bool) -> Service {
         let ModuleOptions { endpoints, lowercase_input, upstreams } = options;
-        let module = Module { endpoints, lowercase_input, upstreams, classes: Classes::default(), cuda_wanted };
+        let classes = Classes::new(limits.max_class_bytes);
+        let module = Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted };
         let tokenizing = Arc::new(Semaphore::new(TOKENIZING));
         Service { readiness, limits, module: Arc::new(module), model: None, upstream: None, tokenizing }
     }
@@ -252,6 +257,7 @@ impl Service {
             sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
             sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
             sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
+            sidecar.insert("max_class_bytes".into(), json!(self.limits.max_class_bytes));
             sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
             sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
             sidecar.insert("max_head_wait_seconds".into(), json!(self.limits.max_head_wait.as_secs_f64()));
@@ -364,6 +370,7 @@ pub async fn run(
     let mut following = JoinSet::new();
     following.spawn(access.follow());
     following.spawn(readiness.clone().look_after());
+    following.spawn(freed::give_back());
     if let Some(tls) = &options.tls {
         following.spawn(tls.clone().follow());
     }

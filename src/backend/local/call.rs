@@ -2,7 +2,7 @@
 //! its trace is recorded.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::Span;
@@ -16,9 +16,16 @@ use crate::telemetry::metrics::metrics;
 pub struct Call {
     /// What the call is a part of.
     parent: Span,
-    begun: Instant,
+    texts: usize,
+    class: Class,
+    /// Since it first asked for its turn.
+    queued: OnceLock<Queued>,
     /// Whether something of it was dispatched.
     dispatched: AtomicBool,
+}
+
+struct Queued {
+    since: Instant,
     /// Only where spans are wanted.
     spans: Option<Spans>,
 }
@@ -34,17 +41,25 @@ struct Spans {
 }
 
 impl Call {
-    /// A call of so many texts that asks for its turn now.
-    pub fn begin(texts: usize, class: Class) -> Call {
-        let queue = tracing::debug_span!("queue", t2v.texts = texts, t2v.priority = class.as_str());
-        let spans = (!queue.is_disabled()).then(|| Spans {
-            stage: Mutex::new(Some(queue)),
-            last_pass: AtomicU64::new(0),
-            passes: AtomicU64::new(0),
-            pass_texts: AtomicU64::new(0),
-            pass_tokens: AtomicU64::new(0),
+    /// A call of so many texts.
+    pub fn new(texts: usize, class: Class) -> Call {
+        let (queued, dispatched) = (OnceLock::new(), AtomicBool::new(false));
+        Call { parent: Span::current(), texts, class, queued, dispatched }
+    }
+
+    /// It asks for its turn now.
+    pub fn ask(&self) {
+        self.queued.get_or_init(|| {
+            let queue = tracing::debug_span!("queue", t2v.texts = self.texts, t2v.priority = self.class.as_str());
+            let spans = (!queue.is_disabled()).then(|| Spans {
+                stage: Mutex::new(Some(queue)),
+                last_pass: AtomicU64::new(0),
+                passes: AtomicU64::new(0),
+                pass_texts: AtomicU64::new(0),
+                pass_tokens: AtomicU64::new(0),
+            });
+            Queued { since: Instant::now(), spans }
         });
-        Call { parent: Span::current(), begun: Instant::now(), dispatched: AtomicBool::new(false), spans }
     }
 
     /// Where something is logged about the call, so that the line says which request it was.
@@ -57,9 +72,10 @@ impl Call {
     pub fn dispatched(&self, pass: u64, now: Instant, texts: usize, tokens: usize) {
         let is_first = !self.dispatched.swap(true, Ordering::Relaxed);
         if is_first {
-            metrics().stage(Stage::Queue, now.saturating_duration_since(self.begun));
+            let waited = self.queued.get().map(|queued| now.saturating_duration_since(queued.since));
+            metrics().stage(Stage::Queue, waited.unwrap_or_default());
         }
-        let Some(spans) = &self.spans else { return };
+        let Some(spans) = self.spans() else { return };
         if is_first {
             let forward = tracing::debug_span!(
                 parent: &self.parent,
@@ -81,7 +97,7 @@ impl Call {
 
     /// All its texts are answered, with vectors of this length.
     pub fn finish(&self, dimensions: Option<usize>) {
-        let Some(spans) = &self.spans else { return };
+        let Some(spans) = self.spans() else { return };
         let stage = spans.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stage) = stage {
             let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -91,5 +107,9 @@ impl Call {
                 .record("t2v.batch.tokens", count(&spans.pass_tokens))
                 .record("t2v.dimensions", dimensions);
         }
+    }
+
+    fn spans(&self) -> Option<&Spans> {
+        self.queued.get()?.spans.as_ref()
     }
 }

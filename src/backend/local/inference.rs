@@ -1,13 +1,15 @@
 //! The inference thread: batches of sequences in, finished vectors out.
 //!
-//! A text is one sequence, or one per sentence; its sequences may be computed in different batches. Whoever computes the
-//! last of them finishes the text and answers.
+//! A text is one sequence, or one per sentence; its sequences may be computed in different batches, while others of it are
+//! not made yet. Each vector is added to the text's sum and forgotten. Whoever computes the last, or finds that there are no
+//! more, finishes the text and answers.
 //!
 //! All models of a process can share one thread and its queue ([`Inference`]): then one forward pass runs at a time, on
 //! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
 //! pass for each; the threads of a model that is not at work are parked. With several GPUs each has a thread, and all take
 //! from the one queue.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +23,12 @@ use super::dense::DenseHead;
 use super::device::{Card, Device};
 use super::encoder::{Encoder, TokenBatch};
 use super::kernel::cores;
-use super::plan::Plan;
-use super::pooling;
+use super::plan::Finish;
+use super::pooling::Sum;
 use super::report::ReportedQueue;
 use crate::backend::Embedding;
 use crate::error::{Error, Result};
+use crate::model::modules::PoolingMode;
 use crate::model::tokenizer::Tokens;
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
@@ -200,20 +203,37 @@ pub struct Sequence {
     text: Arc<Text>,
 }
 
-/// A text whose sequences are being computed.
-struct Text {
+/// A text whose sequences are being made and computed.
+pub struct Text {
     model: Arc<Model>,
     call: Arc<Call>,
-    plan: Plan,
-    tokens: u32,
-    truncated: bool,
+    treatment: Pooled,
     progress: Mutex<Progress>,
 }
 
+/// What becomes of a text's token states.
+#[derive(Debug, Clone, Default)]
+pub struct Pooled {
+    /// How those of a sequence become one vector; several modes are concatenated.
+    pub pooling: Vec<PoolingMode>,
+    /// What happens to the mean of these vectors.
+    pub finish: Finish,
+    /// `poolingStrategy` of the request had no effect.
+    pub pooling_ignored: bool,
+}
+
 struct Progress {
-    /// The vector of each sequence; empty until computed.
-    vectors: Vec<Vec<f32>>,
-    missing: usize,
+    /// Sequences made so far, their tokens, and whether one was cut.
+    made: usize,
+    tokens: u32,
+    truncated: bool,
+    /// Once all are made: by what the sum of their vectors is divided.
+    divisor: Option<usize>,
+    /// Of the vectors computed, in the order of the sequences.
+    sum: Sum,
+    summed: usize,
+    /// Vectors of sequences after one that is still missing: another thread's.
+    early: BTreeMap<usize, Vec<f32>>,
     /// Gone once answered.
     reply: Option<oneshot::Sender<Result<Embedding>>>,
 }
@@ -225,34 +245,8 @@ impl Piece for Sequence {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.text.progress().reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+        self.text.is_over()
     }
-}
-
-/// A text's sequences, ready to be queued for a model, and where its vector will arrive.
-pub fn sequences(
-    model: &Arc<Model>,
-    call: &Arc<Call>,
-    plan: Plan,
-    tokens: Vec<Tokens>,
-) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
-    let (reply, answer) = oneshot::channel();
-    let progress = Progress { vectors: vec![Vec::new(); tokens.len()], missing: tokens.len(), reply: Some(reply) };
-    let text = Arc::new(Text {
-        model: model.clone(),
-        call: call.clone(),
-        plan,
-        tokens: tokens.iter().map(|tokens| tokens.ids.len() as u32).sum(),
-        truncated: tokens.iter().any(|tokens| tokens.truncated),
-        progress: Mutex::new(progress),
-    });
-    let sequence = |(index, tokens): (usize, Tokens)| Sequence {
-        ids: tokens.ids,
-        type_ids: tokens.type_ids,
-        index,
-        text: text.clone(),
-    };
-    (tokens.into_iter().enumerate().map(sequence).collect(), answer)
 }
 
 /// Which of the inference threads one is.
@@ -312,7 +306,7 @@ fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
         for sequence in sequences {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
-        let modes: Vec<_> = sequences.iter().map(|sequence| &sequence.text.plan.pooling[..]).collect();
+        let modes: Vec<_> = sequences.iter().map(|sequence| &sequence.text.treatment.pooling[..]).collect();
         let Some(encoder) = first.text.model.encoders.get(worker.number) else {
             return Err(Error::internal("an inference thread has no encoder for this model"));
         };
@@ -331,42 +325,103 @@ fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
 }
 
 impl Text {
+    /// A text whose sequences are to be computed by a model.
+    pub fn new(
+        model: &Arc<Model>,
+        call: &Arc<Call>,
+        treatment: Pooled,
+        reply: oneshot::Sender<Result<Embedding>>,
+    ) -> Arc<Text> {
+        let progress = Progress {
+            made: 0,
+            tokens: 0,
+            truncated: false,
+            divisor: None,
+            sum: Sum::default(),
+            summed: 0,
+            early: BTreeMap::new(),
+            reply: Some(reply),
+        };
+        Arc::new(Text { model: model.clone(), call: call.clone(), treatment, progress: Mutex::new(progress) })
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is answered, or nobody waits for the answer.
+    pub fn is_over(&self) -> bool {
+        self.progress().reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    /// The text's next sequence, to be queued.
+    pub fn sequence(self: &Arc<Self>, tokens: Tokens) -> Sequence {
+        let mut progress = self.progress();
+        progress.made += 1;
+        progress.tokens = progress.tokens.saturating_add(tokens.ids.len() as u32);
+        progress.truncated |= tokens.truncated;
+        Sequence { ids: tokens.ids, type_ids: tokens.type_ids, index: progress.made - 1, text: self.clone() }
+    }
+
+    /// There are no more sequences. The sum of their vectors is to be divided by `divisor`.
+    pub fn complete(&self, divisor: usize) {
+        let mut progress = self.progress();
+        progress.divisor = Some(divisor);
+        self.answer_if_done(progress);
     }
 
     /// Takes a sequence's vector; with the last one the text is finished and answered.
     fn computed(&self, index: usize, vector: Vec<f32>) {
         let mut progress = self.progress();
-        if std::mem::replace(&mut progress.vectors[index], vector).is_empty() {
-            progress.missing -= 1;
+        // One that was computed again, after its batch had failed, counts once.
+        if index < progress.summed {
+            return;
         }
-        if progress.missing == 0
-            && let Some(reply) = progress.reply.take()
-        {
-            let vectors = std::mem::take(&mut progress.vectors);
-            drop(progress);
-            // The caller may have left meanwhile.
-            let _ = reply.send(self.finish(vectors));
+        progress.early.entry(index).or_insert(vector);
+        let Progress { early, summed, sum, .. } = &mut *progress;
+        while let Some(vector) = early.remove(summed) {
+            sum.add(vector);
+            *summed += 1;
+        }
+        self.answer_if_done(progress);
+    }
+
+    fn answer_if_done(&self, mut progress: MutexGuard<'_, Progress>) {
+        let Some(divisor) = progress.divisor.filter(|_| progress.summed == progress.made) else { return };
+        let Some(reply) = progress.reply.take() else { return };
+        let sum = std::mem::take(&mut progress.sum);
+        let (tokens, truncated) = (progress.tokens, progress.truncated);
+        drop(progress);
+        // The caller may have left meanwhile.
+        let _ = reply.send(self.finish(sum.over(divisor), tokens, truncated));
+    }
+
+    /// Answers the text with an error of its own: it is not to be embedded.
+    pub fn refuse(&self, error: Error) {
+        if let Some(reply) = self.progress().reply.take() {
+            let _ = reply.send(Err(error));
         }
     }
 
+    /// Answers the text, unless it is answered, with an error that is nobody's wish.
     fn fail(&self, error: Error) {
-        if let Some(reply) = self.progress().reply.take() {
+        let mut progress = self.progress();
+        let (reply, tokens) = (progress.reply.take(), progress.tokens);
+        drop(progress);
+        if let Some(reply) = reply {
             self.model.counters.failed_texts.fetch_add(1, Ordering::Relaxed);
-            self.call.log(|| tracing::error!("a text of {} tokens could not be embedded: {error}", self.tokens));
+            self.call.log(|| tracing::error!("a text of {tokens} tokens could not be embedded: {error}"));
             // The caller may have left meanwhile.
             let _ = reply.send(Err(error));
         }
     }
 
     /// The mean of the sequences' vectors, cut and normalised as the profile has it.
-    fn finish(&self, vectors: Vec<Vec<f32>>) -> Result<Embedding> {
+    fn finish(&self, mut vector: Vec<f32>, tokens: u32, truncated: bool) -> Result<Embedding> {
         let counters = &self.model.counters;
         counters.texts.fetch_add(1, Ordering::Relaxed);
-        counters.tokens.fetch_add(u64::from(self.tokens), Ordering::Relaxed);
-        let mut vector = pooling::sum_over(vectors, self.plan.divisor);
-        let dimensions_ignored = self.plan.finish.apply(&mut vector);
+        counters.tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
+        let dimensions_ignored = self.treatment.finish.apply(&mut vector);
         if vector.iter().any(|value| !value.is_finite()) {
             counters.failed_texts.fetch_add(1, Ordering::Relaxed);
             return Err(Error::internal("the model made a value that is not a finite number for this text"));
@@ -374,7 +429,7 @@ impl Text {
         let mut ignored = Vec::new();
         for (name, is_ignored, counter) in [
             ("dimensions", dimensions_ignored, &counters.ignored_dimensions),
-            ("poolingStrategy", self.plan.pooling_ignored, &counters.ignored_pooling),
+            ("poolingStrategy", self.treatment.pooling_ignored, &counters.ignored_pooling),
         ] {
             if is_ignored {
                 ignored.push(name);
@@ -383,20 +438,18 @@ impl Text {
                 }
             }
         }
-        if self.truncated && counters.truncated_texts.fetch_add(1, Ordering::Relaxed) == 0 {
+        if truncated && counters.truncated_texts.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!("a text was longer than the token limit and was cut (said once; counted in /meta)");
         }
-        Ok(Embedding { vector: vector.into(), tokens: self.tokens, truncated: self.truncated, ignored })
+        Ok(Embedding { vector: vector.into(), tokens, truncated, ignored })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::local::batcher::Class;
+    use crate::backend::local::batcher::{Ask, Class};
     use crate::backend::local::encoder::HiddenStates;
-    use crate::backend::local::plan::Finish;
-    use crate::model::modules::PoolingMode;
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
     struct Fake;
@@ -418,16 +471,50 @@ mod tests {
     }
 
     fn text(model: &Arc<Model>, ids: &[&[u32]]) -> (Vec<Sequence>, oneshot::Receiver<Result<Embedding>>) {
-        let plan = Plan {
-            pieces: Vec::new(),
-            pooling: vec![PoolingMode::Mean],
-            divisor: ids.len(),
-            finish: Finish::default(),
-            pooling_ignored: false,
-        };
         let tokens = |ids: &&[u32]| Tokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false };
-        let call = Arc::new(Call::begin(1, Class::Passage));
-        sequences(model, &call, plan, ids.iter().map(tokens).collect())
+        let treatment = Pooled { pooling: vec![PoolingMode::Mean], ..Pooled::default() };
+        let (reply, answer) = oneshot::channel();
+        let text = Text::new(model, &Arc::new(Call::new(1, Class::Passage)), treatment, reply);
+        let sequences = ids.iter().map(|ids| text.sequence(tokens(ids))).collect();
+        text.complete(ids.len());
+        (sequences, answer)
+    }
+
+    /// Vectors come from several threads, and before all sequences are made: the sum has the sequences' order.
+    #[test]
+    fn a_text_is_summed_in_the_order_of_its_sequences_whenever_they_are_computed() {
+        let model = Arc::new(Model::new(vec![Box::new(Fake)], DenseHead::default()));
+        // Not associative: in another order the first value is another.
+        let vectors = [1e30f32, 1.0, -1e30, 3.0].map(|value| vec![value, 1.0]);
+        let expected = Sum::default();
+        let expected = vectors.iter().fold(expected, |mut sum, vector| {
+            sum.add(vector.clone());
+            sum
+        });
+        let expected = expected.over(4);
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 0, 1, 3]] {
+            for complete_after in 0..=4 {
+                let (reply, mut answer) = oneshot::channel();
+                let call = Arc::new(Call::new(1, Class::Passage));
+                let text = Text::new(&model, &call, Pooled::default(), reply);
+                let made = vectors
+                    .each_ref()
+                    .map(|_| text.sequence(Tokens { ids: vec![7], type_ids: vec![0], truncated: false }));
+                for (step, &index) in order.iter().enumerate() {
+                    if step == complete_after {
+                        text.complete(4);
+                    }
+                    text.computed(made[index].index, vectors[index].clone());
+                    text.computed(made[index].index, vec![f32::NAN; 2]);
+                }
+                if complete_after == 4 {
+                    assert!(answer.try_recv().is_err(), "there may be more");
+                    text.complete(4);
+                }
+                let embedding = answer.try_recv().expect("an answer").expect("a vector");
+                assert_eq!((embedding.vector.to_vec(), embedding.tokens), (expected.clone(), 4), "{order:?}");
+            }
+        }
     }
 
     /// All in one batch: every text is answered, the bad ones with their own error.
@@ -453,8 +540,8 @@ mod tests {
             text(&[&[9]]),
         ];
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.into_iter().unzip();
-        let admission = batcher.admit(Class::Passage, 100, None).await.expect("room");
-        let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        let admission = batcher.admit(Class::Passage, Ask { least: 100, most: 100 }, None).await.expect("room");
+        let submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         batcher.close();
         work(&batcher, Worker { number: 0, of: 1 });
         drop(submission);
@@ -533,8 +620,9 @@ mod tests {
         let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
         let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();
-        let admission = inference.batcher().admit(Class::Passage, 400, None).await.expect("room");
-        let submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        let admission =
+            inference.batcher().admit(Class::Passage, Ask { least: 400, most: 400 }, None).await.expect("room");
+        let submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         for (i, answer) in (0..200).zip(answers) {
             let embedding = answer.await.expect("every text is answered").expect("a vector");
             assert_eq!(embedding.vector[0], (ids(i) * [3, 10][i as usize % 2]) as f32, "text {i}");

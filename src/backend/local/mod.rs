@@ -5,6 +5,7 @@ mod call;
 pub mod dense;
 pub mod device;
 pub mod encoder;
+mod feed;
 mod inference;
 pub mod kernel;
 mod load;
@@ -21,39 +22,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::oneshot;
-use tracing::Instrument;
-use tracing::field::Empty;
 
-use self::batcher::{Class, Piece};
+use self::batcher::{Class, Submission, Wanted};
 use self::call::Call;
 use self::dense::DenseHead;
 pub use self::device::Device;
+use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
-use self::inference::Model;
+use self::inference::{Model, Sequence};
 pub use self::kernel::Precision;
 use self::load::Source;
 pub use self::load::{Engine, open_encoder};
-use self::plan::{Plan, Switches, Treatment};
+use self::plan::{Switches, Treatment};
 use self::report::ReportedModel;
-use crate::backend::{Backend, Embedding, ModelInfo};
+use crate::backend::{Backend, Embedding, ModelInfo, Tell};
 use crate::contract::request::{EmbedRequest, Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::card;
 use crate::model::modules::{ModelDescription, ProfileHints, number};
-use crate::model::tokenizer::{TextTokenizer, Tokens, tokenizer_files};
-use crate::telemetry::metrics::labels::{Refusal, Stage};
+use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
+use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
 /// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
 pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
-
-/// Up to this many bytes a call's texts are tokenized where the call runs (about 0.3 ms); more goes to a thread for
-/// blocking work, so that other connections are served meanwhile.
-const INLINE_BYTES: usize = 8 * 1024;
 
 /// Which model is loaded, and how it is to treat texts.
 #[derive(Debug, Clone)]
@@ -126,15 +122,6 @@ pub struct LocalBackend {
     /// Kept for as long as this model is to be in the metrics.
     _reported: Arc<ReportedModel>,
 }
-
-/// From request to token ids.
-struct Preparation {
-    tokenizer: TextTokenizer,
-    treatment: Treatment,
-}
-
-/// A text ready to be queued, or why it cannot be embedded.
-type Prepared = Result<(Plan, Vec<Tokens>)>;
 
 impl LocalBackend {
     /// Loads a model, with an inference thread of its own. Blocking: reads and hashes the weights.
@@ -214,7 +201,7 @@ impl LocalBackend {
         let model = Arc::new(Model::new(encoders, head));
         let device = inference.device();
         let reported = ReportedModel::new(&info, profile, (&device, precision), model.clone());
-        let preparation = Arc::new(Preparation { tokenizer, treatment });
+        let preparation = Arc::new(Preparation::new(tokenizer, treatment, kernel::cores()));
         let queries_first = options.queries_first;
         Ok(LocalBackend {
             preparation,
@@ -254,112 +241,97 @@ impl LocalBackend {
 }
 
 impl LocalBackend {
-    async fn embed_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+    async fn embed_all(&self, requests: Vec<EmbedRequest>, tell: impl FnMut(usize, Result<Embedding>)) -> Result<()> {
         let deadline = requests.iter().filter_map(|request| request.deadline).min();
         let queries = self.queries_first && requests.iter().all(|request| request.task() == Task::Query);
         let class = if queries { Class::Query } else { Class::Passage };
-        let mut sequences = Vec::new();
-        let mut answers = Vec::with_capacity(requests.len());
-        let prepared = self.tokenized(requests).await?;
-        let call = Arc::new(Call::begin(prepared.len(), class));
-        for prepared in prepared {
-            answers.push(prepared.map(|(plan, tokens)| {
-                let (pieces, answer) = inference::sequences(&self.model, &call, plan, tokens);
-                sequences.extend(pieces);
-                answer
-            }));
+        let call = Arc::new(Call::new(requests.len(), class));
+        let (mut feed, answers) = Feed::new(&self.preparation, &self.model, &call, requests);
+        let wanted = self.inference.batcher().wanted(class);
+        let first = feed.portion(wanted.tokens);
+        let mut portion = match deadline {
+            None => first.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), first).await.unwrap_or_else(|_| Err(too_late())),
+        }?;
+        if portion.sequences.is_empty() {
+            self.pass_on(answers, tell).await;
+            return Ok(());
         }
-        let tokens: usize = sequences.iter().map(Piece::tokens).sum();
+        call.ask();
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
-        let submission = match tokens {
-            0 => None,
-            tokens => Some(self.admit(class, tokens, deadline).await?.submit(sequences)?),
-        };
-        let mut results = std::pin::pin!(self.collect(answers));
-        if let (Some(submission), Some(deadline)) = (&submission, deadline) {
-            match tokio::time::timeout_at(deadline.into(), &mut results).await {
-                Ok(results) => {
-                    call.finish(self.info.dimensions);
-                    return Ok(results);
-                }
-                Err(_) if submission.withdraw_untouched() => {
-                    metrics().refused(Refusal::MaxWait);
-                    return Err(Error::new(
-                        ErrorKind::Overloaded,
-                        format!(
-                            "too much work is waiting: the turn of the {tokens} tokens of this request did not come in \
-                             time; try again later, or raise --max-wait if the caller waits longer"
-                        ),
-                    ));
-                }
+        let submission = self.admit(class, &mut portion, wanted, deadline).await?;
+        let feeding = self.feed(&mut feed, portion, &submission);
+        let work = async { try_join(feeding, self.pass_on(answers, tell).map(Ok)).await };
+        let mut work = std::pin::pin!(work);
+        let done = match deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), &mut work).await {
+                Ok(done) => done,
+                Err(_) if submission.withdraw_untouched() => Err(too_late()),
                 // Begun: it would be a waste to give it up now.
-                Err(_) => {}
-            }
-        }
-        let results = results.await;
+                Err(_) => work.await,
+            },
+        };
+        done?;
         call.finish(self.info.dimensions);
-        Ok(results)
+        Ok(())
     }
 
-    /// One result per text, in order.
-    async fn collect(&self, answers: Vec<Result<oneshot::Receiver<Result<Embedding>>>>) -> Vec<Result<Embedding>> {
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
-                Ok(answer) => answer.await.unwrap_or_else(|_| Err(self.inference.batcher().refusal())),
-                Err(error) => Err(error),
-            });
+    /// Tells each text's answer as it comes.
+    async fn pass_on(&self, answers: Vec<Answer>, mut tell: impl FnMut(usize, Result<Embedding>)) {
+        for (index, answer) in answers.into_iter().enumerate() {
+            tell(index, answer.await.unwrap_or_else(|_| Err(self.inference.batcher().refusal())));
         }
-        results
     }
 
-    /// Room in the queue.
+    /// Waits for room in the queue, and begins a call with as much of its first portion as there is room for.
     async fn admit(
         &self,
         class: Class,
-        tokens: usize,
+        portion: &mut Portion,
+        wanted: Wanted,
         deadline: Option<Instant>,
-    ) -> Result<batcher::Admission<inference::Sequence>> {
-        self.inference.batcher().admit(class, tokens, deadline).await.inspect_err(|error| {
+    ) -> Result<Submission<Sequence>> {
+        let room = self.inference.batcher().admit(class, portion.ask(wanted.turn), deadline).await;
+        let room = room.inspect_err(|error| {
             if error.kind() == ErrorKind::Overloaded {
                 metrics().refused(Refusal::MaxWaitingTokens);
             }
-        })
+        })?;
+        let sequences = portion.split_off(room.tokens());
+        room.submit(sequences, portion.more || !portion.sequences.is_empty())
     }
 
-    /// [`LocalBackend::prepare_all`], watched.
-    async fn tokenized(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {
-        let span = tracing::debug_span!("tokenize", t2v.texts = requests.len(), t2v.tokens = Empty);
-        let begun = Instant::now();
-        let prepared = self.prepare_all(requests).instrument(span.clone()).await?;
-        metrics().stage(Stage::Tokenize, begun.elapsed());
-        if !span.is_disabled() {
-            let tokens = prepared.iter().flatten().flat_map(|(_, tokens)| tokens).map(|tokens| tokens.ids.len());
-            span.record("t2v.tokens", tokens.sum::<usize>());
+    /// Brings the rest of a call into the queue, as its beginning leaves it.
+    async fn feed(&self, feed: &mut Feed, mut portion: Portion, submission: &Submission<Sequence>) -> Result<()> {
+        while portion.more || !portion.sequences.is_empty() {
+            let wanted = submission.wants_more().await?;
+            if portion.sequences.is_empty() {
+                portion = feed.portion(wanted.tokens).await?;
+            }
+            if portion.sequences.is_empty() {
+                submission.complete();
+                break;
+            }
+            let room = submission.admit(portion.ask(wanted.turn)).await?;
+            let sequences = portion.split_off(room.tokens());
+            submission.add(room, sequences, portion.more || !portion.sequences.is_empty())?;
         }
-        Ok(prepared)
-    }
-
-    async fn prepare_all(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Prepared>> {
-        if requests.iter().map(|request| request.text.len()).sum::<usize>() <= INLINE_BYTES {
-            return Ok(requests.iter().map(|request| self.preparation.prepare(request)).collect());
-        }
-        let caller = Arc::new(());
-        let (preparation, presence) = (self.preparation.clone(), Arc::downgrade(&caller));
-        let work = move || {
-            // A caller who left costs no more tokenizing.
-            let present = |_: &&EmbedRequest| presence.strong_count() > 0;
-            requests.iter().take_while(present).map(|request| preparation.prepare(request)).collect()
-        };
-        let prepared = tokio::task::spawn_blocking(work).await;
-        drop(caller);
-        prepared.map_err(|error| Error::internal(format!("tokenizing failed: {error}")))
+        Ok(())
     }
 }
 
 impl Backend for LocalBackend {
     fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        Box::pin(self.embed_all(requests))
+        Box::pin(async move {
+            let mut results = Vec::with_capacity(requests.len());
+            self.embed_all(requests, |_, result| results.push(result)).await?;
+            Ok(results)
+        })
+    }
+
+    fn embed_each<'a>(&'a self, requests: Vec<EmbedRequest>, tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.embed_all(requests, tell))
     }
 
     fn info(&self) -> &ModelInfo {
@@ -417,14 +389,13 @@ impl Backend for LocalBackend {
     }
 }
 
-impl Preparation {
-    fn prepare(&self, request: &EmbedRequest) -> Prepared {
-        let mut plan = self.treatment.plan(request)?;
-        // From here on a text is its tokens: what waits in the queue need not keep both.
-        let pieces = std::mem::take(&mut plan.pieces);
-        let tokens = pieces.iter().map(|piece| self.tokenizer.encode(piece)).collect::<Result<_>>()?;
-        Ok((plan, tokens))
-    }
+
+/// Nothing of a call was begun by its deadline.
+fn too_late() -> Error {
+    metrics().refused(Refusal::MaxWait);
+    let message = "too much work is waiting: the turn of this request did not come in time; try again later, or raise \
+                   --max-wait if the caller waits longer";
+    Error::new(ErrorKind::Overloaded, message)
 }
 
 /// A vocabulary of more entries than the model has embeddings belongs to another model.

@@ -3,8 +3,10 @@
 //! The behaviour of the three profiles is that of the reference container (t2v-transformers-models `vectorizer.py`,
 //! sentence-transformers 5.1.0), odd corners included: a replaced container must not move anyone's vectors.
 
+use std::ops::Range;
+
 use super::pooling;
-use super::sentences::{collapse_whitespace, split_sentences};
+use super::sentences::{Sentences, collapse_whitespace};
 use crate::contract::request::{EmbedRequest, PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
 use crate::model::modules::{ModelDescription, PoolingMode};
@@ -55,18 +57,63 @@ pub struct Switches {
 }
 
 /// What is to be done for one text.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Plan {
-    /// Texts to tokenize, each a sequence of its own; never empty.
-    pub pieces: Vec<String>,
+    /// What is tokenized.
+    pub pieces: Pieces,
     /// How a piece's token states become one vector; several modes are concatenated.
     pub pooling: Vec<PoolingMode>,
-    /// By what the sum of the pieces' vectors is divided: their number, but for DPR.
-    pub divisor: usize,
-    /// What happens to that mean.
+    /// What happens to the mean of the pieces' vectors.
     pub finish: Finish,
     /// `poolingStrategy` of the request had no effect.
     pub pooling_ignored: bool,
+}
+
+/// The texts to tokenize, each a sequence of its own, one after the other. There is at least one.
+#[derive(Debug)]
+pub struct Pieces {
+    text: String,
+    /// `None`: the whole text is one piece.
+    sentences: Option<Sentences>,
+    /// The first of every so many sentences counts.
+    step: usize,
+    /// Sentences, or whole texts, that came so far, those that do not count included.
+    seen: usize,
+    /// A sentence that was looked for before.
+    first: Option<Range<usize>>,
+}
+
+impl Pieces {
+    fn whole(text: String) -> Pieces {
+        Pieces { text, sentences: None, step: 1, seen: 0, first: None }
+    }
+
+    /// The first of every `step` sentences of a text; `None` if it has no sentence.
+    fn sentences(text: &str, step: usize) -> Option<Pieces> {
+        let (text, mut sentences) = (collapse_whitespace(text), Sentences::default());
+        let first = sentences.next(&text)?;
+        Some(Pieces { text, sentences: Some(sentences), step, seen: 0, first: Some(first) })
+    }
+
+    /// The next piece.
+    pub fn advance(&mut self) -> Option<&str> {
+        let Some(sentences) = &mut self.sentences else {
+            self.seen += 1;
+            return (self.seen == 1).then_some(&*self.text);
+        };
+        loop {
+            let range = self.first.take().or_else(|| sentences.next(&self.text))?;
+            self.seen += 1;
+            if (self.seen - 1).is_multiple_of(self.step) {
+                return Some(&self.text[range]);
+            }
+        }
+    }
+
+    /// When there is no piece left: by what the sum of the pieces' vectors is divided. Their number, but for DPR.
+    pub fn divisor(&self) -> usize {
+        if self.sentences.is_some() { self.seen } else { 1 }
+    }
 }
 
 /// The last steps of a vector.
@@ -157,13 +204,14 @@ impl Treatment {
     }
 
     /// Plans one text.
-    pub fn plan(&self, request: &EmbedRequest) -> Result<Plan> {
+    pub fn plan(&self, request: EmbedRequest) -> Result<Plan> {
+        let task = request.task();
         let requested = request.pooling.as_deref().unwrap_or_default();
         let mut text = match (self.task_prefixes, &request.task_name) {
             (true, Some(task)) => format!("{task}: {}", request.text),
-            _ => request.text.clone(),
+            _ => request.text,
         };
-        let own_prompt = match (self.profile, request.task()) {
+        let own_prompt = match (self.profile, task) {
             (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
             (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
             _ => None,
@@ -184,29 +232,26 @@ impl Treatment {
                         )));
                     }
                 };
-                let mut pieces = if self.direct_tokenize { vec![text] } else { sentences(&text) };
-                if pieces.is_empty() {
-                    return Err(Error::invalid(
+                let step = if self.dpr { SENTENCE_BATCH } else { 1 };
+                let pieces =
+                    if self.direct_tokenize { Some(Pieces::whole(text)) } else { Pieces::sentences(&text, step) };
+                let pieces = pieces.ok_or_else(|| {
+                    Error::invalid(
                         "the text is empty: without a sentence there is no vector under the transformers profile",
-                    ));
-                }
-                let divisor = pieces.len();
-                if self.dpr {
-                    pieces = pieces.into_iter().step_by(SENTENCE_BATCH).collect();
-                }
+                    )
+                })?;
                 let finish = Finish { normalize: false, ..finish };
                 let pooling = vec![pooling];
                 let pooling_ignored = self.dpr && ignores(requested, &pooling);
-                Ok(Plan { pieces, pooling, divisor, finish, pooling_ignored })
+                Ok(Plan { pieces, pooling, finish, pooling_ignored })
             }
             Profile::SentenceTransformers => {
                 // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
                 let stripped = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
                 let piece = if self.do_lower_case { stripped.to_lowercase() } else { stripped.to_owned() };
                 Ok(Plan {
-                    pieces: vec![piece],
+                    pieces: Pieces::whole(piece),
                     pooling: self.model_pooling.clone(),
-                    divisor: 1,
                     finish: Finish { cut: true, ..finish },
                     pooling_ignored: ignores(requested, &self.model_pooling),
                 })
@@ -214,7 +259,7 @@ impl Treatment {
             Profile::Onnx => {
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
-                Ok(Plan { pieces: vec![text], pooling, divisor: 1, finish, pooling_ignored })
+                Ok(Plan { pieces: Pieces::whole(text), pooling, finish, pooling_ignored })
             }
         }
     }
@@ -228,11 +273,6 @@ fn ignores(requested: &str, used: &[PoolingMode]) -> bool {
         Some(PoolingStrategy::Cls) => used != [PoolingMode::Cls],
         None => true,
     }
-}
-
-fn sentences(text: &str) -> Vec<String> {
-    let text = collapse_whitespace(text);
-    split_sentences(&text).into_iter().map(|span| text[span].to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -258,6 +298,12 @@ mod tests {
         }
     }
 
+    /// All pieces, and the divisor.
+    fn all(mut pieces: Pieces) -> (Vec<String>, usize) {
+        let texts = std::iter::from_fn(|| pieces.advance().map(str::to_owned)).collect();
+        (texts, pieces.divisor())
+    }
+
     fn treatment(profile: Profile) -> Treatment {
         Treatment::new(profile, Switches::default(), &model())
     }
@@ -276,22 +322,22 @@ mod tests {
     fn prompts_and_prefixes_come_in_the_reference_order() {
         let switches = Switches { task_prefixes: true, ..Switches::default() };
         let treatment = Treatment::new(Profile::SentenceTransformers, switches, &model());
-        let pieces = |request: &EmbedRequest| treatment.plan(request).map(|plan| plan.pieces);
-        assert_eq!(pieces(&EmbedRequest::query(" x ")), Ok(vec!["Q: query:  x".to_owned()]));
-        assert_eq!(pieces(&EmbedRequest::passage(" x ")), Ok(vec!["x".to_owned()]));
+        let pieces = |request: EmbedRequest| treatment.plan(request).map(|plan| all(plan.pieces).0);
+        assert_eq!(pieces(EmbedRequest::query(" x ")), Ok(vec!["Q: query:  x".to_owned()]));
+        assert_eq!(pieces(EmbedRequest::passage(" x ")), Ok(vec!["x".to_owned()]));
         let odd = EmbedRequest { task_name: Some("foo".into()), ..EmbedRequest::passage("x") };
-        assert_eq!(pieces(&odd), Ok(vec!["foo: x".to_owned()]));
+        assert_eq!(pieces(odd), Ok(vec!["foo: x".to_owned()]));
         let own = EmbedRequest { prompt: Some("mine ".into()), ..EmbedRequest::query("x") };
-        assert_eq!(pieces(&own), Ok(vec!["mine query: x".to_owned()]));
+        assert_eq!(pieces(own), Ok(vec!["mine query: x".to_owned()]));
     }
 
     #[test]
     fn only_the_transformers_profile_minds_the_pooling_strategy() {
         let request = |pooling: &str| EmbedRequest { pooling: Some(pooling.into()), ..EmbedRequest::passage("x") };
         let transformers = treatment(Profile::Transformers);
-        assert_eq!(transformers.plan(&request("")).expect("default").pooling, [PoolingMode::Mean]);
-        assert_eq!(transformers.plan(&request("cls")).expect("cls").pooling, [PoolingMode::Cls]);
-        let error = transformers.plan(&request("CLS")).expect_err("letter case counts");
+        assert_eq!(transformers.plan(request("")).expect("default").pooling, [PoolingMode::Mean]);
+        assert_eq!(transformers.plan(request("cls")).expect("cls").pooling, [PoolingMode::Cls]);
+        let error = transformers.plan(request("CLS")).expect_err("letter case counts");
         assert!(error.message().starts_with("invalid pooling method 'CLS'"), "{error}");
         for (profile, pooling, ignored) in [
             (Profile::SentenceTransformers, "masked_mean", false),
@@ -300,7 +346,7 @@ mod tests {
             (Profile::Onnx, "cls", true),
             (Profile::Onnx, "", false),
         ] {
-            let plan = treatment(profile).plan(&request(pooling)).expect("accepted");
+            let plan = treatment(profile).plan(request(pooling)).expect("accepted");
             assert_eq!(plan.pooling_ignored, ignored, "{profile} {pooling}");
         }
     }
@@ -312,13 +358,16 @@ mod tests {
         let text: String = (0..60).map(|number| format!("This is sentence {number}. ")).collect();
         let request = EmbedRequest { pooling: Some("nonsense".into()), ..EmbedRequest::passage(text) };
         let treatment = Treatment::new(Profile::Transformers, Switches::default(), &dpr);
-        let plan = treatment.plan(&request).expect("a plan");
-        assert_eq!(plan.pieces, ["This is sentence 0.", "This is sentence 25.", "This is sentence 50."]);
-        assert_eq!((&plan.pooling[..], plan.divisor, plan.pooling_ignored), (&[PoolingMode::Cls][..], 60, true));
+        let plan = treatment.plan(request.clone()).expect("a plan");
+        assert_eq!((&plan.pooling[..], plan.pooling_ignored), (&[PoolingMode::Cls][..], true));
+        let (pieces, divisor) = all(plan.pieces);
+        assert_eq!(pieces, ["This is sentence 0.", "This is sentence 25.", "This is sentence 50."]);
+        assert_eq!(divisor, 60);
         assert_eq!(treatment.quirks().len(), 1);
         let direct = Switches { direct_tokenize: true, ..Switches::default() };
         let direct = Treatment::new(Profile::Transformers, direct, &dpr);
-        assert_eq!(direct.plan(&request).map(|plan| (plan.pieces.len(), plan.divisor)), Ok((1, 1)));
+        let (pieces, divisor) = all(direct.plan(request).expect("a plan").pieces);
+        assert_eq!((pieces.len(), divisor), (1, 1));
         assert!(direct.quirks().is_empty());
     }
 
@@ -341,9 +390,9 @@ mod tests {
     #[test]
     fn a_text_without_a_sentence_is_refused_only_where_sentences_are_made() {
         for text in ["", " \n\u{1f}\u{2003}"] {
-            assert!(treatment(Profile::Transformers).plan(&EmbedRequest::passage(text)).is_err());
-            assert!(treatment(Profile::Onnx).plan(&EmbedRequest::passage(text)).is_ok());
-            assert!(treatment(Profile::SentenceTransformers).plan(&EmbedRequest::passage(text)).is_ok());
+            assert!(treatment(Profile::Transformers).plan(EmbedRequest::passage(text)).is_err());
+            assert!(treatment(Profile::Onnx).plan(EmbedRequest::passage(text)).is_ok());
+            assert!(treatment(Profile::SentenceTransformers).plan(EmbedRequest::passage(text)).is_ok());
         }
     }
 }

@@ -44,13 +44,49 @@ fn weighted_sum(rows: &[f32], width: usize, weight: impl Fn(usize) -> f64, divis
     sums.into_iter().map(|sum| (sum / divisor) as f32).collect()
 }
 
-/// Sum of several vectors of one length over `divisor`; a single vector over 1 is returned as it is.
-pub fn sum_over(mut vectors: Vec<Vec<f32>>, divisor: usize) -> Vec<f32> {
-    if (vectors.len(), divisor) == (1, 1) {
-        return vectors.swap_remove(0);
+/// A sum of vectors of one length, in f64, that grows vector by vector. The order of the vectors is that of the additions.
+#[derive(Debug, Default)]
+pub struct Sum {
+    /// The first vector, while it is the only one.
+    only: Vec<f32>,
+    sums: Vec<f64>,
+    vectors: usize,
+}
+
+impl Sum {
+    /// Adds a vector.
+    pub fn add(&mut self, vector: Vec<f32>) {
+        if self.vectors == 0 {
+            self.only = vector;
+        } else {
+            if self.vectors == 1 {
+                let only = std::mem::take(&mut self.only);
+                self.sums = vec![0.0; only.len()];
+                self.add_up(&only);
+            }
+            self.add_up(&vector);
+        }
+        self.vectors += 1;
     }
-    let width = vectors.first().map_or(0, Vec::len);
-    weighted_sum(&vectors.concat(), width.max(1), |_| 1.0, divisor as f64)
+
+    fn add_up(&mut self, vector: &[f32]) {
+        for (sum, &value) in self.sums.iter_mut().zip(vector) {
+            *sum += f64::from(value);
+        }
+    }
+
+    /// The sum over `divisor`; a single vector over 1 is returned as it is.
+    pub fn over(mut self, divisor: usize) -> Vec<f32> {
+        if self.vectors <= 1 {
+            if divisor == 1 {
+                return self.only;
+            }
+            let only = std::mem::take(&mut self.only);
+            self.sums = vec![0.0; only.len()];
+            self.add_up(&only);
+        }
+        self.sums.into_iter().map(|sum| (sum / divisor as f64) as f32).collect()
+    }
 }
 
 /// Keeps the first `dimensions` values as a Python slice `v[:dimensions]` does: a negative number drops that many from
@@ -112,10 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn one_vector_over_one_is_that_vector() {
-        assert_eq!(sum_over(vec![vec![0.1, 0.2]], 1), [0.1, 0.2]);
-        assert_eq!(sum_over(vec![vec![1.0, 2.0], vec![3.0, 6.0]], 2), [2.0, 4.0]);
-        assert_eq!(sum_over(vec![vec![1.0, 2.0]], 4), [0.25, 0.5]);
+    fn one_vector_over_one_is_that_vector_and_more_are_summed() {
+        let sum_over = |vectors: &[[f32; 2]], divisor| {
+            let mut sum = Sum::default();
+            vectors.iter().for_each(|vector| sum.add(vector.to_vec()));
+            sum.over(divisor)
+        };
+        let [negative_zero, _] = sum_over(&[[-0.0, 0.2]], 1)[..] else { panic!("two values") };
+        assert!(negative_zero.is_sign_negative(), "as it is");
+        assert_eq!(sum_over(&[[1.0, 2.0], [3.0, 6.0]], 2), [2.0, 4.0]);
+        assert_eq!(sum_over(&[[1.0, 2.0]], 4), [0.25, 0.5]);
+        assert!(sum_over(&[], 1).is_empty());
     }
 
     #[test]

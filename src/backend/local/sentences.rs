@@ -6,7 +6,7 @@
 //!
 //! 1. [`Candidates`]: marks that could end a sentence, each with a small *context* of text around it;
 //! 2. [`contains_break`]: the context's words, a first look at each word alone, a second at each pair;
-//! 3. [`realign`]: closing quotes and brackets go back to the sentence they close.
+//! 3. [`Sentences`]: closing quotes and brackets go back to the sentence they close.
 //!
 //! Every step reads its input once, so the time is linear in the length of the text, whatever the text is.
 //! The original asks Python's Unicode tables (14.0 in Python 3.11). Every character assigned in 14.0 is classed here as
@@ -40,42 +40,70 @@ pub fn collapse_whitespace(text: &str) -> String {
 /// reference collapses whitespace first ([`collapse_whitespace`]); a text that still has line breaks is split as
 /// NLTK would split it.
 pub fn split_sentences(text: &str) -> Vec<Range<usize>> {
-    realign(text, &slices(text))
+    let mut sentences = Sentences::default();
+    iter::from_fn(|| sentences.next(text)).collect()
+}
+
+/// The sentences of a text one after the other, as [`split_sentences`] has them: of a text of millions only one need be
+/// there at a time.
+#[derive(Debug, Default)]
+pub struct Sentences {
+    slices: Slices,
+    /// The slice that comes next, once it is known, and what of its head belongs to the one before.
+    ahead: Option<(Range<usize>, usize)>,
+    begun: bool,
+}
+
+impl Sentences {
+    /// The next sentence of a text, the same at each call, as a byte range.
+    pub fn next(&mut self, text: &str) -> Option<Range<usize>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.ahead = self.slices.next(text).map(|slice| (slice, 0));
+        }
+        loop {
+            // Closing punctuation at the head of a slice goes to the end of the slice before it; what is then empty is
+            // dropped.
+            let (slice, moved) = self.ahead.take()?;
+            let start = slice.start + moved;
+            let mut end = slice.end;
+            if let Some(next) = self.slices.next(text) {
+                let mut moved = 0;
+                if let Some((closers, consumed)) = closing_punctuation(&text[next.clone()]) {
+                    end = next.start + closers;
+                    moved = consumed;
+                }
+                self.ahead = Some((next, moved));
+            }
+            if start < end {
+                return Some(start..end);
+            }
+        }
+    }
 }
 
 /// The stretches between accepted breaks, before realignment.
-fn slices(text: &str) -> Vec<Range<usize>> {
-    let mut slices = Vec::new();
-    let mut start = 0;
-    for candidate in Candidates::new(text) {
-        if contains_break(&text[candidate.context()]) {
-            slices.push(start..candidate.mark + 1);
-            start = candidate.next_start;
-        }
-    }
-    slices.push(start..text.trim_end_matches(is_whitespace).len());
-    slices
+#[derive(Debug, Default)]
+struct Slices {
+    candidates: Candidates,
+    start: usize,
+    ended: bool,
 }
 
-/// Moves closing punctuation at the head of a slice to the end of the slice before it, and drops what is then empty.
-fn realign(text: &str, slices: &[Range<usize>]) -> Vec<Range<usize>> {
-    let mut sentences = Vec::with_capacity(slices.len());
-    let mut moved = 0;
-    for (index, slice) in slices.iter().enumerate() {
-        let start = slice.start + moved;
-        let mut end = slice.end;
-        moved = 0;
-        if let Some(next) = slices.get(index + 1)
-            && let Some((closers, consumed)) = closing_punctuation(&text[next.clone()])
-        {
-            end = next.start + closers;
-            moved = consumed;
+impl Slices {
+    fn next(&mut self, text: &str) -> Option<Range<usize>> {
+        if self.ended {
+            return None;
         }
-        if start < end {
-            sentences.push(start..end);
+        let start = self.start;
+        while let Some(candidate) = self.candidates.next(text) {
+            if contains_break(&text[candidate.context()]) {
+                self.start = candidate.next_start;
+                return Some(start..candidate.mark + 1);
+            }
         }
+        self.ended = true;
+        Some(start..text.trim_end_matches(is_whitespace).len())
     }
-    sentences
 }
 
 /// Closing quotes and brackets at the head of a slice, if they stand apart from what follows: before whitespace, a
@@ -109,18 +137,14 @@ impl Candidate {
 }
 
 /// The candidates of a text; of a run with overlapping words before the marks only the last is kept.
-struct Candidates<'t> {
-    text: &'t str,
+#[derive(Debug, Default)]
+struct Candidates {
     position: usize,
     last_blank: usize,
     pending: Option<Candidate>,
 }
 
-impl<'t> Candidates<'t> {
-    fn new(text: &'t str) -> Self {
-        Self { text, position: 0, last_blank: 0, pending: None }
-    }
-
+impl Candidates {
     /// The word before a mark begins after the last blank since the previous candidate's mark. Without such a blank
     /// the original falls back to the start of the previous candidate's word, and it takes a blank at the very first
     /// place it looks at for none.
@@ -128,20 +152,16 @@ impl<'t> Candidates<'t> {
         let (previous_start, previous_mark) = self.pending.as_ref().map_or((0, 0), |last| (last.word_start, last.mark));
         if self.last_blank > previous_mark { self.last_blank + 1 } else { previous_start }
     }
-}
 
-impl Iterator for Candidates<'_> {
-    type Item = Candidate;
-
-    fn next(&mut self) -> Option<Candidate> {
-        while let Some(&byte) = self.text.as_bytes().get(self.position) {
+    fn next(&mut self, text: &str) -> Option<Candidate> {
+        while let Some(&byte) = text.as_bytes().get(self.position) {
             let mark = self.position;
             self.position += 1;
             match byte {
                 // ASCII only, as in the original (Python's `string.whitespace`).
                 b' ' | b'\t'..=b'\r' => self.last_blank = mark,
                 b'.' | b'?' | b'!' => {
-                    let Some((context_end, next_start)) = after_mark(self.text, mark + 1) else { continue };
+                    let Some((context_end, next_start)) = after_mark(text, mark + 1) else { continue };
                     let candidate = Candidate { word_start: self.word_start(), mark, context_end, next_start };
                     let word_start = candidate.word_start;
                     if let Some(previous) = self.pending.replace(candidate)

@@ -1,6 +1,7 @@
 //! Text to token ids. The only module that knows the tokenizers crate.
 
 mod byte_pairs;
+mod prefix;
 mod sentencepiece;
 mod special;
 mod word_piece;
@@ -22,6 +23,8 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_tokens: usize,
     special_tokens: bool,
+    /// What comes behind a blank changes nothing before it.
+    word_by_word: bool,
 }
 
 /// Token ids of one text.
@@ -68,7 +71,8 @@ impl TextTokenizer {
                 "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
             )));
         }
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true })
+        let word_by_word = prefix::is_word_by_word(&tokenizer);
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, word_by_word })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -86,8 +90,23 @@ impl TextTokenizer {
         self.max_tokens
     }
 
-    /// Encodes a text, special tokens included where the model has them, cut at the end to the limit.
+    /// Encodes a text, special tokens included where the model has them, cut at the end to the limit. Of a text far longer
+    /// than the limit no more is looked at than it takes, where the tokenizer allows that.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
+        if self.word_by_word {
+            let mut length = self.max_tokens.saturating_mul(prefix::BYTES_PER_TOKEN);
+            while let Some(end) = prefix::end(text, length) {
+                let tokens = self.encode_all(&text[..end])?;
+                if tokens.truncated {
+                    return Ok(tokens);
+                }
+                length = end.saturating_mul(4);
+            }
+        }
+        self.encode_all(text)
+    }
+
+    fn encode_all(&self, text: &str) -> Result<Tokens> {
         let encoding = self
             .tokenizer
             .encode_fast(text, self.special_tokens)

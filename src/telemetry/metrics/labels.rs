@@ -112,6 +112,8 @@ label! {
         MaxTextBytes = "max_text_bytes",
         /// Tokens asked for, or token ids sent.
         MaxTokenizeBytes = "max_tokenize_bytes",
+        /// Size of a class.
+        MaxClassBytes = "max_class_bytes",
         /// Requests under way to one upstream.
         UpstreamConcurrency = "upstream_concurrency",
         /// The caller's own patience.

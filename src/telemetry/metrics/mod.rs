@@ -10,7 +10,7 @@
 pub mod instrument;
 pub mod labels;
 pub mod page;
-mod process;
+pub mod process;
 
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;

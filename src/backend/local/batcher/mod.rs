@@ -1,9 +1,10 @@
 //! The queue in front of the encoder: bounded, two classes, continuous batches.
 //!
-//! A call asks for room ([`Batcher::admit`]), puts its pieces in ([`Admission::submit`]) and holds the [`Submission`]
-//! while it awaits its answers; the inference thread takes a [`Batch`] whenever it is free ([`Batcher::next_batch`]).
-//! A *piece* is one token sequence; a *call* is all the pieces that one request brings, of one text or of many. Nothing
-//! here knows tensors or tokenizers.
+//! A call asks for room ([`Batcher::admit`]), puts pieces in ([`Admission::submit`]) and holds the [`Submission`] while it
+//! awaits its answers; the inference thread takes a [`Batch`] whenever it is free ([`Batcher::next_batch`]). A *piece* is
+//! one token sequence; a *call* is all the pieces that one request brings, of one text or of many. A call that has more
+//! than its share of the room brings them portion by portion, as they are dispatched ([`Submission::wants_more`],
+//! [`Submission::admit`]). Nothing here knows tensors or tokenizers.
 //!
 //! The rules, each one tested:
 //!
@@ -14,15 +15,19 @@
 //!   these bring. Pieces of a call keep their order.
 //! - **Queries first.** While queries wait, batches are for them, but at most [`Options::queries_in_a_row`] while a
 //!   passage waits; then the passages have one batch.
-//! - **Bounded room, waiting at the door.** What waits never weighs more than [`Options::waiting_tokens`]; whoever finds
-//!   no room waits, first come first, until its whole call fits or its deadline passes. One eighth of the room is the
-//!   queries', the rest the passages': an import that fills its part makes no query wait, and queries without end take
-//!   no room from passages. A call larger than its class's part has it to itself once that part is empty.
+//! - **Bounded room, waiting at the door.** What waits never weighs more than [`Options::waiting_tokens`], except one piece
+//!   that alone weighs more. Whoever finds no room waits, first come first, until what it asks for fits or its deadline
+//!   passes. One eighth of the room is the queries', the rest the passages': an import that fills its part makes no query
+//!   wait, and queries without end take no room from passages.
+//! - **A share of the room.** A call holds at most its [`Options::share`] of its class's part, however much it brings. Nobody
+//!   at the door asks for more than a turn, and a call is there once: so whoever comes to a room that large calls have
+//!   filled waits for a turn of each of them, not for their end.
 //! - **A deadline is for the beginning.** A call of which nothing was dispatched by its deadline can be withdrawn whole
 //!   ([`Submission::withdraw_untouched`]); one that has begun is finished.
 //! - **Who leaves costs nothing.** Dropping the future, the [`Admission`] or the [`Submission`] gives its room back at
 //!   once; a piece that says [`Piece::is_cancelled`] is dropped instead of dispatched.
-//! - **Drain.** After [`Batcher::close`] nobody is admitted; who was admitted before is served, then the consumers end.
+//! - **Drain.** After [`Batcher::close`] no call is admitted; one that was admitted before is served, all its portions,
+//!   then the consumers end.
 
 mod lane;
 mod room;
@@ -41,6 +46,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The queries' part of [`Options::waiting_tokens`] is one in so many. Queries are short, and their part is worth
 /// hundreds of them even in a small room.
 const QUERY_PART: usize = 8;
+
+/// A call may have one in so many of its class's part.
+const SHARES: usize = 8;
 
 /// Who is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,6 +107,20 @@ impl Options {
             Class::Passage => self.waiting_tokens - queries,
         }
     }
+
+    /// The part of its class's room that one call may have: enough for the batch that is gathered and the one after it.
+    pub const fn share(&self, class: Class) -> usize {
+        let (part, two_batches) = (self.room(class) / SHARES, self.budget(class).saturating_mul(2));
+        if part > two_batches { part } else { two_batches }
+    }
+
+    /// The budget of a class's batch.
+    const fn budget(&self, class: Class) -> usize {
+        match class {
+            Class::Query => self.query_batch_tokens,
+            Class::Passage => self.batch_tokens,
+        }
+    }
 }
 
 /// What the consumer computes in one go.
@@ -127,6 +149,24 @@ pub struct Depth {
     pub at_the_door: usize,
     /// Pieces dropped since the start because their caller had left.
     pub dropped: u64,
+}
+
+/// What a call should bring next, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// This much, or one piece.
+    pub tokens: usize,
+    /// It should not wait for room for more than this, or one piece.
+    pub turn: usize,
+}
+
+/// How much room is wanted, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// What is waited for.
+    pub least: usize,
+    /// What is taken where nobody has to wait for it.
+    pub most: usize,
 }
 
 /// Handle to the queue; clones share it.
@@ -163,7 +203,7 @@ struct State<P> {
     lanes: [Lane<P>; 2],
     /// Indexed by class.
     rooms: [Room; 2],
-    /// Calls that have room and did not submit yet.
+    /// Admissions with which nothing was submitted yet.
     unsubmitted: usize,
     /// Batches of queries in a row that a waiting passage has seen.
     overtaken: usize,
@@ -177,7 +217,7 @@ impl<P: Piece> Batcher<P> {
         let state = State {
             options,
             phase: Phase::Open,
-            lanes: [Lane::new(options.query_batch_tokens / 4), Lane::new(options.batch_tokens / 4)],
+            lanes: Class::ALL.map(|class| Lane::new(options.budget(class) / 4)),
             rooms: Class::ALL.map(|class| Room::new(options.room(class))),
             unsubmitted: 0,
             overtaken: 0,
@@ -195,45 +235,30 @@ impl<P: Piece> Batcher<P> {
     pub fn resize(&self, options: Options) {
         self.shared.change(|state, _| {
             state.options = options;
-            state.lanes[Class::Query as usize].set_turn(options.query_batch_tokens / 4);
-            state.lanes[Class::Passage as usize].set_turn(options.batch_tokens / 4);
-            Class::ALL.iter().for_each(|&class| state.rooms[class as usize].set_bound(options.room(class)));
+            for class in Class::ALL {
+                state.lanes[class as usize].set_turn(options.budget(class) / 4);
+                state.rooms[class as usize].set_bound(options.room(class));
+            }
         });
     }
 
-    /// Waits for room for a whole call of `tokens`, which may be an upper bound. A call that finds room is admitted
-    /// even if its deadline has passed. Must run where tokio's timer runs if there is a deadline.
+    /// What a new call of a class should bring first.
+    pub fn wanted(&self, class: Class) -> Wanted {
+        self.shared.lock().wanted(class, 0)
+    }
+
+    /// Waits for room for a new call: for what there is at once up to `ask.most` tokens, else
+    /// for `ask.least`. Both may be upper bounds. A call that finds room is
+    /// admitted even if its deadline has passed. Must run where tokio's timer runs if there is a deadline.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Overloaded`] when the deadline passes first, [`Batcher::refusal`] after [`Batcher::close`].
-    pub async fn admit(&self, class: Class, tokens: usize, deadline: Option<Instant>) -> Result<Admission<P>> {
-        let entry = self.shared.change(|state, _| {
-            if state.phase > Phase::Open {
-                return Err(state.phase.refusal());
-            }
-            let room = &mut state.rooms[class as usize];
-            if room.enter(tokens) {
-                state.unsubmitted += 1;
-                return Ok(None);
-            }
-            Ok(Some(room.wait(tokens)))
-        })?;
-        let admission = || Admission { shared: self.shared.clone(), class, tokens: Some(tokens) };
-        let Some((number, admitted)) = entry else {
-            return Ok(admission());
-        };
-        let mut at_the_door = AtTheDoor { shared: &self.shared, class, number, tokens, inside: false };
-        let admitted = match deadline {
-            None => admitted.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), admitted).await {
-                Ok(admitted) => admitted,
-                Err(_) => return Err(self.no_room(class, tokens)),
-            },
-        };
-        admitted.map_err(|_| self.refusal())?;
-        at_the_door.inside = true;
-        Ok(admission())
+    pub async fn admit(&self, class: Class, ask: Ask, deadline: Option<Instant>) -> Result<Admission<P>> {
+        let admitted = self.shared.admit(class, ask, None);
+        let Some(deadline) = deadline else { return admitted.await };
+        let admitted = tokio::time::timeout_at(deadline.into(), admitted).await;
+        admitted.unwrap_or_else(|_| Err(self.no_room(class, ask.most)))
     }
 
     fn no_room(&self, class: Class, tokens: usize) -> Error {
@@ -297,7 +322,7 @@ impl<P: Piece> Batcher<P> {
 
     /// What is said to a call that is not served any more.
     pub fn refusal(&self) -> Error {
-        self.shared.lock().phase.refusal()
+        self.shared.refusal()
     }
 
     fn end(&self, phase: Phase) {
@@ -319,6 +344,37 @@ impl<P: Piece> Batcher<P> {
 }
 
 impl<P> Shared<P> {
+    /// Waits for room, for a new call or for more of one.
+    async fn admit(self: &Arc<Self>, class: Class, ask: Ask, call: Option<u64>) -> Result<Admission<P>> {
+        let last = if call.is_some() { Phase::Draining } else { Phase::Open };
+        let entry = self.change(|state, _| {
+            if state.phase > last {
+                return Err(state.phase.refusal());
+            }
+            let room = &mut state.rooms[class as usize];
+            match room.enter(ask.least, ask.most) {
+                Some(tokens) => {
+                    state.unsubmitted += 1;
+                    Ok(Ok(tokens))
+                }
+                None => Ok(Err(room.wait(ask.least, call.is_some()))),
+            }
+        })?;
+        let admission = |tokens| Admission { shared: self.clone(), class, call, tokens: Some(tokens) };
+        let (number, admitted) = match entry {
+            Ok(tokens) => return Ok(admission(tokens)),
+            Err(waiting) => waiting,
+        };
+        let mut at_the_door = AtTheDoor { shared: self, class, number, tokens: ask.least, inside: false };
+        admitted.await.map_err(|_| self.refusal())?;
+        at_the_door.inside = true;
+        Ok(admission(ask.least))
+    }
+
+    fn refusal(&self) -> Error {
+        self.lock().phase.refusal()
+    }
+
     /// No code of ours panics with the lock held; a [`Piece`]'s may, and each step before it left the state whole.
     fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -336,7 +392,8 @@ impl<P> Shared<P> {
     /// Ends a change: admits who fits now, wakes consumers, and drops pieces outside the lock, as their drop may run
     /// anybody's code.
     fn settle(&self, mut state: MutexGuard<'_, State<P>>, dropped: Vec<P>) {
-        let admitted = state.admit_waiting();
+        let mut told = state.admit_waiting();
+        state.lanes.iter_mut().for_each(|lane| told.append(&mut lane.hungry()));
         let (parked, pieces, ended) = (state.parked > 0, state.has_pieces(), state.has_ended());
         drop(state);
         if parked && ended {
@@ -345,7 +402,7 @@ impl<P> Shared<P> {
             // One is enough: if it leaves something, it wakes the next.
             self.news.notify_one();
         }
-        for caller in admitted {
+        for caller in told {
             // A caller who left meanwhile gives the room back itself.
             let _ = caller.send(());
         }
@@ -361,7 +418,9 @@ impl<P> State<P> {
     fn has_ended(&self) -> bool {
         match self.phase {
             Phase::Open => false,
-            Phase::Draining => self.unsubmitted == 0 && !self.has_pieces(),
+            Phase::Draining => {
+                self.unsubmitted == 0 && !self.lanes.iter().any(|lane| lane.awaits_more() || !lane.is_empty())
+            }
             Phase::Stopped | Phase::Failed => true,
         }
     }
@@ -370,7 +429,15 @@ impl<P> State<P> {
         if self.phase < phase {
             self.phase = phase;
         }
-        self.rooms.iter_mut().for_each(Room::turn_away);
+        let all = self.phase >= Phase::Stopped;
+        self.rooms.iter_mut().for_each(|room| room.turn_away(all));
+    }
+
+    /// What a call that has `waiting` tokens here should bring next: at least a turn, as there may be room for it by then.
+    fn wanted(&self, class: Class, waiting: usize) -> Wanted {
+        let (share, turn) = (self.options.share(class), self.lanes[class as usize].turn().max(1));
+        let tokens = share.saturating_sub(waiting).min(self.rooms[class as usize].free()).max(turn);
+        Wanted { tokens, turn }
     }
 
     fn admit_waiting(&mut self) -> Vec<oneshot::Sender<()>> {
@@ -445,41 +512,66 @@ impl<P> Drop for AtTheDoor<'_, P> {
     }
 }
 
-/// Room for one call. Dropping it gives the room back.
+/// Room for pieces of one call. Dropping it gives the room back.
 #[must_use = "dropping it gives the room back"]
 pub struct Admission<P> {
     shared: Arc<Shared<P>>,
     class: Class,
+    /// The call that is here before; `None`: a new one.
+    call: Option<u64>,
     /// `None` once submitted.
     tokens: Option<usize>,
 }
 
 impl<P: Piece> Admission<P> {
-    /// Queues the call's pieces, in this order, and gives room that they do not need back. Does not wait.
+    /// How much room there is.
+    pub fn tokens(&self) -> usize {
+        self.tokens.unwrap_or(0)
+    }
+
+    /// Queues pieces of a new call, in this order, and gives room that they do not need back. Does not wait. `more`: the
+    /// call has not brought everything with this.
     ///
     /// # Errors
     ///
     /// Nothing is queued, and the pieces are dropped: [`ErrorKind::Internal`] if they weigh more than was admitted,
     /// [`ErrorKind::Unavailable`] after [`Batcher::stop`].
-    pub fn submit(mut self, pieces: impl IntoIterator<Item = P>) -> Result<Submission<P>> {
+    pub fn submit(mut self, pieces: impl IntoIterator<Item = P>, more: bool) -> Result<Submission<P>> {
+        let call = self.put(pieces, more)?;
+        Ok(Submission { shared: self.shared.clone(), class: self.class, call })
+    }
+
+    fn put(&mut self, pieces: impl IntoIterator<Item = P>, more: bool) -> Result<u64> {
         let pieces: Vec<(usize, P)> = pieces.into_iter().map(|piece| (piece.tokens(), piece)).collect();
         let needed: usize = pieces.iter().map(|(tokens, _)| tokens).sum();
-        let admitted = self.tokens.unwrap_or(0);
+        let admitted = self.tokens();
         if needed > admitted {
             return Err(Error::internal(format!("a call admitted for {admitted} tokens brought {needed}")));
         }
         let since = Instant::now();
-        let call = self.shared.change(|state, dropped| {
+        let mut refused = Vec::new();
+        let outcome = self.shared.change(|state, _| {
             if state.phase >= Phase::Stopped {
-                dropped.extend(pieces.into_iter().map(|(_, piece)| piece));
+                refused = pieces;
                 return Err(state.phase.refusal());
+            }
+            let lane = &mut state.lanes[self.class as usize];
+            let number = self.call.unwrap_or_else(|| lane.open(since));
+            if let Err(pieces) = lane.push(number, pieces) {
+                refused = pieces;
+                return Err(Error::internal("a call that was withdrawn brought more"));
+            }
+            if !more {
+                lane.close(number);
             }
             self.tokens = None;
             state.unsubmitted -= 1;
             state.rooms[self.class as usize].leave(admitted - needed);
-            Ok(state.lanes[self.class as usize].push(pieces, since))
-        })?;
-        Ok(Submission { shared: self.shared.clone(), class: self.class, call })
+            Ok(number)
+        });
+        // Not under the lock: their drop may run anybody's code.
+        drop(refused);
+        outcome
     }
 }
 
@@ -500,6 +592,46 @@ pub struct Submission<P> {
     shared: Arc<Shared<P>>,
     class: Class,
     call: u64,
+}
+
+impl<P: Piece> Submission<P> {
+    /// Waits until no more than half of the call's share is left in the queue. Returns what it should bring next.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] if the call is not in the queue any more.
+    pub async fn wants_more(&self) -> Result<Wanted> {
+        let word = self.shared.change(|state, _| {
+            let half = state.options.share(self.class) / 2;
+            state.lanes[self.class as usize].when_left(self.call, half)
+        });
+        word.await.map_err(|_| self.shared.refusal())?;
+        let state = self.shared.lock();
+        Ok(state.wanted(self.class, state.lanes[self.class as usize].tokens_of(self.call)))
+    }
+
+    /// Waits for room for more of the call, as [`Batcher::admit`] does for its beginning. Its deadline is the whole call's.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`] after [`Batcher::stop`].
+    pub async fn admit(&self, ask: Ask) -> Result<Admission<P>> {
+        self.shared.admit(self.class, ask, Some(self.call)).await
+    }
+
+    /// Queues more pieces of the call, with room that [`Submission::admit`] found. `more`: this is still not everything.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admission::submit`].
+    pub fn add(&self, mut room: Admission<P>, pieces: impl IntoIterator<Item = P>, more: bool) -> Result<()> {
+        room.put(pieces, more).map(|_| ())
+    }
+
+    /// The call has brought everything.
+    pub fn complete(&self) {
+        self.shared.change(|state, _| state.lanes[self.class as usize].close(self.call));
+    }
 }
 
 impl<P> Submission<P> {

@@ -12,18 +12,19 @@ pub(super) struct Room {
     /// Who waits, by the number drawn: lowest first. Whoever is not here any more was admitted.
     line: BTreeMap<u64, Waiting>,
     next_number: u64,
-    closed: bool,
 }
 
 struct Waiting {
     tokens: usize,
+    /// Its call has been inside before.
+    returns: bool,
     /// Dropped, with nothing said, once the door is closed for good.
     caller: Option<oneshot::Sender<()>>,
 }
 
 impl Room {
     pub(super) fn new(bound: usize) -> Self {
-        Room { bound, held: 0, line: BTreeMap::new(), next_number: 0, closed: false }
+        Room { bound, held: 0, line: BTreeMap::new(), next_number: 0 }
     }
 
     pub(super) fn set_bound(&mut self, tokens: usize) {
@@ -35,21 +36,27 @@ impl Room {
         self.held == 0 || self.held.checked_add(tokens).is_some_and(|held| held <= self.bound)
     }
 
-    /// In at once, if there is room and nobody waits.
-    pub(super) fn enter(&mut self, tokens: usize) -> bool {
-        let enters = self.line.is_empty() && self.fits(tokens);
-        if enters {
+    /// What of the room nobody has, or waits for.
+    pub(super) fn free(&self) -> usize {
+        if self.line.is_empty() { self.bound.saturating_sub(self.held) } else { 0 }
+    }
+
+    /// In at once with at least `least` and at most `most`, if there is room and nobody waits. Returns with how much.
+    pub(super) fn enter(&mut self, least: usize, most: usize) -> Option<usize> {
+        let enters = self.line.is_empty() && self.fits(least);
+        enters.then(|| {
+            let tokens = most.min(self.free()).max(least);
             self.held += tokens;
-        }
-        enters
+            tokens
+        })
     }
 
     /// Joins the line: a number, and the word that comes on admission.
-    pub(super) fn wait(&mut self, tokens: usize) -> (u64, oneshot::Receiver<()>) {
+    pub(super) fn wait(&mut self, tokens: usize, returns: bool) -> (u64, oneshot::Receiver<()>) {
         let (caller, admitted) = oneshot::channel();
         let number = self.next_number;
         self.next_number += 1;
-        self.line.insert(number, Waiting { tokens, caller: Some(caller) });
+        self.line.insert(number, Waiting { tokens, returns, caller: Some(caller) });
         (number, admitted)
     }
 
@@ -65,19 +72,20 @@ impl Room {
 
     /// Admits the first of the line if it fits. The caller is to be told.
     pub(super) fn admit_next(&mut self) -> Option<oneshot::Sender<()>> {
-        let first = self.line.first_entry().filter(|_| !self.closed)?;
-        let tokens = first.get().tokens;
+        // Those turned away are still in the line until they leave; that is when the queue ends.
+        let (&number, first) = self.line.iter().find(|(_, waiting)| waiting.caller.is_some())?;
+        let tokens = first.tokens;
         if !self.fits(tokens) {
             return None;
         }
         self.held += tokens;
-        self.line.pop_first().and_then(|(_, waiting)| waiting.caller)
+        self.line.remove(&number).and_then(|waiting| waiting.caller)
     }
 
-    /// Closes the door: the line hears so, and nobody else comes in.
-    pub(super) fn turn_away(&mut self) {
-        self.closed = true;
-        self.line.values_mut().for_each(|waiting| waiting.caller = None);
+    /// Turns the line away: newcomers only, or all. They hear so.
+    pub(super) fn turn_away(&mut self, all: bool) {
+        let away = |waiting: &&mut Waiting| all || !waiting.returns;
+        self.line.values_mut().filter(away).for_each(|waiting| waiting.caller = None);
     }
 
     pub(super) fn at_the_door(&self) -> usize {

@@ -59,11 +59,17 @@ fn probes(call: usize, weights: &[usize]) -> Vec<Probe> {
 
 /// Admits, which must need no waiting, and submits.
 fn put(batcher: &Batcher<Probe>, class: Class, call: usize, weights: &[usize]) -> Submission<Probe> {
-    let admission = batcher.admit(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
-    admission.submit(probes(call, weights)).unwrap()
+    let admission =
+        batcher.admit_all(class, weights.iter().sum(), None).now_or_never().expect("there is room").unwrap();
+    admission.submit(probes(call, weights), false).unwrap()
 }
 
 impl<P: Piece> Batcher<P> {
+    /// Room for a whole call.
+    async fn admit_all(&self, class: Class, tokens: usize, deadline: Option<Instant>) -> Result<Admission<P>> {
+        self.admit(class, Ask { least: tokens, most: tokens }, deadline).await
+    }
+
     /// What a consumer would get now, if anything.
     fn take_now(&self) -> Option<Batch<P>> {
         self.shared.change(|state, dropped| state.take(dropped))
@@ -108,7 +114,7 @@ fn what_was_gathered_goes_as_one_batch_within_the_budget_and_an_oversized_piece_
 fn other_sizes_hold_from_the_next_batch_on() {
     let batcher = Batcher::new(Options { waiting_tokens: 800, ..OPTIONS });
     let _held = put(&batcher, Class::Passage, 0, &[50; 10]);
-    let mut waiting = Box::pin(batcher.admit(Class::Passage, 600, None));
+    let mut waiting = Box::pin(batcher.admit_all(Class::Passage, 600, None));
     assert!(poll(waiting.as_mut()).is_none(), "500 of 700 are taken");
     assert_eq!(batcher.take_now().unwrap().tokens, 100);
     let wide = Options { batch_tokens: 1000, waiting_tokens: 8000, ..OPTIONS };
@@ -116,7 +122,7 @@ fn other_sizes_hold_from_the_next_batch_on() {
     assert_eq!(batcher.options(), wide);
     // There is room for who waited for it, at once.
     let admission = poll(waiting.as_mut()).expect("admitted").unwrap();
-    let _other = admission.submit(probes(1, &[300, 300])).unwrap();
+    let _other = admission.submit(probes(1, &[300, 300]), false).unwrap();
     // A turn is a quarter of the new budget; the first call has had 50 tokens of its turn.
     let batch = batcher.take_now().unwrap();
     assert_eq!((batch.tokens, &names(&batch)[..5]), (1000, &[(0, 2), (0, 3), (0, 4), (0, 5), (1, 0)][..]));
@@ -201,15 +207,15 @@ fn a_call_waits_for_room_and_first_come_is_first_served() {
     // 7000 for passages, 1000 for queries.
     let batcher = Batcher::new(OPTIONS);
     let first = put(&batcher, Class::Passage, 0, &[5000]);
-    let mut large = Box::pin(batcher.admit(Class::Passage, 3000, None));
+    let mut large = Box::pin(batcher.admit_all(Class::Passage, 3000, None));
     assert!(poll(large.as_mut()).is_none());
     // It would fit, but came later.
-    let mut small = Box::pin(batcher.admit(Class::Passage, 10, None));
+    let mut small = Box::pin(batcher.admit_all(Class::Passage, 10, None));
     assert!(poll(small.as_mut()).is_none());
     assert_eq!(batcher.depth(Class::Passage).at_the_door, 2);
     // Queries do not stand in that line.
     let _query = put(&batcher, Class::Query, 1, &[1000]);
-    assert!(batcher.admit(Class::Query, 1, None).now_or_never().is_none());
+    assert!(batcher.admit_all(Class::Query, 1, None).now_or_never().is_none());
 
     assert_eq!(batcher.take_now().unwrap().class, Class::Query);
     assert_eq!(batcher.take_now().unwrap().tokens, 5000);
@@ -223,13 +229,13 @@ fn a_call_waits_for_room_and_first_come_is_first_served() {
 fn a_call_larger_than_the_room_has_it_alone() {
     let batcher = Batcher::new(OPTIONS);
     let before = put(&batcher, Class::Passage, 0, &[1]);
-    let mut huge = Box::pin(batcher.admit(Class::Passage, 20_000, None));
+    let mut huge = Box::pin(batcher.admit_all(Class::Passage, 20_000, None));
     assert!(poll(huge.as_mut()).is_none());
     drop(before);
     let huge = poll(huge.as_mut()).unwrap().unwrap();
-    let mut after = Box::pin(batcher.admit(Class::Passage, 1, None));
+    let mut after = Box::pin(batcher.admit_all(Class::Passage, 1, None));
     assert!(poll(after.as_mut()).is_none());
-    let _huge = huge.submit(probes(0, &[100; 200])).unwrap();
+    let _huge = huge.submit(probes(0, &[100; 200]), false).unwrap();
     for _ in 0..129 {
         batcher.take_now().unwrap();
         assert!(poll(after.as_mut()).is_none());
@@ -242,9 +248,118 @@ fn a_call_larger_than_the_room_has_it_alone() {
 }
 
 #[test]
+fn a_large_call_is_brought_in_portions_within_its_share() {
+    let batcher = Batcher::new(OPTIONS);
+    // An eighth of 7000, and a quarter of a batch.
+    let wanted = batcher.wanted(Class::Passage);
+    assert_eq!(wanted, Wanted { tokens: 875, turn: 25 });
+    let ask = Ask { least: 20, most: 870 };
+    let room = batcher.admit(Class::Passage, ask, None).now_or_never().expect("there is room").unwrap();
+    assert_eq!(room.tokens(), 870);
+    let call = room.submit(probes(0, &[10; 87]), true).unwrap();
+    let mut more = Box::pin(call.wants_more());
+    for _ in 0..4 {
+        batcher.take_now().unwrap();
+        assert!(poll(more.as_mut()).is_none(), "more than half of its share is left");
+    }
+    batcher.take_now().unwrap();
+    assert_eq!(poll(more.as_mut()).expect("370 are left").unwrap(), Wanted { tokens: 505, turn: 25 });
+    let room = call.admit(Ask { least: 20, most: 500 }).now_or_never().expect("there is room").unwrap();
+    call.add(room, probes(0, &[10; 50]), true).unwrap();
+    assert_eq!(batcher.held(Class::Passage), 870);
+    while batcher.held(Class::Passage) > 0 {
+        batcher.take_now().unwrap();
+    }
+    // It is there without a piece until it says that nothing more comes; then its portions are over.
+    assert!(batcher.take_now().is_none() && !call.withdraw_untouched());
+    call.wants_more().now_or_never().expect("at once").unwrap();
+    call.complete();
+    assert!(call.wants_more().now_or_never().expect("at once").is_err());
+    assert_eq!(batcher.depth(Class::Passage).calls, 0);
+}
+
+/// A call without an end, ten tokens a piece.
+async fn feed_for_ever(batcher: &Batcher<Probe>, call: usize) {
+    let ask = |wanted: Wanted| Ask { least: wanted.turn / 10 * 10, most: wanted.tokens / 10 * 10 };
+    let pieces = |room: &Admission<Probe>| probes(call, &vec![10; room.tokens() / 10]);
+    let room = batcher.admit(Class::Passage, ask(batcher.wanted(Class::Passage)), None).await.unwrap();
+    let brought = pieces(&room);
+    let submission = room.submit(brought, true).unwrap();
+    loop {
+        let room = submission.admit(ask(submission.wants_more().await.unwrap())).await.unwrap();
+        let brought = pieces(&room);
+        submission.add(room, brought, true).unwrap();
+    }
+}
+
+/// However many large calls there are, the next one waits for a turn of each at the door and a turn of each in the queue.
+#[test]
+fn whoever_comes_to_large_calls_waits_for_a_turn_of_each_of_them() {
+    for large in [1, 8, 12, 40] {
+        let batcher = Batcher::new(OPTIONS);
+        let mut calls: Vec<_> = (0..large).map(|call| Box::pin(feed_for_ever(&batcher, call))).collect();
+        let mut poll_all = || calls.iter_mut().for_each(|call| assert!(poll(call.as_mut()).is_none()));
+        for _ in 0..20 {
+            poll_all();
+            assert_eq!(batcher.take_now().unwrap().tokens, 100);
+        }
+        poll_all();
+        assert!(large < 8 || batcher.held(Class::Passage) > 3400, "the room is filled");
+        let mut small = Box::pin(batcher.admit_all(Class::Passage, 20, None));
+        let (mut submission, mut batches) = (None, 0);
+        loop {
+            if submission.is_none()
+                && let Some(admission) = poll(small.as_mut())
+            {
+                submission = Some(admission.unwrap().submit(probes(large, &[20]), false).unwrap());
+            }
+            let served = batcher.take_now().unwrap();
+            batches += 1;
+            poll_all();
+            if served.pieces.iter().any(|piece| piece.call == large) {
+                break;
+            }
+        }
+        // A turn of these pieces is 20 of a batch's 100; one batch more for each of the two that the small one just missed.
+        let fair = 2 * large.div_ceil(5) + 2;
+        assert!(batches <= fair, "{large} large calls: after {batches} batches, {fair} are fair");
+    }
+}
+
+#[test]
+fn a_call_that_was_begun_is_served_to_its_end_after_closing() {
+    let batcher = Batcher::new(OPTIONS);
+    let whole = |tokens| Ask { least: tokens, most: tokens };
+    let room = batcher.admit(Class::Passage, whole(7000), None).now_or_never().unwrap().unwrap();
+    let call = room.submit(probes(0, &[100; 70]), true).unwrap();
+    let (mut next, mut newcomer) =
+        (Box::pin(call.admit(whole(20))), Box::pin(batcher.admit_all(Class::Passage, 20, None)));
+    assert!(poll(next.as_mut()).is_none() && poll(newcomer.as_mut()).is_none());
+    batcher.close();
+    assert_eq!(poll(newcomer.as_mut()).expect("turned away").err().unwrap().kind(), ErrorKind::Unavailable);
+    assert!(poll(next.as_mut()).is_none(), "still at the door");
+    batcher.take_now().unwrap();
+    let room = poll(next.as_mut()).expect("admitted").unwrap();
+    call.add(room, probes(0, &[20]), true).unwrap();
+    while batcher.take_now().is_some() {}
+    assert!(!batcher.has_ended(), "there may be more");
+    call.complete();
+    assert!(batcher.next_batch().is_none());
+    // One that stopped short of its end.
+    let batcher = Batcher::new(OPTIONS);
+    let room = batcher.admit(Class::Passage, whole(7000), None).now_or_never().unwrap().unwrap();
+    let call = room.submit(probes(0, &[100; 70]), true).unwrap();
+    let (mut more, mut next) = (Box::pin(call.wants_more()), Box::pin(call.admit(whole(20))));
+    assert!(poll(more.as_mut()).is_none() && poll(next.as_mut()).is_none());
+    batcher.stop();
+    assert!(poll(more.as_mut()).expect("told").is_err() && poll(next.as_mut()).expect("told").is_err());
+    assert!(batcher.next_batch().is_none());
+}
+
+#[test]
 fn whoever_leaves_gives_its_room_back_at_once() {
     let batcher = Batcher::new(OPTIONS);
-    let admit = |tokens| Box::pin(batcher.admit(Class::Passage, tokens, None));
+    let admit = |tokens| Box::pin(batcher.admit_all(Class::Passage, tokens, None));
     // While it waits for room, and nobody else leaves.
     let inside = put(&batcher, Class::Passage, 0, &[4000]);
     let (mut large, mut small) = (admit(5000), admit(3000));
@@ -254,7 +369,7 @@ fn whoever_leaves_gives_its_room_back_at_once() {
     // Before it submits; submitting less than asked for.
     drop(admitted);
     assert_eq!(batcher.held(Class::Passage), 4000);
-    let part = admit(3000).now_or_never().unwrap().unwrap().submit(probes(1, &[10])).unwrap();
+    let part = admit(3000).now_or_never().unwrap().unwrap().submit(probes(1, &[10]), false).unwrap();
     assert_eq!(batcher.held(Class::Passage), 4010);
     // While it waits in the queue.
     drop(inside);
@@ -274,8 +389,8 @@ fn a_cancelled_piece_is_dropped_in_place_of_being_dispatched() {
     let batcher = Batcher::new(OPTIONS);
     let pieces = probes(0, &[50, 50, 50]);
     let (cancelled, drops) = (pieces[1].cancelled.clone(), pieces[1].drops.clone());
-    let admission = batcher.admit(Class::Passage, 150, None).now_or_never().unwrap().unwrap();
-    let _call = admission.submit(pieces).unwrap();
+    let admission = batcher.admit_all(Class::Passage, 150, None).now_or_never().unwrap().unwrap();
+    let _call = admission.submit(pieces, false).unwrap();
     cancelled.store(true, Ordering::Relaxed);
     let batch = batcher.take_now().unwrap();
     assert_eq!((names(&batch), batch.tokens, drops.load(Ordering::Relaxed)), (vec![(0, 0), (0, 2)], 100, 1));
@@ -285,8 +400,8 @@ fn a_cancelled_piece_is_dropped_in_place_of_being_dispatched() {
 #[test]
 fn a_call_may_not_bring_more_than_it_was_admitted_for() {
     let batcher = Batcher::new(OPTIONS);
-    let admission = batcher.admit(Class::Query, 10, None).now_or_never().unwrap().unwrap();
-    let error = admission.submit(probes(0, &[5, 6])).err().unwrap();
+    let admission = batcher.admit_all(Class::Query, 10, None).now_or_never().unwrap().unwrap();
+    let error = admission.submit(probes(0, &[5, 6]), false).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert_eq!(batcher.held(Class::Query), 0);
     assert!(batcher.take_now().is_none());
@@ -296,16 +411,16 @@ fn a_call_may_not_bring_more_than_it_was_admitted_for() {
 fn closing_refuses_the_new_and_serves_the_admitted() {
     let batcher = Batcher::new(OPTIONS);
     let _queued = put(&batcher, Class::Passage, 0, &[10]);
-    let admitted = batcher.admit(Class::Query, 1000, None).now_or_never().unwrap().unwrap();
-    let mut at_the_door = Box::pin(batcher.admit(Class::Query, 1, None));
+    let admitted = batcher.admit_all(Class::Query, 1000, None).now_or_never().unwrap().unwrap();
+    let mut at_the_door = Box::pin(batcher.admit_all(Class::Query, 1, None));
     assert!(poll(at_the_door.as_mut()).is_none());
     batcher.close();
     let refused = |outcome: Option<Result<Admission<Probe>>>| outcome.unwrap().err().unwrap().kind();
     assert_eq!(refused(poll(at_the_door.as_mut())), ErrorKind::Unavailable);
-    assert_eq!(refused(batcher.admit(Class::Query, 1, None).now_or_never()), ErrorKind::Unavailable);
+    assert_eq!(refused(batcher.admit_all(Class::Query, 1, None).now_or_never()), ErrorKind::Unavailable);
     assert_eq!(batcher.next_batch().unwrap().tokens, 10);
     assert!(!batcher.has_ended(), "somebody admitted has not submitted yet");
-    let _late = admitted.submit(probes(1, &[10])).unwrap();
+    let _late = admitted.submit(probes(1, &[10]), false).unwrap();
     assert_eq!(batcher.next_batch().unwrap().tokens, 10);
     assert!(batcher.next_batch().is_none());
 }
@@ -315,12 +430,12 @@ fn stopping_drops_what_waits() {
     let batcher = Batcher::new(OPTIONS);
     let pieces = probes(0, &[10, 10]);
     let drops = pieces[0].drops.clone();
-    let admit = || batcher.admit(Class::Passage, 20, None).now_or_never().unwrap().unwrap();
-    let (unsubmitted, _queued) = (admit(), admit().submit(pieces).unwrap());
+    let admit = || batcher.admit_all(Class::Passage, 20, None).now_or_never().unwrap().unwrap();
+    let (unsubmitted, _queued) = (admit(), admit().submit(pieces, false).unwrap());
     batcher.stop();
     assert_eq!(drops.load(Ordering::Relaxed), 1);
     assert!(batcher.next_batch().is_none());
-    assert_eq!(unsubmitted.submit(probes(1, &[10])).err().unwrap().kind(), ErrorKind::Unavailable);
+    assert_eq!(unsubmitted.submit(probes(1, &[10]), false).err().unwrap().kind(), ErrorKind::Unavailable);
     assert_eq!(batcher.held(Class::Passage), 0);
 }
 
@@ -338,9 +453,9 @@ fn a_panic_in_a_piece_leaves_the_queue_usable() {
     }
     let batcher = Batcher::new(OPTIONS);
     let armed = Arc::new(AtomicBool::new(true));
-    let admit = || batcher.admit(Class::Passage, 1, None).now_or_never().unwrap().unwrap();
-    let bomb = admit().submit([Bomb(armed)]).unwrap();
-    let _other = admit().submit([Bomb(Arc::default())]).unwrap();
+    let admit = || batcher.admit_all(Class::Passage, 1, None).now_or_never().unwrap().unwrap();
+    let bomb = admit().submit([Bomb(armed)], false).unwrap();
+    let _other = admit().submit([Bomb(Arc::default())], false).unwrap();
     let taken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batcher.take_now().is_some()));
     assert!(taken.is_err());
     drop(bomb);
@@ -367,6 +482,7 @@ fn depth_tells_what_waits_and_for_how_long() {
 #[derive(Debug, Clone)]
 enum Step {
     Arrive { class: Class, weights: Vec<usize>, spare: usize },
+    More { call: usize, weights: Vec<usize>, last: bool },
     Poll,
     Submit(usize),
     Leave(usize),
@@ -377,7 +493,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let class = prop_oneof![Just(Class::Query), Just(Class::Passage)];
     let weights = prop::collection::vec(prop_oneof![9 => 0..30_usize, 1 => 30..150_usize], 0..8);
+    let more = (any::<usize>(), weights.clone(), any::<bool>());
     let step = prop_oneof![
+        3 => more.prop_map(|(call, weights, last)| Step::More { call, weights, last }),
         4 => (class, weights, 0..20_usize).prop_map(|(class, weights, spare)| Step::Arrive { class, weights, spare }),
         4 => Just(Step::Poll),
         4 => any::<usize>().prop_map(Step::Submit),
@@ -404,7 +522,7 @@ fn small_options() -> impl Strategy<Value = Options> {
 enum At<'a> {
     Door(Pin<Box<dyn Future<Output = Result<Admission<Probe>>> + 'a>>),
     Inside(Admission<Probe>),
-    Queue(#[expect(dead_code, reason = "held for its drop")] Submission<Probe>),
+    Queue(Submission<Probe>),
     Gone,
 }
 
@@ -413,6 +531,8 @@ struct Caller<'a> {
     asked: usize,
     weights: Vec<usize>,
     at: At<'a>,
+    /// It may bring more.
+    open: bool,
     /// Of each piece: said that nobody wants it; times dropped; in a batch.
     cancelled: Vec<Arc<AtomicBool>>,
     drops: Vec<Arc<AtomicUsize>>,
@@ -462,7 +582,7 @@ proptest! {
                 Step::Arrive { class, weights, spare } => {
                     let asked = weights.iter().sum::<usize>() + spare;
                     let line = batcher.depth(class).at_the_door;
-                    let mut future = Box::pin(batcher.admit(class, asked, None));
+                    let mut future = Box::pin(batcher.admit_all(class, asked, None));
                     let at = match poll(future.as_mut()) {
                         Some(admission) => {
                             prop_assert_eq!(line, 0, "overtook somebody at the door");
@@ -474,6 +594,7 @@ proptest! {
                         class,
                         asked,
                         at,
+                        open: true,
                         cancelled: weights.iter().map(|_| Arc::default()).collect(),
                         drops: weights.iter().map(|_| Arc::default()).collect(),
                         taken: vec![false; weights.len()],
@@ -522,9 +643,49 @@ proptest! {
                     });
                     let pieces: Vec<_> = pieces.collect();
                     if let At::Inside(admission) = std::mem::replace(&mut caller.at, At::Gone) {
-                        caller.at = At::Queue(admission.submit(pieces).unwrap());
+                        caller.at = At::Queue(admission.submit(pieces, true).unwrap());
                         caller.patience = patience;
                     }
+                }
+                Step::More { call, weights, last } => {
+                    let open: Vec<_> =
+                        (0..callers.len()).filter(|&n| callers[n].open && matches!(callers[n].at, At::Queue(_))).collect();
+                    let Some(chosen) = call.checked_rem(open.len()) else { continue };
+                    let number = open[chosen];
+                    let class = callers[number].class;
+                    let budget = if class == Class::Query { options.query_batch_tokens } else { options.batch_tokens };
+                    let ahead = callers.iter().filter(|c| c.class == class && c.waits());
+                    let patience = ahead.map(|c| c.weights.iter().fold(budget / 4, |a, &b| a.max(b))).sum();
+                    let caller = &mut callers[number];
+                    let At::Queue(submission) = &caller.at else { continue };
+                    let (asked, had) = (weights.iter().sum(), caller.weights.len());
+                    // Who would have to wait leaves the door again.
+                    let Some(room) = submission.admit(Ask { least: asked, most: asked }).now_or_never() else { continue };
+                    let heaviest = weights.iter().copied().max().unwrap_or(0);
+                    if caller.waits() {
+                        // Its turn may be one of these pieces now.
+                        for other in callers.iter_mut().filter(|other| other.class == class) {
+                            other.patience = other.patience.saturating_add(heaviest);
+                        }
+                    } else {
+                        (caller.patience, caller.overtaken) = (patience, 0);
+                    }
+                    let caller = &mut callers[number];
+                    caller.weights.extend(weights);
+                    caller.cancelled.resize_with(caller.weights.len(), Arc::default);
+                    caller.drops.resize_with(caller.weights.len(), Arc::default);
+                    caller.taken.resize(caller.weights.len(), false);
+                    let pieces = (had..caller.weights.len()).map(|index| Probe {
+                        call: number,
+                        index,
+                        tokens: caller.weights[index],
+                        cancelled: caller.cancelled[index].clone(),
+                        drops: caller.drops[index].clone(),
+                    });
+                    let pieces: Vec<_> = pieces.collect();
+                    let At::Queue(submission) = &caller.at else { continue };
+                    submission.add(room.unwrap(), pieces, !last).unwrap();
+                    caller.open = !last;
                 }
                 Step::Leave(number) => {
                     if let Some(number) = some(number, &callers) {
@@ -712,10 +873,10 @@ fn free_running_callers_and_consumers_lose_nothing_and_never_lock_up() {
                             let weights: Vec<_> = (0..1 + next(8)).map(|_| 1 + next(60) as usize).collect();
                             let leaves = (next(4) == 0).then(|| Duration::from_micros(next(300)));
                             let call = async {
-                                let admission = batcher.admit(class, weights.iter().sum(), None).await.unwrap();
+                                let admission = batcher.admit_all(class, weights.iter().sum(), None).await.unwrap();
                                 let (jobs, answers): (Vec<_>, Vec<_>) =
                                     weights.iter().map(|&w| job(w, &answered)).unzip();
-                                let _call = admission.submit(jobs).unwrap();
+                                let _call = admission.submit(jobs, false).unwrap();
                                 for (answer, &tokens) in answers.into_iter().zip(&weights) {
                                     assert_eq!(answer.await.unwrap(), tokens);
                                 }
@@ -761,9 +922,9 @@ fn a_waiting_consumer_gets_a_piece_without_a_timer() {
         let answered = Arc::default();
         // Each answer is awaited before the next piece comes: a queue that waited for company would take for ever.
         for _ in 0..1000 {
-            let admission = batcher.admit(Class::Passage, 5, None).now_or_never().unwrap().unwrap();
+            let admission = batcher.admit_all(Class::Passage, 5, None).now_or_never().unwrap().unwrap();
             let (job, answer) = job(5, &answered);
-            let _call = admission.submit([job]).unwrap();
+            let _call = admission.submit([job], false).unwrap();
             assert_eq!(answer.blocking_recv(), Ok(5));
         }
         batcher.close();
@@ -788,9 +949,9 @@ fn one_arrival_of_many_pieces_wakes_every_consumer_it_needs() {
         while batcher.shared.lock().parked < 3 {
             std::thread::yield_now();
         }
-        let admission = batcher.admit(Class::Passage, 300, None).now_or_never().unwrap().unwrap();
+        let admission = batcher.admit_all(Class::Passage, 300, None).now_or_never().unwrap().unwrap();
         let (jobs, _answers): (Vec<_>, Vec<_>) = (0..3).map(|_| job(100, &Arc::default())).unzip();
-        let _call = admission.submit(jobs).unwrap();
+        let _call = admission.submit(jobs, false).unwrap();
         assert_eq!(consumers.map(|consumer| consumer.join().unwrap()), [1, 1, 1]);
     });
 }
@@ -801,7 +962,7 @@ fn a_deadline_ends_the_wait_with_the_name_of_the_limit() {
     let _full = put(&batcher, Class::Passage, 0, &[7000]);
     let runtime = runtime();
     let deadline = Instant::now() + Duration::from_millis(30);
-    let outcome = runtime.block_on(batcher.admit(Class::Passage, 300, Some(deadline)));
+    let outcome = runtime.block_on(batcher.admit_all(Class::Passage, 300, Some(deadline)));
     let late = Instant::now().checked_duration_since(deadline).expect("not before the deadline");
     let error = outcome.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Overloaded);
@@ -813,7 +974,7 @@ fn a_deadline_ends_the_wait_with_the_name_of_the_limit() {
     assert!(late < Duration::from_millis(500), "{late:?} late");
     assert_eq!((batcher.held(Class::Passage), batcher.depth(Class::Passage).at_the_door), (7000, 0));
     // With room, a deadline that has passed refuses nobody.
-    let admission = runtime.block_on(batcher.admit(Class::Query, 1, Some(deadline)));
+    let admission = runtime.block_on(batcher.admit_all(Class::Query, 1, Some(deadline)));
     assert!(admission.is_ok());
 }
 
@@ -827,7 +988,7 @@ fn a_caller_at_the_door_is_let_in_while_its_deadline_runs() {
             let batcher = batcher.clone();
             async move {
                 let deadline = Instant::now() + Duration::from_secs(15);
-                batcher.admit(Class::Passage, 300, Some(deadline)).await.is_ok()
+                batcher.admit_all(Class::Passage, 300, Some(deadline)).await.is_ok()
             }
         });
         while batcher.depth(Class::Passage).at_the_door == 0 {

@@ -20,7 +20,7 @@
 //! math         exp, GELU, …, of a vector
 //! simd         what a kernel may ask of an instruction set; which ones this CPU has
 //! avx512 avx2 portable    the three of them
-//! memory       aligned, zeroed, on huge pages
+//! memory       aligned, zeroed, on huge pages; freed, back to the system
 //! peak         the multiply-add rate to measure products against
 //! ```
 //!
@@ -68,6 +68,7 @@ pub use bytes::PackedBytes;
 pub use cores::cores;
 pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
+pub use memory::give_back_freed;
 pub use position_bias::PositionBias;
 pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};

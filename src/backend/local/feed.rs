@@ -1,0 +1,237 @@
+//! A call's texts on their way into the queue: sentences and tokens are made portion by portion, as the queue takes them.
+//! What is not in the queue yet is text; a portion is all there is of its tokens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, oneshot};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
+use super::batcher::{Ask, Piece};
+use super::call::Call;
+use super::inference::{Model, Pooled, Sequence, Text};
+use super::plan::{Pieces, Treatment};
+use crate::backend::Embedding;
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, Result};
+use crate::model::tokenizer::TextTokenizer;
+use crate::telemetry::metrics::labels::Stage;
+use crate::telemetry::metrics::metrics;
+
+/// Up to this many bytes a call's texts are tokenized where the call runs (about 0.3 ms); more goes to a thread for
+/// blocking work, so that other connections are served meanwhile.
+const INLINE_BYTES: usize = 8 * 1024;
+
+/// A portion ends once it was made of so many bytes, whatever their tokens, so that others have their turn at tokenizing.
+const PORTION_BYTES: usize = 256 * 1024;
+
+/// From request to token ids.
+pub struct Preparation {
+    pub tokenizer: TextTokenizer,
+    pub treatment: Treatment,
+    /// Who may tokenize on a thread for blocking work: more at once would take memory, and no less time.
+    turns: Arc<Semaphore>,
+}
+
+impl Preparation {
+    /// `threads` texts may be tokenized at once beside those of small calls.
+    pub fn new(tokenizer: TextTokenizer, treatment: Treatment, threads: usize) -> Preparation {
+        Preparation { tokenizer, treatment, turns: Arc::new(Semaphore::new(threads.clamp(1, Semaphore::MAX_PERMITS))) }
+    }
+}
+
+/// Where a text's answer arrives.
+pub type Answer = oneshot::Receiver<Result<Embedding>>;
+
+/// See the module.
+pub struct Feed {
+    /// Not here while a portion is made.
+    texts: Option<Texts>,
+    preparation: Arc<Preparation>,
+    inline: bool,
+    /// Of all portions together, while there are more to come.
+    watched: Option<(Span, Duration)>,
+}
+
+/// Part of a call, to be queued.
+pub struct Portion {
+    /// In order.
+    pub sequences: Vec<Sequence>,
+    /// The call has more.
+    pub more: bool,
+}
+
+impl Feed {
+    /// All texts of a call, and the places of their answers. An answer that never comes means that the call was given up.
+    pub fn new(
+        preparation: &Arc<Preparation>,
+        model: &Arc<Model>,
+        call: &Arc<Call>,
+        requests: Vec<EmbedRequest>,
+    ) -> (Feed, Vec<Answer>) {
+        let inline = requests.iter().map(|request| request.text.len()).sum::<usize>() <= INLINE_BYTES;
+        let span = tracing::debug_span!("tokenize", t2v.texts = requests.len(), t2v.tokens = Empty);
+        let (replies, answers): (Vec<_>, Vec<_>) = requests.iter().map(|_| oneshot::channel()).unzip();
+        let texts = Texts {
+            preparation: preparation.clone(),
+            model: model.clone(),
+            call: call.clone(),
+            coming: requests.into_iter().zip(replies).collect::<Vec<_>>().into_iter(),
+            current: None,
+            ahead: None,
+            tokens: 0,
+        };
+        let watched = Some((span, Duration::ZERO));
+        (Feed { texts: Some(texts), preparation: preparation.clone(), inline, watched }, answers)
+    }
+
+    /// The next sequences: of about `tokens` at most, or one that alone has more. Without any, there is nothing left.
+    pub async fn portion(&mut self, tokens: usize) -> Result<Portion> {
+        let Some(texts) = self.texts.take() else {
+            return Err(Error::internal("a call's texts were lost"));
+        };
+        let span = self.watched.as_ref().map_or_else(Span::none, |(span, _)| span.clone());
+        let begun = Instant::now();
+        let (texts, portion) = self.made(texts, tokens).instrument(span).await?;
+        if let Some((_, spent)) = &mut self.watched {
+            *spent += begun.elapsed();
+        }
+        if !portion.more
+            && let Some((span, spent)) = self.watched.take()
+        {
+            metrics().stage(Stage::Tokenize, spent);
+            span.record("t2v.tokens", texts.tokens);
+        }
+        self.texts = Some(texts);
+        Ok(portion)
+    }
+
+    async fn made(&self, mut texts: Texts, tokens: usize) -> Result<(Texts, Portion)> {
+        if self.inline {
+            let portion = texts.portion(tokens, || true);
+            return Ok((texts, portion));
+        }
+        let turn = self.preparation.turns.clone().acquire_owned().await;
+        let caller = Arc::new(());
+        let presence = Arc::downgrade(&caller);
+        let work = move || {
+            // A caller who left costs no more tokenizing.
+            let portion = texts.portion(tokens, || presence.strong_count() > 0);
+            drop(turn);
+            (texts, portion)
+        };
+        let made = tokio::task::spawn_blocking(work).await;
+        drop(caller);
+        made.map_err(|error| Error::internal(format!("tokenizing failed: {error}")))
+    }
+}
+
+/// The texts themselves.
+struct Texts {
+    preparation: Arc<Preparation>,
+    model: Arc<Model>,
+    call: Arc<Call>,
+    coming: std::vec::IntoIter<(EmbedRequest, oneshot::Sender<Result<Embedding>>)>,
+    /// The text whose pieces are being tokenized.
+    current: Option<(Arc<Text>, Pieces)>,
+    /// A sequence that was too much for its portion.
+    ahead: Option<Sequence>,
+    /// Made so far.
+    tokens: usize,
+}
+
+impl Texts {
+    fn portion(&mut self, tokens: usize, present: impl Fn() -> bool) -> Portion {
+        let mut portion = Portion { sequences: Vec::new(), more: true };
+        let (mut weight, mut bytes) = (0, 0);
+        while present() {
+            let Some(sequence) = self.ahead.take().or_else(|| self.next(&mut bytes, &present)) else {
+                portion.more = false;
+                break;
+            };
+            weight += sequence.tokens();
+            if weight > tokens && !portion.sequences.is_empty() {
+                self.ahead = Some(sequence);
+                break;
+            }
+            portion.sequences.push(sequence);
+            if bytes >= PORTION_BYTES {
+                break;
+            }
+        }
+        portion
+    }
+
+    /// The next sequence of the current text, or of the next one that can be embedded. Counts the bytes tokenized.
+    fn next(&mut self, bytes: &mut usize, present: &impl Fn() -> bool) -> Option<Sequence> {
+        while present() {
+            let Some((text, pieces)) = &mut self.current else {
+                let (request, reply) = self.coming.next()?;
+                match self.preparation.treatment.plan(request) {
+                    Ok(plan) => {
+                        let pooled = Pooled {
+                            pooling: plan.pooling,
+                            finish: plan.finish,
+                            pooling_ignored: plan.pooling_ignored,
+                        };
+                        self.current = Some((Text::new(&self.model, &self.call, pooled, reply), plan.pieces));
+                    }
+                    Err(error) => {
+                        // The caller may have left meanwhile.
+                        let _ = reply.send(Err(error));
+                    }
+                }
+                continue;
+            };
+            // Once it has failed, or nobody wants it, the rest of a text is no work.
+            let piece = if text.is_over() { None } else { pieces.advance() };
+            let tokens = piece.map(|piece| {
+                *bytes += piece.len();
+                self.preparation.tokenizer.encode(piece)
+            });
+            match tokens {
+                Some(Ok(tokens)) => {
+                    self.tokens += tokens.ids.len();
+                    return Some(text.sequence(tokens));
+                }
+                Some(Err(error)) => text.refuse(error),
+                None => {
+                    text.complete(pieces.divisor());
+                    self.current = None;
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Portion {
+    /// The room it needs: at least for its first sequence and what else is within a turn, at most for all of it.
+    pub fn ask(&self, turn: usize) -> Ask {
+        let mut weights = self.sequences.iter().map(Piece::tokens);
+        let first = weights.next().unwrap_or(0);
+        let (mut least, mut most, mut within) = (first, first, true);
+        for weight in weights {
+            most += weight;
+            within &= most <= turn;
+            if within {
+                least = most;
+            }
+        }
+        Ask { least, most }
+    }
+
+    /// Takes as many sequences off its head as room was found for.
+    pub fn split_off(&mut self, room: usize) -> Vec<Sequence> {
+        let mut left = room;
+        let fit = self.sequences.iter().take_while(|sequence| {
+            let fits = sequence.tokens() <= left;
+            left = left.saturating_sub(sequence.tokens());
+            fits
+        });
+        let fit = fit.count();
+        let rest = self.sequences.split_off(fit);
+        std::mem::replace(&mut self.sequences, rest)
+    }
+}

@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 mod http;
 mod inflight;
+mod itself;
 mod models;
 mod observe;
 mod tls;
@@ -30,6 +31,7 @@ use self::connection::{Connections, Room, later};
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
 pub use self::tls::Tls;
+use crate::backend::remote::itself::Itself;
 use crate::backend::{Backend, Directory, Embedding};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
@@ -76,6 +78,19 @@ impl Default for Limits {
     }
 }
 
+/// How the surfaces answer that come from elsewhere (OpenAI's, Ollama's).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SurfaceOptions {
+    /// Vectors are scaled to length 1, as these APIs' own servers do; else they are as the profile makes them.
+    pub normalize: bool,
+}
+
+impl Default for SurfaceOptions {
+    fn default() -> Self {
+        SurfaceOptions { normalize: true }
+    }
+}
+
 /// What the module service is told by the operator, as Weaviate's module is by its environment.
 #[derive(Debug, Clone, Default)]
 pub struct ModuleOptions {
@@ -92,6 +107,7 @@ pub struct ModuleOptions {
 struct Service {
     readiness: Readiness,
     limits: Limits,
+    surfaces: SurfaceOptions,
     module: Arc<Module>,
     /// The model that is meant; `None` is the default one.
     model: Option<Arc<str>>,
@@ -158,6 +174,18 @@ impl Service {
         Ok(results)
     }
 
+    /// Refuses a number of dimensions that no vector of the model can have: there is neither such a vector nor a setting to
+    /// ignore.
+    fn check_dimensions(&self, wanted: i64) -> Result<()> {
+        let model = self.backend()?.info().clone();
+        match (usize::try_from(wanted).unwrap_or(0), model.dimensions) {
+            (0, _) => Err(Error::invalid(format!("'dimensions' is {wanted}: use 1 or more, or leave it out"))),
+            // Of an upstream that did not answer at start the length is not known before there is a vector.
+            (wanted, Some(there_are)) if wanted > there_are => Err(beyond(wanted, there_are, &model.name)),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a request with too many texts or objects.
     fn check_texts(&self, texts: usize) -> Result<()> {
         let max = self.limits.max_texts;
@@ -188,11 +216,19 @@ impl Service {
             sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
+            sidecar.insert("surface_normalize".into(), json!(self.surfaces.normalize));
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
         Ok(meta)
     }
+}
+
+/// The refusal of more dimensions than a model's vectors have.
+fn beyond(wanted: usize, there_are: usize, model: &str) -> Error {
+    Error::invalid(format!(
+        "'dimensions' is {wanted}, but the vectors of {model} have {there_are}: ask for as many or fewer"
+    ))
 }
 
 /// What this sidecar says of itself in its meta: once, or on each side of a pair.
@@ -236,6 +272,8 @@ impl Default for Lifetimes {
 pub struct ServerOptions {
     /// Limits on requests.
     pub limits: Limits,
+    /// How the surfaces that come from elsewhere answer.
+    pub surfaces: SurfaceOptions,
     /// The module service.
     pub module: ModuleOptions,
     /// Ends of connections and of the server.
@@ -248,6 +286,8 @@ pub struct ServerOptions {
     pub open_files: Option<u64>,
     /// The operator asks for a GPU (`ENABLE_CUDA`), which this build cannot use; `/meta` says so.
     pub cuda_wanted: bool,
+    /// How this process knows what it asks itself, if it forwards.
+    pub itself: Option<Itself>,
 }
 
 /// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
@@ -260,9 +300,8 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions {
-        mut limits, module: ModuleOptions { endpoints, lowercase_input, upstreams }, lifetimes, ..
-    } = options;
+    let ServerOptions { mut limits, surfaces, lifetimes, .. } = options;
+    let ModuleOptions { endpoints, lowercase_input, upstreams } = options.module;
     let room = Room::of(limits.max_connections, options.open_files);
     if room.places < limits.max_connections {
         tracing::warn!(
@@ -275,13 +314,17 @@ pub async fn run(
     }
     let classes = Classes::default();
     let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
-    let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
+    let service = Service { readiness: readiness.clone(), limits, surfaces, module, model: None, upstream: None };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
     let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
     let router = match access.asks() {
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
         false => router,
+    };
+    let router = match options.itself {
+        Some(itself) => router.layer(middleware::from_fn_with_state(itself, itself::refuse)),
+        None => router,
     };
     let router = router.layer(middleware::from_fn(observe::observe));
     // Ends with this function.

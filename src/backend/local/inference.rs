@@ -366,7 +366,9 @@ impl Text {
         counters.texts.fetch_add(1, Ordering::Relaxed);
         counters.tokens.fetch_add(u64::from(self.tokens), Ordering::Relaxed);
         let mut vector = pooling::sum_over(vectors, self.plan.divisor);
-        let dimensions_ignored = self.plan.finish.apply(&mut vector);
+        let dimensions_ignored = self.plan.finish.apply(&mut vector).inspect_err(|_| {
+            counters.failed_texts.fetch_add(1, Ordering::Relaxed);
+        })?;
         if vector.iter().any(|value| !value.is_finite()) {
             counters.failed_texts.fetch_add(1, Ordering::Relaxed);
             return Err(Error::internal("the model made a value that is not a finite number for this text"));

@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{ArgMatches, FromArgMatches};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -15,13 +17,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
-use crate::backend::remote::{RemoteOptions, startup};
+use crate::backend::remote::itself::Itself;
+use crate::backend::remote::{Remote, RemoteOptions, startup};
 use crate::backend::{Backend, ModelInfo};
-use crate::cache::Cached;
+use crate::cache::{CacheOptions, Cached};
 use crate::compare::{self, Comparison, Verdict};
 use crate::config::{
     self, Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ModelChoice, ReferenceEnv,
-    ServeArgs,
+    ServeArgs, UpstreamChoice,
 };
 use crate::contract::class::Settings;
 use crate::contract::endpoint::Endpoint;
@@ -29,6 +32,7 @@ use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate;
+use crate::model::modules::ProfileHints;
 use crate::server::{self, Access, Readiness, Tls};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::{self, LogFormat};
@@ -48,7 +52,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) if args.print_config => {
-            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?)?);
+            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?.beside(&args)?)?);
             Ok(())
         }
         Command::Serve(args) => runtime.block_on(serve(*args)),
@@ -61,16 +65,17 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 
 /// Bind first, load second, ready last.
 async fn serve(args: ServeArgs) -> Result<()> {
-    let reference = ReferenceEnv::from_process()?;
+    let reference = ReferenceEnv::from_process()?.beside(&args)?;
     let _telemetry = telemetry::init(log_format(&args.model, &reference));
     warn(&reference);
-    let remote = args.upstream.options(args.max_wait)?;
+    let mut remote = args.upstream.options(args.max_wait)?;
     let upstreams = class_upstreams(&args, &reference, &remote)?;
     let mut options = reference.server(&args, Arc::new(upstreams))?;
     let forwards = Forwards::of(&args, &reference);
-    let models = models(&args, &forwards, &reference)?;
+    let served = served(&args, &forwards, &reference)?;
     if args.check {
-        return check(&args, &models, &forwards, &reference, &remote).await;
+        remote.itself = Some(Itself::new(args.listen));
+        return check(&args, &served, &forwards, &reference, &remote).await;
     }
     options.open_files = raise_file_limit();
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
@@ -81,8 +86,12 @@ async fn serve(args: ServeArgs) -> Result<()> {
         _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
     })?;
     let address = listener.local_addr().unwrap_or(args.listen);
+    if forwards.any() || served.iter().any(|served| matches!(served, Served::Upstream(_))) {
+        remote.itself = Some(Itself::new(address));
+        options.itself.clone_from(&remote.itself);
+    }
     tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
-    let readiness = readiness_of(&models);
+    let readiness = readiness_of(&served);
     let reloading = hangups(options.access.clone(), options.tls.clone())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
@@ -90,12 +99,8 @@ async fn serve(args: ServeArgs) -> Result<()> {
         let _ = stopped.await;
     }));
     let serving = async {
-        if forwards.any() {
-            readiness.ready(connect(&args, &forwards, &reference, &remote).await?);
-            tracing::info!("ready");
-        } else {
-            load_and_warm(&args, &models, &reference, &readiness).await?;
-        }
+        serve_models(&args, &served, &forwards, &reference, &remote, &readiness).await?;
+        tracing::info!("ready");
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -110,43 +115,120 @@ async fn serve(args: ServeArgs) -> Result<()> {
     server_end(server.await)
 }
 
-/// The models that are loaded by their names. A pair is one model without a name, and so is what is forwarded.
-fn models(args: &ServeArgs, forwards: &Forwards, reference: &ReferenceEnv) -> Result<Vec<ModelChoice>> {
-    match args.passage_model {
-        Some(_) => Ok(Vec::new()),
-        None if forwards.any() => Ok(Vec::new()),
-        None => reference.models(&args.model),
+/// What is served under a name of its own.
+enum Served {
+    Model(ModelChoice),
+    Upstream(UpstreamChoice),
+}
+
+impl Served {
+    fn name(&self) -> Option<&String> {
+        match self {
+            Served::Model(choice) => choice.name.as_ref(),
+            Served::Upstream(choice) => choice.name.as_ref(),
+        }
     }
 }
 
-fn readiness_of(models: &[ModelChoice]) -> Readiness {
-    match models {
+/// What is served by names, the default first. A pair is one model without a name, and so is what is forwarded as a whole.
+fn served(args: &ServeArgs, forwards: &Forwards, reference: &ReferenceEnv) -> Result<Vec<Served>> {
+    let upstreams = args.upstream.models()?;
+    if args.passage_model.is_some() && !upstreams.is_empty() {
+        return Err(Error::config(
+            "--passage-model and --query-model are served alone: leave --upstream <name>=URL out",
+        ));
+    }
+    if args.passage_model.is_some() || forwards.any() {
+        return Ok(Vec::new());
+    }
+    // Beside upstreams only a model that somebody asked for is loaded.
+    let models = match upstreams.is_empty() || !args.model.model.is_empty() {
+        true => reference.models(&args.model)?,
+        false => Vec::new(),
+    };
+    let served: Vec<Served> =
+        models.into_iter().map(Served::Model).chain(upstreams.into_iter().map(Served::Upstream)).collect();
+    for (place, one) in served.iter().enumerate() {
+        if let Some(name) = one.name().filter(|name| served[..place].iter().any(|other| other.name() == Some(name))) {
+            return Err(Error::config(format!(
+                "two models are named '{name}': give each --model and --upstream a name of its own"
+            )));
+        }
+    }
+    Ok(served)
+}
+
+fn readiness_of(served: &[Served]) -> Readiness {
+    match served {
         [] => Readiness::default(),
-        models => Readiness::of(models.iter().map(|model| model.name.clone())),
+        served => Readiness::of(served.iter().map(|served| served.name().cloned())),
+    }
+}
+
+/// Makes everything ready that is served.
+async fn serve_models(
+    args: &ServeArgs,
+    served: &[Served],
+    forwards: &Forwards,
+    reference: &ReferenceEnv,
+    remote: &RemoteOptions,
+    readiness: &Readiness,
+) -> Result<()> {
+    if forwards.any() {
+        let (backend, also) = connect(args, forwards, reference, remote).await?;
+        readiness.ready(backend);
+        also.into_iter().for_each(|(name, backend)| readiness.also(name, backend));
+        return Ok(());
+    }
+    let upstreams = served.iter().any(|served| matches!(served, Served::Upstream(_)));
+    let mut cache = SharedCache { options: reference.caches(args, upstreams).0, first: None };
+    load_and_warm(args, served, reference, &mut cache, readiness).await?;
+    connect_named(args, served, reference, remote, &mut cache, readiness).await
+}
+
+/// One cache around all backends.
+struct SharedCache {
+    options: CacheOptions,
+    first: Option<Arc<Cached>>,
+}
+
+impl SharedCache {
+    fn around(&mut self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        let cached = match &self.first {
+            Some(first) => Some(first.beside(backend.clone())),
+            None => Cached::around(backend.clone(), self.options),
+        };
+        if self.first.is_none() {
+            self.first.clone_from(&cached);
+        }
+        cached.map_or(backend, |cached| cached)
     }
 }
 
 /// All that `serve` does before it is ready, without a port. A first text is embedded.
 async fn check(
     args: &ServeArgs,
-    models: &[ModelChoice],
+    served: &[Served],
     forwards: &Forwards,
     reference: &ReferenceEnv,
     remote: &RemoteOptions,
 ) -> Result<()> {
-    let readiness = readiness_of(models);
-    if forwards.any() {
-        let backend = connect(args, forwards, reference, remote).await?;
-        warm(&*backend).await?;
-        readiness.ready(backend);
-    } else {
-        load_and_warm(args, models, reference, &readiness).await?;
+    let readiness = readiness_of(served);
+    serve_models(args, served, forwards, reference, remote, &readiness).await?;
+    // What is only listed by an upstream is not made to load there.
+    let own = readiness.listed();
+    for (_, backend) in own.iter().take(served.len().max(1)) {
+        warm(&**backend).await?;
     }
     let shown = |(name, backend): (String, Arc<dyn Backend>)| {
-        format!("'{name}' makes vectors of {} dimensions", backend.info().dimensions.unwrap_or(0))
+        let profile = compare::profiles(&backend.meta());
+        match backend.info().dimensions {
+            Some(dimensions) => format!("'{name}' makes vectors of {dimensions} dimensions, profile {profile}"),
+            None => format!("'{name}' is listed by its upstream"),
+        }
     };
-    let models: Vec<_> = readiness.listed().into_iter().map(shown).collect();
-    println!("ok: {}", models.join(", "));
+    let models: Vec<_> = own.into_iter().map(shown).collect();
+    println!("ok: {}", models.join("\n    "));
     Ok(())
 }
 
@@ -386,7 +468,7 @@ async fn load(
         marker_root: Some(found.markers),
         id: found.id,
         profile: args.profile.0,
-        hints: reference.hints,
+        hints: ProfileHints { in_image: found.in_image, ..reference.hints },
         direct_tokenize: args.direct_tokenize.unwrap_or(reference.direct_tokenize),
         task_prefixes: args.task_prefixes,
         reference_prefixes: reference.task_prefixes,
@@ -453,17 +535,25 @@ fn class_upstreams(args: &ServeArgs, reference: &ReferenceEnv, remote: &RemoteOp
     Ok(ClassUpstreams::new(reference.allowed(args)?, remote.clone(), Box::new(wrap)))
 }
 
-/// Another server for all texts, or for those of one task, and then a model here for the other.
+/// A backend by its name.
+type Named = (String, Arc<dyn Backend>);
+
+/// Another server for all texts, and the other names of its models; or for the texts of one task, and then a model here for
+/// the other.
 async fn connect(
     args: &ServeArgs,
     forwards: &Forwards,
     reference: &ReferenceEnv,
     remote: &RemoteOptions,
-) -> Result<Arc<dyn Backend>> {
+) -> Result<(Arc<dyn Backend>, Vec<Named>)> {
     let (passage, query) = (forwards.passage.as_deref(), forwards.query.as_deref());
     let services = startup::connect(passage, query, reference.waits(args), remote).await?;
+    let mut cache = SharedCache { options: reference.caches(args, true).0, first: None };
     let backend: Arc<dyn Backend> = match (services.passage, services.query) {
-        (Some(passage), Some(query)) if Arc::ptr_eq(&passage, &query) => passage,
+        (Some(passage), Some(query)) if Arc::ptr_eq(&passage, &query) => {
+            let backend = cache.around(passage.clone());
+            return Ok((backend, other_names(&passage, &mut cache)));
+        }
         (Some(passage), Some(query)) => Arc::new(Paired::new(passage, query)?),
         (Some(passage), None) => {
             Arc::new(Paired::new(passage, beside_upstream(args, &args.query_model, reference).await?)?)
@@ -473,10 +563,50 @@ async fn connect(
         }
         (None, None) => return Err(Error::internal("nothing to forward to")),
     };
-    Ok(match Cached::around(backend.clone(), reference.caches(args, true).0) {
-        Some(cached) => cached,
-        None => backend,
-    })
+    Ok((cache.around(backend), Vec::new()))
+}
+
+/// The names an upstream's models have there, beside the one that its backend is listed by.
+fn other_names(upstream: &Arc<Remote>, cache: &mut SharedCache) -> Vec<Named> {
+    let cached = |(name, remote): (String, Arc<Remote>)| (name, cache.around(remote));
+    upstream.models().into_iter().map(cached).collect()
+}
+
+/// Connects to the upstreams that are models beside others, all at once, each ready as itself.
+async fn connect_named(
+    args: &ServeArgs,
+    served: &[Served],
+    reference: &ReferenceEnv,
+    remote: &RemoteOptions,
+    cache: &mut SharedCache,
+    readiness: &Readiness,
+) -> Result<()> {
+    let connecting = served.iter().enumerate().filter_map(|(place, served)| match served {
+        Served::Upstream(UpstreamChoice { urls, .. }) => Some(async move {
+            let services =
+                startup::connect(Some(urls.as_str()), Some(urls.as_str()), reference.waits(args), remote).await?;
+            let upstream = services.passage.ok_or_else(|| Error::internal("no connection to the server"))?;
+            Ok::<_, Error>((place, upstream))
+        }),
+        Served::Model(_) => None,
+    });
+    let mut connecting: FuturesUnordered<_> = connecting.collect();
+    let mut connected = Vec::new();
+    while let Some(next) = connecting.next().await {
+        let (place, upstream) = next?;
+        let backend = cache.around(upstream.clone());
+        readiness.model_ready(place, backend.clone());
+        connected.push((place, upstream, backend));
+    }
+    // Of two that call a model the same, the one named first has the name.
+    connected.sort_by_key(|(place, ..)| *place);
+    for (_, upstream, backend) in connected {
+        if upstream.names_its_model() {
+            readiness.also(upstream.info().name.clone(), backend);
+        }
+        other_names(&upstream, cache).into_iter().for_each(|(name, backend)| readiness.also(name, backend));
+    }
+    Ok(())
 }
 
 /// The model here for the task that is not forwarded.
@@ -501,24 +631,25 @@ async fn beside_upstream(
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
 async fn load_and_warm(
     args: &ServeArgs,
-    models: &[ModelChoice],
+    served: &[Served],
     reference: &ReferenceEnv,
+    cache: &mut SharedCache,
     readiness: &Readiness,
 ) -> Result<()> {
+    if !served.is_empty() && served.iter().all(|served| matches!(served, Served::Upstream(_))) {
+        return Ok(());
+    }
     let inference = inference(&args.model, reference)?;
     if let (Some(passage), Some(query)) = (&args.passage_model, &args.query_model) {
         let passage = load(passage, &args.model, reference, &inference).await?;
         let query = load(query, &args.model, reference, &inference).await?;
         let pair: Arc<dyn Backend> = Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?);
         warm(&*pair).await?;
-        readiness.ready(match Cached::around(pair.clone(), reference.caches(args, false).0) {
-            Some(cached) => cached,
-            None => pair,
-        });
+        readiness.ready(cache.around(pair));
     }
-    let mut cache: Option<Arc<Cached>> = None;
     let mut loaded: Vec<(&str, Arc<dyn Backend>)> = Vec::new();
-    for (place, ModelChoice { source, .. }) in models.iter().enumerate() {
+    for (place, served) in served.iter().enumerate() {
+        let Served::Model(ModelChoice { source, .. }) = served else { continue };
         // A model of several names is there once.
         let known = loaded.iter().find(|(other, _)| other == source).map(|(_, backend)| backend.clone());
         let backend = match known {
@@ -526,17 +657,12 @@ async fn load_and_warm(
             None => {
                 let backend: Arc<dyn Backend> = Arc::new(load(source, &args.model, reference, &inference).await?);
                 warm(&*backend).await?;
-                cache = match &cache {
-                    Some(first) => Some(first.beside(backend.clone())),
-                    None => Cached::around(backend.clone(), reference.caches(args, false).0),
-                };
-                cache.clone().map_or(backend, |cached| cached)
+                cache.around(backend)
             }
         };
         loaded.push((source, backend.clone()));
         readiness.model_ready(place, backend);
     }
-    tracing::info!("ready");
     Ok(())
 }
 

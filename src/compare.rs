@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Map, Value};
+
 use crate::backend::{Backend, Embedding};
 use crate::contract::request::EmbedRequest;
 use crate::error::Result;
@@ -35,9 +37,73 @@ pub const TEXTS: [&str; 16] = [
 /// What a side made of a text: a vector, or the text of an error.
 type Outcome = std::result::Result<Vec<f32>, String>;
 
+/// The rules by which a backend makes vectors, as its meta tells; of a pair both, passages first. Empty where it tells
+/// none, as the reference container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Profiles(Vec<Told>);
+
+/// A profile and what chose it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    profile: String,
+    chosen_by: String,
+}
+
+/// Reads a backend's meta.
+pub fn profiles(meta: &Map<String, Value>) -> Profiles {
+    let sides = [meta.get("sidecar"), meta.get("passage"), meta.get("query")];
+    let blocks: Vec<_> = match sides {
+        [Some(whole), ..] => vec![whole],
+        [None, sides @ ..] => sides.into_iter().flatten().filter_map(|side| side.get("sidecar")).collect(),
+    };
+    Profiles(blocks.into_iter().filter_map(told).collect())
+}
+
+/// What a sidecar's block of its meta says; one that forwards shows the upstream's block.
+fn told(sidecar: &Value) -> Option<Told> {
+    let mut block = sidecar;
+    while let Some(theirs) = block.get("upstream").and_then(|upstream| upstream.get("sidecar")) {
+        block = theirs;
+    }
+    let text = |key: &str| block.get(key).and_then(Value::as_str).map(str::to_owned);
+    Some(Told { profile: text("profile")?, chosen_by: text("profile_chosen_by").unwrap_or_default() })
+}
+
+impl Profiles {
+    /// Whether both sides tell theirs, and they are not the same.
+    fn differ(&self, other: &Profiles) -> bool {
+        let names = |profiles: &Profiles| profiles.0.iter().map(|told| told.profile.clone()).collect::<Vec<_>>();
+        let (mut one, mut other) = (names(self), names(other));
+        one.dedup();
+        other.dedup();
+        !one.is_empty() && !other.is_empty() && one != other
+    }
+}
+
+impl fmt::Display for Profiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [] => f.write_str("not told"),
+            [one] => one.fmt(f),
+            [passage, query, ..] => write!(f, "{passage} for passages, {query} for queries"),
+        }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.chosen_by.as_str() {
+            "" => f.write_str(&self.profile),
+            reason => write!(f, "{} (chosen by: {reason})", self.profile),
+        }
+    }
+}
+
 /// How two sides compare.
 #[derive(Debug, Default)]
 pub struct Comparison {
+    /// What each side says of its rules.
+    pub profiles: [Profiles; 2],
     /// Texts for which both gave vectors of one length, with their cosine and largest difference.
     pub compared: Vec<Difference>,
     /// Texts both refused.
@@ -73,7 +139,8 @@ pub enum Verdict {
 impl Comparison {
     /// Embeds the texts on both sides. An error is a side's as a whole.
     pub async fn run(sides: [&dyn Backend; 2], requests: &[EmbedRequest]) -> Result<Comparison> {
-        let mut comparison = Comparison::default();
+        let profiles = sides.map(|side| profiles(&side.meta()));
+        let mut comparison = Comparison { profiles, ..Comparison::default() };
         for requests in requests.chunks(CHUNK) {
             let (first, second) =
                 futures_util::future::join(sides[0].embed(requests.to_vec()), sides[1].embed(requests.to_vec())).await;
@@ -127,6 +194,8 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let length = |length: Option<usize>| length.map_or_else(|| "none".to_owned(), |length| length.to_string());
+        let [first, second] = &self.profiles;
+        writeln!(f, "profile         {first} and {second}")?;
         let [first, second] = self.dimensions.map(length);
         writeln!(f, "dimensions      {first} and {second}")?;
         writeln!(
@@ -153,7 +222,20 @@ impl fmt::Display for Comparison {
             }
             Verdict::Different => "different: do not mix both in one collection",
         };
-        write!(f, "verdict         {verdict}")
+        write!(f, "verdict         {verdict}")?;
+        match &self.profiles {
+            [first, second] if first.differ(second) => write!(
+                f,
+                "; the first side's profile is {first}, the second's {second}: other rules, so other vectors for many \
+                 texts, unless --profile gives both the same"
+            ),
+            [first, second] if first != second && self.verdict() == Verdict::Different => write!(
+                f,
+                "; a profile is told by one side only ({first} and {second}): the other may follow another, so try each \
+                 --profile"
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -207,6 +289,47 @@ mod tests {
         );
         assert_eq!(comparison(vec![[vector(0.0), Ok(vec![3.0, 4.0])]]).verdict(), Verdict::Different);
         assert_eq!(comparison(vec![[refused(), refused()]]).verdict(), Verdict::Different, "nothing was compared");
+    }
+
+    fn told_by(meta: Value) -> Profiles {
+        profiles(meta.as_object().expect("an object"))
+    }
+
+    #[test]
+    fn profiles_are_read_from_every_meta() {
+        let own = serde_json::json!({"profile": "onnx", "profile_chosen_by": "--profile"});
+        let whole = told_by(serde_json::json!({"sidecar": own, "passage": {}}));
+        assert_eq!(whole.to_string(), "onnx (chosen by: --profile)");
+        let pair =
+            serde_json::json!({"passage": {"sidecar": {"profile": "a"}}, "query": {"sidecar": {"profile": "b"}}});
+        assert_eq!(told_by(pair).to_string(), "a for passages, b for queries");
+        let forwarded = serde_json::json!({"sidecar": {"upstream": {"sidecar": {"upstream": {"sidecar": own}}}}});
+        assert_eq!(told_by(forwarded), whole);
+        for none in [serde_json::json!({}), serde_json::json!({"sidecar": {"upstream": {"url": "x"}}})] {
+            assert_eq!(told_by(none), Profiles::default());
+        }
+    }
+
+    #[test]
+    fn the_verdict_names_profiles_that_differ() {
+        let of = |profile: &str| told_by(serde_json::json!({"sidecar": {"profile": profile}}));
+        let printed = |first: Profiles, second: Profiles, x: f32| {
+            let mut comparison = comparison(vec![[Ok(vec![3.0, 4.0, 0.0]), Ok(vec![3.0, 4.0, x])]]);
+            comparison.profiles = [first, second];
+            comparison.to_string()
+        };
+        let verdict = |printed: String| printed.lines().last().expect("a verdict").to_owned();
+        let differ = "profile is transformers, the second's onnx";
+        assert!(verdict(printed(of("transformers"), of("onnx"), 5.0)).contains(differ));
+        assert!(
+            verdict(printed(of("transformers"), of("onnx"), 0.0)).contains(differ),
+            "equal on these texts by chance"
+        );
+        assert!(verdict(printed(Profiles::default(), of("onnx"), 5.0)).contains("try each --profile"));
+        for (first, second, x) in [(of("onnx"), of("onnx"), 5.0), (Profiles::default(), of("onnx"), 0.0)] {
+            let verdict = verdict(printed(first, second, x));
+            assert!(!verdict.contains("profile"), "{verdict}");
+        }
     }
 
     #[test]

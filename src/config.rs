@@ -22,21 +22,20 @@ use crate::backend::local::{DEFAULT_WAITING_TOKENS, Device, Engine, Precision};
 use crate::backend::remote::address;
 use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
-use crate::contract::endpoint::{self, Endpoints, InferenceUrls};
-use crate::contract::request::Profile;
+use crate::contract::class::Settings;
+use crate::contract::endpoint::{self, Endpoint, Endpoints, InferenceUrls};
+use crate::contract::request::{Profile, Task};
 use crate::error::{Error, Result};
+use crate::model::locate::IMAGE_MODEL_DIR;
 use crate::model::modules::ProfileHints;
-use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions};
+use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
 use crate::telemetry::LogFormat;
 
 pub use self::mistakes::command_line;
 use self::numbers::{A_YEAR, BYTES, MANY, THREADS, between};
 pub use self::security::{Secret, SecurityArgs};
 pub use self::shown::shown;
-pub use self::upstream::{AccessArgs, UpstreamArgs};
-
-/// Where the reference container's images keep their model.
-pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
+pub use self::upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};
 
 /// The model served when nothing else is said.
 pub const DEFAULT_MODEL: &str = "sentence-transformers/all-MiniLM-L6-v2";
@@ -102,6 +101,12 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_LOWERCASE_INPUT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub lowercase_input: Option<bool>,
+    /// Scale the vectors of OpenAI's and Ollama's paths to length 1, as their own servers do; false: as the profile makes them.
+    /// A request to TEI's /embed says `normalize` itself
+    #[arg(long, env = "T2V_SURFACE_NORMALIZE", default_value_t = SurfaceOptions::default().normalize, num_args = 0..=1,
+          default_missing_value = "true", value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
+    pub surface_normalize: bool,
     /// Largest HTTP body and gRPC message accepted, in bytes
     #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes,
           value_parser = between(1, BYTES))]
@@ -521,6 +526,7 @@ impl ReferenceEnv {
             hints: ProfileHints {
                 onnx_runtime: is("ONNX_RUNTIME", &["true"]),
                 sentence_transformers: is("USE_SENTENCE_TRANSFORMERS_VECTORIZER", &["true"]),
+                in_image: false,
             },
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),
@@ -532,6 +538,42 @@ impl ReferenceEnv {
         })
     }
 
+    /// These variables as far as they count beside the flags: a model that a flag (or its `T2V_*` variable) names is not
+    /// put aside for `TRANSFORMERS_INFERENCE_API`, which a deployment may share among its containers.
+    ///
+    /// # Errors
+    /// `Config` if flags name both a model here and an upstream for every text.
+    pub fn beside(mut self, args: &ServeArgs) -> Result<ReferenceEnv> {
+        if args.upstream.any() {
+            self.inference_urls = None;
+        }
+        let model = match &args.passage_model {
+            Some(_) => "--passage-model and --query-model (T2V_PASSAGE_MODEL, T2V_QUERY_MODEL)",
+            None if !args.model.model.is_empty() => "--model (T2V_MODEL)",
+            None => return Ok(self),
+        };
+        let (endpoints, defaults) = (self.endpoints(args), Settings::default());
+        let forwards = |task| matches!(endpoints.resolve(&defaults, task), Endpoint::Remote(_));
+        // One task's model beside the other's upstream is a pair.
+        if !(forwards(Task::Passage) && forwards(Task::Query)) {
+            return Ok(self);
+        }
+        if let Some(urls) = args.upstream.urls() {
+            let addresses = address::parse_list(&urls.passage).unwrap_or_default();
+            let shown = addresses.first().map_or("a server", |address| address.shown());
+            return Err(Error::config(format!(
+                "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward every text \
+                 to: leave one of them out, or name the server (--upstream <name>=URL) to serve both"
+            )));
+        }
+        self.inference_urls = None;
+        self.warnings.push(format!(
+            "TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside {model}: that model is served here, and \
+             nothing is forwarded; unset one of them, or say --upstream if texts should be forwarded"
+        ));
+        Ok(self)
+    }
+
     /// What the server is to be told; `upstreams` are those that classes may name.
     ///
     /// # Errors
@@ -539,6 +581,7 @@ impl ReferenceEnv {
     pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> Result<ServerOptions> {
         Ok(ServerOptions {
             limits: args.limits(),
+            surfaces: SurfaceOptions { normalize: args.surface_normalize },
             module: ModuleOptions {
                 endpoints: self.endpoints(args),
                 lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
@@ -555,6 +598,7 @@ impl ReferenceEnv {
             open_files: None,
             cors: Origins::parse(&args.security.cors_origins)?,
             cuda_wanted: self.cuda_wanted,
+            itself: None,
         })
     }
 
@@ -577,11 +621,15 @@ impl ReferenceEnv {
     pub fn allowed(&self, args: &ServeArgs) -> Result<Allowed> {
         let mut allowed = Allowed::parse(&args.upstream.allow_upstream)?;
         let endpoints = self.endpoints(args);
+        let mut named: Vec<String> = args.upstream.models()?.into_iter().map(|choice| choice.urls).collect();
         for urls in endpoints.environment().into_iter().flat_map(|urls| [&urls.passage, &urls.query]) {
             if !urls.is_empty() {
-                let unusable = |error: Error| Error::config(error.message());
-                address::parse_list(urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
+                named.push(urls.clone());
             }
+        }
+        let unusable = |error: Error| Error::config(error.message());
+        for urls in named {
+            address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
         }
         Ok(allowed)
     }
@@ -683,6 +731,48 @@ mod tests {
             assert!(parse_listen(text).is_err_and(|error| error.contains(":8080")), "{text}");
         }
         assert!(parse_listen("no.such.host.invalid:80").is_err_and(|error| error.contains("'no.such.host.invalid'")));
+    }
+
+    #[test]
+    fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
+        let common = &[("TRANSFORMERS_INFERENCE_API", "http://other:8080")][..];
+        let pair = &[
+            ("TRANSFORMERS_PASSAGE_INFERENCE_API", "http://me:1"),
+            ("TRANSFORMERS_QUERY_INFERENCE_API", "http://other:1"),
+        ][..];
+        let forwards = |variables: &[(&str, &str)], arguments: &[&str]| {
+            let args = Cli::parse_from(["text2vec-sidecar"].iter().chain(arguments)).serve;
+            let env = env(variables).expect("env").beside(&args)?;
+            Ok::<_, Error>((env.endpoints(&args).environment().is_some(), env.warnings.len()))
+        };
+        assert_eq!(forwards(common, &[]), Ok((true, 0)));
+        assert_eq!(forwards(common, &["--model", "x"]), Ok((false, 1)));
+        assert_eq!(forwards(common, &["--passage-model", "x", "--query-model", "y"]), Ok((false, 1)));
+        assert_eq!(
+            forwards(common, &["--model", "x", "--self-urls", "http://other:8080"]),
+            Ok((true, 0)),
+            "it is local"
+        );
+        assert_eq!(
+            forwards(pair, &["--model", "x", "--self-urls", "http://me:1"]),
+            Ok((true, 0)),
+            "a model for passages"
+        );
+        assert_eq!(forwards(pair, &["--model", "x"]), Ok((false, 1)));
+        assert_eq!(
+            forwards(common, &["--query-upstream", "http://a", "--model", "x"]),
+            Ok((true, 0)),
+            "the flags' pair"
+        );
+        for arguments in [
+            &["--model", "x", "--upstream", "http://a"][..],
+            &["--model", "x", "--passage-upstream", "http://a", "--query-upstream", "http://b"],
+            &["--passage-model", "x", "--query-model", "y", "--upstream", "http://a"],
+        ] {
+            let error = forwards(common, arguments).expect_err("both");
+            assert!(error.message().contains("--upstream (T2V_UPSTREAM)"), "{error}");
+            assert!(error.message().contains("are both given"), "{error}");
+        }
     }
 
     #[test]

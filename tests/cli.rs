@@ -281,9 +281,10 @@ fn check_loads_and_embeds_without_a_port() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.starts_with("ok: '") && text.ends_with("all-MiniLM-L6-v2' makes vectors of 384 dimensions\n"),
+        text.starts_with("ok: '") && text.contains("all-MiniLM-L6-v2' makes vectors of 384 dimensions, profile "),
         "{text}"
     );
+    assert!(text.contains("profile transformers (chosen by: the reference container's published image"), "{text}");
     let files = tempfile::tempdir().expect("a directory");
     let tokens = files.path().join("tokens");
     std::fs::write(&tokens, "\n").expect("write");
@@ -294,8 +295,106 @@ fn check_loads_and_embeds_without_a_port() {
     // A server that is not there.
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address");
     let upstream = format!("t2v+http://{gone}");
-    let output = check(&["--upstream", &upstream, "--upstream-wait", "false", "--max-wait", "1"]);
-    assert_one_line_error(&output, &[&upstream]);
+    let check = ["--check", "--upstream", &upstream, "--upstream-wait", "false", "--max-wait", "1"];
+    assert_one_line_error(&run(&mut sidecar(&check)), &[&upstream]);
+}
+
+/// One variable for Weaviate and its sidecar leads the sidecar to itself, by its address, or round through something else.
+#[test]
+fn an_upstream_that_is_the_sidecar_itself_is_refused_at_once() {
+    let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address");
+    let refused = |own: std::net::SocketAddr, url: &str, more: &[&str]| {
+        let started = std::time::Instant::now();
+        let mut command = sidecar(&[&["--listen", &own.to_string()], more].concat());
+        let output = run(command.env("TRANSFORMERS_INFERENCE_API", url));
+        assert_one_line_error(
+            &output,
+            &[url.trim_end_matches('/'), "is this sidecar itself", "T2V_SELF_URLS", "--model"],
+        );
+        println!("{url} {more:?}: {:.2} s", started.elapsed().as_secs_f64());
+        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+    };
+    let own = free();
+    for url in [format!("http://{own}"), format!("http://localhost:{}/", own.port()), format!("grpc://{own}")] {
+        refused(own, &url, &[]);
+        refused(own, &url, &["--upstream-wait", "false"]);
+    }
+    refused(own, &format!("http://{own}"), &["--check"]);
+    // As a Service or a proxy of another address does it.
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (at, own) = (proxy.local_addr().expect("address"), free());
+    std::thread::spawn(move || {
+        for near in proxy.incoming().take(8).flatten() {
+            let Ok(far) = std::net::TcpStream::connect(own) else { continue };
+            let pipes = [(near.try_clone(), far.try_clone()), (far.try_clone(), near.try_clone())];
+            for (from, to) in pipes {
+                if let (Ok(mut from), Ok(mut to)) = (from, to) {
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+            }
+        }
+    });
+    refused(own, &format!("http://{at}"), &[]);
+}
+
+/// `TRANSFORMERS_INFERENCE_API` in an environment that containers share does not put aside a model that is named here.
+#[test]
+fn a_model_named_here_wins_over_a_shared_variable_and_a_flag_is_not_put_aside_silently() {
+    let (path, gone) = (model_dir(), TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address"));
+    let (model, url) = (path.to_str().expect("a path"), format!("http://{gone}"));
+    let check = |flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = sidecar(&[&["--check"], flags].concat());
+        command.env("RUST_LOG", "warn").env("TRANSFORMERS_INFERENCE_API", &url).envs(variables.iter().copied());
+        run(&mut command)
+    };
+    let pair = ["--passage-model", model, "--query-model", model];
+    for output in [check(&["--model", model], &[]), check(&[], &[("T2V_MODEL", model)]), check(&pair, &[])] {
+        let [said, warned] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        assert!(output.status.success() && said.contains("384 dimensions"), "{said} {warned}");
+        assert!(
+            warned.contains("TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside"),
+            "{warned}"
+        );
+    }
+    for (flags, variables) in [
+        (&["--model", model, "--upstream", &url][..], &[][..]),
+        (&["--upstream", &url], &[("T2V_MODEL", model)]),
+        (&["--model", model], &[("T2V_UPSTREAM", &*url)]),
+    ] {
+        let output = check(flags, variables);
+        assert_one_line_error(&output, &["--model (T2V_MODEL)", "--upstream (T2V_UPSTREAM)", "are both given"]);
+    }
+    let printed = run(sidecar(&["--print-config", "--model", model]).env("TRANSFORMERS_INFERENCE_API", &url));
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.contains("warning") && printed.contains("is set beside --model"), "{printed}");
+    assert!(!printed.contains(&url), "{printed}");
+}
+
+/// A folder as sentence-transformers has it, that nobody says anything about: two profiles are possible.
+#[test]
+fn a_profile_that_modules_json_alone_chose_is_warned_about_with_the_other_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(model_dir()).expect("the model") {
+        let path = std::fs::canonicalize(entry.expect("an entry").path()).expect("a path");
+        let name = path.file_name().expect("a name");
+        if name != "text2vec-sidecar.json" {
+            std::os::unix::fs::symlink(&path, dir.path().join(name)).expect("a link");
+        }
+    }
+    let model = dir.path().to_str().expect("a path");
+    let check = |flags: &[&str]| {
+        let output = run(sidecar(&[&["--check", "--model", model], flags].concat()).env("RUST_LOG", "warn"));
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+        assert!(output.status.success(), "{said:?}");
+        said
+    };
+    let [ok, warning] = check(&[]);
+    assert!(ok.ends_with("profile sentence-transformers (chosen by: modules.json)\n"), "{ok}");
+    for word in ["modules.json alone", "profile sentence-transformers", "under transformers", "--profile", model] {
+        assert!(warning.contains(word), "'{word}' is not in: {warning}");
+    }
+    let [ok, warning] = check(&["--profile", "transformers"]);
+    assert!(ok.ends_with("profile transformers (chosen by: --profile)\n") && warning.is_empty(), "{ok} {warning}");
 }
 
 #[test]

@@ -30,7 +30,12 @@ async fn a_server_and_a_model_here_are_told_equal_or_different() {
         let printed = String::from_utf8_lossy(&same.stdout);
         println!("{printed}");
         assert_eq!(same.status.code(), Some(0), "{printed} {}", String::from_utf8_lossy(&same.stderr));
-        for part in ["dimensions      384 and 384", "15 compared, 1 refused by both, 0 that", "the same vectors"] {
+        for part in [
+            "profile         transformers (chosen by: --profile) and transformers",
+            "dimensions      384 and 384",
+            "15 compared, 1 refused by both, 0 that",
+            "the same vectors",
+        ] {
             assert!(printed.contains(part), "{part}: {printed}");
         }
     }
@@ -38,7 +43,12 @@ async fn a_server_and_a_model_here_are_told_equal_or_different() {
     let printed = String::from_utf8_lossy(&different.stdout);
     println!("{printed}");
     assert_eq!(different.status.code(), Some(1), "{printed}");
-    for part in ["2 compared, 0 refused by both, 1 that", "only the first side refuses it", "different: do not mix"] {
+    for part in [
+        "2 compared, 0 refused by both, 1 that",
+        "only the first side refuses it",
+        "different: do not mix",
+        "the first side's profile is transformers (chosen by: --profile), the second's onnx (chosen by: --profile)",
+    ] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
     let error = String::from_utf8_lossy(&different.stderr);

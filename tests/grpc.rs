@@ -60,10 +60,32 @@ async fn options_reach_the_encoder() {
     assert_eq!(cut.len(), 64);
     let (prompted, _) = vectorize(VectorizeOptions { prompt: Some("about: ".into()), ..Default::default() }).await;
     assert!(max_difference(&full, &prompted) > 1e-3, "the prompt changed nothing");
-    let odd = VectorizeOptions { pooling_strategy: "cls".into(), dimensions: Some(5000), ..Default::default() };
+    let odd = VectorizeOptions { pooling_strategy: "cls".into(), ..Default::default() };
     let (same, ignored) = vectorize(odd).await;
-    assert_eq!((same, ignored), (full, vec!["dimensions".to_owned(), "poolingStrategy".to_owned()]));
+    assert_eq!((same, ignored), (full, vec!["poolingStrategy".to_owned()]));
     server.stop().await;
+}
+
+/// No vector has such a length, under any profile: an error, neither an empty vector nor one of another length.
+#[tokio::test]
+async fn dimensions_that_no_vector_has_are_refused() {
+    for profile in [Profile::SentenceTransformers, Profile::Transformers] {
+        let server = TestServer::start_model(options(profile)).await;
+        let mut client = VectorizerClient::new(channel(&server).await);
+        for dimensions in [0, -1, -384, i64::MIN, 385, 5000, i64::MAX] {
+            let options = Some(VectorizeOptions { dimensions: Some(dimensions), ..Default::default() });
+            let request = VectorizeRequest { texts: vec!["hello".into()], options: options.clone() };
+            let status = client.vectorize(request).await.expect_err("refused");
+            assert_eq!(status.code(), Code::InvalidArgument, "{profile} {dimensions}: {status}");
+            assert!(status.message().contains(&format!("'dimensions' is {dimensions}")), "{status}");
+            let item = VectorizeStreamRequest { id: "a".into(), text: "hello".into(), options };
+            let stream = client.vectorize_stream(tokio_stream::iter([item])).await.expect("a stream");
+            let answer = stream.into_inner().message().await.expect("an answer").expect("one");
+            let result = answer.result.expect("a result").result;
+            assert!(matches!(result, Some(Outcome::Error(_))), "{profile} {dimensions}: {result:?}");
+        }
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -55,6 +55,41 @@ async fn every_request_of_weaviate_is_accepted() {
     server.stop().await;
 }
 
+/// `/vectors` is as lenient with `dimensions` as the reference: under `sentence-transformers` a negative number drops
+/// values from the end, 0 and too many are the whole vector, and under `transformers` nothing of it counts. One thing is
+/// not kept: a vector with nothing in it.
+#[tokio::test]
+async fn dimensions_that_make_no_sense_never_give_an_empty_vector() {
+    let given = [(0, 384), (385, 384), (5000, 384), (i64::MAX, 384), (-10, 374), (-383, 1)];
+    let nothing = [-384, -385, i64::MIN];
+    for profile in [Profile::SentenceTransformers, Profile::Transformers] {
+        let server = TestServer::start_model(options(profile)).await;
+        let ask = async |dimensions: i64, texts: bool| {
+            let key = if texts { "texts" } else { "text" };
+            let text = if texts { json!(["The London Eye"]) } else { json!("The London Eye") };
+            let body = json!({key: text, "config": {"dimensions": dimensions}});
+            let response = client().post(server.url("/vectors")).json(&body).send().await.expect("an answer");
+            (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+        };
+        let cuts = profile == Profile::SentenceTransformers;
+        for texts in [false, true] {
+            for (dimensions, length) in given {
+                let (status, answer) = ask(dimensions, texts).await;
+                let vector = if texts { &answer["vectors"][0] } else { &answer["vector"] };
+                let length = if cuts { length } else { 384 };
+                assert_eq!((status, floats(vector).len()), (200, length), "{profile} {dimensions}");
+            }
+            for dimensions in nothing {
+                let (status, answer) = ask(dimensions, texts).await;
+                assert_eq!(status, if cuts { 400 } else { 200 }, "{profile} {dimensions}: {answer}");
+                let told = answer["error"].as_str().is_some_and(|error| error.contains("use 1 to 384"));
+                assert_eq!(told, cuts, "{answer}");
+            }
+        }
+        server.stop().await;
+    }
+}
+
 /// Where our answer is meant to differ from the reference's, and why. Names are those of the exchanges.
 const WANTED_DEVIATIONS: &[(&str, &[&str], u16, &str)] = &[
     ("pool_bad", &["A", "B"], 400, "the caller's mistake, not the server's"),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use support::{max_difference, model_dir, norm, options};
+use support::{fixture, floats, max_difference, model_dir, norm, options};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::backend::{Backend, Embedding};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
@@ -58,6 +58,33 @@ async fn marker_files_choose_the_profile() {
     assert_eq!((onnx.profile().0, layout), (Profile::Onnx, Layout::ReferenceImage));
     let (chosen, _) = load(image.path(), |options| options.profile = Some(Profile::Transformers));
     assert_eq!(chosen.profile(), (Profile::Transformers, "--profile"));
+}
+
+/// `COPY ./my-model /app/models/model`, the reference's recipe for a model of one's own, takes the folder as
+/// sentence-transformers made it. Its container answers with the vectors of file A all the same.
+#[tokio::test]
+async fn a_model_put_into_an_image_has_the_vectors_of_the_reference_s_custom_image() {
+    let folder = tempfile::tempdir().expect("a directory");
+    link_model(folder.path());
+    assert!(folder.path().join("modules.json").is_file());
+    let (backend, _) = load(folder.path(), |options| options.hints.in_image = true);
+    assert_eq!(backend.profile().0, Profile::Transformers);
+    let (golden, texts) = (fixture("minilm/A.json"), fixture("minilm/texts.json"));
+    let (mut worst, mut least, mut compared) = (0f64, 1f64, 0);
+    for (text, expected) in texts.as_array().expect("texts").iter().zip(golden["results"].as_array().expect("results"))
+    {
+        if expected["status"] != 200 {
+            continue;
+        }
+        let vector = embed(&backend, EmbedRequest::passage(text["text"].as_str().expect("text"))).await.vector;
+        let expected = floats(&expected["vector"]);
+        let dot: f64 = vector.iter().zip(&expected).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        least = least.min(dot / norm(&vector) / norm(&expected));
+        worst = worst.max(max_difference(&vector, &expected) / norm(&expected).max(1.0));
+        compared += 1;
+    }
+    println!("{compared} texts: least cosine {least:.4}, largest difference {worst:.1e} of the length");
+    assert!(compared >= 50 && worst <= 1e-5, "{compared} texts, {worst:e}");
 }
 
 #[tokio::test]

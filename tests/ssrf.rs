@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
-use support::upstream::{Act, Arrived, Names, Upstream, container};
+use support::upstream::{Act, Arrived, Names, Upstream, container, ok, status};
 use support::{FakeBackend, TestServer};
 use text2vec_sidecar::backend::remote::address::Address;
+use text2vec_sidecar::backend::remote::credentials::Credentials;
 use text2vec_sidecar::backend::remote::directory::ClassUpstreams;
 use text2vec_sidecar::backend::remote::guard::Allowed;
 use text2vec_sidecar::backend::remote::{RemoteOptions, startup};
@@ -200,6 +201,79 @@ async fn what_is_allowed_is_served() {
     assert_eq!(embed(&directory, &format!("http://models.example:{port}")).await, Ok(3));
     let refused = embed(&directory, &format!("http://models.example:{}", port - 1)).await.expect_err("another port");
     assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+}
+
+/// A class chooses a path and a query at the operator's own upstream, where his token goes along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_does_not_choose_what_the_operators_token_asks_for() {
+    let served_anywhere = |arrived: &Arrived| match arrived.headers.get("authorization").map(String::as_str) {
+        Some("Bearer operators-token") => ok(r#"{"text":"","vector":[1,2,3],"dim":3}"#),
+        _ => status(401, "{}"),
+    };
+    let upstream = Upstream::start(served_anywhere).await;
+    let port = upstream.address.port();
+    let names = Names::default();
+    names.set("own.example", &["127.0.0.1"]);
+    let guarded = |list: &str| {
+        let own = Address::parse(&format!("http://own.example:{port}")).expect("a URL");
+        let mut allowed = Allowed::parse(list).expect("patterns");
+        allowed.allow(&own);
+        let credentials = Credentials::parse("own.example=operators-token", "", "").expect("credentials");
+        let options = RemoteOptions { resolver: Arc::new(names.clone()), credentials, ..RemoteOptions::default() };
+        ClassUpstreams::new(allowed, options, Box::new(|backend| backend))
+    };
+    let served = server(guarded("")).await;
+    for rest in [
+        "/admin/delete?all=1&x=",
+        "/admin/delete",
+        "/admin/delete?",
+        "/admin/delete#",
+        "?x=",
+        "#",
+        "/?all=1",
+        "/models/bge?all=1&x=",
+        "/models/bge#x",
+        "/models/../admin/delete",
+        "/models/%2e%2e/admin",
+        "/models/..%2fadmin",
+        "/models/a%2fb%2fc",
+        "/models/a%3fall=1",
+        "/models/a/b/c",
+        "/models/",
+        "\\admin\\delete",
+        "/ad\nmin/delete",
+        "/v1",
+        "//admin",
+        "/.well-known/../admin",
+    ] {
+        for scheme in ["http", "t2v+http", "HTTP"] {
+            for host in ["own.example", "OWN.EXAMPLE.", "user:pw@own.example", "operators-token@own.example"] {
+                let url = format!("{scheme}://{host}:{port}{rest}");
+                match ask(&served, &url).await {
+                    Ok(_) => panic!("{url} was served"),
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::PermissionDenied, "{url}: {status}");
+                        assert!(status.message().contains("--allow-upstream"), "{url}: {status}");
+                        assert!(!status.message().contains("token@"), "{url}: {status}");
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(upstream.connections.load(Ordering::SeqCst), 0, "somebody got through");
+    // What is left are the upstream's models, with the token.
+    for (rest, path) in [("", "/vectors"), ("/", "//vectors"), ("/models/org/bge", "/models/org/bge/vectors")] {
+        assert_eq!(ask(&served, &format!("http://own.example:{port}{rest}")).await.expect("served"), 3, "{rest}");
+        assert_eq!(upstream.count(path), 1, "{rest}");
+    }
+    // And what the operator lists.
+    let listed = server(guarded(&format!("own.example:{port}/team"))).await;
+    assert_eq!(ask(&listed, &format!("http://own.example:{port}/team/a")).await.expect("served"), 3);
+    for rest in ["/team/a?x=", "/team/..%2fadmin", "/teams", "/admin"] {
+        let refused = ask(&listed, &format!("http://own.example:{port}{rest}")).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{rest}: {refused}");
+    }
+    assert_eq!(upstream.connections.load(Ordering::SeqCst), 4, "one for each URL that was served");
 }
 
 /// The name's address changes between the check and the use, and again later: only checked addresses are dialled.

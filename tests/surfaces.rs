@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, floats, max_difference, norm, options};
 use text2vec_sidecar::backend::local::{LocalOptions, Precision};
 use text2vec_sidecar::contract::request::Profile;
-use text2vec_sidecar::server::Limits;
+use text2vec_sidecar::server::{Limits, ServerOptions, SurfaceOptions};
 
 fn client() -> Client {
     Client::builder().no_proxy().build().expect("client")
@@ -35,6 +35,12 @@ fn fields(value: &Value) -> Vec<&str> {
     names
 }
 
+/// Scaled to length 1 and rounded once, as JSON has it: in the fewest digits that read back to the same float32.
+fn unit<const N: usize>(vector: [f32; N]) -> [f64; N] {
+    let length = norm(&vector);
+    vector.map(|value| ((f64::from(value) / length) as f32).to_string().parse().expect("a number"))
+}
+
 /// The bytes of base64 text, as little-endian float32.
 fn base64_floats(text: &str) -> Vec<f32> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -51,17 +57,17 @@ fn base64_floats(text: &str) -> Vec<f32> {
 async fn openai_answers_as_its_clients_read_it() {
     let server = TestServer::start(Arc::new(FakeBackend::new(3))).await;
     let (status, answer) = post(&server, "/v1/embeddings", json!({"model": "fake", "input": ["ab", "c"]})).await;
-    let entry = |index: usize, vector: [f32; 3]| json!({"object": "embedding", "index": index, "embedding": vector});
+    let entry = |index: usize, vector: [f64; 3]| json!({"object": "embedding", "index": index, "embedding": vector});
     let expected = json!({
         "object": "list",
-        "data": [entry(0, [2.0, 3.0, 4.0]), entry(1, [1.0, 2.0, 3.0])],
+        "data": [entry(0, unit([2.0, 3.0, 4.0])), entry(1, unit([1.0, 2.0, 3.0]))],
         "model": "fake",
         "usage": {"prompt_tokens": 2, "total_tokens": 2},
     });
     assert_eq!((status, answer), (200, expected));
     // One text alone, no model: the default one. Unknown fields such as `user` are nobody's business.
     let (status, answer) = post(&server, "/v1/embeddings", json!({"input": "ab", "user": "me"})).await;
-    assert_eq!((status, &answer["data"][0]["embedding"]), (200, &json!([2.0, 3.0, 4.0])));
+    assert_eq!((status, &answer["data"][0]["embedding"]), (200, &json!(unit([2.0, 3.0, 4.0]))));
     assert_eq!(answer["model"], "fake");
 
     // Weaviate's text2vec-openai paces its batches by these, and crawls without them.
@@ -78,7 +84,10 @@ async fn openai_answers_as_its_clients_read_it() {
 
     let body = json!({"model": "fake", "input": "ab", "encoding_format": "base64"});
     let (_, answer) = post(&server, "/v1/embeddings", body).await;
-    assert_eq!(base64_floats(answer["data"][0]["embedding"].as_str().expect("base64")), [2.0, 3.0, 4.0]);
+    assert_eq!(
+        base64_floats(answer["data"][0]["embedding"].as_str().expect("base64")),
+        unit([2.0, 3.0, 4.0]).map(|value| value as f32)
+    );
 
     let (_, answer) = post(&server, "/v1/embeddings", json!({"model": "fake", "input": "ab", "dimensions": 2})).await;
     let cut = floats(&answer["data"][0]["embedding"]);
@@ -105,6 +114,9 @@ async fn openai_errors_have_its_shape() {
         (json!({"input": [[1, 2], [3]]}), 400, invalid, json!("input"), Value::Null, "token ids"),
         (json!({"input": "x", "dimensions": 4}), 400, invalid, json!("dimensions"), Value::Null, "have 3"),
         (json!({"input": "x", "dimensions": 0}), 400, invalid, json!("dimensions"), Value::Null, "above 0"),
+        (json!({"input": "x", "dimensions": -3}), 400, invalid, json!("dimensions"), Value::Null, "above 0"),
+        (json!({"input": "x", "dimensions": 1e30}), 400, invalid, json!("dimensions"), Value::Null, "above 0"),
+        (json!({"input": "x", "dimensions": u64::MAX}), 400, invalid, json!("dimensions"), Value::Null, "have 3"),
         (
             json!({"input": "x", "encoding_format": "int8"}),
             400,
@@ -140,13 +152,13 @@ async fn ollama_answers_as_its_clients_read_it() {
     let (status, answer) = post(&server, "/api/embed", json!({"model": "fake:latest", "input": ["ab", "c"]})).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(fields(&answer), ["embeddings", "load_duration", "model", "prompt_eval_count", "total_duration"]);
-    assert_eq!(answer["embeddings"], json!([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0]]));
+    assert_eq!(answer["embeddings"], json!([unit([2.0, 3.0, 4.0]), unit([1.0, 2.0, 3.0])]));
     assert_eq!((&answer["model"], &answer["prompt_eval_count"]), (&json!("fake:latest"), &json!(2)));
     assert!(answer["total_duration"].as_u64().expect("a number") > 0);
     let (_, answer) = post(&server, "/api/embed", json!({"model": "fake", "input": "ab", "dimensions": 1})).await;
     assert_eq!(answer["embeddings"], json!([[1.0]]));
     let old = post(&server, "/api/embeddings", json!({"model": "fake", "prompt": "ab"})).await;
-    assert_eq!(old, (200, json!({"embedding": [2.0, 3.0, 4.0]})));
+    assert_eq!(old, (200, json!({"embedding": unit([2.0, 3.0, 4.0])})));
     let (_, answer) = get(&server, "/api/tags").await;
     assert_eq!(fields(&answer["models"][0]), ["details", "digest", "model", "modified_at", "name", "size"]);
     assert_eq!((&answer["models"][0]["name"], &answer["models"][0]["digest"]), (&json!("fake:latest"), &json!("0")));
@@ -157,6 +169,8 @@ async fn ollama_answers_as_its_clients_read_it() {
         ("/api/embed", json!({"model": "fake"}), 400, "'input' is missing"),
         ("/api/embed", json!({"model": "fake", "input": [[1]]}), 400, "token ids"),
         ("/api/embed", json!({"model": "fake", "input": "x", "dimensions": 9}), 400, "have 3"),
+        ("/api/embed", json!({"model": "fake", "input": "x", "dimensions": 0}), 400, "above 0"),
+        ("/api/embed", json!({"model": "fake", "input": "x", "dimensions": -9}), 400, "above 0"),
         ("/api/embed", json!({"model": "fake", "input": ["a", "fail"]}), 400, "text 1: this text fails"),
         ("/api/embeddings", json!({"model": "fake"}), 400, "'prompt' is missing"),
     ] {
@@ -174,12 +188,16 @@ async fn tei_answers_as_its_clients_read_it() {
     assert_eq!((status, &answer["error_type"]), (503, &json!("Unhealthy")));
     server.readiness.ready(Arc::new(FakeBackend::new(3)));
     assert_eq!(get(&server, "/health").await, (200, Value::Null));
-    assert_eq!(post(&server, "/embed", json!({"inputs": "ab"})).await, (200, json!([[2.0, 3.0, 4.0]])));
+    assert_eq!(post(&server, "/embed", json!({"inputs": "ab"})).await, (200, json!([unit([2.0, 3.0, 4.0])])));
     let two = post(&server, "/embed", json!({"inputs": ["ab", "c"], "truncate": true})).await;
-    assert_eq!(two, (200, json!([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0]])));
-    for body in [json!({"inputs": "ab", "normalize": true}), json!({"inputs": "ab", "dimensions": 2})] {
-        let (_, answer) = post(&server, "/embed", body.clone()).await;
-        assert!((norm(&floats(&answer[0])) - 1.0).abs() < 1e-6, "{body}");
+    assert_eq!(two, (200, json!([unit([2.0, 3.0, 4.0]), unit([1.0, 2.0, 3.0])])));
+    for (body, vector) in [
+        (json!({"inputs": "ab", "normalize": true}), json!(unit([2.0, 3.0, 4.0]))),
+        (json!({"inputs": "ab", "normalize": null}), json!(unit([2.0, 3.0, 4.0]))),
+        (json!({"inputs": "ab", "normalize": false}), json!([2.0, 3.0, 4.0])),
+        (json!({"inputs": "ab", "dimensions": 2}), json!(unit([2.0, 3.0]))),
+    ] {
+        assert_eq!(post(&server, "/embed", body.clone()).await, (200, json!([vector])), "{body}");
     }
     let (status, info) = get(&server, "/info").await;
     assert_eq!((status, &info["model_id"], &info["max_client_batch_size"]), (200, &json!("fake"), &json!(2)));
@@ -189,6 +207,9 @@ async fn tei_answers_as_its_clients_read_it() {
         (json!({"inputs": [1, 2]}), 422, "Validation", "the tokens of fake are not known here"),
         (json!({"inputs": "x", "prompt_name": "summary"}), 422, "Validation", "query, passage or document"),
         (json!({"inputs": "x", "truncation_direction": "Left"}), 422, "Validation", "only be right"),
+        (json!({"inputs": "x", "dimensions": 4}), 422, "Validation", "have 3"),
+        (json!({"inputs": "x", "dimensions": 0}), 422, "Validation", "above 0"),
+        (json!({"inputs": "x", "dimensions": -1}), 422, "Validation", "above 0"),
         (json!({"inputs": ["a", "b", "c"]}), 413, "Validation", "--max-texts"),
         (json!({"inputs": "fail"}), 422, "Validation", "this text fails"),
     ] {
@@ -200,14 +221,23 @@ async fn tei_answers_as_its_clients_read_it() {
     server.stop().await;
 }
 
-/// One text, one vector, whichever way it comes; and as many tokens as the model was fed.
+/// One text, one vector, whichever way it comes; and as many tokens as the model was fed. What the profile leaves at
+/// another length (4.6 here) is scaled to length 1, as clients of these surfaces expect, and the rest keeps its bits.
 #[tokio::test]
-async fn every_surface_gives_the_vector_of_the_profile() {
-    for profile in [Profile::Transformers, Profile::SentenceTransformers] {
+async fn every_surface_gives_the_vector_of_the_profile_at_length_1() {
+    for (profile, length) in [(Profile::Transformers, 4.55), (Profile::SentenceTransformers, 1.0)] {
         let server = TestServer::start_model(options(profile)).await;
         let text = "The London Eye is a wheel. It turns slowly.";
         let (_, own) = post(&server, "/vectors", json!({"text": text})).await;
-        let own = floats(&own["vector"]);
+        let raw = floats(&own["vector"]);
+        assert!((norm(&raw) - length).abs() < 0.01, "{profile}: {}", norm(&raw));
+        let (_, as_made) = post(&server, "/embed", json!({"inputs": text, "normalize": false})).await;
+        assert_eq!(floats(&as_made[0]), raw, "{profile}");
+        let own = match profile {
+            Profile::Transformers => raw.iter().map(|&value| (f64::from(value) / norm(&raw)) as f32).collect(),
+            _ => raw,
+        };
+        println!("{profile}: {length} on /vectors, {:.7} elsewhere", norm(&own));
         let (_, openai) = post(&server, "/v1/embeddings", json!({"input": [text, "x"]})).await;
         let (_, ollama) = post(&server, "/api/embed", json!({"input": [text]})).await;
         let (_, old) = post(&server, "/api/embeddings", json!({"prompt": text})).await;
@@ -224,6 +254,31 @@ async fn every_surface_gives_the_vector_of_the_profile() {
         let factor = norm(&own[..64]) as f32;
         let expected: Vec<f32> = own[..64].iter().map(|value| value / factor).collect();
         assert!(max_difference(&cut, &expected) < 1e-6, "{profile}");
+        server.stop().await;
+    }
+}
+
+/// `--surface-normalize false`: for a collection that was made with vectors as the profile makes them.
+#[tokio::test]
+async fn the_operator_may_leave_vectors_as_they_are() {
+    for normalize in [true, false] {
+        let surfaces = SurfaceOptions { normalize };
+        let server = TestServer::start_with(ServerOptions { surfaces, ..ServerOptions::default() }).await;
+        server.readiness.ready(Arc::new(FakeBackend::new(3)));
+        let vector = if normalize { unit([2.0, 3.0, 4.0]) } else { [2.0, 3.0, 4.0] };
+        let (_, openai) = post(&server, "/v1/embeddings", json!({"input": "ab"})).await;
+        let (_, ollama) = post(&server, "/api/embed", json!({"input": "ab"})).await;
+        let (_, old) = post(&server, "/api/embeddings", json!({"prompt": "ab"})).await;
+        for answer in [&openai["data"][0]["embedding"], &ollama["embeddings"][0], &old["embedding"]] {
+            assert_eq!(answer, &json!(vector));
+        }
+        // A request to TEI's surface says so itself, and fewer dimensions are scaled anyway.
+        assert_eq!(post(&server, "/embed", json!({"inputs": "ab"})).await.1, json!([unit([2.0, 3.0, 4.0])]));
+        let (_, cut) = post(&server, "/v1/embeddings", json!({"input": "ab", "dimensions": 2})).await;
+        assert_eq!(cut["data"][0]["embedding"], json!(unit([2.0, 3.0])));
+        let (_, own) = post(&server, "/vectors", json!({"text": "ab"})).await;
+        assert_eq!(own["vector"], json!([2.0, 3.0, 4.0]));
+        assert_eq!(get(&server, "/meta").await.1["sidecar"]["surface_normalize"], json!(normalize));
         server.stop().await;
     }
 }

@@ -3,6 +3,7 @@
 # filesystem read-only. `check.sh BINARY MODEL_DIR`; with STRIP=1 without the binary's symbols. What it proves:
 # - the image without a model is at most 45 MB, that with MODEL_DIR at most 140 MB;
 # - with the model it answers at most 2 seconds after its start, and HEALTHCHECK's command agrees; SIGTERM ends it with 0;
+# - a model copied to /app/models/model is served under the reference's profile;
 # - the model stage downloads with a token that is in no layer, from a Hub made here.
 # Needs root on Debian; buildah and debootstrap are installed if CI is set. Skipped, loudly, where they cannot be had.
 set -euo pipefail
@@ -173,4 +174,19 @@ if [ "$milliseconds" -gt $((MAX_SECONDS * 1000)) ]; then
   echo "error: that is over $MAX_SECONDS s" >&2
   exit 1
 fi
+buildah rm "$container" >/dev/null
+
+# A model of one's own where the reference's recipe for custom images puts it: without marker files it is served as the
+# reference does, whatever its modules.json says.
+container=$(buildah from --pull-never localhost/sidecar:bare)
+root=$(buildah mount "$container")
+mkdir -p "$root/app/models"
+cp -rL "$model" "$root/app/models/model"
+rm -f "$root/app/models/model/text2vec-sidecar.json"
+[ -f "$root/app/models/model/modules.json" ] || { echo "error: $model has no modules.json" >&2; exit 1; }
+told=$(inside /text2vec-sidecar --check 2>"$run/check.log") || { cat "$run/check.log" >&2; exit 1; }
+case $told in
+  *"profile transformers (chosen by: no marker file"*) echo "a model copied to /app/models/model: $told" ;;
+  *) echo "error: a model copied to /app/models/model: $told" >&2; exit 1 ;;
+esac
 buildah rm "$container" >/dev/null

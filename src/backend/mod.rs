@@ -27,13 +27,26 @@ pub struct Embedding {
     pub ignored: Vec<&'static str>,
 }
 
+/// How far from 1 the length of a vector may be that was scaled to length 1 in float32: the rounding of its numbers, and of
+/// the sum they were divided by.
+const ROUNDING: f64 = 1e-6;
+
 impl Embedding {
-    /// The first `dimensions` numbers, scaled to length 1 (L2); zeros stay zeros.
-    pub fn shortened(&self, dimensions: usize) -> Embedding {
+    /// Scaled to length 1 (L2); zeros stay zeros. One that has this length already, but for [`ROUNDING`], keeps its bits.
+    pub fn normalized(self) -> Embedding {
+        let dimensions = self.vector.len();
+        self.shortened(dimensions)
+    }
+
+    /// The first `dimensions` numbers, scaled as [`Embedding::normalized`] does.
+    pub fn shortened(self, dimensions: usize) -> Embedding {
         let kept = &self.vector[..dimensions.min(self.vector.len())];
-        let norm = kept.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt().max(1e-12);
-        let vector = kept.iter().map(|&value| (f64::from(value) / norm) as f32).collect();
-        Embedding { vector, ..self.clone() }
+        let norm = kept.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+        if (norm - 1.0).abs() <= ROUNDING {
+            return if kept.len() == self.vector.len() { self } else { Embedding { vector: kept.into(), ..self } };
+        }
+        let vector = kept.iter().map(|&value| (f64::from(value) / norm.max(1e-12)) as f32).collect();
+        Embedding { vector, ..self }
     }
 }
 
@@ -105,4 +118,35 @@ pub trait Directory: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `PermissionDenied` if classes may not name it.
     fn backend(&self, url: &str) -> Result<Arc<dyn Backend>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn embedding(vector: &[f32]) -> Embedding {
+        Embedding { vector: vector.into(), tokens: 1, truncated: false, ignored: Vec::new() }
+    }
+
+    #[test]
+    fn a_vector_of_length_1_keeps_its_bits() {
+        for dimensions in [2, 384, 1024, 4096] {
+            let raw: Vec<f32> = (0..dimensions).map(|place| (place as f32 * 0.7).sin() * 6.4 + 0.01).collect();
+            let once = embedding(&raw).normalized();
+            let again = once.clone().normalized();
+            assert!(Arc::ptr_eq(&once.vector, &again.vector), "{dimensions}: not even copied");
+            // As a library has it that sums in float32.
+            let norm = raw.iter().map(|value| value * value).sum::<f32>().sqrt();
+            let rough: Vec<f32> = raw.iter().map(|value| value / norm).collect();
+            assert_eq!(&*embedding(&rough).normalized().vector, &rough[..], "{dimensions}");
+        }
+    }
+
+    #[test]
+    fn lengths_become_1_and_zeros_stay() {
+        assert_eq!(&*embedding(&[3.0, 4.0]).normalized().vector, [0.6, 0.8]);
+        assert_eq!(&*embedding(&[0.0, 0.0]).normalized().vector, [0.0, 0.0]);
+        assert_eq!(&*embedding(&[3.0, 4.0, 12.0]).shortened(2).vector, [0.6, 0.8]);
+        assert_eq!(&*embedding(&[1.0, 0.0]).shortened(1).vector, [1.0]);
+    }
 }

@@ -68,6 +68,7 @@ fn implied(id: &str, args: &ServeArgs, reference: &ReferenceEnv) -> Result<(Stri
     Ok(match id {
         "model" if args.passage_model.is_some() => ("-".into(), "--passage-model and --query-model"),
         "model" if upstream(true).is_some() && upstream(false).is_some() => ("-".into(), "texts are forwarded"),
+        "model" if !args.upstream.models()?.is_empty() => ("-".into(), "--upstream"),
         "model" => {
             let models: Vec<_> = reference.models(&args.model)?.into_iter().map(|model| model.source).collect();
             let source = match &reference.model_name {
@@ -88,7 +89,9 @@ fn implied(id: &str, args: &ServeArgs, reference: &ReferenceEnv) -> Result<(Stri
             let (own, of_classes) = reference.caches(args, false);
             ((own.max_bytes + of_classes.max_bytes).to_string(), from("ENABLE_CACHE", reference.cache_off))
         }
-        "cache_ttl" => ((if endpoints.environment().is_some() { "600" } else { "never" }).into(), "default"),
+        "cache_ttl" => {
+            ((if args.upstream.any() || endpoints.environment().is_some() { "600" } else { "never" }).into(), "default")
+        }
         "direct_tokenize" => {
             (reference.direct_tokenize.to_string(), from("T2V_TRANSFORMERS_DIRECT_TOKENIZE", reference.direct_tokenize))
         }

@@ -11,15 +11,30 @@ use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::client::Tls;
 use crate::backend::remote::credentials::Credentials;
 use crate::contract::endpoint::InferenceUrls;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// An upstream that is a model beside others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamChoice {
+    /// As the operator named it; `None`: as its own server calls it.
+    pub name: Option<String>,
+    /// Its base URL, or those of its replicas, separated by commas.
+    pub urls: String,
+}
+
+/// Reads `<name>=<URL>`. A URL's query may have a `=` too.
+fn named(part: &str) -> Option<(&str, &str)> {
+    let (name, url) = part.split_once('=')?;
+    (!name.is_empty() && !name.contains("://") && url.contains("://")).then_some((name, url))
+}
 
 /// Other servers that embed: which, how they are asked, and which ones classes may name.
 #[derive(Debug, Clone, Args)]
 pub struct UpstreamArgs {
-    /// Base URL of a server that embeds instead of a model here; replicas separated by commas [default:
-    /// TRANSFORMERS_INFERENCE_API]
+    /// Base URL of a server that embeds instead of a model here, replicas separated by commas; or <name>=<URL>, several times
+    /// or with commas between, for a model of that name beside others [default: TRANSFORMERS_INFERENCE_API]
     #[arg(long, env = "T2V_UPSTREAM", hide_env_values = true, conflicts_with_all = ["passage_upstream", "query_upstream"])]
-    pub upstream: Option<String>,
+    pub upstream: Vec<String>,
     /// The same for passages only [default: TRANSFORMERS_PASSAGE_INFERENCE_API]
     #[arg(long, env = "T2V_PASSAGE_UPSTREAM", hide_env_values = true)]
     pub passage_upstream: Option<String>,
@@ -27,7 +42,7 @@ pub struct UpstreamArgs {
     #[arg(long, env = "T2V_QUERY_UPSTREAM", hide_env_values = true)]
     pub query_upstream: Option<String>,
     /// Hosts that classes may name as upstreams, separated by commas: host, *.suffix, address, network/bits, each with an
-    /// optional :port
+    /// optional :port and an optional /path, which is needed for other paths than /models/<name> where credentials go along
     #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "")]
     pub allow_upstream: String,
     /// Whether to wait at start, up to 120 seconds, until the upstreams are ready [default: true, or what
@@ -93,10 +108,98 @@ impl UpstreamArgs {
         })
     }
 
+    /// The upstreams that are models beside others, in order. Empty where `--upstream` names one that takes every text.
+    ///
+    /// # Errors
+    /// `Config` if more than one has no name.
+    pub fn models(&self) -> Result<Vec<UpstreamChoice>> {
+        let choices = self.choices();
+        match choices.iter().filter(|choice| choice.name.is_none()).count() {
+            _ if self.whole().is_some() => Ok(Vec::new()),
+            0 | 1 => Ok(choices),
+            _ => Err(Error::config(
+                "several upstreams need names: --upstream <name>=<URL> for each but one; replicas of one stand in one \
+                 --upstream, separated by commas",
+            )),
+        }
+    }
+
+    /// Whether any flag names an upstream.
+    pub(super) fn any(&self) -> bool {
+        self.urls().is_some() || !self.choices().is_empty()
+    }
+
+    /// The one upstream of all texts.
+    fn whole(&self) -> Option<String> {
+        match &self.choices()[..] {
+            [UpstreamChoice { name: None, urls }] => Some(urls.clone()),
+            _ => None,
+        }
+    }
+
+    /// A part with a name begins an upstream; the parts behind it are its replicas.
+    fn choices(&self) -> Vec<UpstreamChoice> {
+        let mut choices: Vec<UpstreamChoice> = Vec::new();
+        for given in self.upstream.iter().filter(|given| !given.is_empty()) {
+            let unnamed = |urls: &str| UpstreamChoice { name: None, urls: urls.to_owned() };
+            if !given.split(',').any(|part| named(part.trim()).is_some()) {
+                choices.push(unnamed(given));
+                continue;
+            }
+            let first = choices.len();
+            for part in given.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                match named(part) {
+                    Some((name, url)) => choices.push(UpstreamChoice { name: Some(name.into()), urls: url.into() }),
+                    None if choices.len() == first => choices.push(unnamed(part)),
+                    None => choices.iter_mut().last().into_iter().for_each(|last| last.urls += &format!(",{part}")),
+                }
+            }
+        }
+        choices
+    }
+
     /// What the flags name; a side that is not named is embedded here.
     pub(super) fn urls(&self) -> Option<InferenceUrls> {
-        let side = |own: &Option<String>| own.as_ref().or(self.upstream.as_ref()).cloned().unwrap_or_default();
+        let whole = self.whole();
+        let side = |own: &Option<String>| own.as_ref().or(whole.as_ref()).cloned().unwrap_or_default();
         let urls = InferenceUrls { passage: side(&self.passage_upstream), query: side(&self.query_upstream) };
         (!urls.passage.is_empty() || !urls.query.is_empty()).then_some(urls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::Cli;
+
+    fn read(arguments: &[&str]) -> UpstreamArgs {
+        let given = arguments.iter().flat_map(|&argument| ["--upstream", argument]);
+        Cli::parse_from(["text2vec-sidecar"].into_iter().chain(given)).serve.upstream
+    }
+
+    #[test]
+    fn upstreams_have_names_and_replicas() {
+        let models = |arguments: &[&str]| {
+            let models = read(arguments).models()?.into_iter();
+            Ok::<_, Error>(models.map(|choice| (choice.name.unwrap_or_default(), choice.urls)).collect::<Vec<_>>())
+        };
+        let expected = |pairs: &[(&str, &str)]| -> Result<Vec<(String, String)>> {
+            Ok(pairs.iter().map(|(name, urls)| ((*name).to_owned(), (*urls).to_owned())).collect())
+        };
+        let two = expected(&[("a", "http://1"), ("b", "grpc://2:1,grpc://3")]);
+        assert_eq!(models(&["a=http://1", "b=grpc://2:1,grpc://3"]), two);
+        assert_eq!(models(&["a=http://1, b=grpc://2:1, grpc://3"]), two);
+        let with_key = expected(&[("", "openai+http://1/v1?model=x"), ("a", "http://u:p=q@2/?k=v")]);
+        assert_eq!(models(&["openai+http://1/v1?model=x,a=http://u:p=q@2/?k=v"]), with_key);
+        assert_eq!(models(&["openai+http://1/v1?model=x", "a=http://u:p=q@2/?k=v"]), with_key);
+        assert!(models(&["http://1", "http://2"]).is_err_and(|error| error.message().contains("need names")));
+        for whole in ["http://1", "http://1,http://2", " http://1", "openai+http://1/v1?model=x"] {
+            assert_eq!(models(&[whole]), Ok(Vec::new()), "{whole}");
+            assert_eq!(read(&[whole]).urls().map(|urls| urls.query).as_deref(), Some(whole), "taken as it is");
+        }
+        assert!(read(&["a=http://1"]).any() && read(&["a=http://1"]).urls().is_none());
+        assert!(!read(&[]).any() && !read(&[""]).any());
     }
 }

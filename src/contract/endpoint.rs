@@ -69,7 +69,7 @@ impl InferenceUrls {
 
 impl Endpoints {
     /// `own_urls`: a comma-separated list of base URLs that name this sidecar itself (`T2V_SELF_URLS`). Blanks around
-    /// them and slashes at their ends do not count, nor does the letter case of scheme and host.
+    /// them and slashes at their ends do not count, nor do user-info and the letter case of scheme and host.
     pub fn new(environment: Option<InferenceUrls>, own_urls: &str) -> Endpoints {
         let own_urls = own_urls.split(',').map(comparable).filter(|url| !url.is_empty()).collect();
         Endpoints { environment, own_urls }
@@ -135,9 +135,11 @@ pub fn enabled(value: &str) -> bool {
 /// Equal for URLs that name the same service as far as the text can tell.
 fn comparable(url: &str) -> String {
     let url = url.trim().trim_end_matches('/');
-    let host = url.find("://").map_or(0, |at| at + 3);
-    let path = url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at);
-    url[..path].to_ascii_lowercase() + &url[path..]
+    let (scheme, rest) = url.split_at(url.find("://").map_or(0, |at| at + 3));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    // A token for this very sidecar, say: Weaviate has no other place for it.
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    scheme.to_ascii_lowercase() + &host.to_ascii_lowercase() + path
 }
 
 #[cfg(test)]
@@ -151,10 +153,28 @@ mod tests {
             let settings = Settings { inference_url: url.to_owned(), ..Settings::default() };
             matches!(endpoints.resolve(&settings, Task::Query), Endpoint::Local)
         };
-        for url in ["", "http://t2v:8080", "http://t2v:8080//", "HTTP://t2v:8080", "https://X/Base/"] {
+        for url in [
+            "",
+            "http://t2v:8080",
+            "http://t2v:8080//",
+            "HTTP://t2v:8080",
+            "https://X/Base/",
+            "http://any:token@t2v:8080",
+            "http://any:to@ken@t2v:8080/",
+        ] {
             assert!(at(url), "{url}");
         }
-        for url in ["http://t2v:8081", "http://t2v:8080/base", "https://x/base", "t2v:8080", " "] {
+        for url in [
+            "http://t2v:8081",
+            "http://t2v:8080/base",
+            "https://x/base",
+            "t2v:8080",
+            " ",
+            "http://other/@t2v:8080",
+            "http://other\\@t2v:8080",
+            "http://other?@t2v:8080",
+            "http://t2v:8080@other",
+        ] {
             assert!(!at(url), "{url}");
         }
     }

@@ -75,7 +75,8 @@ pub struct EmbedRequest {
     pub task_name: Option<Cow<'static, str>>,
     /// `poolingStrategy` as the caller wrote it; empty or `None` means [`PoolingStrategy::MaskedMean`].
     pub pooling: Option<String>,
-    /// Wanted number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative).
+    /// Wanted number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
+    /// what would leave nothing.
     pub dimensions: Option<i64>,
     /// Replaces the model's own prompt for the task.
     pub prompt: Option<String>,

@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::hub::{self, Destination, HubConfig};
 
+/// Where the reference container's images, and ours, keep their model.
+pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
+
 /// File in a plain directory that says where its content came from.
 pub const MEMO_FILE: &str = "text2vec-sidecar.json";
 
@@ -57,6 +60,8 @@ pub struct ModelDir {
     pub revision: Option<String>,
     /// How it was found.
     pub layout: Layout,
+    /// Somebody put it at [`IMAGE_MODEL_DIR`]: it is that directory, and neither a cache nor downloaded by this program.
+    pub in_image: bool,
 }
 
 /// Content of [`MEMO_FILE`].
@@ -143,6 +148,7 @@ pub async fn download(model: &str, revision: Option<&str>, dir: Option<&Path>, c
         id: Some(model.to_owned()),
         revision: Some(snapshot.revision.clone()),
         layout,
+        in_image: false,
     };
     check_complete(&found.path)?;
     if layout == Layout::Plain {
@@ -164,7 +170,9 @@ pub fn find(model: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
     }
     let path = Path::new(model);
     if path.is_dir() {
-        return in_directory(path, revision).map(Some);
+        let found = in_directory(path, revision)?;
+        let in_image = found.id.is_none() && is_same(path, Path::new(IMAGE_MODEL_DIR));
+        return Ok(Some(ModelDir { in_image, ..found }));
     }
     if path.exists() {
         return Err(Error::config(format!("{model} is a file: give the directory that holds the model")));
@@ -185,7 +193,8 @@ fn find_cached(id: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
         return Ok(None);
     }
     let markers = path.clone();
-    Ok(Some(ModelDir { path, markers, id: Some(id.to_owned()), revision: Some(commit), layout: Layout::HubCache }))
+    let (id, revision) = (Some(id.to_owned()), Some(commit));
+    Ok(Some(ModelDir { path, markers, id, revision, layout: Layout::HubCache, in_image: false }))
 }
 
 /// Why an id could not be found while offline, with what the cache does have.
@@ -218,7 +227,8 @@ fn in_directory(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
                 }
                 check_complete(dir)?;
                 let layout = if marked { Layout::ReferenceImage } else { Layout::HubCache };
-                Ok(ModelDir { path: dir.to_owned(), markers, id: Some(id), revision: Some(commit), layout })
+                let (id, revision) = (Some(id), Some(commit));
+                Ok(ModelDir { path: dir.to_owned(), markers, id, revision, layout, in_image: false })
             }
             None => Ok(ModelDir { layout, ..plain(dir, revision)? }),
         };
@@ -231,7 +241,8 @@ fn in_directory(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
     // Caches of sentence-transformers before 2.3 hold plain folders.
     if !folder.join("snapshots").exists() {
         check_complete(&folder)?;
-        return Ok(ModelDir { path: folder, markers: dir.to_owned(), id: Some(id), revision: None, layout });
+        let (markers, id) = (dir.to_owned(), Some(id));
+        return Ok(ModelDir { path: folder, markers, id, revision: None, layout, in_image: false });
     }
     in_model_folder(&folder, id, revision, dir, layout)
 }
@@ -304,7 +315,8 @@ fn in_model_folder(
         )));
     };
     check_complete(&path)?;
-    Ok(ModelDir { path, markers: markers.to_owned(), id: Some(id), revision: Some(commit), layout })
+    let (markers, id, revision) = (markers.to_owned(), Some(id), Some(commit));
+    Ok(ModelDir { path, markers, id, revision, layout, in_image: false })
 }
 
 fn plain(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
@@ -324,6 +336,7 @@ fn plain(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
         id: memo.map(|memo| memo.model_id),
         revision: known,
         layout: Layout::Plain,
+        in_image: false,
     })
 }
 
@@ -362,6 +375,12 @@ fn cached_identity(dir: &Path) -> Option<(String, String)> {
     let snapshots = dir.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))?;
     let id = id_of_folder(snapshots.parent()?.file_name()?.to_str()?)?;
     Some((id, commit.to_owned()))
+}
+
+/// Whether two paths are one directory, however they are written and linked.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let canonical = |path| fs::canonicalize(path).ok();
+    canonical(one).is_some_and(|one| canonical(other) == Some(one))
 }
 
 fn check_complete(dir: &Path) -> Result<()> {
@@ -486,4 +505,24 @@ fn refuse_pointer(path: &Path) -> Result<()> {
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path)
         .map_err(|error| Error::new(ErrorKind::Config, format!("cannot read {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_directory_has_many_paths() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (image, link) = (dir.path().join("model"), dir.path().join("link"));
+        fs::create_dir(&image).expect("a directory");
+        std::os::unix::fs::symlink(&image, &link).expect("a link");
+        for same in [image.clone(), image.join(""), dir.path().join("./link/../model"), link] {
+            assert!(is_same(&same, &image), "{}", same.display());
+        }
+        for other in [dir.path().to_owned(), dir.path().join("none"), image.join("deeper")] {
+            assert!(!is_same(&other, &image), "{}", other.display());
+        }
+        assert!(!is_same(&dir.path().join("none"), &dir.path().join("none")), "nothing is there");
+    }
 }

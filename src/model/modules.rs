@@ -203,7 +203,8 @@ impl ModelDescription {
     }
 
     /// The profile `auto` stands for: marker files first, then `hints` (the reference container's variables), then what
-    /// the reference's published image of this Hub id does, then the model's own pipeline.
+    /// the reference's published image of this Hub id does, then what its images do with a directory that was put into
+    /// them, then the model's own pipeline.
     pub fn auto_profile(&self, hints: ProfileHints, id: Option<&str>) -> (Profile, &'static str) {
         if self.markers.onnx_runtime {
             (Profile::Onnx, "the marker file onnx_runtime")
@@ -219,21 +220,32 @@ impl ModelDescription {
             (Profile::SentenceTransformers, "USE_SENTENCE_TRANSFORMERS_VECTORIZER")
         } else if let Some(profile) = id.and_then(published_profile) {
             (profile, "the reference container's published image of this model")
+        } else if self.pipeline.is_some() && hints.in_image {
+            (
+                Profile::Transformers,
+                "no marker file: the reference container serves /app/models/model so, with a modules.json too",
+            )
         } else if self.pipeline.is_some() {
-            (Profile::SentenceTransformers, "modules.json")
+            (Profile::SentenceTransformers, MODULES_JSON)
         } else {
             (Profile::Transformers, "there is no modules.json")
         }
     }
 }
 
-/// Settings of the reference container that choose a mode where no marker file does.
+/// Why a profile was chosen that nothing but the model's own pipeline asks for: the reference container, given such a
+/// directory, would serve it under [`Profile::Transformers`].
+pub const MODULES_JSON: &str = "modules.json";
+
+/// What chooses a mode of the reference container where no marker file does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProfileHints {
     /// `ONNX_RUNTIME`.
     pub onnx_runtime: bool,
     /// `USE_SENTENCE_TRANSFORMERS_VECTORIZER`.
     pub sentence_transformers: bool,
+    /// Somebody put the directory where the reference's images have their model, as its recipe for custom images says.
+    pub in_image: bool,
 }
 
 /// How the reference container's published image serves a model of its README (CI matrix of t2v-transformers-models).
@@ -411,7 +423,7 @@ mod tests {
     #[test]
     fn auto_prefers_markers_then_hints_then_the_published_image() {
         let id = Some("sentence-transformers/all-MiniLM-L6-v2");
-        let hints = ProfileHints { onnx_runtime: true, sentence_transformers: true };
+        let hints = ProfileHints { onnx_runtime: true, sentence_transformers: true, in_image: true };
         let mut model = description(serde_json::json!({"model_type": "bert"}));
         model.pipeline = Some(Pipeline::default());
         assert_eq!(model.auto_profile(ProfileHints::default(), None).0, Profile::SentenceTransformers);
@@ -423,6 +435,26 @@ mod tests {
         assert_eq!(model.auto_profile(ProfileHints::default(), id).0, Profile::Onnx);
         let bare = description(serde_json::json!({"model_type": "bert"}));
         assert_eq!(bare.auto_profile(ProfileHints::default(), Some("me/mine")).0, Profile::Transformers);
+    }
+
+    /// The reference's recipe for a model of one's own is `COPY ./my-model /app/models/model`, without marker files; its
+    /// container then knows two vectorizers, and takes the one with sentences for all but T5.
+    #[test]
+    fn a_model_put_into_the_image_is_served_as_the_reference_does() {
+        let in_image = ProfileHints { in_image: true, ..ProfileHints::default() };
+        let mut model = description(serde_json::json!({"model_type": "bert"}));
+        model.pipeline = Some(Pipeline::default());
+        assert_eq!(model.auto_profile(in_image, None).0, Profile::Transformers);
+        let asked = ProfileHints { sentence_transformers: true, ..in_image };
+        assert_eq!(model.auto_profile(asked, None).0, Profile::SentenceTransformers);
+        // Downloaded there by this program, a published model keeps the profile of its image.
+        let mpnet = Some("sentence-transformers/all-mpnet-base-v2");
+        assert_eq!(model.auto_profile(in_image, mpnet).0, Profile::SentenceTransformers);
+        model.markers.model_name = Some("x".into());
+        assert_eq!(model.auto_profile(in_image, None).0, Profile::SentenceTransformers);
+        let mut t5 = description(serde_json::json!({"model_type": "t5"}));
+        t5.pipeline = Some(Pipeline::default());
+        assert_eq!(t5.auto_profile(in_image, None).0, Profile::SentenceTransformers);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod grpc;
 mod health;
 mod http;
 mod inflight;
+mod itself;
 mod models;
 mod observe;
 mod tls;
@@ -35,6 +36,7 @@ pub use self::cors::Origins;
 use self::inflight::{BodyRoom, hold_room};
 pub use self::models::Readiness;
 pub use self::tls::Tls;
+use crate::backend::remote::itself::Itself;
 use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::EmbedRequest;
@@ -110,6 +112,19 @@ impl Limits {
     }
 }
 
+/// How the surfaces answer that come from elsewhere (OpenAI's, Ollama's).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SurfaceOptions {
+    /// Vectors are scaled to length 1, as these APIs' own servers do; else they are as the profile makes them.
+    pub normalize: bool,
+}
+
+impl Default for SurfaceOptions {
+    fn default() -> Self {
+        SurfaceOptions { normalize: true }
+    }
+}
+
 /// What the module service is told by the operator, as Weaviate's module is by its environment.
 #[derive(Debug, Clone, Default)]
 pub struct ModuleOptions {
@@ -126,6 +141,7 @@ pub struct ModuleOptions {
 struct Service {
     readiness: Readiness,
     limits: Limits,
+    surfaces: SurfaceOptions,
     module: Arc<Module>,
     /// The model that is meant; `None` is the default one.
     model: Option<Arc<str>>,
@@ -148,12 +164,18 @@ struct Module {
 }
 
 impl Service {
-    fn new(readiness: Readiness, limits: Limits, options: ModuleOptions, cuda_wanted: bool) -> Service {
+    fn new(
+        readiness: Readiness,
+        limits: Limits,
+        surfaces: SurfaceOptions,
+        options: ModuleOptions,
+        cuda_wanted: bool,
+    ) -> Service {
         let ModuleOptions { endpoints, lowercase_input, upstreams } = options;
         let classes = Classes::new(limits.max_class_bytes);
         let module = Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted };
         let tokenizing = Arc::new(Semaphore::new(TOKENIZING));
-        Service { readiness, limits, module: Arc::new(module), model: None, upstream: None, tokenizing }
+        Service { readiness, limits, surfaces, module: Arc::new(module), model: None, upstream: None, tokenizing }
     }
 
     /// The same service, by the model of this name; an empty one is the model meant so far.
@@ -203,6 +225,18 @@ impl Service {
             results.insert(index.min(results.len()), Err(Error::new(ErrorKind::TooLarge, message)));
         }
         Ok(results)
+    }
+
+    /// Refuses a number of dimensions that no vector of the model can have: there is neither such a vector nor a setting to
+    /// ignore.
+    fn check_dimensions(&self, wanted: i64) -> Result<()> {
+        let model = self.backend()?.info().clone();
+        match (usize::try_from(wanted).unwrap_or(0), model.dimensions) {
+            (0, _) => Err(Error::invalid(format!("'dimensions' is {wanted}: use 1 or more, or leave it out"))),
+            // Of an upstream that did not answer at start the length is not known before there is a vector.
+            (wanted, Some(there_are)) if wanted > there_are => Err(beyond(wanted, there_are, &model.name)),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a request with too many texts or objects.
@@ -265,11 +299,19 @@ impl Service {
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             sidecar.insert("max_tokenize_bytes".into(), json!(self.limits.max_tokenize_bytes));
+            sidecar.insert("surface_normalize".into(), json!(self.surfaces.normalize));
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
         Ok(meta)
     }
+}
+
+/// The refusal of more dimensions than a model's vectors have.
+fn beyond(wanted: usize, there_are: usize, model: &str) -> Error {
+    Error::invalid(format!(
+        "'dimensions' is {wanted}, but the vectors of {model} have {there_are}: ask for as many or fewer"
+    ))
 }
 
 /// What this sidecar says of itself in its meta: once, or on each side of a pair.
@@ -313,6 +355,8 @@ impl Default for Lifetimes {
 pub struct ServerOptions {
     /// Limits on requests.
     pub limits: Limits,
+    /// How the surfaces that come from elsewhere answer.
+    pub surfaces: SurfaceOptions,
     /// The module service.
     pub module: ModuleOptions,
     /// Ends of connections and of the server.
@@ -327,6 +371,8 @@ pub struct ServerOptions {
     pub open_files: Option<u64>,
     /// The operator asks for a GPU (`ENABLE_CUDA`), which this build cannot use; `/meta` says so.
     pub cuda_wanted: bool,
+    /// How this process knows what it asks itself, if it forwards.
+    pub itself: Option<Itself>,
 }
 
 /// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
@@ -339,7 +385,7 @@ pub async fn run(
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let ServerOptions { mut limits, module, lifetimes, .. } = options;
+    let ServerOptions { mut limits, surfaces, module, lifetimes, .. } = options;
     let room = Room::of(limits.max_connections, options.open_files);
     if room.places < limits.max_connections {
         tracing::warn!(
@@ -350,7 +396,7 @@ pub async fn run(
         );
         limits.max_connections = room.places;
     }
-    let service = Service::new(readiness.clone(), limits, module, options.cuda_wanted);
+    let service = Service::new(readiness.clone(), limits, surfaces, module, options.cuda_wanted);
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
     // Outside of it, so that room is held for what comes out.
@@ -363,6 +409,10 @@ pub async fn run(
     // Before it is asked for credentials: what a browser asks beforehand has none, and a refusal must be readable there too.
     let router = match &options.cors {
         Some(origins) => router.layer(origins.layer()),
+        None => router,
+    };
+    let router = match options.itself {
+        Some(itself) => router.layer(middleware::from_fn_with_state(itself, itself::refuse)),
         None => router,
     };
     let router = router.layer(middleware::from_fn(observe::observe));

@@ -62,6 +62,15 @@ impl Readiness {
         });
     }
 
+    /// Serves a model under one more name, unless there is a model of that name. It is ready.
+    pub fn also(&self, name: String, backend: Arc<dyn Backend>) {
+        self.state.send_modify(|state| {
+            if state.models.iter().all(|model| model.label() != name) {
+                state.models.push(Model { name: Some(name), backend: Some(backend) });
+            }
+        });
+    }
+
     /// No longer ready; requests that still arrive are served.
     pub fn draining(&self) {
         self.state.send_modify(|state| {

@@ -184,9 +184,9 @@ type VectorizeOptions struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Task            Task                   `protobuf:"varint,1,opt,name=task,proto3,enum=text2vec.v1.Task" json:"task,omitempty"`                       // unspecified = passage
 	PoolingStrategy string                 `protobuf:"bytes,2,opt,name=pooling_strategy,json=poolingStrategy,proto3" json:"pooling_strategy,omitempty"` // "" = masked_mean; as the module's setting
-	Dimensions      *int64                 `protobuf:"varint,3,opt,name=dimensions,proto3,oneof" json:"dimensions,omitempty"`
-	Prompt          *string                `protobuf:"bytes,4,opt,name=prompt,proto3,oneof" json:"prompt,omitempty"` // replaces the model's own prompt for the task
-	Model           string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`         // "" = the default model
+	Dimensions      *int64                 `protobuf:"varint,3,opt,name=dimensions,proto3,oneof" json:"dimensions,omitempty"`                             // 1 to the length of the model's vectors; anything else is INVALID_ARGUMENT
+	Prompt          *string                `protobuf:"bytes,4,opt,name=prompt,proto3,oneof" json:"prompt,omitempty"`                                      // replaces the model's own prompt for the task
+	Model           string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`                                              // "" = the default model
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }

@@ -421,7 +421,9 @@ impl Text {
         let counters = &self.model.counters;
         counters.texts.fetch_add(1, Ordering::Relaxed);
         counters.tokens.fetch_add(u64::from(tokens), Ordering::Relaxed);
-        let dimensions_ignored = self.treatment.finish.apply(&mut vector);
+        let dimensions_ignored = self.treatment.finish.apply(&mut vector).inspect_err(|_| {
+            counters.failed_texts.fetch_add(1, Ordering::Relaxed);
+        })?;
         if vector.iter().any(|value| !value.is_finite()) {
             counters.failed_texts.fetch_add(1, Ordering::Relaxed);
             return Err(Error::internal("the model made a value that is not a finite number for this text"));
@@ -586,14 +588,15 @@ mod tests {
         let model = Arc::new(Model::new(vec![Box::new(Lethal)], DenseHead::default()));
         let batcher = inference.batcher();
         let (pieces, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| text(&model, &[&[1]])).unzip();
-        let admission = batcher.admit(Class::Passage, 3, None).await.expect("room");
+        let admission = batcher.admit(Class::Passage, Ask { least: 3, most: 3 }, None).await.expect("room");
         assert!(!batcher.has_failed());
-        let _submission = admission.submit(pieces.into_iter().flatten()).expect("queued");
+        let _submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         for answer in answers {
             let waited = tokio::time::timeout(std::time::Duration::from_secs(10), answer).await.expect("in time");
             assert!(waited.is_err(), "nothing can have been computed");
         }
-        let refusal = batcher.admit(Class::Passage, 1, None).await.err().expect("nobody computes");
+        let refusal =
+            batcher.admit(Class::Passage, Ask { least: 1, most: 1 }, None).await.err().expect("nobody computes");
         assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
         assert_eq!(batcher.refusal(), refusal);
     }

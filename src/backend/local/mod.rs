@@ -43,7 +43,7 @@ use crate::backend::{Backend, Embedding, ModelInfo, Tell};
 use crate::contract::request::{EmbedRequest, Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::card;
-use crate::model::modules::{ModelDescription, ProfileHints, number};
+use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number};
 use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
@@ -147,6 +147,14 @@ impl LocalBackend {
             }
             None => description.auto_profile(options.hints, options.id.as_deref()),
         };
+        if profile_reason == MODULES_JSON {
+            tracing::warn!(
+                "{}: its modules.json alone chose the profile {profile}; the reference container, without marker files, \
+                 serves such a directory under {}, and those are other vectors: --profile says which is meant",
+                options.dir.display(),
+                Profile::Transformers
+            );
+        }
         if description.is_static() && profile != Profile::SentenceTransformers {
             return Err(Error::config(format!(
                 "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
@@ -388,7 +396,6 @@ impl Backend for LocalBackend {
         meta
     }
 }
-
 
 /// Nothing of a call was begun by its deadline.
 fn too_late() -> Error {

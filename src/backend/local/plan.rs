@@ -129,17 +129,25 @@ pub struct Finish {
 
 impl Finish {
     /// Cuts and normalises. Answers whether `dimensions` was asked for and had no effect.
-    pub fn apply(self, vector: &mut Vec<f32>) -> bool {
+    ///
+    /// # Errors
+    /// `InvalidArgument` if nothing would be left of the vector.
+    pub fn apply(self, vector: &mut Vec<f32>) -> Result<bool> {
         let full = vector.len();
         // Zero means unset to the reference; asking for the full length changes nothing and needs no warning.
         let wanted = self.dimensions.filter(|&wanted| wanted != 0 && wanted != full as i64);
         if let (true, Some(wanted)) = (self.cut, wanted) {
             pooling::cut(vector, wanted);
+            if vector.is_empty() {
+                return Err(Error::invalid(format!(
+                    "dimensions is {wanted}, which leaves nothing of a vector of {full}: use 1 to {full}"
+                )));
+            }
         }
         if self.normalize {
             pooling::normalize(vector);
         }
-        wanted.is_some() && vector.len() == full
+        Ok(wanted.is_some() && vector.len() == full)
     }
 }
 
@@ -376,15 +384,21 @@ mod tests {
         let finish = |dimensions, cut| Finish { dimensions, cut, normalize: false };
         let apply = |finish: Finish| {
             let mut vector = vec![3.0, 4.0, 0.0];
-            (finish.apply(&mut vector), vector.len())
+            finish.apply(&mut vector).map(|ignored| (ignored, vector.len()))
         };
-        assert_eq!(apply(finish(None, true)), (false, 3));
-        assert_eq!(apply(finish(Some(0), true)), (false, 3));
-        assert_eq!(apply(finish(Some(3), false)), (false, 3));
-        assert_eq!(apply(finish(Some(2), true)), (false, 2));
-        assert_eq!(apply(finish(Some(-1), true)), (false, 2));
-        assert_eq!(apply(finish(Some(9), true)), (true, 3));
-        assert_eq!(apply(finish(Some(2), false)), (true, 3));
+        assert_eq!(apply(finish(None, true)), Ok((false, 3)));
+        assert_eq!(apply(finish(Some(0), true)), Ok((false, 3)));
+        assert_eq!(apply(finish(Some(3), false)), Ok((false, 3)));
+        assert_eq!(apply(finish(Some(2), true)), Ok((false, 2)));
+        assert_eq!(apply(finish(Some(-1), true)), Ok((false, 2)));
+        assert_eq!(apply(finish(Some(9), true)), Ok((true, 3)));
+        assert_eq!(apply(finish(Some(2), false)), Ok((true, 3)));
+        // The reference cuts as Python slices do, and so answers with a vector without a number.
+        for nothing in [-3, -4, i64::MIN] {
+            let error = apply(finish(Some(nothing), true)).expect_err("nothing is left");
+            assert!(error.message().contains("use 1 to 3"), "{error}");
+            assert_eq!(apply(finish(Some(nothing), false)), Ok((true, 3)));
+        }
     }
 
     #[test]

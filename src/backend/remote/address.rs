@@ -123,6 +123,32 @@ impl Address {
         Ok(url)
     }
 
+    /// Whether what is put behind this base is asked for below its path: no query and no fragment swallows it. Kinds that
+    /// are joined by meaning leave both out.
+    pub fn adds_up(&self) -> bool {
+        let joined = match self.kind {
+            None | Some(Kind::T2v) => self.joined("/vectors"),
+            Some(_) => Ok(self.below("/vectors")),
+        };
+        let path = format!("{}/vectors", self.path().trim_end_matches('/'));
+        joined.is_ok_and(|url| {
+            url.query().is_none() && url.fragment().is_none() && url.path().replace("//vectors", "/vectors") == path
+        })
+    }
+
+    /// The base of a model there, as a sidecar has it: `/models/<name>` behind this one. `None` for a name that has no place
+    /// in a path, and for a base with a query.
+    pub fn of_model(&self, name: &str) -> Option<Address> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+        let is_name = name.split('/').all(|part| part.chars().all(fits) && !part.trim_matches('.').is_empty());
+        if !is_name || !self.adds_up() {
+            return None;
+        }
+        let below = |base: &str| format!("{}/models/{name}", base.trim_end_matches('/'));
+        let (base, url, shown) = (below(&self.base), self.below(&format!("/models/{name}")), below(&self.shown));
+        Some(Address { kind: self.kind, base, url, shown, authorization: self.authorization.clone() })
+    }
+
     /// Base and path put together by their meaning: query and fragment left out, slashes not doubled.
     pub fn below(&self, path: &str) -> Url {
         let mut url = self.url.clone();
@@ -171,7 +197,7 @@ impl Address {
         REQUEST_PATHS.iter().copied().find(|request| path.ends_with(request))
     }
 
-    /// Path of the base URL.
+    /// Path of the base URL, as a URL's reader has it: dots resolved, backslashes turned.
     pub fn path(&self) -> &str {
         self.url.path()
     }
@@ -303,6 +329,25 @@ mod tests {
         for base in ["http://h", "http://h/", "openai+http://h/v1", "http://h/models/vectors-a", "http://h/vectors/a"] {
             assert_eq!(path(base), None, "{base}");
         }
+    }
+
+    #[test]
+    fn a_model_has_a_base_of_its_own() {
+        let of = |base: &str, name: &str| {
+            let model = Address::parse(base).expect("a URL").of_model(name)?;
+            assert_eq!(model.path(), model.joined("").expect("a URL").path());
+            Some((model.joined("/vectors").expect("a URL").to_string(), model.shown().to_owned(), model.authorization))
+        };
+        let (joined, shown, authorization) = of("http://u:p@h:1/base/", "org/bge:v1").expect("a model");
+        assert_eq!(
+            (&*joined, &*shown),
+            ("http://h:1/base/models/org/bge:v1/vectors", "http://h:1/base/models/org/bge:v1")
+        );
+        assert!(authorization.is_some());
+        for name in ["", "a/../b", "a b", "a?b", "a%2fb", "a/", "."] {
+            assert!(of("http://h", name).is_none(), "{name}");
+        }
+        assert!(of("http://h?x=", "a").is_none());
     }
 
     #[test]

@@ -60,12 +60,16 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// Whether any of them goes to an address, but for its own user-info.
+    pub fn go_to(&self, address: &Address) -> bool {
+        self.0.iter().any(|entry| entry.is_for(address))
+    }
+
     /// The headers for an address; its own user-info counts more than a token.
     pub fn headers(&self, address: &Address) -> Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         for entry in &self.0 {
-            let here = entry.host.eq_ignore_ascii_case(address.host());
-            if here && entry.port.is_none_or(|port| port == address.port()) {
+            if entry.is_for(address) {
                 headers.insert(entry.name.clone(), secret(&entry.source.value()?)?);
             }
         }
@@ -73,6 +77,12 @@ impl Credentials {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         Ok(headers)
+    }
+}
+
+impl Entry {
+    fn is_for(&self, address: &Address) -> bool {
+        self.host.eq_ignore_ascii_case(address.host()) && self.port.is_none_or(|port| port == address.port())
     }
 }
 

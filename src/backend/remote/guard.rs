@@ -8,10 +8,14 @@
 //! Link-local, metadata, unspecified and multicast addresses are refused to everybody, in all the ways IPv6 has of
 //! writing an IPv4 address. Loopback is refused to classes unless allowed as an address or as `localhost`: an allowed
 //! *name* does not open it.
+//!
+//! A host is not all that a URL names. At the operator's own upstream, and wherever his credentials go along, a class may
+//! name one of the models there (`/models/<name>`) and no other path, unless an entry lists that path; and nowhere a query
+//! or a fragment, which would swallow the path that this sidecar puts behind.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::address::Address;
+use super::address::{Address, Kind};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the refusals point to.
@@ -41,8 +45,18 @@ enum Host {
 struct Pattern {
     host: Host,
     port: Option<u16>,
+    /// Beginning of the paths an entry lists, without a slash at its end; `None`: it says nothing of paths.
+    path: Option<String>,
     /// Named by the operator as an upstream: loopback is meant if it is what the name says.
-    own: bool,
+    own: Option<Own>,
+}
+
+/// The operator's own upstream, beside its host and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Own {
+    tls: bool,
+    /// Path of its base URL, without a slash at its end.
+    base: String,
 }
 
 /// The hosts that classes may name.
@@ -50,8 +64,8 @@ struct Pattern {
 pub struct Allowed(Vec<Pattern>);
 
 impl Allowed {
-    /// Reads a comma-separated list of `host`, `*.suffix`, `address` and `network/bits`, each with an optional `:port`.
-    /// IPv6 in brackets if a port follows.
+    /// Reads a comma-separated list of `host`, `*.suffix`, `address` and `network/bits`, each with an optional `:port` and
+    /// an optional `/path`, with which every path below it is meant. IPv6 in brackets if either follows.
     ///
     /// # Errors
     /// `Config` for an entry that is none of these.
@@ -66,7 +80,8 @@ impl Allowed {
             Some(ip) => Host::Network(embedded(ip), bits(embedded(ip))),
             None => Host::Name(address.host().to_ascii_lowercase()),
         };
-        self.0.push(Pattern { host, port: Some(address.port()), own: true });
+        let own = Own { tls: address.is_tls(), base: address.path().trim_end_matches('/').to_owned() };
+        self.0.push(Pattern { host, port: Some(address.port()), path: None, own: Some(own) });
     }
 
     /// Whether nothing at all is allowed.
@@ -74,68 +89,145 @@ impl Allowed {
         self.0.is_empty()
     }
 
-    /// Whether a class may name this host at all, as far as the text tells: spares looking up names that are never
-    /// dialled.
+    /// Whether a class may name this at all, as far as the text tells: spares looking up names that are never dialled.
+    ///
+    /// # Errors
+    /// `PermissionDenied`, naming the flag.
     pub fn may_resolve(&self, address: &Address) -> Result<()> {
         let networks = || self.0.iter().any(|pattern| matches!(pattern.host, Host::Network(..)));
-        if address.literal().is_some() || self.name(address).is_some() || networks() {
-            Ok(())
-        } else {
-            Err(refused(address))
+        if address.literal().is_none() && !self.knows(address) && !networks() {
+            return Err(refused(address));
         }
+        let swallows = || {
+            let message = format!(
+                "\"{}\" has a query or a fragment, which no upstream of a class may have, whatever {FLAG} says",
+                address.shown()
+            );
+            Error::new(ErrorKind::PermissionDenied, message)
+        };
+        if address.adds_up() { Ok(()) } else { Err(swallows()) }
     }
 
     /// Whether a pattern allows the name itself.
     pub fn knows(&self, address: &Address) -> bool {
-        self.name(address).is_some()
+        self.named(address).next().is_some()
     }
 
-    /// Whether a class that names `address` may dial `ip`.
+    /// Whether a class that names `address` may dial `ip` and ask there for what it names. `with_credentials`: the
+    /// operator's go along.
     ///
     /// # Errors
     /// `PermissionDenied`, naming the flag.
-    pub fn check(&self, address: &Address, ip: IpAddr) -> Result<()> {
+    pub fn check(&self, address: &Address, ip: IpAddr, with_credentials: bool) -> Result<()> {
         never(address, ip)?;
         let ip = embedded(ip);
-        let by_address = self.0.iter().any(|pattern| pattern.covers(ip, address.port()));
-        let by_name = || match self.name(address) {
-            Some(pattern) => !ip.is_loopback() || pattern.own || is_localhost(address.host()),
-            None => false,
+        let is_own = |pattern: &Pattern| pattern.own.is_some();
+        let names_open = !ip.is_loopback() || is_localhost(address.host()) || self.named(address).any(is_own);
+        let by_address = self.0.iter().filter(|pattern| pattern.covers(ip, address.port()));
+        let by_name = self.named(address).filter(|_| names_open);
+        let open: Vec<&Pattern> = by_address.chain(by_name).collect();
+        if open.is_empty() {
+            return Err(refused(address));
+        }
+        // Where one of them is the operator's own, another that says nothing of paths opens no more of it.
+        let careful = with_credentials || open.iter().any(|pattern| is_own(pattern));
+        let permits = |pattern: &&Pattern| match (&pattern.own, &pattern.path) {
+            (Some(own), _) => {
+                own.tls == address.is_tls() && (own.leads_to(address.path()) || is_model("", address.path()))
+            }
+            (None, Some(path)) => is_below(path, address.path()),
+            (None, None) => !careful || (with_credentials && is_usual(address)),
         };
-        if by_address || by_name() { Ok(()) } else { Err(refused(address)) }
+        if open.iter().any(permits) { Ok(()) } else { Err(path_refused(address)) }
     }
 
-    fn name(&self, address: &Address) -> Option<&Pattern> {
-        if address.literal().is_some() {
-            return None;
-        }
-        let host = address.host().to_ascii_lowercase();
-        let fits = |pattern: &&Pattern| pattern.port.is_none_or(|port| port == address.port()) && pattern.names(&host);
-        // The operator's own upstream counts more.
-        self.0.iter().filter(fits).max_by_key(|pattern| pattern.own)
+    /// The patterns that allow the name itself.
+    fn named(&self, address: &Address) -> impl Iterator<Item = &Pattern> {
+        let host = address.literal().is_none().then(|| address.host().to_ascii_lowercase());
+        let fits = move |pattern: &&Pattern| {
+            pattern.port.is_none_or(|port| port == address.port())
+                && host.as_deref().is_some_and(|host| pattern.names(host))
+        };
+        self.0.iter().filter(fits)
     }
+}
+
+impl Own {
+    /// The base itself, or a model below it.
+    fn leads_to(&self, path: &str) -> bool {
+        is_model(&self.base, path)
+    }
+}
+
+/// Whether a path is `base`, or `/models/<name>` below it, where a name may have an organisation in front.
+fn is_model(base: &str, path: &str) -> bool {
+    let Some(rest) = path.strip_prefix(base).map(|rest| rest.trim_end_matches('/')) else { return false };
+    let is_name = |name: &str| {
+        !name.trim_matches('.').is_empty()
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':'))
+    };
+    match rest.strip_prefix("/models/") {
+        Some(name) => name.split('/').count() <= 2 && name.split('/').all(is_name),
+        None => rest.is_empty(),
+    }
+}
+
+/// Where an API begins that a class names by its host: at the root, at a model, or for OpenAI's at `/v1`.
+fn is_usual(address: &Address) -> bool {
+    let openai = address.kind == Some(Kind::OpenAi) && address.path().trim_end_matches('/') == "/v1";
+    openai || is_model("", address.path())
+}
+
+/// Whether a path is the listed one or below it. Nothing that a server might take for another slash or dot is.
+fn is_below(listed: &str, path: &str) -> bool {
+    let rest = path.strip_prefix(listed);
+    !path.contains('%') && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Pattern {
     fn parse(entry: &str) -> Result<Pattern> {
         let wrong = || {
             Error::config(format!(
-                "'{entry}' is not a host, *.suffix, address or network/bits with an optional :port; see {FLAG}"
+                "'{entry}' is not a host, *.suffix, address or network/bits with an optional :port and /path; see {FLAG}"
             ))
         };
+        if let Some(pattern) = Pattern::parse_host(entry) {
+            return Ok(pattern);
+        }
+        // The longest beginning that is a host: a network has a slash of its own.
+        let mut beginnings = entry.rmatch_indices('/').map(|(at, _)| entry.split_at(at));
+        let (pattern, path) =
+            beginnings.find_map(|(host, path)| Some((Pattern::parse_host(host)?, path))).ok_or_else(wrong)?;
+        let is_path = |path: &str| {
+            // A lone number would be the bits of a network.
+            path.parse::<u8>().is_err()
+                && path.split('/').all(|part| {
+                    !part.is_empty()
+                        && !matches!(part, "." | "..")
+                        && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.~:@!$&'()*+;=".contains(c))
+                })
+        };
+        let path = path.trim_end_matches('/');
+        if !path.is_empty() && !is_path(&path[1..]) {
+            return Err(wrong());
+        }
+        Ok(Pattern { path: Some(path.to_owned()), ..pattern })
+    }
+
+    /// An entry without a path.
+    fn parse_host(entry: &str) -> Option<Pattern> {
         let (host, port) = match entry.strip_prefix('[') {
-            Some(rest) => match rest.split_once(']').ok_or_else(wrong)? {
+            Some(rest) => match rest.split_once(']')? {
                 (host, "") => (host, None),
-                (host, port) => (host, Some(port.strip_prefix(':').ok_or_else(wrong)?)),
+                (host, port) => (host, Some(port.strip_prefix(':')?)),
             },
             None => match entry.rsplit_once(':') {
                 Some((host, port)) if !host.contains(':') => (host, Some(port)),
                 _ => (entry, None),
             },
         };
-        let port = port.map(str::parse).transpose().map_err(|_| wrong())?;
-        let host = Host::parse(host).ok_or_else(wrong)?;
-        Ok(Pattern { host, port, own: false })
+        let port = port.map(str::parse).transpose().ok()?;
+        Some(Pattern { host: Host::parse(host)?, port, path: None, own: None })
     }
 
     fn names(&self, host: &str) -> bool {
@@ -214,6 +306,19 @@ pub fn refused(address: &Address) -> Error {
     Error::new(ErrorKind::PermissionDenied, message)
 }
 
+/// The refusal of a path, with the entry that would allow it.
+fn path_refused(address: &Address) -> Error {
+    let message = format!(
+        "\"{}\" names another path of an upstream that is the operator's own or gets his credentials: a class may name \
+         /models/<name> there, and what {FLAG} lists with its path, as {}:{}{}",
+        address.shown(),
+        address.host(),
+        address.port(),
+        address.path().trim_end_matches('/')
+    );
+    Error::new(ErrorKind::PermissionDenied, message)
+}
+
 /// The IPv4 address within an IPv6 one: mapped, compatible, NAT64 (64:ff9b::/96 and 64:ff9b:1::/48), 6to4, Teredo's client.
 fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
@@ -254,7 +359,11 @@ mod tests {
 
     fn allowed(list: &str, url: &str, ip: &str) -> bool {
         let address = Address::parse(url).expect("a URL");
-        Allowed::parse(list).expect("patterns").check(&address, ip.parse().expect("an address")).is_ok()
+        let allowed = Allowed::parse(list).expect("patterns");
+        allowed
+            .may_resolve(&address)
+            .and_then(|()| allowed.check(&address, ip.parse().expect("an address"), false))
+            .is_ok()
     }
 
     #[test]
@@ -316,8 +425,135 @@ mod tests {
 
     #[test]
     fn entries_that_are_no_pattern_are_refused() {
-        for entry in ["http://x", "a b", "10.0.0.0/33", "x:port", "[::1", "*.", "*", "x/8", ".x"] {
+        for entry in [
+            "http://x",
+            "a b",
+            "10.0.0.0/33",
+            "x:port",
+            "[::1",
+            "*.",
+            "*",
+            "x/8",
+            ".x",
+            "x/a b",
+            "x/a//b",
+            "x/../a",
+            "x/%2e",
+            "x/a?b",
+            "x/a#b",
+            "/a",
+            "[::1/a",
+            "10.0.0.0/8/a/..",
+        ] {
             assert!(Allowed::parse(entry).is_err(), "{entry}");
         }
+    }
+
+    /// What a class may ask for at the operator's own upstream, `http://own.example:8080/base`, reached as 10.0.0.5.
+    #[test]
+    fn a_class_adds_nothing_to_the_operators_upstream_but_a_model() {
+        for (list, url, expected) in [
+            ("", "http://own.example:8080/base", true),
+            ("", "http://OWN.example.:8080/base/", true),
+            ("", "http://own.example:8080/base/models/bge", true),
+            ("", "http://own.example:8080/base/models/BAAI/bge-small-en-v1.5/", true),
+            ("", "http://own.example:8080/base/models/nomic:v1.5", true),
+            ("", "http://own.example:8080", true),
+            ("", "http://own.example:8080/models/bge", true),
+            ("", "tei+http://own.example:8080/base", true),
+            ("", "http://own.example:8080/admin/delete", false),
+            ("", "http://own.example:8080/base/admin", false),
+            ("", "http://own.example:8080/basement", false),
+            ("", "http://own.example:8080/base/models", false),
+            ("", "http://own.example:8080/base/models/a/b/c", false),
+            ("", "http://own.example:8080/base/models/..%2f..%2fadmin", false),
+            ("", "http://own.example:8080/base/models/a%3fall=1", false),
+            ("", "http://own.example:8080/base/models/../../admin", false),
+            ("", "http://own.example:8080/base/models/%2e%2e/%2e%2e/admin", false),
+            ("", "http://own.example:8080\\admin\\delete", false),
+            ("", "http://own.example:8080/ad\tmin", false),
+            ("", "http://own.example:8080/admin/delete?all=1&x=", false),
+            ("", "http://own.example:8080/base?x=", false),
+            ("", "http://own.example:8080/base?", false),
+            ("", "http://own.example:8080/base#", false),
+            ("", "tei+http://own.example:8080/base/../admin#x", false),
+            ("", "https://own.example:8080/base", false),
+            ("", "http://own.example:8081/base", false),
+            // A host's entry does not list a path.
+            ("own.example", "http://own.example:8080/admin", false),
+            ("10.0.0.0/8", "http://own.example:8080/admin", false),
+            ("*.example:8080", "http://own.example:8080/base/admin", false),
+            ("own.example/team", "http://own.example:8080/team", true),
+            ("own.example:8080/team", "http://own.example:8080/team/bge/models/x", true),
+            ("own.example:8080/team", "http://own.example:8080/teams", false),
+            ("own.example:8080/team", "http://own.example:8080/team/..%2fadmin", false),
+            ("own.example:8080/team", "http://own.example:8080/team/../admin", false),
+            ("own.example:8080/team", "http://own.example:8080/team?x=", false),
+            ("own.example:9090/team", "http://own.example:8080/team", false),
+            ("10.0.0.0/8/team", "http://own.example:8080/team", true),
+            ("own.example/", "http://own.example:8080/anything/at/all", true),
+            ("own.example/", "http://own.example:8080/anything?x=", false),
+            // By its address.
+            ("10.0.0.0/8", "http://10.0.0.5:8080/admin", true),
+        ] {
+            let mut allowed = Allowed::parse(list).expect("patterns");
+            allowed.allow(&Address::parse("http://own.example:8080/base").expect("a URL"));
+            let address = Address::parse(url).expect("a URL");
+            let ip = "10.0.0.5".parse().expect("an address");
+            let answer = allowed.may_resolve(&address).and_then(|()| allowed.check(&address, ip, false));
+            assert_eq!(answer.is_ok(), expected, "{list} {url}: {answer:?}");
+            if let Err(error) = answer {
+                assert!(error.message().contains("--allow-upstream") && !error.message().contains("x="), "{error}");
+            }
+        }
+    }
+
+    /// An upstream that is named by its address is the operator's own in every spelling, and under every name.
+    #[test]
+    fn an_upstream_by_address_is_guarded_in_every_spelling() {
+        let mut allowed = Allowed::parse("*.example").expect("patterns");
+        for own in ["http://10.0.0.5:8080", "http://[fd00::5]:8080"] {
+            allowed.allow(&Address::parse(own).expect("a URL"));
+        }
+        for (host, ip) in [
+            ("10.0.0.5", "10.0.0.5"),
+            ("167772165", "10.0.0.5"),
+            ("012.0.0.5", "10.0.0.5"),
+            ("[::ffff:10.0.0.5]", "::ffff:10.0.0.5"),
+            ("[64:ff9b::10.0.0.5]", "64:ff9b::a00:5"),
+            ("[fd00:0:0:0:0:0:0:5]", "fd00::5"),
+            ("any.example", "10.0.0.5"),
+            ("unknown.name", "::ffff:10.0.0.5"),
+        ] {
+            let check = |path: &str| {
+                let address = Address::parse(&format!("http://{host}:8080{path}")).expect("a URL");
+                allowed.check(&address, ip.parse().expect("an address"), false)
+            };
+            assert!(check("").is_ok() && check("/models/a").is_ok(), "{host}");
+            let error = check("/admin").expect_err(host);
+            assert!(error.message().contains("/models/<name>"), "{error}");
+        }
+    }
+
+    #[test]
+    fn where_credentials_go_along_paths_have_to_be_listed() {
+        let check = |list: &str, url: &str, with_credentials| {
+            let address = Address::parse(url).expect("a URL");
+            let allowed = Allowed::parse(list).expect("patterns");
+            allowed.check(&address, "10.0.0.5".parse().expect("an address"), with_credentials).is_ok()
+        };
+        for (url, expected) in [
+            ("http://a.example", true),
+            ("http://a.example/models/bge", true),
+            ("openai+https://a.example/v1?model=m", true),
+            ("openai+https://a.example/v1/files", false),
+            ("http://a.example/v1", false),
+            ("http://a.example/team/bge", false),
+        ] {
+            assert_eq!(check("a.example", url, true), expected, "{url}");
+            assert!(check("a.example", url, false), "{url}");
+            assert!(check("a.example/", url, true), "{url}");
+        }
+        assert!(check("a.example/team,10.0.0.0/8", "http://a.example/team/bge", true));
     }
 }

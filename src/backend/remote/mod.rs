@@ -9,6 +9,7 @@
 //! | connections, TLS, one HTTP exchange | [`client`], [`resolve`], [`credentials`] |
 //! | the wire formats | [`t2v`], [`sidecar`], [`tei`], [`openai`] |
 //! | waiting at start, probing, `/meta` | [`startup`] |
+//! | an upstream that is this sidecar | [`itself`] |
 //! | upstreams that classes name | [`directory`] |
 //!
 //! # What a caller sees when an upstream misbehaves
@@ -49,6 +50,7 @@ pub mod client;
 pub mod credentials;
 pub mod directory;
 pub mod guard;
+pub mod itself;
 pub mod openai;
 pub mod pool;
 pub mod resolve;
@@ -74,6 +76,7 @@ use self::address::Kind;
 use self::batch::{Learned, Size, batches};
 use self::client::Tls;
 use self::credentials::Credentials;
+use self::itself::Itself;
 use self::pool::Pool;
 use self::resolve::{Resolve, System};
 use super::{Backend, Embedding, ModelInfo};
@@ -81,6 +84,12 @@ use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry;
 use crate::telemetry::metrics::{Report, Source, UpstreamModel};
+
+/// The name of a model whose upstream tells none, as the reference container.
+const UNNAMED: &str = "upstream";
+
+/// Models of one upstream that are served under their own names: what else it lists can be named in its URL.
+const MODELS: usize = 64;
 
 /// Lengths of vectors remembered: one for each `dimensions` that was asked for.
 const LENGTHS: usize = 64;
@@ -106,6 +115,8 @@ pub struct RemoteOptions {
     pub refresh: Duration,
     /// How long an upstream may take to become ready at start; Weaviate's limit.
     pub startup_limit: Duration,
+    /// How to know that an upstream is this sidecar; `None`: there is no server here.
+    pub itself: Option<Itself>,
 }
 
 impl Default for RemoteOptions {
@@ -120,6 +131,7 @@ impl Default for RemoteOptions {
             concurrency: 64,
             refresh: Duration::from_secs(10),
             startup_limit: Duration::from_secs(120),
+            itself: None,
         }
     }
 }
@@ -133,7 +145,10 @@ pub enum Speaks {
         texts: bool,
     },
     /// gRPC.
-    Sidecar,
+    Sidecar {
+        /// Which of its models is asked for; empty: its default one.
+        model: String,
+    },
     /// Batches of so many texts.
     Tei {
         /// `max_client_batch_size`.
@@ -148,7 +163,7 @@ impl Speaks {
     pub fn kind(&self) -> Kind {
         match self {
             Speaks::T2v { .. } => Kind::T2v,
-            Speaks::Sidecar => Kind::Sidecar,
+            Speaks::Sidecar { .. } => Kind::Sidecar,
             Speaks::Tei { .. } => Kind::Tei,
             Speaks::OpenAi(_) => Kind::OpenAi,
         }
@@ -158,7 +173,7 @@ impl Speaks {
     fn batch(&self) -> usize {
         match self {
             Speaks::T2v { texts: false } => 1,
-            Speaks::T2v { texts: true } | Speaks::Sidecar => sidecar::BATCH,
+            Speaks::T2v { texts: true } | Speaks::Sidecar { .. } => sidecar::BATCH,
             Speaks::Tei { batch } => *batch,
             Speaks::OpenAi(_) => openai::BATCH,
         }
@@ -193,9 +208,10 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// An upstream of which nothing is known yet but what its URL says.
+    /// An upstream of which nothing is known yet but what its URL says. The URL is the operator's own matter and no name:
+    /// names go to every caller.
     fn new(pool: Arc<Pool>, speaks: Option<Speaks>, options: &RemoteOptions, fingerprint: String) -> Remote {
-        let info = ModelInfo { name: pool.shown(), fingerprint, dimensions: None };
+        let info = ModelInfo { name: UNNAMED.to_owned(), fingerprint, dimensions: None };
         Remote {
             pool,
             speaks: OnceCell::new_with(speaks),
@@ -205,6 +221,47 @@ impl Remote {
             info,
             meta: Map::new(),
         }
+    }
+
+    /// Whether the upstream says what its model is called.
+    pub fn names_its_model(&self) -> bool {
+        self.info.name != UNNAMED
+    }
+
+    /// The names that the upstream's models have there, each with the backend that asks for it; the first is this one's
+    /// where it has another name. Nothing is asked or embedded for it.
+    pub fn models(self: &Arc<Self>) -> Vec<(String, Arc<Remote>)> {
+        let told = self.meta.get("sidecar").and_then(|sidecar| sidecar.get("models")?.as_array());
+        let told: Vec<&str> = told.into_iter().flatten().filter_map(Value::as_str).collect();
+        let (own, others): (&[&str], Vec<&str>) = match self.speaks.get() {
+            Some(Speaks::OpenAi(openai)) => (&[], openai.others.iter().map(String::as_str).collect()),
+            Some(Speaks::T2v { texts: true } | Speaks::Sidecar { .. }) => {
+                let (own, others) = told.split_at(told.len().min(1));
+                (own, others.to_vec())
+            }
+            _ => (&[], Vec::new()),
+        };
+        let own = own.iter().map(|name| Some(((*name).to_owned(), self.clone())));
+        let others = others.into_iter().map(|name| Some((name.to_owned(), self.of_model(name)?)));
+        own.chain(others).flatten().filter(|(name, _)| *name != self.info.name).take(MODELS).collect()
+    }
+
+    /// The same upstream, asked for another of its models.
+    fn of_model(&self, name: &str) -> Option<Arc<Remote>> {
+        let (pool, speaks) = match self.speaks.get()? {
+            Speaks::OpenAi(_) => (self.pool.clone(), Speaks::OpenAi(openai::OpenAi::new(name.to_owned()))),
+            Speaks::Sidecar { .. } => (self.pool.clone(), Speaks::Sidecar { model: name.to_owned() }),
+            Speaks::T2v { texts } => {
+                let addresses = self.pool.addresses().iter().map(|address| address.of_model(name));
+                let addresses = addresses.collect::<Option<Vec<_>>>()?;
+                (Pool::new(addresses, None, self.pool.options().clone()), Speaks::T2v { texts: *texts })
+            }
+            Speaks::Tei { .. } => return None,
+        };
+        let fingerprint = startup::fingerprint(&format!("{name} of {}", self.info.fingerprint), &Map::new());
+        let mut remote = Remote::new(pool, Some(speaks), self.pool.options(), fingerprint);
+        name.clone_into(&mut remote.info.name);
+        Some(Arc::new(remote))
     }
 
     /// What speaks there; found out now if it could not be at start.
@@ -333,7 +390,7 @@ impl Remote {
                 t2v::one(&self.pool, one, deadline).await.map(|embedding| vec![Ok(embedding)])
             }
             Speaks::T2v { .. } => t2v::many(&self.pool, &asked, deadline).await,
-            Speaks::Sidecar => sidecar::many(&self.pool, &asked, deadline).await,
+            Speaks::Sidecar { model } => sidecar::many(&self.pool, &asked, model, self.info.dimensions, deadline).await,
             Speaks::Tei { .. } => tei::many(&self.pool, &asked, deadline).await,
             Speaks::OpenAi(openai) => openai.many(&self.pool, &asked, deadline).await,
         };
@@ -428,12 +485,10 @@ impl Backend for Remote {
 impl Source for Remote {
     fn report(&self, to: &mut Report) {
         let theirs = |path: &str| self.meta.get("sidecar").and_then(|sidecar| sidecar.get(path)?.as_str());
-        let named = |key: &str| self.meta.get(key).and_then(Value::as_str);
-        // A sidecar says `model` of itself, text-embeddings-inference `model_id`; for OpenAI's API we say it.
-        let name = theirs("model").or_else(|| named("model_id")).or_else(|| named("model"));
         let known = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(&None).copied();
         to.upstream(UpstreamModel {
-            name: name.map_or_else(|| self.info.name.clone(), str::to_owned),
+            // The operator's own page: upstreams without names are told apart by their URLs.
+            name: if self.names_its_model() { self.info.name.clone() } else { self.pool.shown() },
             profile: theirs("profile").unwrap_or_default().to_owned(),
             dimensions: known,
             dtype: theirs("precision").unwrap_or_default().to_owned(),

@@ -31,13 +31,15 @@ pub const BATCH: usize = 128;
 pub struct OpenAi {
     /// Sent as `model`.
     pub model: String,
+    /// What else the server lists, where the URL does not say which model is meant.
+    pub others: Vec<String>,
     refuses_base64: AtomicBool,
 }
 
 impl OpenAi {
     /// A server that is asked for this model.
     pub fn new(model: String) -> OpenAi {
-        OpenAi { model, refuses_base64: AtomicBool::new(false) }
+        OpenAi { model, others: Vec::new(), refuses_base64: AtomicBool::new(false) }
     }
 
     /// The vectors of texts of one setting.

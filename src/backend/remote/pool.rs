@@ -177,6 +177,16 @@ impl Pool {
         self.addresses.iter().map(Address::shown).collect::<Vec<_>>().join(",")
     }
 
+    /// Every base URL.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// How all upstreams are asked.
+    pub fn options(&self) -> &RemoteOptions {
+        &self.options
+    }
+
     /// Requests that may be under way at once.
     pub fn concurrency(&self) -> usize {
         self.options.concurrency.max(1)
@@ -388,7 +398,7 @@ impl Pool {
     /// The guard stands here: no client for an address that may not be dialled.
     fn replica(&self, before: &[Arc<Replica>], address: &Address, at: SocketAddr) -> Result<Arc<Replica>> {
         match &self.guard {
-            Some(allowed) => allowed.check(address, at.ip())?,
+            Some(allowed) => allowed.check(address, at.ip(), self.options.credentials.go_to(address))?,
             None => guard::never(address, at.ip())?,
         }
         let headers = self.options.credentials.headers(address)?;

@@ -32,8 +32,15 @@ pub const BATCH: usize = 256;
 
 const METHOD: &str = "text2vec.v1.Vectorizer/Vectorize";
 
-/// The vectors of texts of one setting.
-pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
+/// The vectors of texts of one setting. `model`: by its name there, empty for the default one; `known`: the length of its
+/// vectors.
+pub async fn many(
+    pool: &Arc<Pool>,
+    requests: &[&EmbedRequest],
+    model: &str,
+    known: Option<usize>,
+    deadline: Instant,
+) -> Result<Vec<Result<Embedding>>> {
     let Some(&first) = requests.first() else { return Ok(Vec::new()) };
     let task = match first.task() {
         Task::Passage => proto::Task::Passage,
@@ -44,9 +51,12 @@ pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instan
         options: Some(proto::VectorizeOptions {
             task: task as i32,
             pooling_strategy: first.pooling.clone().unwrap_or_default(),
-            dimensions: first.dimensions,
+            // What the reference container takes for nothing asked is refused on this wire.
+            dimensions: first.dimensions.filter(|&wanted| {
+                wanted != 0 && usize::try_from(wanted).ok().zip(known).is_none_or(|(wanted, known)| wanted <= known)
+            }),
             prompt: first.prompt.clone(),
-            model: String::new(),
+            model: model.to_owned(),
         }),
     };
     let results = pool

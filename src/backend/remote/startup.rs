@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::address::{self, Kind};
 use super::client::{Answer, exchange};
 use super::guard::Allowed;
+use super::itself;
 use super::openai::{OpenAi, below_v1};
 use super::pool::{Pool, Replica};
 use super::retry::Failure;
@@ -42,7 +43,8 @@ pub struct Services {
 /// Connects to what the operator named: waits for it if asked to, finds out what it is and how long its vectors are.
 ///
 /// # Errors
-/// `Config` for a URL that cannot be used; `Unavailable`, in Weaviate's words, if it is not ready in time.
+/// `Config` for a URL that cannot be used, or that is this sidecar's own; `Unavailable`, in Weaviate's words, if it is not
+/// ready in time.
 pub async fn connect(
     passage: Option<&str>,
     query: Option<&str>,
@@ -69,12 +71,19 @@ pub async fn connect(
             sides.push((if one || passage.is_none() || query.is_none() { "" } else { label }, pool(url)?));
         }
     }
+    futures_util::future::try_join_all(sides.iter().map(|(_, pool)| refuse_itself(pool))).await?;
     if wait {
         let waits = sides.iter().map(|(label, pool)| async move {
-            wait_until_ready(pool, options.startup_limit).await.map_err(|error| error.context_label(label))
+            wait_until_ready(pool, options.startup_limit).await.map_err(|error| error.labelled(label))
         });
-        let failed: Vec<String> =
-            futures_util::future::join_all(waits).await.into_iter().filter_map(Result::err).collect();
+        let mut failed: Vec<String> = Vec::new();
+        for outcome in futures_util::future::join_all(waits).await {
+            match outcome {
+                Ok(()) => {}
+                Err(NotReady::InTime(text)) => failed.push(text),
+                Err(NotReady::Itself(error)) => return Err(error),
+            }
+        }
         if !failed.is_empty() {
             let text = format!(
                 "init remote vectorizer: {} (T2V_SELF_URLS names the URLs that mean this sidecar; \
@@ -102,24 +111,59 @@ async fn wait_until_ready(pool: &Arc<Pool>, limit: Duration) -> Result<(), NotRe
     loop {
         let begun = Instant::now();
         let Err(error) = probe_ready(pool).await else { return Ok(()) };
+        // Names may be there only now.
+        if told {
+            refuse_itself(pool).await.map_err(NotReady::Itself)?;
+        }
         if !std::mem::replace(&mut told, true) {
             tracing::info!(upstream = pool.shown(), "waiting until the upstream is ready: {error}");
         }
         let next = begun + INTERVAL;
         if next >= deadline {
             tokio::time::sleep_until(deadline.into()).await;
-            return Err(NotReady(error));
+            return Err(NotReady::InTime(error));
         }
         tokio::time::sleep_until(next.into()).await;
     }
 }
 
+/// Refuses an upstream that is this sidecar. What cannot be found out is none.
+async fn refuse_itself(pool: &Arc<Pool>) -> Result<()> {
+    let Some(itself) = &pool.options().itself else { return Ok(()) };
+    for address in pool.addresses() {
+        let found = async {
+            match address.literal() {
+                Some(ip) => vec![ip],
+                None => pool.options().resolver.resolve(address.host()).await.unwrap_or_default(),
+            }
+        };
+        let ips = tokio::time::timeout(PROBE, found).await.unwrap_or_default();
+        if ips.into_iter().any(|ip| itself.is_at(address, ip)) {
+            return Err(itself::refused(address.shown()));
+        }
+    }
+    match get_below(pool, "/.well-known/live", PROBE).await {
+        Ok(answer) if itself.gave(&answer) => Err(itself::refused(&pool.shown())),
+        _ => Ok(()),
+    }
+}
+
 /// Why an upstream is not ready.
-struct NotReady(String);
+enum NotReady {
+    /// What the last probe met.
+    InTime(String),
+    /// It is this sidecar, which is never ready before its upstream is.
+    Itself(Error),
+}
 
 impl NotReady {
-    fn context_label(self, label: &str) -> String {
-        format!("{label}init context expired before remote was ready: {}", self.0)
+    fn labelled(self, label: &str) -> NotReady {
+        match self {
+            NotReady::InTime(text) => {
+                NotReady::InTime(format!("{label}init context expired before remote was ready: {text}"))
+            }
+            own => own,
+        }
     }
 }
 
@@ -171,7 +215,11 @@ async fn ask(
         let url = url(&replica).map_err(Failure::Refused)?;
         let what = format!("{what} \"{}{path}\"", replica.address.shown());
         let left = deadline.saturating_duration_since(Instant::now());
-        match exchange(replica.client.get(url).headers(replica.headers()), &what, left).await {
+        let mut send = replica.client.get(url).headers(replica.headers());
+        if let Some(itself) = &pool.options().itself {
+            send = send.header(itself::HEADER, itself.mark());
+        }
+        match exchange(send, &what, left).await {
             Err(Failure::Unsent(_)) if replicas.len() > 0 && Instant::now() < deadline => {}
             answer => return answer,
         }
@@ -194,7 +242,7 @@ pub async fn detect(pool: &Arc<Pool>) -> Result<Speaks> {
     };
     match pool.address().kind {
         Some(Kind::T2v) => return Ok(t2v(object("/meta").await?)),
-        Some(Kind::Sidecar) => return Ok(Speaks::Sidecar),
+        Some(Kind::Sidecar) => return Ok(Speaks::Sidecar { model: String::new() }),
         Some(Kind::Tei) => return Ok(tei(object("/info").await?)),
         Some(Kind::OpenAi) => return openai(pool).await,
         None => {}
@@ -224,19 +272,22 @@ async fn openai(pool: &Arc<Pool>) -> Result<Speaks> {
         return Ok(Speaks::OpenAi(OpenAi::new(model)));
     }
     let path = below_v1(pool.address(), "/models");
-    let answer = get_below(pool, &path).await.map_err(|failure| failure.error().clone())?;
+    let answer = get_below(pool, &path, META).await.map_err(|failure| failure.error().clone())?;
     let listed: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let first = listed.pointer("/data/0/id").and_then(Value::as_str);
+    let listed = listed.get("data").and_then(Value::as_array).into_iter().flatten();
+    let mut ids = listed.filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
     let unnamed = || {
         let text =
             format!("{} lists no model (status {}): name one as ?model=… in its URL", pool.shown(), answer.status);
         Error::new(ErrorKind::Upstream, text)
     };
-    Ok(Speaks::OpenAi(OpenAi::new(first.ok_or_else(unnamed)?.to_owned())))
+    let mut openai = OpenAi::new(ids.next().ok_or_else(unnamed)?);
+    openai.others = ids.collect();
+    Ok(Speaks::OpenAi(openai))
 }
 
-async fn get_below(pool: &Arc<Pool>, path: &str) -> Result<Answer, Failure> {
-    ask(pool, path, "send probe: Get", META, |replica| Ok(replica.address.below(path))).await
+async fn get_below(pool: &Arc<Pool>, path: &str, limit: Duration) -> Result<Answer, Failure> {
+    ask(pool, path, "send probe: Get", limit, |replica| Ok(replica.address.below(path))).await
 }
 
 /// The upstream's meta, now; `None` for JSON `null`. Source: `clients/meta.go`.
@@ -245,13 +296,14 @@ async fn get_below(pool: &Arc<Pool>, path: &str) -> Result<Answer, Failure> {
 /// In Weaviate's words.
 pub async fn meta(pool: &Arc<Pool>, speaks: &Speaks) -> Result<Option<Map<String, Value>>> {
     let path = match speaks {
-        Speaks::T2v { .. } | Speaks::Sidecar => "/meta",
-        Speaks::Tei { .. } => "/info",
+        Speaks::Sidecar { model } if !model.is_empty() => format!("/models/{model}/meta"),
+        Speaks::T2v { .. } | Speaks::Sidecar { .. } => "/meta".to_owned(),
+        Speaks::Tei { .. } => "/info".to_owned(),
         // There is no such thing.
         Speaks::OpenAi(openai) => return Ok(Some(Map::from_iter([("model".into(), openai.model.clone().into())]))),
     };
     let answer =
-        get(pool, path, "send GET meta request: Get", META).await.map_err(|failure| failure.error().clone())?;
+        get(pool, &path, "send GET meta request: Get", META).await.map_err(|failure| failure.error().clone())?;
     let upstream = |text: String| Error::new(ErrorKind::Upstream, text);
     if !(200..=299).contains(&answer.status) {
         return Err(upstream(format!("unexpected status code '{}' of meta request", answer.status)));
@@ -272,6 +324,9 @@ async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
     let meta = meta.ok().flatten().unwrap_or_default();
     let fingerprint = fingerprint(&pool.shown(), &meta);
     let mut remote = Remote::new(pool, speaks.ok(), options, fingerprint);
+    if let Some(name) = name(&meta) {
+        remote.info.name = name;
+    }
     remote.meta = meta;
     let first =
         EmbedRequest { deadline: Some(Instant::now() + options.attempt_timeout), ..EmbedRequest::passage("warm up") };
@@ -292,8 +347,22 @@ async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
     remote
 }
 
+/// What the upstream calls its model: a sidecar says it of itself, or of the first that it serves; the others have it in their
+/// own place, or we have it from their list.
+fn name(meta: &Map<String, Value>) -> Option<String> {
+    let sidecar = |side: Option<&Value>| {
+        let block = side?.get("sidecar")?;
+        block.get("model").or_else(|| block.pointer("/models/0"))?.as_str().map(str::to_owned)
+    };
+    let whole = Value::Object(meta.clone());
+    let pair = || Some(format!("{} + {}", sidecar(meta.get("passage"))?, sidecar(meta.get("query"))?));
+    let named = |key: &str| meta.get(key).and_then(Value::as_str).map(str::to_owned);
+    let found = sidecar(Some(&whole)).or_else(pair).or_else(|| named("model_id")).or_else(|| named("model"));
+    found.filter(|name| !name.is_empty() && name.len() <= 256 && !name.contains(char::is_control))
+}
+
 /// Changes with the URL and with what the upstream says of its model, as far as it does.
-fn fingerprint(place: &str, meta: &Map<String, Value>) -> String {
+pub(super) fn fingerprint(place: &str, meta: &Map<String, Value>) -> String {
     let mut hash = Sha256::new();
     hash.update(place);
     hash.update([0]);
@@ -313,7 +382,7 @@ pub(super) fn of_class(url: &str, allowed: &Arc<Allowed>, options: &RemoteOption
     let kind = addresses.first().and_then(|address| address.kind);
     let speaks = match kind {
         None | Some(Kind::T2v) => Some(Speaks::T2v { texts: false }),
-        Some(Kind::Sidecar) => Some(Speaks::Sidecar),
+        Some(Kind::Sidecar) => Some(Speaks::Sidecar { model: String::new() }),
         Some(Kind::Tei) => Some(Speaks::Tei { batch: tei::BATCH }),
         // The model's name may have to be asked for.
         Some(Kind::OpenAi) => None,

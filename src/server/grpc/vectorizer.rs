@@ -35,6 +35,9 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
         Ok(proto::Task::Passage | proto::Task::Unspecified) => Task::Passage,
         Err(_) => return Err(Error::invalid(format!("unknown task {}: use TASK_PASSAGE or TASK_QUERY", options.task))),
     };
+    if let Some(wanted) = options.dimensions {
+        service.check_dimensions(wanted)?;
+    }
     let settings = EmbedRequest {
         text: String::new(),
         task_name: Some(task.as_str().into()),

@@ -57,7 +57,8 @@ pub async fn embed_many(
         let (model, service) = model(&mut fields, &service)?;
         let requests = fields.texts("input")?.into_iter().map(without_task).collect();
         let may_cut = fields.boolean("truncate")?.unwrap_or(true);
-        let embeddings = embed(&service, &headers, requests, fields.dimensions()?).await?;
+        let normalize = service.surfaces.normalize;
+        let embeddings = embed(&service, &headers, requests, fields.dimensions()?, normalize).await?;
         if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
             let message =
                 "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
@@ -85,7 +86,8 @@ pub async fn embed_one(
         let mut fields = Fields::read(&service, body)?;
         let (_, service) = model(&mut fields, &service)?;
         let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
-        let embeddings = embed(&service, &headers, vec![without_task(text)], None).await?;
+        let normalize = service.surfaces.normalize;
+        let embeddings = embed(&service, &headers, vec![without_task(text)], None, normalize).await?;
         let embedding = embeddings.first().map_or(&[][..], |embedding| &embedding.vector);
         Ok(json_response(StatusCode::OK, &OldAnswer { embedding }))
     };

@@ -82,7 +82,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     };
     let dimensions = fields.dimensions()?;
     let requests = texts.into_iter().map(without_task).collect();
-    let embeddings = embed(&service, headers, requests, dimensions).await?;
+    let embeddings = embed(&service, headers, requests, dimensions, service.surfaces.normalize).await?;
     let numbers = |vector: &'_ [f32]| vector.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let entry = |(index, embedding)| {
         let embedding: &crate::backend::Embedding = embedding;

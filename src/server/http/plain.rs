@@ -2,8 +2,9 @@
 //! embedded as they are.
 //!
 //! These callers use one call for objects and for queries (Weaviate's `text2vec-openai` and `text2vec-ollama` too), so
-//! both must get the same vector: no task, hence no prompt and no prefix. The vector is the one of the server's profile,
-//! unless the caller asks for fewer dimensions.
+//! both must get the same vector: no task, hence no prompt and no prefix. The vector is the one of the server's profile, of
+//! length 1 as the servers these APIs come from make them (their clients compare by dot product and Euclidean distance):
+//! unless the operator, or TEI's `normalize`, says otherwise.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -18,7 +19,7 @@ use super::{read_body, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
-use crate::server::Service;
+use crate::server::{Service, beyond};
 
 /// A request's JSON object, whose fields are taken out one by one. `null` is the same as nothing; unknown fields are
 /// ignored, as these APIs do. A field is read when it is taken, as what it must be: nothing is made of what is not asked for.
@@ -176,34 +177,26 @@ pub fn without_task(text: String) -> EmbedRequest {
 }
 
 /// Embeds all texts or none: an error says which text it is about. `dimensions` cuts the vectors and scales them to
-/// length 1.
+/// length 1, and without it `normalize` says whether they are scaled.
 pub async fn embed(
     service: &Service,
     headers: &HeaderMap,
     requests: Vec<EmbedRequest>,
     dimensions: Option<usize>,
+    normalize: bool,
 ) -> Result<Vec<Embedding>> {
-    let model = service.backend()?.info().clone();
-    let too_many = |wanted: usize, there_are: usize| {
-        Error::invalid(format!(
-            "'dimensions' is {wanted}, but the vectors of {} have {there_are}: ask for as many or fewer",
-            model.name
-        ))
-    };
-    // Of an upstream that did not answer at start the length is not known before there is a vector.
-    if let (Some(wanted), Some(there_are)) = (dimensions, model.dimensions)
-        && wanted > there_are
-    {
-        return Err(too_many(wanted, there_are));
+    if let Some(wanted) = dimensions {
+        service.check_dimensions(i64::try_from(wanted).unwrap_or(i64::MAX))?;
     }
+    let model = service.backend()?.info().name.clone();
     let only_one = requests.len() == 1;
     let results = within_deadline(headers, service.embed(requests)).await?;
     let whole = |(index, result): (usize, Result<Embedding>)| match (result, dimensions) {
         (Ok(embedding), Some(wanted)) if wanted > embedding.vector.len() => {
-            Err(too_many(wanted, embedding.vector.len()))
+            Err(beyond(wanted, embedding.vector.len(), &model))
         }
         (Ok(embedding), Some(wanted)) => Ok(embedding.shortened(wanted)),
-        (Ok(embedding), None) => Ok(embedding),
+        (Ok(embedding), None) => Ok(if normalize { embedding.normalized() } else { embedding }),
         (Err(error), _) if only_one => Err(error),
         (Err(error), _) => Err(error.context(format_args!("text {index}"))),
     };
@@ -230,7 +223,7 @@ mod tests {
 
     fn limited(max_texts: usize, max_tokenize_bytes: usize) -> Service {
         let limits = Limits { max_texts, max_tokenize_bytes, ..Limits::default() };
-        Service::new(Readiness::default(), limits, Default::default(), false)
+        Service::new(Readiness::default(), limits, Default::default(), Default::default(), false)
     }
 
     fn texts(value: &Value) -> std::result::Result<Vec<String>, String> {

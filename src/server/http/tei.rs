@@ -2,8 +2,8 @@
 //! `GET /health`, also below `/models/<name>`. Its `POST /embeddings` is OpenAI's.
 //!
 //! Errors have TEI's shape, `{"error": "…", "error_type": "Validation"}`, and its statuses. Without `prompt_name` a text
-//! is embedded as it is; `query`, and `passage` or `document`, are the model's own prompts for a task. Without
-//! `normalize: true` a vector is as the profile makes it, and without `truncate: false` a text that is too long is cut.
+//! is embedded as it is; `query`, and `passage` or `document`, are the model's own prompts for a task. With `normalize:
+//! false` a vector is as the profile makes it, and without `truncate: false` a text that is too long is cut.
 //!
 //! In place of a text may stand the ids of its tokens, as `POST /tokenize` gives them: they are embedded as the text that
 //! they are decoded to. Ids that the model's tokenizer would not make of that text, special ones included, are refused.
@@ -49,16 +49,14 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     if fields.string("truncation_direction")?.is_some_and(|direction| !direction.eq_ignore_ascii_case("right")) {
         return Err(Error::invalid("'truncation_direction' can only be right: a long text loses its end"));
     }
-    let normalize = fields.boolean("normalize")?.unwrap_or(false);
+    let normalize = fields.boolean("normalize")?.unwrap_or(true);
     let may_cut = fields.boolean("truncate")?.unwrap_or(true);
     let dimensions = fields.dimensions()?;
-    let mut embeddings = embed(service, headers, texts.into_iter().map(request).collect(), dimensions).await?;
+    let requests = texts.into_iter().map(request).collect();
+    let embeddings = embed(service, headers, requests, dimensions, normalize).await?;
     if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
         let message = "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
         return Err(Error::new(ErrorKind::TooLarge, format!("'inputs[{index}]' {message}")));
-    }
-    if normalize {
-        embeddings = embeddings.iter().map(|embedding| embedding.shortened(embedding.vector.len())).collect();
     }
     let vectors: Vec<&[f32]> = embeddings.iter().map(|embedding| &*embedding.vector).collect();
     Ok(json_response(StatusCode::OK, &vectors))

@@ -398,12 +398,17 @@ async fn floods_of_frames_harm_their_own_connection_alone() {
     for (what, first, again) in floods {
         let mut stream = connections(server.address, 1, &[PREFACE, SETTINGS, &first].concat()).await.remove(0);
         let begun = Instant::now();
-        let (mut sent, mut left) = (first.len(), false);
+        let (mut sent, mut left, mut at) = (first.len(), false, 0);
         let mut buffer = vec![0; 1 << 16];
         while begun.elapsed() < Duration::from_secs(2) && !left {
-            let wrote = timeout(Duration::from_millis(200), stream.write_all(&again)).await;
-            left = wrote.is_ok_and(|wrote| wrote.is_err());
-            sent += again.len();
+            match timeout(Duration::from_millis(200), stream.write(&again[at..])).await {
+                Ok(Ok(wrote)) if !again.is_empty() => {
+                    at = (at + wrote) % again.len();
+                    sent += wrote;
+                }
+                Ok(Err(_)) => left = true,
+                _ => {}
+            }
             // Answers are read, so that they are no reason to stop.
             while let Ok(read) = stream.try_read(&mut buffer) {
                 if read == 0 {
@@ -448,7 +453,7 @@ async fn silence_after_a_handshake_ends_as_silence_before_it_does() {
         .with_no_client_auth();
     let connector = TlsConnector::from(std::sync::Arc::new(config));
     let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
-    let mut child = Process::command()
+    let child = Process::command()
         .args(["--model", model_dir().to_str().expect("a path"), "--listen", &address.to_string()])
         .arg("--tls-cert")
         .arg(&certificate)
@@ -458,6 +463,7 @@ async fn silence_after_a_handshake_ends_as_silence_before_it_does() {
         .env("T2V_MAX_CONNECTIONS", "4")
         .spawn()
         .expect("the server starts");
+    let _server = Killed(child);
     let handshake = async || {
         let stream = TcpStream::connect(address).await.ok()?;
         connector.connect(ServerName::from(address.ip()), stream).await.ok()
@@ -487,8 +493,16 @@ async fn silence_after_a_handshake_ends_as_silence_before_it_does() {
         let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await.expect("closed");
     }
     assert!(shaken.elapsed() < Duration::from_secs(5), "{:?}", shaken.elapsed());
-    let _ = child.kill();
-    let _ = child.wait();
+}
+
+/// A process that ends with its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// SIGHUP under load: nothing is lost, and a new token opens the server at once.

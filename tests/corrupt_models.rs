@@ -385,3 +385,61 @@ fn the_binary_ends_with_a_status_and_one_line() {
         assert!(text.contains(first) || text.contains("lacks") || text.contains("damaged"), "{name}: {text}");
     }
 }
+
+/// Any number in any file of a model: it loads, or says why not; it never panics, and never takes memory for what the file
+/// only claims.
+#[test]
+fn no_number_in_a_model_s_files_is_too_absurd_to_be_read() {
+    let absurd =
+        ["0", "-1", "1", "1.5", "1e400", "1e30", "18446744073709551615", "9223372036854775807", "4294967296", "null"];
+    let numbers = |name: &str| -> Vec<Vec<String>> {
+        let text = fs::read_to_string(fixture_model().join(name)).unwrap_or_default();
+        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let keys = value.as_object().into_iter().flatten().filter(|(_, value)| value.is_number());
+        keys.map(|(key, _)| vec![key.clone()]).collect()
+    };
+    let mut files: Vec<(&str, Vec<Vec<String>>)> =
+        ["config.json", "tokenizer_config.json", "sentence_bert_config.json"]
+            .map(|name| (name, numbers(name)))
+            .to_vec();
+    for (name, key) in [
+        ("config.json", "hidden_size"),
+        ("config.json", "num_attention_heads"),
+        ("config.json", "num_hidden_layers"),
+        ("config.json", "intermediate_size"),
+        ("config.json", "max_position_embeddings"),
+        ("config.json", "vocab_size"),
+        ("config.json", "type_vocab_size"),
+        ("config.json", "pad_token_id"),
+        ("config.json", "layer_norm_eps"),
+        ("tokenizer_config.json", "model_max_length"),
+        ("sentence_bert_config.json", "max_seq_length"),
+        ("1_Pooling/config.json", "word_embedding_dimension"),
+    ] {
+        files.push((name, vec![vec![key.to_owned()]]));
+    }
+    let mut panicked = Vec::new();
+    for (name, key) in
+        files.into_iter().flat_map(|(name, keys)| keys.into_iter().map(move |key| (name, key[0].clone())))
+    {
+        for number in absurd {
+            let model = Model::new();
+            let path = model.dir.path().join(name);
+            let text = fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+            let mut value: serde_json::Map<String, Value> = serde_json::from_str(&text).expect("an object");
+            // As text, since not every number there is one to serde.
+            value.insert(key.clone(), Value::from("@@"));
+            if name.starts_with("1_") {
+                let _ = fs::create_dir(model.dir.path().join("1_Pooling"));
+            }
+            model.write(name, Value::Object(value).to_string().replace("\"@@\"", number));
+            let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.load().map(drop)));
+            match loaded {
+                Err(_) => panicked.push(format!("{name}: {key} = {number}")),
+                Ok(Err(error)) => println!("{name}: {key} = {number}: {error}"),
+                Ok(Ok(())) => println!("{name}: {key} = {number}: loads"),
+            }
+        }
+    }
+    assert!(panicked.is_empty(), "a panic for {panicked:#?}");
+}

@@ -271,6 +271,47 @@ mod tests {
         assert_eq!(found(&readiness, Some("a")), Ok("org/one".to_owned()), "what still comes is served");
     }
 
+    /// Embeds nothing any more.
+    struct Broken(ModelInfo);
+
+    impl Backend for Broken {
+        fn embed(&self, _: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+            Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "broken")) })
+        }
+
+        fn info(&self) -> &ModelInfo {
+            &self.0
+        }
+
+        fn trouble(&self) -> Option<&'static str> {
+            Some("broken for good")
+        }
+
+        fn meta(&self) -> Map<String, Value> {
+            Map::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_unready_once_a_backend_is_in_trouble_and_those_who_follow_are_told() {
+        let readiness = Readiness::of([Some("a".to_owned()), Some("b".to_owned())]);
+        readiness.model_ready(0, named("org/one"));
+        let info = ModelInfo { name: "two".into(), fingerprint: String::new(), dimensions: None };
+        let broken: Arc<dyn Backend> = Arc::new(Broken(info));
+        // However it is wrapped.
+        let cached = crate::cache::Cached::around(broken.clone(), crate::cache::CacheOptions::default());
+        let paired = crate::backend::paired::Paired::new(named("org/one"), cached.expect("a cache")).expect("a pair");
+        readiness.model_ready(1, Arc::new(paired));
+        assert_eq!(readiness.reason().as_deref(), Some("broken for good"));
+        assert_eq!((readiness.reason_for(Some("a")), readiness.reason_for(Some("b")).is_some()), (None, true));
+        let mut changes = readiness.subscribe();
+        changes.mark_unchanged();
+        let looking = tokio::spawn(readiness.clone().look_after());
+        let told = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
+        told.expect("in time").expect("a change");
+        looking.abort();
+    }
+
     #[test]
     fn models_are_found_by_the_operators_name_and_by_their_own() {
         let readiness = Readiness::of([None, Some("one".to_owned())]);

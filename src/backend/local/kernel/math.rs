@@ -33,6 +33,12 @@ impl Activation {
             Activation::GeluTanh | Activation::Relu => self.apply(s, x),
         }
     }
+
+    /// What is exact enough for values that are kept in so many parts of bf16.
+    #[inline(always)]
+    pub(super) fn apply_for<S: Simd>(self, s: S, x: S::Vector, parts: usize) -> S::Vector {
+        if parts == 1 { self.apply_roughly(s, x) } else { self.apply(s, x) }
+    }
 }
 
 /// The polynomial with the given coefficients, the highest power first.

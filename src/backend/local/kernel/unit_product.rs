@@ -16,15 +16,6 @@ pub(super) const BLOCK: usize = 2 * TILE_ROWS;
 /// In place of a number of products of bf16: products of bytes.
 pub(super) const BYTES: usize = 0;
 
-/// Parts of each factor, for a number of products.
-pub(super) const fn parts(terms: usize) -> usize {
-    match terms {
-        6 => 3,
-        3 => 2,
-        _ => 1,
-    }
-}
-
 /// Where the factors are: row 0 and column 0, the distance of rows, and of the next part.
 #[derive(Clone, Copy)]
 pub(super) struct Factors {

@@ -27,10 +27,10 @@ struct Args {
     /// Directory of the model
     #[arg(long)]
     model: Option<PathBuf>,
-    /// auto, avx512, avx2, portable or candle
+    /// auto, amx, avx512, avx2, portable or candle
     #[arg(long, default_value = "auto")]
     engine: Engine,
-    /// f32, f16, bf16 or int8
+    /// f32, bf16x3, f16, bf16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]

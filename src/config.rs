@@ -208,7 +208,8 @@ pub struct ModelArgs {
     #[arg(long, env = "T2V_APPLY_DIMENSIONS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
     pub apply_dimensions: Option<bool>,
-    /// What runs the encoder: auto (the CPU's widest kernels), avx512, avx2, portable, or, slow and for comparison, candle and
+    /// What runs the encoder: auto (the CPU's widest kernels; on a CPU with AMX f32 too, in parts, where a
+    /// measurement at start finds that faster), amx, avx512, avx2, portable, or, slow and for comparison, candle and
     /// candle-packed (what runs on GPUs)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
@@ -216,8 +217,8 @@ pub struct ModelArgs {
     /// with a build for GPUs the card of CUDA_CORE, if ENABLE_CUDA says so]
     #[arg(long, env = "T2V_DEVICE", value_parser = parse_device)]
     pub device: Option<Device>,
-    /// Numbers of the weights: f32 (exact), f16 (half the memory; fastest on a GPU), bf16, or int8 (fastest on the CPU; vectors
-    /// differ a little)
+    /// Numbers of the weights: f32 (exact), bf16x3 (faster on a CPU with AMX, 4e-6 off), f16 (half the memory; fastest on a
+    /// GPU), bf16, or int8 (fastest on the CPU; vectors differ a little)
     #[arg(long, env = "T2V_PRECISION", default_value = "f32")]
     pub precision: Precision,
     /// Threads of a forward pass [default: what the CPU set and the cgroup's quota allow]

@@ -8,7 +8,7 @@ use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::encoder::candle::CandleEncoder;
 use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
 use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
-use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels, Precision};
+use text2vec_sidecar::backend::local::kernel::{InstructionSet, Kernels, Precision, cores};
 use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
@@ -75,7 +75,14 @@ async fn the_engine_can_be_chosen() {
         (backend.engine().0, vector.expect("a vector").vector)
     };
     let (name, auto) = vector(Engine::Auto).await;
-    assert_eq!(name, Kernels::detect().instruction_set().name());
+    let kernels = Kernels::fastest(Precision::F32, cores()).expect("a measurement");
+    assert_eq!(name, kernels.engine(Precision::F32));
+    // Every set this CPU has can be pinned, and says so.
+    for kernels in Kernels::available() {
+        let (name, other) = vector(Engine::Kernels(kernels.instruction_set())).await;
+        assert_eq!(name, kernels.engine(Precision::F32));
+        assert!(max_difference(&auto, &other) < 5e-6, "{name}");
+    }
     for engine in ["portable", "candle", "candle-packed"] {
         let (name, other) = vector(engine.parse().expect("an engine")).await;
         assert_eq!(name, engine);

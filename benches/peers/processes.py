@@ -15,13 +15,9 @@ class Variant:
     """One thing to measure: a name for the tables, the class it competes in, and how to start it."""
 
     name: str
-    precision: str  # f32, f16, bf16 or int8
+    precision: str  # f32, bf16x3, f16, bf16 or int8
     ours: bool
     command: tuple  # THREADS stands for the number of threads, 0 for the engine's own choice
-
-    def is_onnxruntime(self) -> bool:
-        """Whether it is one of those whose best is the measure."""
-        return any("onnxruntime_peer" in str(part) for part in self.command)
 
 
 class Process:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our engine beside its peers, in one run, taking turns: tables in Markdown.
 
-    run.py latency        milliseconds of one forward pass by tokens and threads, against the best ONNX Runtime
+    run.py latency        milliseconds of one forward pass by tokens and threads, against the best peer
     run.py contention     the same for 32 tokens beside two busy processes, and under a CPU quota of 1.5 cores
     run.py throughput     texts per second of the whole server over HTTP, against ONNX Runtime without a server
     run.py start          start to first vector, and memory, by precision
@@ -43,7 +43,7 @@ def parse_args():
     parser.add_argument("--peer", help="binary of benches/peer.rs, else built", default=os.environ.get("T2V_PEER"))
     parser.add_argument("--load", help="binary of benches/load.rs, else built", default=os.environ.get("T2V_LOAD"))
     parser.add_argument("--binary", help="our server, else built", default=os.environ.get("T2V_BIN"))
-    parser.add_argument("--precisions", default="f32,f16,bf16,int8", help="ours, separated by commas [%(default)s]")
+    parser.add_argument("--precisions", default="f32,bf16x3,f16,bf16,int8", help="ours, separated by commas [%(default)s]")
     parser.add_argument("--flags", action="append", default=[], help="throughput: further flags of a server; repeatable")
     parser.add_argument("--only", default="", help="regular expression: only variants whose name it finds")
     parser.add_argument("--tokens", default="8,32,128,384")
@@ -90,10 +90,13 @@ def variants(args):
             if path.exists():
                 command = (python, ENGINES / "onnxruntime_peer.py", path, "THREADS")
                 found.append(Variant(f"{name} {precision} {kind}", precision, False, command))
-    found.append(Variant("torch sdpa f32", "f32", False, (export, ENGINES / "torch_peer.py", args.model, "THREADS")))
-    if list((args.cache / "newest").glob("lib/python*/site-packages/openvino")):
-        command = (newest, ENGINES / "openvino_peer.py", files[0][2], "THREADS")
-        found.append(Variant("OpenVINO f32", "f32", False, command))
+    has_openvino = list((args.cache / "newest").glob("lib/python*/site-packages/openvino"))
+    for precision in ("f32", "bf16"):
+        command = (export, ENGINES / "torch_peer.py", args.model, "THREADS", precision)
+        found.append(Variant(f"torch sdpa {precision}", precision, False, command))
+        if has_openvino:
+            command = (newest, ENGINES / "openvino_peer.py", files[0][2], "THREADS", precision)
+            found.append(Variant(f"OpenVINO {precision}", precision, False, command))
     return [variant for variant in found if re.search(args.only, variant.name)]
 
 
@@ -192,14 +195,14 @@ def rounds_of(args, processes, ids, alone=True):
     return figures
 
 
-def best_onnxruntime(figures, tokens, ours, score):
-    """The ONNX Runtime variant with the lowest score (a function of all its rounds); f16 and bf16 compete with f32, a
-    graph with the same file."""
-    rivals = [v for v, t in figures if t == tokens and v.is_onnxruntime()]
+def best_peer(figures, tokens, ours, score):
+    """The peer with the lowest score (a function of all its rounds): of the same precision in bf16 and int8, else of f32;
+    for a graph what runs the same file."""
+    rivals = [v for v, t in figures if t == tokens and not v.ours]
     if ours.precision == "graph":
         rivals = [v for v in rivals if v.name.endswith(ours.name.removeprefix("ours"))]
     else:
-        wanted = "int8" if ours.precision == "int8" else "f32"
+        wanted = ours.precision if ours.precision in ("bf16", "int8") else "f32"
         rivals = [v for v in rivals if v.precision == wanted]
     return min(rivals, key=lambda variant: score(figures[variant, tokens]), default=None)
 
@@ -222,12 +225,12 @@ def latency(args):
             name = variant.name if variant.ours else f"{variant.name} ({process.version})"
             rows.append([name, *(f"{statistics.median(medians[variant, tokens]):.2f}" for tokens in lengths)])
         table(head, rows)
-        print(f"{threads} threads, best ONNX Runtime's time / ours, per round (minimum–median–maximum):\n")
+        print(f"{threads} threads, the best peer's time / ours, per round (minimum–median–maximum):\n")
         rows = []
         for variant in filter(lambda variant: variant.ours, processes):
             row = [variant.name]
             for tokens in lengths:
-                rival = best_onnxruntime(medians, tokens, variant, statistics.median)
+                rival = best_peer(medians, tokens, variant, statistics.median)
                 if rival:
                     ratios = [b / a for a, b in zip(medians[variant, tokens], medians[rival, tokens])]
                     row.append(f"{spread(ratios)} ({rival.name.removeprefix('ORT ')})")

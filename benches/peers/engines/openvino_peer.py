@@ -1,4 +1,4 @@
-"""OpenVINO: `openvino_peer.py MODEL.onnx THREADS` (0: its own default)."""
+"""OpenVINO: `openvino_peer.py MODEL.onnx THREADS [f32|bf16]` (0: its own default)."""
 
 import sys
 
@@ -9,7 +9,8 @@ from protocol import serve
 
 def main():
     path, threads = sys.argv[1], int(sys.argv[2])
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    precision = sys.argv[3] if len(sys.argv) > 3 else "f32"
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled = ov.Core().compile_model(path, "CPU", settings)

@@ -41,7 +41,7 @@ impl FromStr for Engine {
             "candle-packed" => Ok(Engine::CandlePacked),
             set => set.parse().map(Engine::Kernels).map_err(|_| {
                 Error::config(format!(
-                    "unknown engine '{text}': use auto, avx512, avx2, portable, candle or candle-packed"
+                    "unknown engine '{text}': use auto, amx, avx512, avx2, portable, candle or candle-packed"
                 ))
             }),
         }
@@ -165,7 +165,7 @@ fn on_cpu(
                 }
             };
             let encoder = OnnxEncoder::load(path, kernels, threads)?;
-            return Ok((Box::new(encoder), kernels.instruction_set().name()));
+            return Ok((Box::new(encoder), kernels.vectors().name()));
         }
     };
     if description.is_static() {
@@ -192,11 +192,11 @@ fn on_cpu(
             let encoder = CandlePackedEncoder::new(&architecture, &candle_core::Device::Cpu, precision, tensors)?;
             return Ok((Box::new(encoder), "candle-packed"));
         }
-        Engine::Auto => Kernels::detect(),
+        Engine::Auto => Kernels::fastest(precision, threads)?,
         Engine::Kernels(set) => Kernels::with(set)?,
     };
     let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
-    Ok((Box::new(encoder), kernels.instruction_set().name()))
+    Ok((Box::new(encoder), kernels.engine(precision)))
 }
 
 fn f32_table(precision: Precision) -> Result<()> {

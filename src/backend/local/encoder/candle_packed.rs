@@ -426,9 +426,9 @@ fn dtype(precision: Precision) -> Result<DType> {
         Precision::F32 => Ok(DType::F32),
         Precision::F16 => Ok(DType::F16),
         Precision::Bf16 => Ok(DType::BF16),
-        Precision::Int8 => Err(Error::config(
-            "--precision int8 is for the CPU's own kernels: on a GPU (and with --engine candle-packed) take f16, bf16 or f32",
-        )),
+        Precision::Bf16x3 | Precision::Int8 => Err(Error::config(format!(
+            "--precision {precision} is for the CPU's own kernels: on a GPU (and with --engine candle-packed) take f16, bf16 or f32"
+        ))),
     }
 }
 

@@ -6,8 +6,10 @@
 use super::attention::{AttentionTask, Heads, add, rows_from};
 use super::dot::{Dot, DotTask};
 use super::math::rough_power_of_two;
+use super::matrix_unit::{MatrixUnit, TILE_WORDS, Unit, UnitTask};
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
-use super::tile::{Ahead, Finish, Product, load_columns};
+use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
+use super::unit_product::{BLOCK, Factors, Fetch, block};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -26,11 +28,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(panel: usize, tokens: usize, size: usize) -> Parts {
+    /// `panel` is columns of a panel, `width` what the columns of values are filled up to.
+    fn new(panel: usize, width: usize, tokens: usize, size: usize) -> Parts {
         let padded = tokens.next_multiple_of(panel);
         Parts {
             row: size.next_multiple_of(panel) / 2,
-            value: size.next_multiple_of(panel / PANEL_VECTORS),
+            value: size.next_multiple_of(width),
             padded,
             stride: (padded.div_ceil(16) | 1) * 16,
         }
@@ -46,23 +49,103 @@ impl Parts {
 }
 
 /// Values of scratch memory that a sequence of that many tokens needs.
-pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> usize {
-    let parts = Parts::new(kernels.panel_width(), tokens, head_size);
+pub(super) fn scratch_len(kernels: Kernels, unit: Option<Unit>, tokens: usize, head_size: usize) -> usize {
+    if unit.is_some() {
+        let parts = Parts::new(BLOCK, TILE_WORDS, tokens, head_size);
+        return parts.keys() + parts.values() + BLOCK * (parts.row + parts.stride + BLOCK);
+    }
+    let parts = Parts::new(kernels.panel_width(), kernels.panel_width() / PANEL_VECTORS, tokens, head_size);
     parts.keys()
         + parts.values()
         + kernels.tile_rows().max(kernels.panel_width() / PANEL_VECTORS) * parts.row
         + kernels.tile_rows() * parts.stride
 }
 
-/// As [`AttentionTask`], with products of bf16. Its scratch memory must be as long as this module's [`scratch_len`].
-pub(super) struct RoundedAttentionTask<'a>(pub AttentionTask<'a>);
+/// As [`AttentionTask`], with products of bf16, on a unit or by vectors. Its scratch memory must be as long as this module's
+/// [`scratch_len`], and on a unit begin on a cache line.
+pub(super) struct RoundedAttentionTask<'a>(pub AttentionTask<'a>, pub Option<Unit>);
 
 impl Task for RoundedAttentionTask<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        s.call_bf16(self);
+        match self.1 {
+            Some(unit) => unit.run(OnUnit(self.0, s)),
+            None => s.call_bf16(self),
+        }
+    }
+}
+
+/// The same on a unit, on vectors of which it does what is not multiplying.
+struct OnUnit<'a, S>(AttentionTask<'a>, S);
+
+impl<S: Simd> UnitTask for OnUnit<'_, S> {
+    #[inline(always)]
+    fn run<U: MatrixUnit>(self, unit: &mut U) {
+        let OnUnit(task, s) = self;
+        let AttentionTask { sequence, head, queries, out, scratch, bias } = task;
+        let Heads { projected, stride, heads, size, tokens } = sequence;
+        let parts = Parts::new(BLOCK, TILE_WORDS, tokens, size);
+        let (keys, scratch) = scratch.split_at_mut(parts.keys());
+        let (values, scratch) = scratch.split_at_mut(parts.values());
+        let (rounded, scratch) = scratch.split_at_mut(BLOCK * parts.row);
+        let (scores, sums) = scratch.split_at_mut(BLOCK * parts.stride);
+        let sums = &mut sums[..BLOCK * BLOCK];
+        let (width, head_at) = (heads * size, head * size);
+        let mut nothing = Fetch::new(s, projected, 0, 1);
+        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values, the head is one of `heads`, `out` is
+        // writable for the queries in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
+        unsafe {
+            let query = projected.add(head * size);
+            round_keys(s, BLOCK, (query.add(width), stride, size), tokens, rounded, keys);
+            round_values(s, (query.add(2 * width), stride, size), parts.value, tokens, values);
+            for start in queries.clone().step_by(BLOCK) {
+                let rows = (queries.end - start).min(BLOCK);
+                for (row, rounded) in rounded.chunks_exact_mut(parts.row).enumerate().take(rows) {
+                    // Powers of two in place of e.
+                    let from = query.add((start + row) * stride);
+                    round(s, from, size, std::f32::consts::LOG2_E, rounded);
+                }
+                for first in (0..tokens).step_by(BLOCK) {
+                    let factors = Factors {
+                        left: (rounded.as_ptr(), parts.row, 0),
+                        right: (keys[first * parts.row..].as_ptr(), BLOCK, 0),
+                    };
+                    let to = (scores[first..].as_mut_ptr(), parts.stride);
+                    let (size, steps) = ((rows, BLOCK), 0..parts.row / TILE_WORDS);
+                    block::<U, _, 1>(unit, size, factors, steps, to, &mut nothing);
+                }
+                let mut shares = [0f32; BLOCK];
+                for (row, (scores, share)) in
+                    scores.chunks_exact_mut(parts.stride).zip(&mut shares).enumerate().take(rows)
+                {
+                    if let Some((bias, centre)) = bias {
+                        let bias = &bias[centre - (start + row)..][..tokens];
+                        add(s, &mut scores[..tokens], bias, std::f32::consts::LOG2_E);
+                    }
+                    scores[tokens..parts.padded].fill(f32::MIN);
+                    *share = powers(s, &mut scores[..parts.padded]);
+                }
+                for first in (0..size).step_by(BLOCK) {
+                    let columns = (size - first).min(BLOCK);
+                    let factors = Factors {
+                        left: (scores.as_ptr(), parts.stride, 0),
+                        right: (values[first..].as_ptr(), parts.value, 0),
+                    };
+                    let (size, steps) = ((rows, columns), 0..parts.padded / 2 / TILE_WORDS);
+                    let to = (sums.as_mut_ptr(), BLOCK);
+                    block::<U, _, 1>(unit, size, factors, steps, to, &mut nothing);
+                    for (row, (sums, &share)) in sums.chunks_exact(BLOCK).zip(&shares).enumerate().take(rows) {
+                        let out = out.0.add((start + row) * out.1 + head_at + first);
+                        for at in (0..columns).step_by(S::LANES) {
+                            let value = s.mul(s.load(sums.as_ptr().add(at)), s.splat(share));
+                            store_columns(s, out, at, columns, value);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -75,7 +158,7 @@ impl DotTask for RoundedAttentionTask<'_> {
         let AttentionTask { sequence, head, queries, out, scratch, bias } = self.0;
         let Heads { projected, stride, heads, size, tokens } = sequence;
         let panel = D::Simd::LANES * PANEL_VECTORS;
-        let parts = Parts::new(panel, tokens, size);
+        let parts = Parts::new(panel, D::Simd::LANES, tokens, size);
         let (keys, scratch) = scratch.split_at_mut(parts.keys());
         let (values, scratch) = scratch.split_at_mut(parts.values());
         let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS.max(D::Simd::LANES) * parts.row);
@@ -87,8 +170,8 @@ impl DotTask for RoundedAttentionTask<'_> {
         // writable for the queries in its columns, and scratch memory was just cut as `Parts` has it.
         unsafe {
             let query = projected.add(head * size);
-            round_keys(s, (query.add(width), stride, size), tokens, rounded, keys);
-            round_values(s, (query.add(2 * width), stride, size), tokens, values);
+            round_keys(s, panel, (query.add(width), stride, size), tokens, rounded, keys);
+            round_values(s, (query.add(2 * width), stride, size), parts.value, tokens, values);
             for run in even_runs(queries, D::TILE_ROWS) {
                 for (row, rounded) in run.clone().zip(rounded.chunks_exact_mut(parts.row)) {
                     // Powers of two in place of e.
@@ -170,12 +253,12 @@ unsafe fn round<S: Simd>(s: S, from: *const f32, size: usize, factor: f32, out: 
 #[inline(always)]
 unsafe fn round_keys<S: Simd>(
     s: S,
+    panel: usize,
     (keys, stride, size): (*const f32, usize, usize),
     tokens: usize,
     rounded: &mut [f32],
     out: &mut [f32],
 ) {
-    let panel = S::LANES * PANEL_VECTORS;
     let words = size.next_multiple_of(panel) / 2;
     for first in (0..tokens).step_by(S::LANES) {
         let out = &mut out[first / panel * panel * words..][..panel * words];
@@ -194,8 +277,7 @@ unsafe fn round_keys<S: Simd>(
     }
 }
 
-/// Pairs the values of tokens a vector apart, `[tokens / 2][columns in whole vectors]`, zeros after the last: the right
-/// factor of the context.
+/// Pairs the values of tokens a vector apart, `[tokens / 2][width]`, zeros after the last: the right factor of the context.
 ///
 /// # Safety
 /// `values` (with the distance of rows and the head's size) must be readable for `tokens` rows.
@@ -203,10 +285,11 @@ unsafe fn round_keys<S: Simd>(
 unsafe fn round_values<S: Simd>(
     s: S,
     (values, stride, size): (*const f32, usize, usize),
+    width: usize,
     tokens: usize,
     out: &mut [f32],
 ) {
-    for (pair, out) in out.chunks_exact_mut(size.next_multiple_of(S::LANES)).enumerate() {
+    for (pair, out) in out.chunks_exact_mut(width).enumerate() {
         let low = pair / S::LANES * S::LANES * PANEL_VECTORS + pair % S::LANES;
         let high = low + S::LANES;
         for (i, out) in out.chunks_exact_mut(S::LANES).enumerate() {
@@ -259,8 +342,13 @@ mod tests {
 
     use half::bf16;
 
+    use super::super::precision::Precision;
     use super::super::testing::{exact_attention_with, values};
     use super::*;
+
+    fn every() -> Vec<Kernels> {
+        Kernels::every().into_iter().chain(Kernels::emulated()).collect()
+    }
 
     /// Attention of all heads, on memory as the engine has it, the queries divided at the given rows. A table of biases
     /// per head is for distances of up to half its length.
@@ -274,7 +362,8 @@ mod tests {
         let tokens = projected.len() / (3 * heads * size);
         let mut readable = projected.to_vec();
         readable.extend(vec![f32::NAN; kernels.panel_width()]);
-        let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
+        let unit = kernels.unit(Precision::Bf16);
+        let mut scratch = vec![f32::NAN; scratch_len(kernels, unit, tokens, size)];
         let mut out = vec![f32::NAN; tokens * heads * size];
         let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
         for head in 0..heads {
@@ -285,7 +374,7 @@ mod tests {
                 if let Some(bias) = bias {
                     task = task.with_bias(&bias[head], bias[head].len() / 2);
                 }
-                kernels.run(RoundedAttentionTask(task));
+                kernels.run(RoundedAttentionTask(task, unit));
             }
         }
         out
@@ -303,7 +392,7 @@ mod tests {
     #[test]
     fn heads_and_sequences_of_all_tail_sizes_match_f64() {
         let heads = 2;
-        for kernels in Kernels::every() {
+        for kernels in every() {
             for size in [1, 3, 8, 16, 20, 32, 48, 64, 80, 96, 128] {
                 for tokens in (1..=35).chain([47, 48, 63, 64, 65, 100]) {
                     let projected: Vec<f32> = values(tokens * heads * size * 3, 11).iter().map(|x| x * 2.0).collect();
@@ -325,7 +414,7 @@ mod tests {
 
     #[test]
     fn long_sequences_match_f64() {
-        for kernels in Kernels::every() {
+        for kernels in every() {
             for tokens in [191, 192, 193, 390, 800] {
                 let projected = values(tokens * 32 * 3, 14);
                 let got = attend(kernels, &projected, (1, 32), &[0, tokens], None);
@@ -340,7 +429,7 @@ mod tests {
     #[test]
     fn a_bias_by_distance_is_added_to_the_scores() {
         let (heads, size) = (2, 20);
-        for kernels in Kernels::every() {
+        for kernels in every() {
             for tokens in [1, 2, 15, 16, 17, 40, 65] {
                 let projected = values(tokens * heads * size * 3, 15);
                 // For longer sequences than this one.
@@ -359,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_query_has_the_same_bits_in_whichever_part_it_is() {
-        for kernels in Kernels::every() {
+        for kernels in every() {
             let (heads, size, tokens) = (3, 32, 75);
             let projected = values(tokens * heads * size * 3, 12);
             let whole = attend(kernels, &projected, (heads, size), &[0, tokens], None);
@@ -370,7 +459,7 @@ mod tests {
 
     #[test]
     fn large_scores_stay_finite_and_nan_is_not_hidden() {
-        for kernels in Kernels::every() {
+        for kernels in every() {
             let (size, tokens) = (16, 20);
             let large: Vec<f32> = values(tokens * size * 3, 13).iter().map(|x| x * 1e4).collect();
             let out = attend(kernels, &large, (1, size), &[0, tokens], None);

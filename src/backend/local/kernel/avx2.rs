@@ -133,6 +133,18 @@ impl Simd for Avx2 {
             let (low, high) = (round_to_bf16(low), round_to_bf16(high));
             _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(low), high)
         };
+        pairs_of_upper_halves(low: __m256, high: __m256) -> __m256i = {
+            let (low, high) = (_mm256_castps_si256(low), _mm256_castps_si256(high));
+            _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(low), high)
+        };
+        upper_half(a: __m256) -> __m256 = {
+            let upper = _mm256_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm256_and_ps(a, _mm256_castsi256_ps(upper))
+        };
+        nearest_bf16(a: __m256) -> __m256 = {
+            let upper = _mm256_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm256_castsi256_ps(_mm256_and_si256(round_to_bf16(a), upper))
+        };
     }
 
     #[inline(always)]

@@ -190,6 +190,19 @@ impl Simd for Avx512 {
             let upper = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
             _mm512_ternarylogic_epi32::<0b1110_1010>(high, upper, _mm512_srli_epi32::<16>(low))
         };
+        pairs_of_upper_halves(low: __m512, high: __m512) -> __m512i = {
+            let (low, high) = (_mm512_castps_si512(low), _mm512_castps_si512(high));
+            let upper = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm512_ternarylogic_epi32::<0b1110_1010>(high, upper, _mm512_srli_epi32::<16>(low))
+        };
+        upper_half(a: __m512) -> __m512 = {
+            let upper = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), upper))
+        };
+        nearest_bf16(a: __m512) -> __m512 = {
+            let upper = _mm512_set1_epi32(0xFFFF_0000u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(round_to_bf16(a), upper))
+        };
     }
 
     #[inline(always)]

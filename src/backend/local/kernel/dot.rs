@@ -57,7 +57,7 @@ pub(super) trait DotTask {
 #[inline(always)]
 pub(super) fn call_in<S: Simd, T: DotTask>(s: S, precision: Precision, task: T) -> T::Output {
     match precision {
-        Precision::F32 => s.call(WithF32(task)),
+        Precision::F32 | Precision::Bf16x3 => s.call(WithF32(task)),
         Precision::F16 => s.call(WithF16(task)),
         Precision::Bf16 => s.call_bf16(task),
         Precision::Int8 => s.call_bytes(task),

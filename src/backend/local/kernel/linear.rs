@@ -1,15 +1,21 @@
 //! Linear layers: weights packed once into column panels, products with what follows them.
 
+mod on_unit;
+
 use std::ops::Range;
 
 use half::{bf16, f16};
 
+use self::on_unit::OnUnit;
+pub(super) use self::on_unit::SCRATCH as UNIT_SCRATCH;
 use super::math::Activation;
+use super::matrix_unit::{TILE_ROWS, Unit};
 use super::memory::AlignedBuffer;
-use super::operand::{self, OperandTask, depth_words, group_inputs, scale_at};
+use super::operand::{self, Form, OperandTask, group_inputs, low_of_pair, scale_at};
 use super::precision::Precision;
 use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
 use super::tile::{Ahead, DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
+use super::unit_product::BLOCK;
 use crate::error::{Error, Result};
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
@@ -65,12 +71,16 @@ impl Arena {
 ///
 /// A panel holds [`Linear::panel_width`] neighbouring outputs, `[inputs][panel_width]`; the last one is filled up with
 /// zeros. A product thus reads the weights in one sweep, a whole vector of outputs at a time. Of bf16 two neighbouring
-/// inputs of an output lie together, of bytes four: what one instruction multiplies and sums up.
+/// inputs of an output lie together, of bytes four: what one instruction multiplies and sums up. For a matrix unit the
+/// inputs are filled up with zeros to whole tiles.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
     outputs: usize,
     inputs: usize,
     precision: Precision,
+    form: Form,
+    /// What multiplies, if not vectors.
+    unit: Option<Unit>,
     panel_width: usize,
     panels: Panels,
     bias: Range<usize>,
@@ -115,13 +125,13 @@ pub(super) fn f16_word(first: f32, second: f32) -> Result<f32> {
 impl Linear {
     /// Values of the arena that a layer takes.
     pub(super) fn room((kernels, precision): (Kernels, Precision), outputs: usize, inputs: usize) -> usize {
-        let width = kernels.panel_width();
+        let width = panel_width(kernels, precision);
         let padded = outputs.next_multiple_of(width);
         let scales = match precision {
             Precision::Int8 => Arena::room(padded) + Arena::room(operand::groups(inputs) * padded),
             _ => 0,
         };
-        Arena::room(padded / width * panel_words(precision, width, inputs)) + Arena::room(padded) + scales
+        Arena::room(padded / width * panel_words((kernels, precision), inputs)) + Arena::room(padded) + scales
     }
 
     /// Packs layers with the same inputs as one, their outputs side by side. Each is multiplied by its factor.
@@ -147,9 +157,11 @@ impl Linear {
         if precision == Precision::Int8 && inputs > MOST_BYTES {
             return Err(Error::config(format!("{inputs} inputs are too many for int8: use another --precision")));
         }
-        let panel_width = kernels.panel_width();
+        let panel_width = panel_width(kernels, precision);
         let padded = outputs.next_multiple_of(panel_width);
-        let words = panel_words(precision, panel_width, inputs);
+        let words = panel_words((kernels, precision), inputs);
+        let unit = kernels.unit(precision);
+        let form = Form::of(precision, unit);
         let count = padded / panel_width;
         let (start, panels) = arena.take(count * words)?;
         let mut factors = vec![0f32; padded];
@@ -160,7 +172,10 @@ impl Linear {
             let panel = &mut panels[output / panel_width * words..][..words];
             let column = output % panel_width;
             match precision {
-                Precision::F32 => {
+                Precision::Bf16 | Precision::Bf16x3 if unit.is_some() => {
+                    pack_parts(row, factor, kernels.lanes(), form, (panel_width, &mut panel[column..]))?;
+                }
+                Precision::F32 | Precision::Bf16x3 => {
                     for (slot, &weight) in panel[column..].iter_mut().step_by(panel_width).zip(row) {
                         *slot = weight * factor;
                     }
@@ -199,6 +214,8 @@ impl Linear {
             outputs,
             inputs,
             precision,
+            form,
+            unit,
             panel_width,
             panels: Panels { start, words, count },
             bias: at..at + padded,
@@ -237,11 +254,22 @@ impl Linear {
 /// Most inputs whose products of bytes cannot exceed a 32-bit integer.
 pub(super) const MOST_BYTES: usize = i32::MAX as usize / (255 * 128);
 
+/// Columns of a panel.
+fn panel_width(kernels: Kernels, precision: Precision) -> usize {
+    kernels.unit(precision).map_or_else(|| kernels.panel_width(), |_| BLOCK)
+}
+
 /// Words of a panel.
-fn panel_words(precision: Precision, panel_width: usize, inputs: usize) -> usize {
+fn panel_words((kernels, precision): (Kernels, Precision), inputs: usize) -> usize {
+    let (width, unit) = (panel_width(kernels, precision), kernels.unit(precision));
+    let form = Form::of(precision, unit);
     match precision {
-        Precision::F16 => panel_width / 2 * inputs,
-        _ => panel_width * depth_words(precision, inputs),
+        // Split into words of two when they are used.
+        Precision::F32 if unit.is_some() => width * 2 * form.part_words(inputs),
+        Precision::Bf16x3 if unit.is_some() => width * form.row_words(inputs),
+        Precision::F16 => width / 2 * inputs,
+        _ if unit.is_some() => width * form.part_words(inputs),
+        _ => width * form.depth_words(inputs),
     }
 }
 
@@ -253,6 +281,29 @@ fn bf16_word(first: f32, second: f32) -> Result<f32> {
     }
     let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
     Ok(f32::from_bits(u32::from_ne_bytes([a, b, c, d])))
+}
+
+/// Packs an output's weights for a unit, as one or two parts of bf16, the words `slots.0` apart.
+fn pack_parts(
+    row: &[f32],
+    factor: f32,
+    lanes: usize,
+    form: Form,
+    (distance, slots): (usize, &mut [f32]),
+) -> Result<()> {
+    let part_words = form.part_words(row.len());
+    let mut slots = slots.iter_mut().step_by(distance);
+    let mut rest: Vec<f32> = row.iter().map(|weight| weight * factor).collect();
+    rest.resize(2 * part_words, 0.0);
+    let Form::Parts(parts) = form else { return Err(Error::internal("only a unit takes parts")) };
+    for _ in 0..parts {
+        for (word, slot) in (0..part_words).zip(&mut slots) {
+            let low = low_of_pair(word, lanes);
+            *slot = bf16_word(rest[low], rest[low + lanes])?;
+        }
+        rest.iter_mut().for_each(|weight| *weight -= bf16::from_f32(*weight).to_f32());
+    }
+    Ok(())
 }
 
 /// Packs an output's weights as signed bytes, four inputs to a word, puts down the sum of each group of them and returns
@@ -298,6 +349,15 @@ pub(super) enum Epilogue {
     Residual(*const f32, usize),
 }
 
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Out {
+    /// f32.
+    Values,
+    /// What the next product reads; only from a unit, for one.
+    Operand { parts: usize },
+}
+
 /// Values of the input that are worked on together: 384 KiB.
 const CACHED_INPUT: usize = 96 << 10;
 
@@ -305,20 +365,25 @@ const CACHED_INPUT: usize = 96 << 10;
 pub(super) struct LinearTask<'a> {
     linear: &'a Linear,
     arena: &'a Arena,
+    unit: Option<Unit>,
     input: *const f32,
     input_stride: usize,
     out: *mut f32,
     out_stride: usize,
+    form: Out,
     epilogue: Epilogue,
     rows: Range<usize>,
     columns: Range<usize>,
+    /// Memory of the product's own, and its length.
+    scratch: (*mut f32, usize),
     /// Where in the arena the weights are that come after these.
     then: Option<usize>,
 }
 
 impl<'a> LinearTask<'a> {
-    /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0. Layers in bf16 and
-    /// int8 take rows that an [`OperandTask`] made.
+    /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0. Layers of another form
+    /// than [`Form::Plain`] take rows that an [`OperandTask`] made; on a unit they must be readable up to whole tiles of
+    /// rows, and the task needs scratch memory.
     ///
     /// # Safety
     /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
@@ -334,15 +399,38 @@ impl<'a> LinearTask<'a> {
         LinearTask {
             linear,
             arena,
+            unit: linear.unit,
             input,
             input_stride,
             out,
             out_stride,
+            form: Out::Values,
             epilogue,
             rows,
             columns: 0..linear.panels.count,
+            scratch: (std::ptr::null_mut(), 0),
             then: linear.next.map(|next| next.at(0)),
         }
+    }
+
+    /// What a product on a unit needs: as much memory as [`UNIT_SCRATCH`] says, on a cache line.
+    ///
+    /// # Safety
+    /// When the task runs, nobody else may access it.
+    pub(super) unsafe fn with_scratch(self, scratch: (*mut f32, usize)) -> Self {
+        LinearTask { scratch, ..self }
+    }
+
+    /// By vectors, also where there is a unit: of f32 and bytes, whose panels serve both. The input is as vectors read it.
+    pub(super) fn by_vectors(self) -> Self {
+        assert!(self.linear.unit.is_none() || matches!(self.linear.precision, Precision::F32 | Precision::Int8));
+        LinearTask { unit: None, ..self }
+    }
+
+    /// The output is what the next product reads, as an [`OperandTask`] would write it: rows of words.
+    pub(super) fn as_operand(self) -> Self {
+        let Form::Parts(parts) = self.linear.form else { panic!("only a unit writes operands") };
+        LinearTask { form: Out::Operand { parts }, ..self }
     }
 
     /// Only these panels; after them come the weights at that place of the arena.
@@ -357,12 +445,15 @@ impl Task for LinearTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if let Some(unit) = self.unit {
+            return unit.run(OnUnit(self, s));
+        }
         let width = S::LANES * PANEL_VECTORS;
         assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
         let precision = self.linear.precision;
-        let depth = depth_words(precision, self.linear.inputs);
+        let depth = Form::of(precision, None).depth_words(self.linear.inputs);
         let words = self.linear.panels.words;
-        let right_stride = words / depth;
+        let right_stride = if precision == Precision::F16 { width / 2 } else { width };
         let values = self.arena.values();
         let (panels, bias) = (&values[self.linear.panels.range()], &values[self.linear.bias.clone()]);
         let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
@@ -542,17 +633,17 @@ impl PackedLinear {
     /// # Panics
     /// If the input does not consist of such rows.
     pub fn round(&self, input: &[f32]) -> Rounded {
-        let Linear { inputs, precision, .. } = self.linear;
+        let Linear { inputs, form, .. } = self.linear;
         let rows = input.len() / inputs;
         assert_eq!(rows * inputs, input.len(), "whole rows");
-        let stride = operand::row_words(precision, inputs).next_multiple_of(16);
-        let mut words = AlignedBuffer::zeroed(rows * stride);
+        let stride = form.row_words(inputs).next_multiple_of(16);
+        let mut words = AlignedBuffer::zeroed(rows.next_multiple_of(TILE_ROWS) * stride);
         let (from, out) = ((input.as_ptr().cast_mut(), inputs), (words.as_mut_ptr(), stride));
         if stride > 0 {
             // SAFETY: both have these rows. Without an activation nothing is written to the input.
-            self.kernels.run(unsafe { OperandTask::new((precision, inputs, None), from, out, 0..rows) });
+            self.kernels.run(unsafe { OperandTask::new((form, inputs, None), from, out, 0..rows) });
         }
-        Rounded { words, stride }
+        Rounded { words, rows, stride }
     }
 
     /// [`PackedLinear::apply`] to an input that is rounded already.
@@ -560,27 +651,33 @@ impl PackedLinear {
     /// # Panics
     /// If the slices are not of these shapes, or `rounded` is of another input.
     pub fn apply_rounded(&self, input: &[f32], rounded: &Rounded, activation: Option<Activation>, out: &mut [f32]) {
-        let Linear { inputs, outputs, precision, .. } = self.linear;
+        let Linear { inputs, outputs, form, .. } = self.linear;
         let rows = input.len() / inputs;
         assert_eq!((rows * inputs, rows * outputs), (input.len(), out.len()), "rows of input and output");
-        let stride = operand::row_words(precision, inputs).next_multiple_of(16);
-        assert_eq!((rows * stride, stride), (rounded.words.len(), rounded.stride), "rounded for this layer");
+        let stride = form.row_words(inputs).next_multiple_of(16);
+        assert_eq!((rows, stride), (rounded.rows, rounded.stride), "rounded for this layer");
         let input = if stride > 0 { (rounded.words.as_ptr(), stride) } else { (input.as_ptr(), inputs) };
         let epilogue = activation.map_or(Epilogue::Bias, Epilogue::Activation);
         let (layer, out) = ((&self.linear, &self.arena), (out.as_mut_ptr(), outputs));
-        // SAFETY: the slices have these rows, and `out` is borrowed mutably.
-        self.kernels.run(unsafe { LinearTask::new(layer, input, out, epilogue, 0..rows) });
+        let mut scratch = AlignedBuffer::zeroed(if self.linear.unit.is_some() { UNIT_SCRATCH } else { 0 });
+        // SAFETY: the slices have these rows, what was rounded whole tiles of them; `out` is borrowed mutably, and the
+        // scratch memory is ours.
+        self.kernels.run(unsafe {
+            LinearTask::new(layer, input, out, epilogue, 0..rows).with_scratch((scratch.as_mut_ptr(), scratch.len()))
+        });
     }
 }
 
 /// Rows rounded for a [`PackedLinear`].
 pub struct Rounded {
     words: AlignedBuffer,
+    rows: usize,
     stride: usize,
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::simd::InstructionSet;
     use super::super::testing::{exact_product, values};
     use super::*;
 
@@ -593,7 +690,7 @@ mod tests {
         let row = |row: &[f32]| -> Vec<f32> {
             let scale = row.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.0;
             let round = |&x: &f32| match precision {
-                Precision::F32 => x,
+                Precision::F32 | Precision::Bf16x3 => x,
                 Precision::F16 => f16::from_f32(x).to_f32(),
                 Precision::Bf16 => bf16::from_f32(x).to_f32(),
                 Precision::Int8 => (x * (1.0 / scale)).round_ties_even() * scale,
@@ -603,13 +700,18 @@ mod tests {
         weights.chunks(depth).flat_map(row).collect()
     }
 
+    /// How far a product of values up to 1 may be off.
+    fn tolerance(precision: Precision) -> f64 {
+        if precision == Precision::Bf16x3 { 6e-5 } else { 1e-5 }
+    }
+
     /// Rows of an input as a product in that precision sees them.
     fn rounded_input(precision: Precision, input: &[f32], depth: usize) -> Vec<f32> {
         let row = |row: &[f32]| -> Vec<f32> {
             let (low, high) = row.iter().fold((0f32, 0f32), |(low, high), &x| (low.min(x), high.max(x)));
             let (scale, steps) = ((high - low) / 255.0, 255.0 / (high - low));
             let round = |&x: &f32| match precision {
-                Precision::F32 | Precision::F16 => x,
+                Precision::F32 | Precision::Bf16x3 | Precision::F16 => x,
                 Precision::Bf16 => bf16::from_f32(x).to_f32(),
                 Precision::Int8 => low + scale * ((x - low) * steps).round_ties_even(),
             };
@@ -619,6 +721,15 @@ mod tests {
             .chunks(depth)
             .flat_map(|whole| whole.chunks(group_inputs(depth)).flat_map(row).collect::<Vec<_>>())
             .collect()
+    }
+
+    /// The same as a product on a unit sees them: bf16 is rounded away from zero where two are equally near.
+    fn on_unit(precision: Precision, input: &[f32], depth: usize) -> Vec<f32> {
+        let round = |x: &f32| f32::from_bits(x.to_bits().wrapping_add(0x8000) & 0xFFFF_0000);
+        match precision {
+            Precision::Bf16 => input.iter().map(round).collect(),
+            _ => rounded_input(precision, input, depth),
+        }
     }
 
     #[test]
@@ -631,16 +742,18 @@ mod tests {
                     let input = values(32 * depth, 5);
                     let weights = rounded_weights(precision, &dense.weight, depth);
                     let seen = rounded_input(precision, &input, depth);
-                    let exact = exact_product(&seen, &weights, &dense.bias, depth);
+                    let by_vectors = exact_product(&seen, &weights, &dense.bias, depth);
+                    let by_unit = exact_product(&on_unit(precision, &input, depth), &weights, &dense.bias, depth);
                     for kernels in Kernels::every() {
+                        let exact = if kernels.unit(precision).is_some() { &by_unit } else { &by_vectors };
                         let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
                         for rows in 0..=32 {
                             let mut out = vec![f32::NAN; rows * outputs];
                             layer.apply(&input[..rows * depth], None, &mut out);
-                            for (i, (&got, &want)) in out.iter().zip(&exact).enumerate() {
+                            for (i, (&got, &want)) in out.iter().zip(exact).enumerate() {
                                 let error = (f64::from(got) - want).abs();
                                 assert!(
-                                    error < 1e-5 * (depth as f64 / 64.0).max(1.0),
+                                    error < tolerance(precision) * (depth as f64 / 64.0).max(1.0),
                                     "{kernels:?} {precision} {rows}×{depth}×{outputs} at {i}: {got} for {want}"
                                 );
                             }
@@ -649,6 +762,95 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Rows, depth and columns about the edges of tiles, blocks, pieces of a panel and runs of rows.
+    const EDGES: [(usize, usize, usize); 11] = [
+        (1, 1, 1),
+        (15, 31, 15),
+        (16, 32, 16),
+        (17, 33, 17),
+        (31, 64, 32),
+        (32, 65, 33),
+        (33, 100, 50),
+        (48, 129, 64),
+        (3, 391, 65),
+        (34, 900, 20),
+        (130, 70, 40),
+    ];
+
+    #[test]
+    fn products_on_a_unit_match_f64_in_every_precision() {
+        for (rows, depth, outputs) in EDGES {
+            let (dense, input) = (dense(outputs, depth, 3), values(rows * depth, 5));
+            for precision in Precision::ALL {
+                let weights = rounded_weights(precision, &dense.weight, depth);
+                let exact = exact_product(&on_unit(precision, &input, depth), &weights, &dense.bias, depth);
+                for kernels in Kernels::emulated() {
+                    let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
+                    let mut out = vec![f32::NAN; rows * outputs];
+                    layer.apply(&input, None, &mut out);
+                    for (&got, want) in out.iter().zip(&exact) {
+                        let error = (f64::from(got) - want).abs();
+                        assert!(
+                            error < tolerance(precision) * (depth as f64 / 64.0).max(1.0),
+                            "{kernels:?} {precision} {rows}×{depth}×{outputs}: {got} for {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_have_the_same_bits_on_a_unit_and_the_hardware_those_of_the_emulated_one() {
+        let apply = |kernels, precision, (dense, input): (&Dense, &[f32]), depth, activation| {
+            let layer = PackedLinear::new(kernels, precision, dense, depth).unwrap();
+            let mut out = vec![f32::NAN; input.len() / depth * dense.bias.len()];
+            layer.apply(input, activation, &mut out);
+            out
+        };
+        let hardware = Kernels::with(InstructionSet::Amx).ok();
+        for (rows, depth, outputs) in EDGES {
+            let (dense, input) = (dense(outputs, depth, 3), values(rows * depth, 5));
+            let given = (&dense, &input[..]);
+            for activation in [None, Some(Activation::Gelu)] {
+                let vectors: Vec<_> = Kernels::available()
+                    .into_iter()
+                    .filter(|kernels| kernels.unit(Precision::Int8).is_none())
+                    .collect();
+                for (emulated, vectors) in Kernels::emulated().into_iter().zip(vectors) {
+                    let [on_unit, by_vectors] =
+                        [emulated, vectors].map(|kernels| apply(kernels, Precision::Int8, given, depth, activation));
+                    assert_eq!(on_unit, by_vectors, "{vectors:?} {rows}×{depth}×{outputs}");
+                }
+                for (precision, hardware) in Precision::ALL.into_iter().filter_map(|it| Some((it, hardware?))) {
+                    let emulated = Kernels::emulated()[0];
+                    let [real, emulated] =
+                        [hardware, emulated].map(|kernels| apply(kernels, precision, given, depth, activation));
+                    if precision != Precision::F16 {
+                        assert_eq!(real, emulated, "{precision} {rows}×{depth}×{outputs}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn f32_in_parts_is_at_least_as_exact_as_f32() {
+        let (rows, depth, outputs) = (16, 1536, 33);
+        let (dense, input) = (dense(outputs, depth, 9), values(rows * depth, 10));
+        let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
+        let error = |kernels| {
+            let layer = PackedLinear::new(kernels, Precision::F32, &dense, depth).unwrap();
+            let mut out = vec![f32::NAN; rows * outputs];
+            layer.apply(&input, None, &mut out);
+            let squares = out.iter().zip(&exact).map(|(&got, want)| (f64::from(got) - want).powi(2));
+            (squares.sum::<f64>() / exact.len() as f64).sqrt()
+        };
+        let (parts, plain) = (error(Kernels::emulated()[0]), error(Kernels::with(InstructionSet::Portable).unwrap()));
+        println!("root of the mean square: in parts {parts:e}, plain {plain:e}");
+        assert!(parts <= plain, "{parts:e} in parts, {plain:e} otherwise");
     }
 
     #[test]
@@ -661,7 +863,7 @@ mod tests {
             input.extend(values(depth, 2).iter().map(|x| -x.abs() - 1.0));
             let exact = exact_product(&input, &dense.weight, &dense.bias, depth);
             for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                for kernels in Kernels::every() {
+                for kernels in Kernels::every().into_iter().chain(Kernels::emulated()) {
                     for at in [0, 16, depth - 1] {
                         let mut input = input.clone();
                         input.extend_from_within(..depth);
@@ -788,7 +990,7 @@ mod tests {
                             rows,
                         )
                     };
-                    kernels.run(task.panels(panel..panel + 1, None));
+                    kernels.run(task.by_vectors().panels(panel..panel + 1, None));
                 }
             }
             for (row, got) in out.chunks(outputs + 5).enumerate() {

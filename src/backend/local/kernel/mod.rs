@@ -17,6 +17,10 @@
 //! table        embedding tables and their sums
 //! tile         rows × one panel in registers; every product is made of tiles
 //! dot          how a tile multiplies, by precision
+//! matrix_unit  tiles of a matrix unit, which multiplies in place of vectors where there is one
+//! amx          Intel's; in tests there is one in plain Rust (emulated_unit)
+//! unit_product products of blocks on a unit: bf16, bytes, and f32 in parts
+//! choice       whether a unit is faster than vectors here
 //! math         exp, GELU, …, of a vector
 //! simd         what a kernel may ask of an instruction set; which ones this CPU has
 //! avx512 avx2 portable    the three of them
@@ -35,6 +39,8 @@
 //! - *NaN is not hidden*: it comes out where it went in, for the caller to find.
 //! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod attention;
 mod attention_bf16;
 #[cfg(target_arch = "x86_64")]
@@ -42,12 +48,16 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bytes;
+mod choice;
 mod cores;
 #[cfg(feature = "cuda")]
 pub(super) mod cuda;
 mod dot;
+#[cfg(test)]
+mod emulated_unit;
 mod linear;
 mod math;
+mod matrix_unit;
 mod memory;
 mod norm;
 mod operand;
@@ -63,6 +73,7 @@ mod team;
 pub(crate) mod testing;
 mod tile;
 mod transformer;
+mod unit_product;
 
 pub use bytes::PackedBytes;
 pub use cores::cores;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::math::Activation;
+use super::matrix_unit::Unit;
 use super::precision::Precision;
 use super::simd::{Simd, Task};
 use super::tile::{group_words, load_columns, store_columns};
@@ -10,18 +11,61 @@ use super::tile::{group_words, load_columns, store_columns};
 /// Whole cache lines, so that rows may be stored in whole vectors.
 const LINE: usize = 16;
 
-/// Words along a sum over so many inputs.
-pub(super) fn depth_words(precision: Precision, inputs: usize) -> usize {
-    match precision {
-        Precision::F32 | Precision::F16 => inputs,
-        Precision::Bf16 => inputs.div_ceil(2),
-        Precision::Int8 => inputs.div_ceil(4),
+/// How a product reads the rows on its left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// f32 as it is.
+    Plain,
+    /// bf16, neighbours in a word.
+    Bf16,
+    /// For a unit: bf16 in so many parts, whole cache lines of each; the first is the nearest to the value, the next to
+    /// what is left. Those a vector apart are in a word, so that a pair of vectors becomes one without moving lanes.
+    Parts(usize),
+    /// Bytes, with the scale and the lowest value of each group behind them.
+    Bytes,
+}
+
+impl Form {
+    /// The form of a precision's products, by vectors or by a unit.
+    pub(super) fn of(precision: Precision, unit: Option<Unit>) -> Form {
+        match precision {
+            Precision::F32 if unit.is_some() => Form::Parts(3),
+            Precision::Bf16x3 if unit.is_some() => Form::Parts(2),
+            Precision::Bf16 if unit.is_some() => Form::Parts(1),
+            Precision::F32 | Precision::Bf16x3 | Precision::F16 => Form::Plain,
+            Precision::Bf16 => Form::Bf16,
+            Precision::Int8 => Form::Bytes,
+        }
+    }
+
+    /// Words along a sum over so many inputs, of one part.
+    pub(super) fn depth_words(self, inputs: usize) -> usize {
+        match self {
+            Form::Plain => inputs,
+            Form::Bf16 | Form::Parts(_) => inputs.div_ceil(2),
+            Form::Bytes => inputs.div_ceil(4),
+        }
+    }
+
+    /// The same in whole tiles of a unit: the distance of parts.
+    pub(super) fn part_words(self, inputs: usize) -> usize {
+        self.depth_words(inputs).next_multiple_of(LINE)
+    }
+
+    /// Words of a row that holds so many inputs; none where a product reads f32 as it is.
+    pub(super) fn row_words(self, inputs: usize) -> usize {
+        match self {
+            Form::Plain => 0,
+            Form::Bf16 => self.part_words(inputs),
+            Form::Parts(parts) => parts * self.part_words(inputs),
+            Form::Bytes => scale_at(inputs) + 2 * groups(inputs),
+        }
     }
 }
 
 /// Inputs in a group of a row of bytes.
 pub(super) fn group_inputs(inputs: usize) -> usize {
-    4 * group_words(depth_words(Precision::Int8, inputs))
+    4 * group_words(Form::Bytes.depth_words(inputs))
 }
 
 /// Groups of a row of bytes.
@@ -31,16 +75,7 @@ pub(super) fn groups(inputs: usize) -> usize {
 
 /// Where in a row of bytes, in words, the scale and the lowest value of each group are.
 pub(super) fn scale_at(inputs: usize) -> usize {
-    depth_words(Precision::Int8, inputs).next_multiple_of(LINE)
-}
-
-/// Words of a row that holds so many inputs; none where a product reads f32 as it is.
-pub(super) fn row_words(precision: Precision, inputs: usize) -> usize {
-    match precision {
-        Precision::F32 | Precision::F16 => 0,
-        Precision::Bf16 => depth_words(precision, inputs).next_multiple_of(LINE),
-        Precision::Int8 => scale_at(inputs) + 2 * groups(inputs),
-    }
+    Form::Bytes.part_words(inputs)
 }
 
 /// Rounds rows of f32 for a product, after an activation if there is one.
@@ -49,7 +84,7 @@ pub(super) fn row_words(precision: Precision, inputs: usize) -> usize {
 /// row and 0: what a row is rounded to depends on nothing else. A group with a value that is not finite has a scale that
 /// is not.
 pub(super) struct OperandTask {
-    precision: Precision,
+    form: Form,
     width: usize,
     activation: Option<Activation>,
     input: (*mut f32, usize),
@@ -63,14 +98,14 @@ impl OperandTask {
     ///
     /// # Safety
     /// When it runs, `input` must be readable for these rows, with an activation also writable, and `out` writable for
-    /// [`row_words`] of them, on cache lines, with nobody else accessing what is written.
+    /// [`Form::row_words`] of them, on cache lines, with nobody else accessing what is written.
     pub(super) unsafe fn new(
-        (precision, width, activation): (Precision, usize, Option<Activation>),
+        (form, width, activation): (Form, usize, Option<Activation>),
         input: (*mut f32, usize),
         out: (*mut f32, usize),
         rows: Range<usize>,
     ) -> Self {
-        OperandTask { precision, width, activation, input, out, rows }
+        OperandTask { form, width, activation, input, out, rows }
     }
 }
 
@@ -96,10 +131,13 @@ impl OperandTask {
             // SAFETY: by the promise made to `new`, these rows are there.
             unsafe {
                 let (input, out) = (self.input.0.add(row * self.input.1), self.out.0.add(row * self.out.1));
-                match self.precision {
-                    Precision::F32 | Precision::F16 => {}
-                    Precision::Bf16 => to_bf16(s, input, self.width, activation, out.cast()),
-                    Precision::Int8 => to_bytes(s, input, self.width, activation, out),
+                match self.form {
+                    Form::Plain => {}
+                    Form::Bf16 => to_bf16(s, input, self.width, activation, out.cast()),
+                    Form::Parts(parts) => {
+                        to_parts(s, input, self.width, activation, (out, parts, self.form.part_words(self.width)))
+                    }
+                    Form::Bytes => to_bytes(s, input, self.width, activation, out),
                 }
             }
         }
@@ -123,12 +161,71 @@ unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Op
 }
 
 /// # Safety
-/// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`row_words`].
+/// `input` must be readable for `width` values, `out.0` writable for `out.1` parts of as many words as `out.2`.
+#[inline(always)]
+unsafe fn to_parts<S: Simd>(
+    s: S,
+    input: *const f32,
+    width: usize,
+    activation: Option<Activation>,
+    (out, parts, part_words): (*mut f32, usize, usize),
+) {
+    // Up to the end of the cache line, where a unit reads zeros.
+    for at in (0..part_words).step_by(S::LANES) {
+        // SAFETY: the helper stays within `width`, and the vectors within the parts.
+        unsafe {
+            let mut low = load_columns(s, input, 2 * at, width);
+            let mut high = load_columns(s, input, 2 * at + S::LANES, width);
+            if let Some(activation) = activation {
+                (low, high) = (activation.apply_for(s, low, parts), activation.apply_for(s, high, parts));
+            }
+            store_parts(s, (low, high), out.add(at), parts, part_words);
+        }
+    }
+}
+
+/// Which of a row's values are in the low half of a word of [`Form::Parts`]; that in the high half is `lanes` on.
+pub(super) const fn low_of_pair(word: usize, lanes: usize) -> usize {
+    word / lanes * 2 * lanes + word % lanes
+}
+
+/// Stores two neighbouring vectors as words of one to three parts, so many words apart.
+///
+/// # Safety
+/// `to` must be writable for a vector in each part.
+#[inline(always)]
+pub(super) unsafe fn store_parts<S: Simd>(
+    s: S,
+    (low, high): (S::Vector, S::Vector),
+    to: *mut f32,
+    parts: usize,
+    distance: usize,
+) {
+    // SAFETY: handed on.
+    unsafe {
+        if parts == 1 {
+            return s.store(to, s.bits(s.pairs_of_bf16(low, high)));
+        }
+        let (low_part, high_part) = (s.nearest_bf16(low), s.nearest_bf16(high));
+        s.store(to, s.bits(s.pairs_of_upper_halves(low_part, high_part)));
+        let (low, high) = (s.sub(low, low_part), s.sub(high, high_part));
+        let (low_part, high_part) = (s.nearest_bf16(low), s.nearest_bf16(high));
+        s.store(to.add(distance), s.bits(s.pairs_of_upper_halves(low_part, high_part)));
+        if parts == 3 {
+            // Eight bits are left.
+            let (low, high) = (s.sub(low, low_part), s.sub(high, high_part));
+            s.store(to.add(2 * distance), s.bits(s.pairs_of_upper_halves(low, high)));
+        }
+    }
+}
+
+/// # Safety
+/// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`Form::row_words`].
 #[inline(always)]
 unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Option<Activation>, out: *mut f32) {
     let size = group_inputs(width);
     for (group, first) in (0..width).step_by(size).enumerate() {
-        // SAFETY: the group's values are within the row, its bytes begin on a word, and `row_words` has two words for it
+        // SAFETY: the group's values are within the row, its bytes begin on a word, and the row has two words for it
         // after all bytes.
         unsafe {
             let scales = out.add(scale_at(width) + 2 * group);

@@ -58,7 +58,7 @@ impl Task for ChainsIn {
 fn chains(kernels: Kernels, precision: Precision, rounds: usize) -> (usize, f32) {
     // Each value is 1, of f16 and bf16 two to a word, of bytes four.
     let one = std::hint::black_box(match precision {
-        Precision::F32 => 1.0,
+        Precision::F32 | Precision::Bf16x3 => 1.0,
         Precision::F16 => f32::from_bits(0x3C00_3C00),
         Precision::Bf16 => f32::from_bits(0x3F80_3F80),
         Precision::Int8 => f32::from_bits(0x0101_0101),
@@ -71,7 +71,7 @@ fn chains(kernels: Kernels, precision: Precision, rounds: usize) -> (usize, f32)
 /// addition counting as two: the best of `rounds` rounds of about a millisecond.
 pub fn measure(kernels: Kernels, precision: Precision, rounds: usize) -> f64 {
     let values = match precision {
-        Precision::F32 | Precision::F16 => 1,
+        Precision::F32 | Precision::Bf16x3 | Precision::F16 => 1,
         Precision::Bf16 => 2,
         Precision::Int8 => 4,
     };

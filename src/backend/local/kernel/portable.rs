@@ -136,6 +136,19 @@ impl Simd for Portable {
         std::array::from_fn(|i| round(low[i]) >> 16 | round(high[i]) & 0xFFFF_0000)
     }
     #[inline(always)]
+    fn pairs_of_upper_halves(self, low: Lanes, high: Lanes) -> [u32; 4] {
+        std::array::from_fn(|i| low[i].to_bits() >> 16 | high[i].to_bits() & 0xFFFF_0000)
+    }
+    #[inline(always)]
+    fn upper_half(self, a: Lanes) -> Lanes {
+        a.map(|a| f32::from_bits(a.to_bits() & 0xFFFF_0000))
+    }
+    #[inline(always)]
+    fn nearest_bf16(self, a: Lanes) -> Lanes {
+        let round = |a: f32| a.to_bits().wrapping_add(if a.is_nan() { 0 } else { 0x8000 });
+        a.map(|a| f32::from_bits(round(a) & 0xFFFF_0000))
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
     #[inline(always)]
     fn prefetch_next(self, _: *const f32) {}

@@ -9,6 +9,9 @@ pub enum Precision {
     /// Weights and products in f32.
     #[default]
     F32,
+    /// Weights and the inputs of linear layers in two parts of bf16, of whose products three are summed up in f32: on CPUs
+    /// with a matrix unit; elsewhere it is computed as f32.
+    Bf16x3,
     /// Weights in f16, products in f32.
     F16,
     /// Weights and the inputs of linear layers in bf16, their products summed up in f32.
@@ -19,12 +22,14 @@ pub enum Precision {
 
 impl Precision {
     /// Every precision.
-    pub const ALL: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+    pub const ALL: [Precision; 5] =
+        [Precision::F32, Precision::Bf16x3, Precision::F16, Precision::Bf16, Precision::Int8];
 
     /// Its name on the command line, in `/meta` and in logs.
     pub const fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
+            Precision::Bf16x3 => "bf16x3",
             Precision::F16 => "f16",
             Precision::Bf16 => "bf16",
             Precision::Int8 => "int8",
@@ -43,7 +48,7 @@ impl std::str::FromStr for Precision {
 
     fn from_str(name: &str) -> Result<Self, Error> {
         let known = Precision::ALL.into_iter().find(|precision| precision.name() == name);
-        known.ok_or_else(|| Error::config(format!("unknown precision '{name}': use f32, f16, bf16 or int8")))
+        known.ok_or_else(|| Error::config(format!("unknown precision '{name}': use f32, bf16x3, f16, bf16 or int8")))
     }
 }
 

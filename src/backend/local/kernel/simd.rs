@@ -7,7 +7,9 @@ use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
 use super::dot::{DotTask, WithBf16, WithBytes};
+use super::matrix_unit::Unit;
 use super::portable::Portable;
+use super::precision::Precision;
 use crate::error::{Error, Result};
 
 /// Vectors side by side in a weight panel and in a tile of accumulators.
@@ -91,6 +93,12 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Both rounded to the nearest bf16, ties away from zero, `low` in the words' low halves. NaN stays NaN, if it is
     /// quiet, as those that arithmetic makes are.
     fn pairs_of_bf16(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
+    /// The upper halves of the lanes of both, as bf16, those of `low` in the words' low halves.
+    fn pairs_of_upper_halves(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
+    /// What a lane's upper half stands for on its own: the next bf16 towards zero.
+    fn upper_half(self, a: Self::Vector) -> Self::Vector;
+    /// The nearest bf16, ties away from zero. NaN stays NaN, if it is quiet.
+    fn nearest_bf16(self, a: Self::Vector) -> Self::Vector;
 
     /// Asks for the cache line of an address, which may be any.
     fn prefetch(self, address: *const f32);
@@ -157,6 +165,8 @@ pub(super) trait Task {
 /// The instruction sets there are kernels for, the widest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InstructionSet {
+    /// AVX-512 and AMX: tiles of bf16 and of bytes. Products of f32 are sums of six of bf16.
+    Amx,
     /// 16 lanes; AVX-512 F, BW, VL, DQ.
     Avx512,
     /// 8 lanes; AVX2 and FMA.
@@ -167,11 +177,13 @@ pub enum InstructionSet {
 
 impl InstructionSet {
     /// Every set.
-    pub const ALL: [InstructionSet; 3] = [InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
+    pub const ALL: [InstructionSet; 4] =
+        [InstructionSet::Amx, InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
 
     /// Its name on the command line and in logs.
     pub const fn name(self) -> &'static str {
         match self {
+            InstructionSet::Amx => "amx",
             InstructionSet::Avx512 => "avx512",
             InstructionSet::Avx2 => "avx2",
             InstructionSet::Portable => "portable",
@@ -190,13 +202,21 @@ impl std::str::FromStr for InstructionSet {
 
     fn from_str(name: &str) -> Result<Self> {
         let known = InstructionSet::ALL.into_iter().find(|set| set.name() == name);
-        known.ok_or_else(|| Error::config(format!("unknown instruction set '{name}': use avx512, avx2 or portable")))
+        known.ok_or_else(|| {
+            Error::config(format!("unknown instruction set '{name}': use amx, avx512, avx2 or portable"))
+        })
     }
 }
 
 /// The kernels of one instruction set that this CPU has.
 #[derive(Debug, Clone, Copy)]
-pub struct Kernels(Token);
+pub struct Kernels {
+    vectors: Token,
+    /// What multiplies in place of the vectors, in precisions whose factors it takes.
+    unit: Option<Unit>,
+    /// Whether the unit multiplies f32 too, in parts.
+    splits_f32: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Token {
@@ -224,29 +244,47 @@ impl Kernels {
     pub(super) fn every() -> Vec<Kernels> {
         let mut every = Kernels::available();
         #[cfg(target_arch = "x86_64")]
-        every.extend(Avx512::detect().map(|set| Kernels(Token::Avx512(set.plain()))));
+        every.extend(Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set.plain()))));
         every
+    }
+
+    /// The vectors of every set this CPU has, each with the emulated unit.
+    #[cfg(test)]
+    pub(super) fn emulated() -> Vec<Kernels> {
+        let vectors = Kernels::available().into_iter().filter(|kernels| kernels.unit.is_none());
+        vectors.map(|kernels| Kernels { unit: Some(Unit::Emulated), splits_f32: true, ..kernels }).collect()
+    }
+
+    fn of_vectors(vectors: Token) -> Kernels {
+        Kernels { vectors, unit: None, splits_f32: false }
     }
 
     /// A given set; an error if this CPU lacks it.
     pub fn with(set: InstructionSet) -> Result<Kernels> {
-        let token = match set {
+        let kernels = match set {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => Avx512::detect().map(Token::Avx512),
+            InstructionSet::Amx => Avx512::detect().zip(Unit::detect()).map(|(set, unit)| Kernels {
+                vectors: Token::Avx512(set),
+                unit: Some(unit),
+                splits_f32: true,
+            }),
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => Avx2::detect().map(Token::Avx2),
-            InstructionSet::Portable => Some(Token::Portable(Portable)),
+            InstructionSet::Avx512 => Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set))),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => Avx2::detect().map(|set| Kernels::of_vectors(Token::Avx2(set))),
+            InstructionSet::Portable => Some(Kernels::of_vectors(Token::Portable(Portable))),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
-        token
-            .map(Kernels)
-            .ok_or_else(|| Error::config(format!("this CPU has no {set}: choose another instruction set")))
+        kernels.ok_or_else(|| Error::config(format!("this CPU has no {set}: choose another instruction set")))
     }
 
     /// Which one it is.
     pub fn instruction_set(self) -> InstructionSet {
-        match self.0 {
+        if self.unit.is_some() {
+            return InstructionSet::Amx;
+        }
+        match self.vectors {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => InstructionSet::Avx512,
             #[cfg(target_arch = "x86_64")]
@@ -257,7 +295,7 @@ impl Kernels {
 
     /// Runs a task with these instructions.
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
-        match self.0 {
+        match self.vectors {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => simd.call(task),
             #[cfg(target_arch = "x86_64")]
@@ -268,16 +306,50 @@ impl Kernels {
 
     /// Whether the CPU has instructions for products of bf16.
     pub(super) fn has_bf16_products(self) -> bool {
-        match self.0 {
+        match self.vectors {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => simd.has_bf16_products(),
             _ => false,
         }
     }
 
-    /// Columns of a weight panel.
+    /// What runs an encoder of that precision, as people are told.
+    pub fn engine(self, precision: Precision) -> &'static str {
+        match (self.unit(precision), precision) {
+            (Some(_), Precision::F32) => "amx (f32 by six bf16 products)",
+            (Some(_), _) => InstructionSet::Amx.name(),
+            (None, _) => self.vectors().name(),
+        }
+    }
+
+    /// The set without its matrix unit.
+    pub fn vectors(self) -> InstructionSet {
+        Kernels { unit: None, ..self }.instruction_set()
+    }
+
+    /// The same, multiplying f32 by vectors.
+    pub(super) fn with_f32_by_vectors(self) -> Kernels {
+        Kernels { splits_f32: false, ..self }
+    }
+
+    /// What multiplies in a precision in place of the vectors.
+    pub(super) fn unit(self, precision: Precision) -> Option<Unit> {
+        let multiplies = match precision {
+            Precision::F32 => self.splits_f32,
+            Precision::F16 => false,
+            Precision::Bf16x3 | Precision::Bf16 | Precision::Int8 => true,
+        };
+        self.unit.filter(|_| multiplies)
+    }
+
+    /// Columns of a panel of vectors.
     pub(super) fn panel_width(self) -> usize {
         self.run(Widths).0
+    }
+
+    /// f32 lanes of a vector.
+    pub(super) fn lanes(self) -> usize {
+        self.panel_width() / PANEL_VECTORS
     }
 
     /// Rows of the largest tile.

@@ -18,10 +18,10 @@ pub(super) enum Table {
 }
 
 impl Table {
-    /// A table of rows `width` wide. Every precision but f32 has f16 rows: their sum is normed, so that rounding them
-    /// costs next to nothing, and 8 bits would not be enough.
+    /// A table of rows `width` wide. The precisions coarser than bf16x3 have f16 rows: their sum is normed, so that rounding
+    /// them costs next to nothing, and 8 bits would not be enough.
     pub(super) fn pack(precision: Precision, values: Vec<f32>, width: usize) -> Result<Table> {
-        if precision == Precision::F32 {
+        if matches!(precision, Precision::F32 | Precision::Bf16x3) {
             return Ok(Table::F32 { rows: values, width });
         }
         let (rows, stride) = (values.len() / width, width.div_ceil(2).next_multiple_of(16));
@@ -156,7 +156,8 @@ mod tests {
                                 let of = |t: usize| tables[t][indices[t][token] as usize * width + i];
                                 of(0) + of(1)
                             };
-                            let tolerance = if precision == Precision::F32 { 0.0 } else { 1e-3 };
+                            let tolerance =
+                                if matches!(precision, Precision::F32 | Precision::Bf16x3) { 0.0 } else { 1e-3 };
                             assert!((got - want).abs() <= tolerance, "{kernels:?} {precision} {width}: {token},{i}");
                         }
                     }

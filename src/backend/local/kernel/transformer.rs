@@ -15,16 +15,18 @@ use std::sync::Arc;
 
 use super::attention::{self, AttentionTask, Heads};
 use super::attention_bf16::{self, RoundedAttentionTask};
-use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask, Panels};
+use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask, Panels, UNIT_SCRATCH};
 use super::math::Activation;
+use super::matrix_unit::{TILE_ROWS, Unit};
 use super::memory::AlignedBuffer;
 use super::norm::{LayerNormTask, RmsNormTask};
-use super::operand::{self, OperandTask};
+use super::operand::{Form, OperandTask};
 use super::position_bias::PositionBias;
 use super::precision::Precision;
 use super::simd::Kernels;
 use super::table::{EmbedTask, Table};
 use super::team::{Member, Team};
+use super::unit_product::BLOCK as UNIT_COLUMNS;
 use crate::error::{Error, Result};
 
 /// Below this many rows per thread products are shared out by columns: so few that a core waits for weights more than it
@@ -37,15 +39,20 @@ use crate::error::{Error, Result};
 /// | 12 | 1.43 / 1.28 | 1.43 / 1.39 | 0.65 / 0.70 | 0.38 / 0.43 |
 /// | 16 | 1.64 / 1.65 | 1.79 / 1.81 | 0.85 / 0.87 | 0.49 / 0.52 |
 /// | 32 | 3.18 / 3.29 | 3.65 / 3.62 | 1.87 / 1.92 | 0.95 / 1.02 |
-const fn few_rows(precision: Precision) -> usize {
+const fn few_rows(precision: Precision, has_unit: bool) -> usize {
     match precision {
-        Precision::F32 => 7,
+        _ if has_unit => 32,
+        Precision::F32 | Precision::Bf16x3 => 7,
         Precision::F16 => 4,
         Precision::Bf16 | Precision::Int8 => 3,
     }
 }
 /// Rows of a block in the rows schedule: its feed-forward values stay in the second-level cache.
 const BLOCK_ROWS: usize = 56;
+/// The same on a matrix unit, in whole tiles.
+const UNIT_BLOCK_ROWS: usize = 64;
+/// Sequences of fewer tokens are computed by vectors in f32 and int8: a unit has the same time for sixteen rows as for one.
+const SHORT: usize = 16;
 /// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
 const PIECES: usize = 4;
 /// Most rows that one thread embeds, norms or rounds at a time in the columns schedule.
@@ -279,15 +286,17 @@ impl Transformer {
         size_of_val(self.arena.values()) + self.tables.iter().map(Table::memory).sum::<usize>()
     }
 
-    /// Words of the widest row that a product reads rounded.
-    fn operand_words(&self) -> usize {
-        let Shape { hidden, intermediate, .. } = self.shape;
-        operand::row_words(self.precision, hidden.max(intermediate).max(self.shape.attention_width()))
+    /// What multiplies in place of vectors.
+    fn unit(&self) -> Option<Unit> {
+        self.kernels.unit(self.precision)
     }
 
-    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
-    fn rounds_attention(&self) -> bool {
-        matches!(self.precision, Precision::Bf16 | Precision::Int8) && self.kernels.has_bf16_products()
+    /// Whether a sequence of that many tokens is computed by vectors where there is a unit. That may depend on its own length
+    /// alone: not on what it is packed with. Where weights serve both, a unit is not worth its while for so few rows.
+    fn is_short(&self, tokens: usize) -> bool {
+        let is_alike = matches!(self.precision, Precision::F32 | Precision::Int8);
+        let serves_both = is_alike && self.kernels.panel_width() == UNIT_COLUMNS;
+        self.unit().is_some() && serves_both && tokens < SHORT
     }
 
     /// Rows of an embedding table.
@@ -306,6 +315,51 @@ fn pack_norm(arena: &mut Arena, norm: &Norm, shape: Shape) -> Result<PackedNorm>
     Ok(PackedNorm { gamma: arena.put(&norm.gamma)?, beta: arena.put(&norm.beta)? })
 }
 
+/// By what a pass is computed, and what follows from it.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// What multiplies in place of vectors.
+    unit: Option<Unit>,
+    /// How products read their rows.
+    form: Form,
+    /// Words of the widest row that a product reads rounded.
+    operand_words: usize,
+    /// Words of a row between the feed-forward matrices.
+    between_words: usize,
+    /// Rows of a block in the rows schedule.
+    block_rows: usize,
+    /// Below how many rows per thread products are shared out by columns.
+    few_rows: usize,
+    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
+    rounds_attention: bool,
+}
+
+impl Way {
+    fn new(model: &Transformer, unit: Option<Unit>) -> Way {
+        let Shape { hidden, intermediate, .. } = model.shape;
+        let form = Form::of(model.precision, unit);
+        let fast_attention = model.kernels.has_bf16_products() || unit.is_some();
+        let mut way = Way {
+            unit,
+            form,
+            operand_words: form.row_words(hidden.max(intermediate).max(model.shape.attention_width())),
+            between_words: intermediate,
+            block_rows: if unit.is_some() { UNIT_BLOCK_ROWS } else { BLOCK_ROWS },
+            few_rows: few_rows(model.precision, unit.is_some()),
+            rounds_attention: matches!(model.precision, Precision::Bf16 | Precision::Int8) && fast_attention,
+        };
+        if way.feeds_operand() {
+            way.between_words = form.row_words(intermediate);
+        }
+        way
+    }
+
+    /// Whether the first feed-forward product writes what the second reads. Bytes have a scale that needs many columns.
+    fn feeds_operand(&self) -> bool {
+        matches!(self.form, Form::Parts(_))
+    }
+}
+
 /// How a forward pass is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Schedule {
@@ -314,8 +368,8 @@ enum Schedule {
 }
 
 impl Schedule {
-    fn for_rows(rows: usize, threads: usize, precision: Precision) -> Schedule {
-        if threads > 1 && rows < few_rows(precision) * threads { Schedule::Columns } else { Schedule::Rows }
+    fn for_rows(rows: usize, threads: usize, few: usize) -> Schedule {
+        if threads > 1 && rows < few * threads { Schedule::Columns } else { Schedule::Rows }
     }
 }
 
@@ -392,10 +446,42 @@ impl Executor {
                 return Err(Error::invalid(format!("row {row} of an embedding table with {count} rows")));
             }
         }
+        let is_short = |&length: &usize| model.is_short(length);
+        if !lengths.iter().any(is_short) || lengths.iter().all(is_short) {
+            let unit = model.unit().filter(|_| !lengths.iter().any(is_short));
+            return self.pass(rows.iter().map(|rows| rows.to_vec()).collect(), lengths, unit);
+        }
+        // Those of each kind together, and back to their places.
+        let mut states = vec![0f32; tokens * hidden];
+        for (unit, short) in [(None, true), (model.unit(), false)] {
+            let starts = lengths.iter().scan(0, |end, &length| {
+                *end += length;
+                Some(*end - length..*end)
+            });
+            let ranges: Vec<_> = starts.filter(|range| model.is_short(range.len()) == short).collect();
+            let of_kind = |rows: &&[u32]| ranges.iter().flat_map(|range| &rows[range.clone()]).copied().collect();
+            let lengths: Vec<_> = ranges.iter().map(ExactSizeIterator::len).collect();
+            let part = self.pass(rows.iter().map(of_kind).collect(), &lengths, unit)?;
+            let mut part = &part[..];
+            for range in ranges {
+                let (first, rest) = part.split_at(range.len() * hidden);
+                states[range.start * hidden..range.end * hidden].copy_from_slice(first);
+                part = rest;
+            }
+        }
+        Ok(states)
+    }
+
+    /// Hidden states of sequences that are computed in the same way: on a unit or by vectors.
+    fn pass(&mut self, rows: Vec<Vec<u32>>, lengths: &[usize], unit: Option<Unit>) -> Result<Vec<f32>> {
+        let model = Arc::clone(&self.model);
+        let hidden = model.shape.hidden;
+        let tokens = lengths.iter().sum::<usize>();
         if tokens == 0 {
             return Ok(Vec::new());
         }
-        let schedule = Schedule::for_rows(tokens, self.team.size(), model.precision);
+        let way = Way::new(&model, unit);
+        let schedule = Schedule::for_rows(tokens, self.team.size(), way.few_rows);
         let sequences: Vec<_> = lengths
             .iter()
             .scan(0, |start, &length| {
@@ -412,9 +498,8 @@ impl Executor {
             self.distances = (Arc::new(bias.by_distance(model.shape.heads, longest)), longest);
         }
         let distances = self.distances.clone();
-        let memory = self.scratch.prepare(&model, schedule, tokens, longest);
-        let rows = rows.iter().map(|rows| rows.to_vec()).collect();
-        let pass = Pass { model, schedule, rows, sequences, tokens, threads: self.team.size(), distances, memory };
+        let memory = self.scratch.prepare(&model, way, schedule, tokens, longest);
+        let pass = Pass { model, way, schedule, rows, sequences, tokens, threads: self.team.size(), distances, memory };
         self.team.run(Arc::new(move |member: &Member<'_>| pass.take_part(member)))?;
         let mut states = Vec::with_capacity(tokens * hidden);
         for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {
@@ -426,24 +511,29 @@ impl Executor {
 
 impl Scratch {
     /// Makes room for a pass.
-    fn prepare(&mut self, model: &Transformer, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
+    fn prepare(&mut self, model: &Transformer, way: Way, schedule: Schedule, tokens: usize, longest: usize) -> Memory {
         let Shape { hidden, intermediate, style, .. } = model.shape;
-        let width = model.shape.attention_width();
-        let attention_len = if model.rounds_attention() { attention_bf16::scratch_len } else { attention::scratch_len };
-        let mut member = attention_len(model.kernels, longest, model.shape.head_size());
-        let operand = model.operand_words();
-        let (column_tokens, block_rows) = match schedule {
-            Schedule::Columns => (tokens, 0),
-            Schedule::Rows => (0, BLOCK_ROWS),
+        let (width, head) = (model.shape.attention_width(), model.shape.head_size());
+        let mut member = match way.rounds_attention {
+            true => attention_bf16::scratch_len(model.kernels, way.unit, longest, head),
+            false => attention::scratch_len(model.kernels, longest, head),
         };
-        let ups = if style.gated { 2 } else { 1 };
-        member = member.max(block_rows * (row_stride(hidden) + ups * row_stride(intermediate) + row_stride(operand)));
+        let operand = way.operand_words;
+        let (column_tokens, block_rows) = match schedule {
+            // Operands in whole tiles of rows.
+            Schedule::Columns => (tokens.next_multiple_of(TILE_ROWS), 0),
+            Schedule::Rows => (0, way.block_rows),
+        };
+        let gates = if style.gated { row_stride(intermediate) } else { 0 };
+        let row = row_stride(hidden) + row_stride(way.between_words) + gates + row_stride(operand);
+        let unit = if way.unit.is_some() { UNIT_SCRATCH } else { 0 };
+        member = member.max(block_rows * row + unit);
         Memory {
             states: Matrix::with_room(&mut self.states, tokens, hidden, 0),
             projected: Matrix::with_room(&mut self.projected, tokens, 3 * width, model.kernels.panel_width()),
             context: Matrix::with_room(&mut self.context, tokens, width, 0),
             sums: Matrix::with_room(&mut self.sums, column_tokens, hidden, 0),
-            between: Matrix::with_room(&mut self.between, column_tokens, intermediate, 0),
+            between: Matrix::with_room(&mut self.between, column_tokens, way.between_words, 0),
             gates: Matrix::with_room(&mut self.gates, if style.gated { column_tokens } else { 0 }, intermediate, 0),
             operand: Matrix::with_room(&mut self.operand, column_tokens, operand, 0),
             members: self.members.iter_mut().map(|memory| MemberMemory::with_room(memory, member)).collect(),
@@ -503,6 +593,49 @@ impl Matrix {
     }
 }
 
+/// What a product reads.
+#[derive(Clone, Copy)]
+enum Input {
+    /// f32, and the activation that is yet to be applied.
+    Values(Matrix, Option<Activation>),
+    /// Rows as the product reads them.
+    Ready(Matrix),
+}
+
+/// What a product writes.
+#[derive(Clone, Copy)]
+enum Output {
+    /// f32.
+    Values(Matrix),
+    /// Rows as the next product reads them.
+    Operand(Matrix),
+}
+
+impl Output {
+    fn out(self) -> (*mut f32, usize) {
+        match self {
+            Output::Values(matrix) | Output::Operand(matrix) => matrix.out(),
+        }
+    }
+}
+
+/// A member's memory that is not given away yet.
+struct Room {
+    at: *mut f32,
+    left: usize,
+}
+
+impl Room {
+    /// A matrix from its front.
+    fn matrix(&mut self, rows: usize, columns: usize) -> Matrix {
+        let matrix = Matrix { start: self.at, stride: row_stride(columns) };
+        let taken = rows * matrix.stride;
+        assert!(taken <= self.left, "a member's memory is too small");
+        (self.at, self.left) = (self.at.wrapping_add(taken), self.left - taken);
+        matrix
+    }
+}
+
 /// Memory of one member.
 struct MemberMemory {
     start: *mut f32,
@@ -537,6 +670,7 @@ struct Memory {
 /// `memory` points to is accessed within items only, and then none are left.
 struct Pass {
     model: Arc<Transformer>,
+    way: Way,
     schedule: Schedule,
     /// Per embedding table, the row of each token.
     rows: Vec<Vec<u32>>,
@@ -564,9 +698,9 @@ impl Pass {
         // the states.
         let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
         // What a product reads: the matrix itself, or its rows rounded into the operand.
-        let rounds = self.rounds();
-        let [from_normed, from_context, from_between] =
-            [normed, context, between].map(|matrix| if rounds { operand } else { matrix });
+        let (rounds, feeds) = (self.rounds(), self.way.feeds_operand());
+        let [from_normed, from_context] = [normed, context].map(|matrix| if rounds { operand } else { matrix });
+        let from_between = if rounds && !feeds { operand } else { between };
         let round = |matrix, width, activation, rows| {
             if rounds {
                 self.round(matrix, width, activation, operand, rows);
@@ -593,21 +727,28 @@ impl Pass {
             if style.pre_norm {
                 norm(&block.attention_norm);
             }
-            self.product_by_columns(member, &block.projection, (from_normed, projected), Epilogue::Bias);
+            self.product_by_columns(
+                member,
+                &block.projection,
+                (from_normed, Output::Values(projected)),
+                Epilogue::Bias,
+            );
             self.attend(member);
             if rounds {
                 self.each_rows(member, |rows| round(context, width, None, rows));
             }
-            self.product_by_columns(member, &block.attention_output, (from_context, added), states.residual());
+            let output = (from_context, Output::Values(added));
+            self.product_by_columns(member, &block.attention_output, output, states.residual());
             norm(if style.pre_norm { &block.output_norm } else { &block.attention_norm });
             if let Some(gate) = &block.gate {
-                self.product_by_columns(member, gate, (from_normed, gates), Epilogue::Bias);
+                self.product_by_columns(member, gate, (from_normed, Output::Values(gates)), Epilogue::Bias);
             }
-            self.product_by_columns(member, &block.up, (from_normed, between), up_epilogue);
-            if rounds {
+            let output = if feeds { Output::Operand(between) } else { Output::Values(between) };
+            self.product_by_columns(member, &block.up, (from_normed, output), up_epilogue);
+            if rounds && !feeds {
                 self.each_rows(member, |rows| round(between, intermediate, late_activation, rows));
             }
-            self.product_by_columns(member, &block.down, (from_between, added), states.residual());
+            self.product_by_columns(member, &block.down, (from_between, Output::Values(added)), states.residual());
             if !style.pre_norm {
                 norm(&block.output_norm);
             }
@@ -618,10 +759,11 @@ impl Pass {
     }
 
     /// What the product with `up` does after its sums (`gates` holds its factors, if there are any), and which activation
-    /// is left to the pass that rounds the rows: where there is one, and no gate, it applies the activation too.
+    /// is left to the pass that rounds the rows: where there is one, and no gate, it applies the activation too. There is
+    /// none where the product writes rounded rows itself.
     fn after_up(&self, gates: Matrix) -> (Epilogue, Option<Activation>) {
         let Shape { activation, style, .. } = self.model.shape;
-        match (style.gated, self.rounds()) {
+        match (style.gated, self.rounds() && !self.way.feeds_operand()) {
             (true, _) => (Epilogue::Gated(activation, gates.start, gates.stride), None),
             (false, true) => (Epilogue::Bias, Some(activation)),
             (false, false) => (Epilogue::Activation(activation), None),
@@ -632,21 +774,22 @@ impl Pass {
         let Memory { states, projected, context, .. } = self.memory;
         let Shape { hidden, intermediate, style, .. } = self.model.shape;
         let own = &self.memory.members[member.index()];
+        let most_rows = self.way.block_rows;
         // The member's own sums (with pre-norm, norms) and intermediate values; row 0 is the block's first.
-        let sums = Matrix { start: own.start, stride: row_stride(hidden) };
-        let between =
-            Matrix { start: own.start.wrapping_add(BLOCK_ROWS * sums.stride), stride: row_stride(intermediate) };
-        let ups = if style.gated { 2 } else { 1 };
-        let gates = Matrix { start: between.start.wrapping_add(BLOCK_ROWS * between.stride), ..between };
-        let operand = Matrix {
-            start: between.start.wrapping_add(ups * BLOCK_ROWS * between.stride),
-            stride: row_stride(self.model.operand_words()),
-        };
-        assert!(own.len >= BLOCK_ROWS * (sums.stride + ups * between.stride + operand.stride));
+        let mut room = Room { at: own.start, left: own.len };
+        let sums = room.matrix(most_rows, hidden);
+        let between = room.matrix(most_rows, self.way.between_words);
+        let gates = if style.gated { room.matrix(most_rows, intermediate) } else { between };
+        let operand = room.matrix(most_rows, self.way.operand_words);
+        let rest = (operand, (room.at, room.left));
+        let feeds = self.way.feeds_operand();
         let (up_epilogue, late_activation) = self.after_up(gates);
-        // As many blocks for each thread.
-        let count = self.tokens.div_ceil(BLOCK_ROWS).next_multiple_of(self.threads);
-        let block_of = |item: usize| self.tokens * item / count..self.tokens * (item + 1) / count;
+        // As many blocks for each thread, on a unit in whole tiles.
+        let count = self.tokens.div_ceil(most_rows).next_multiple_of(self.threads);
+        let step = if self.way.unit.is_some() { TILE_ROWS } else { 1 };
+        let steps = self.tokens.div_ceil(step);
+        let start_of = |item: usize| (steps * item / count * step).min(self.tokens);
+        let block_of = |item: usize| start_of(item)..start_of(item + 1);
         // Queries, keys and values of a block's rows.
         let project = |block: &PackedBlock, (states, projected): (Matrix, Matrix), rows: Range<usize>| {
             let mut input = states;
@@ -654,7 +797,8 @@ impl Pass {
                 self.norm(&block.attention_norm, (states, sums), rows.clone());
                 input = sums;
             }
-            self.product(&block.projection, (input, None, operand), projected, Epilogue::Bias, rows);
+            let input = Input::Values(input, None);
+            self.product(&block.projection, (input, rest), Output::Values(projected), Epilogue::Bias, rows);
         };
         member.phase(count, |item| {
             let rows = block_of(item);
@@ -680,13 +824,19 @@ impl Pass {
                 // As in the columns schedule.
                 let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
                 let feed_norm = if style.pre_norm { &block.output_norm } else { &block.attention_norm };
-                self.product(&block.attention_output, (context, None, operand), added, residual, rows.clone());
+                let from_context = (Input::Values(context, None), rest);
+                self.product(&block.attention_output, from_context, Output::Values(added), residual, rows.clone());
                 self.norm(feed_norm, (added, normed), rows.clone());
+                let from_normed = (Input::Values(normed, None), rest);
                 if let Some(gate) = &block.gate {
-                    self.product(gate, (normed, None, operand), gates, Epilogue::Bias, rows.clone());
+                    self.product(gate, from_normed, Output::Values(gates), Epilogue::Bias, rows.clone());
                 }
-                self.product(&block.up, (normed, None, operand), between, up_epilogue, rows.clone());
-                self.product(&block.down, (between, late_activation, operand), added, residual, rows.clone());
+                let (output, input) = match feeds {
+                    true => (Output::Operand(between), Input::Ready(between)),
+                    false => (Output::Values(between), Input::Values(between, late_activation)),
+                };
+                self.product(&block.up, from_normed, output, up_epilogue, rows.clone());
+                self.product(&block.down, (input, rest), Output::Values(added), residual, rows.clone());
                 if !style.pre_norm {
                     self.norm(&block.output_norm, (sums, states), rows.clone());
                 }
@@ -708,12 +858,12 @@ impl Pass {
 
     /// Whether products read rounded rows.
     fn rounds(&self) -> bool {
-        operand::row_words(self.model.precision, 1) > 0
+        self.way.form != Form::Plain
     }
 
     /// Rounds rows of a matrix, after an activation if there is one, into the same rows of an operand.
     fn round(&self, input: Matrix, width: usize, activation: Option<Activation>, operand: Matrix, rows: Range<usize>) {
-        let rounding = (self.model.precision, width, activation);
+        let rounding = (self.way.form, width, activation);
         // SAFETY: both matrices have these rows, as wide as needed, and they are given to this member.
         let task = unsafe { OperandTask::new(rounding, input.out(), operand.out(), rows) };
         self.model.kernels.run(task);
@@ -744,25 +894,36 @@ impl Pass {
     }
 
     /// All columns of some rows of a product, by this member alone. The input is what may have to be rounded, after an
-    /// activation, into the member's own operand.
+    /// activation, into the member's own operand, of which a unit's products need some more memory.
     fn product(
         &self,
         linear: &Linear,
-        (input, activation, operand): (Matrix, Option<Activation>, Matrix),
-        out: Matrix,
+        (input, (operand, scratch)): (Input, (Matrix, (*mut f32, usize))),
+        out: Output,
         epilogue: Epilogue,
         rows: Range<usize>,
     ) {
-        let mut input = input;
-        if self.rounds() {
-            self.round(input, linear.inputs(), activation, operand, rows.clone());
-            input = operand;
-        }
+        let input = match input {
+            Input::Values(input, activation) if self.rounds() => {
+                self.round(input, linear.inputs(), activation, operand, rows.clone());
+                operand
+            }
+            Input::Values(input, _) | Input::Ready(input) => input,
+        };
         let layer = (linear, &self.model.arena);
-        // SAFETY: the matrices have these rows, as wide as the layer; those of `out` are given to this member, and the
-        // input's were written by it or in an earlier phase.
-        let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, rows) };
-        self.model.kernels.run(task);
+        // SAFETY: the matrices have these rows, as wide as the layer, and operands whole tiles of them; those of `out` are
+        // given to this member, and the input's were written by it or in an earlier phase. The scratch memory is its own.
+        let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, rows).with_scratch(scratch) };
+        self.model.kernels.run(self.written_as(task, out));
+    }
+
+    /// A product by the pass' way, that writes what its output takes.
+    fn written_as<'a>(&self, task: LinearTask<'a>, out: Output) -> LinearTask<'a> {
+        let task = if self.way.unit.is_none() { task.by_vectors() } else { task };
+        match out {
+            Output::Values(_) => task,
+            Output::Operand(_) => task.as_operand(),
+        }
     }
 
     /// All rows of a product, its columns shared out.
@@ -770,9 +931,10 @@ impl Pass {
         &self,
         member: &Member<'_>,
         linear: &Linear,
-        (input, out): (Matrix, Matrix),
+        (input, out): (Matrix, Output),
         epilogue: Epilogue,
     ) {
+        let own = &self.memory.members[member.index()];
         let panels = linear.panels();
         let pieces = pieces(panels.count, self.threads);
         let start_of = |panels: Panels, item: usize, pieces: usize| panels.count * item / pieces;
@@ -788,10 +950,14 @@ impl Pass {
                 (_, None) => None,
             };
             let layer = (linear, &self.model.arena);
-            // SAFETY: the matrices have `tokens` rows, as wide as the layer; the piece's columns of `out` are given to
-            // this member, and the input was written in an earlier phase.
-            let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens) };
-            self.model.kernels.run(task.panels(piece, then));
+            // SAFETY: the matrices have `tokens` rows, as wide as the layer, and operands whole tiles of them; the piece's
+            // columns of `out` are given to this member, and the input was written in an earlier phase. The scratch memory
+            // is its own.
+            let task = unsafe {
+                LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens)
+                    .with_scratch((own.start, own.len))
+            };
+            self.model.kernels.run(self.written_as(task, out).panels(piece, then));
         });
     }
 
@@ -823,8 +989,8 @@ impl Pass {
                     let (ref distances, longest) = self.distances;
                     task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);
                 }
-                match self.model.rounds_attention() {
-                    true => self.model.kernels.run(RoundedAttentionTask(task)),
+                match self.way.rounds_attention {
+                    true => self.model.kernels.run(RoundedAttentionTask(task, self.way.unit)),
                     false => self.model.kernels.run(task),
                 }
             }
@@ -898,7 +1064,8 @@ mod tests {
     /// Every kernel with BERT's blocks and with T5's, in every precision.
     fn cases() -> impl Iterator<Item = (Kernels, Precision, Shape)> {
         let shapes = Precision::ALL.into_iter().flat_map(|precision| [SHAPE, T5].map(|shape| (precision, shape)));
-        shapes.flat_map(|(precision, shape)| Kernels::every().into_iter().map(move |k| (k, precision, shape)))
+        let kernels = || Kernels::every().into_iter().chain(Kernels::emulated().into_iter().take(1));
+        shapes.flat_map(move |(precision, shape)| kernels().map(move |k| (k, precision, shape)))
     }
 
     #[test]
@@ -908,7 +1075,7 @@ mod tests {
             let mut one = Executor::new(Arc::clone(&model), 1).unwrap();
             for threads in [2, 3] {
                 let mut several = Executor::new(Arc::clone(&model), threads).unwrap();
-                let few = few_rows(Precision::F32) * threads;
+                let few = Way::new(&model, model.unit()).few_rows * threads;
                 for length in [1, 2, 5, 13, 30, few - 1, few, 2 * BLOCK_ROWS + 1, 250] {
                     let rows: Vec<u32> = (0..length as u32).map(|i| i * 37 % 300).collect();
                     let expected = one.forward(&[&rows], &[length]).unwrap();
@@ -932,10 +1099,10 @@ mod tests {
     #[test]
     fn few_rows_are_shared_out_by_columns_and_many_by_rows() {
         for precision in Precision::ALL {
-            let few = few_rows(precision);
-            assert_eq!(Schedule::for_rows(1, 1, precision), Schedule::Rows);
-            assert_eq!(Schedule::for_rows(2 * few - 1, 2, precision), Schedule::Columns);
-            assert_eq!(Schedule::for_rows(2 * few, 2, precision), Schedule::Rows);
+            let few = few_rows(precision, false);
+            assert_eq!(Schedule::for_rows(1, 1, few), Schedule::Rows);
+            assert_eq!(Schedule::for_rows(2 * few - 1, 2, few), Schedule::Columns);
+            assert_eq!(Schedule::for_rows(2 * few, 2, few), Schedule::Rows);
         }
     }
 

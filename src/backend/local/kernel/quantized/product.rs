@@ -42,7 +42,7 @@ enum Instructions {
 impl Products {
     /// Those of an instruction set that this CPU has. AVX-512 without VNNI falls back to AVX2.
     pub(super) fn of(kernels: Kernels) -> Products {
-        Products(match kernels.instruction_set() {
+        Products(match kernels.vectors() {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 if is_x86_feature_detected!("avx512vnni") => Instructions::Vnni,
             // A `Kernels` of either set exists only where AVX2 does.

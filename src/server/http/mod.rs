@@ -1,5 +1,6 @@
 //! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
 
+mod json;
 mod metrics;
 mod ollama;
 mod openai;

@@ -11,28 +11,13 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::Serialize;
 use serde_json::json;
 
+use super::json::{Part, fixed, list, written};
 use super::plain::{Fields, embed, tokens, without_task};
 use super::{error_response, json_response};
 use crate::error::{Error, Result};
 use crate::server::Service;
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    model: String,
-    embeddings: Vec<&'a [f32]>,
-    /// Nanoseconds, as all durations here.
-    total_duration: u64,
-    load_duration: u64,
-    prompt_eval_count: u64,
-}
-
-#[derive(Serialize)]
-struct OldAnswer<'a> {
-    embedding: &'a [f32],
-}
 
 /// `POST /api/embed`.
 pub async fn embed_many(
@@ -52,14 +37,17 @@ pub async fn embed_many(
                 "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
             return Err(Error::invalid(format!("text {index} {message}")));
         }
-        let answer = Answer {
-            model,
-            embeddings: embeddings.iter().map(|embedding| &*embedding.vector).collect(),
-            total_duration: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            load_duration: 0,
-            prompt_eval_count: tokens(&embeddings),
-        };
-        Ok(json_response(StatusCode::OK, &answer))
+        let prompt_eval_count = tokens(&embeddings);
+        // Nanoseconds, as all durations here.
+        let total_duration = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let end = format!(
+            r#","total_duration":{total_duration},"load_duration":0,"prompt_eval_count":{prompt_eval_count}}}"#
+        );
+        let parts = [fixed(r#"{"model":"#), Part::Text(model), fixed(r#","embeddings":"#)]
+            .into_iter()
+            .chain(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)])))
+            .chain([Part::Json(end.into())]);
+        Ok(written(parts))
     };
     answer.await.unwrap_or_else(|error| error_response(&error))
 }
@@ -75,8 +63,8 @@ pub async fn embed_one(
         let (_, service) = model(&mut fields, &service)?;
         let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
         let embeddings = embed(&service, &headers, vec![without_task(text)], None).await?;
-        let embedding = embeddings.first().map_or(&[][..], |embedding| &embedding.vector);
-        Ok(json_response(StatusCode::OK, &OldAnswer { embedding }))
+        let vector = embeddings.into_iter().next().map(|embedding| embedding.vector).unwrap_or_default();
+        Ok(written([fixed(r#"{"embedding":"#), Part::Vector(vector), fixed("}")]))
     };
     answer.await.unwrap_or_else(|error| error_response(&error))
 }

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::json::{Part, list, written};
 use super::plain::{Fields, embed, without_task};
 use super::{Scoped, json_response, respond_with};
 use crate::contract::request::EmbedRequest;
@@ -52,8 +53,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     if normalize {
         embeddings = embeddings.iter().map(|embedding| embedding.shortened(embedding.vector.len())).collect();
     }
-    let vectors: Vec<&[f32]> = embeddings.iter().map(|embedding| &*embedding.vector).collect();
-    Ok(json_response(StatusCode::OK, &vectors))
+    Ok(written(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)]))))
 }
 
 /// `GET /info`. What TEI has and we do not is null.

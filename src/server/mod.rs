@@ -1,6 +1,7 @@
 //! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format; this file binds them together:
 //! readiness, the accept loop, shutdown.
 
+mod answers;
 mod auth;
 mod classes;
 mod connection;
@@ -23,6 +24,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use self::answers::{AnswerRoom, hold_answer, keep};
 pub use self::auth::Access;
 use self::auth::guard;
 use self::classes::Classes;
@@ -58,6 +60,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Bytes of request bodies in memory at once, of all requests that are being read or answered.
     pub max_inflight_bytes: usize,
+    /// Bytes of vectors in memory at once, of all answers that are being made or sent.
+    pub max_answer_bytes: usize,
+    /// How long we wait for whoever is to read an answer.
+    pub max_write_wait: Duration,
 }
 
 impl Default for Limits {
@@ -72,6 +78,8 @@ impl Default for Limits {
             max_head_bytes: 32 * 1024,
             max_connections: 8192,
             max_inflight_bytes: 256 * 1024 * 1024,
+            max_answer_bytes: 128 * 1024 * 1024,
+            max_write_wait: Duration::from_secs(60),
         }
     }
 }
@@ -97,6 +105,9 @@ struct Service {
     model: Option<Arc<str>>,
     /// Who embeds instead of a model of this server.
     upstream: Option<Arc<dyn Backend>>,
+    /// Room for answers, and for texts that come in streams.
+    answers: AnswerRoom,
+    bodies: BodyRoom,
 }
 
 /// What the module service needs beside the backend.
@@ -133,6 +144,7 @@ impl Service {
         self.check_texts(requests.len())?;
         metrics().texts.add(requests.len() as u64);
         let deadline = Instant::now().checked_add(self.limits.max_wait);
+        let held = self.answers.admit(requests.len(), backend.info().dimensions).await?;
         let trace = observe::current();
         for request in &mut requests {
             request.deadline = deadline;
@@ -145,11 +157,11 @@ impl Service {
             .filter(|(_, request)| request.text.len() > max)
             .map(|(index, request)| (index, request.text.len()))
             .collect();
-        if too_long.is_empty() {
-            return backend.embed(requests).await;
-        }
         requests.retain(|request| request.text.len() <= max);
         let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
+        if let Some(held) = held {
+            keep(held);
+        }
         for (index, length) in too_long {
             metrics().refused(Refusal::MaxTextBytes);
             let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
@@ -188,6 +200,8 @@ impl Service {
             sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
             sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
+            sidecar.insert("max_answer_bytes".into(), json!(self.limits.max_answer_bytes));
+            sidecar.insert("max_write_wait_seconds".into(), json!(self.limits.max_write_wait.as_secs_f64()));
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
@@ -275,9 +289,19 @@ pub async fn run(
     }
     let classes = Classes::default();
     let module = Arc::new(Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted: options.cuda_wanted });
-    let service = Service { readiness: readiness.clone(), limits, module, model: None, upstream: None };
+    let (answers, bodies) = (AnswerRoom::new(limits), BodyRoom::new(limits));
+    let service = Service {
+        readiness: readiness.clone(),
+        limits,
+        module,
+        model: None,
+        upstream: None,
+        answers: answers.clone(),
+        bodies: bodies.clone(),
+    };
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
-    let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
+    let router = router.layer(middleware::from_fn_with_state(bodies, hold_room));
+    let router = router.layer(middleware::from_fn_with_state(answers.clone(), hold_answer));
     let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
     let router = match access.asks() {
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
@@ -287,6 +311,7 @@ pub async fn run(
     // Ends with this function.
     let mut following = JoinSet::new();
     following.spawn(access.follow());
+    following.spawn(answers.give_up_unread());
     following.spawn(readiness.clone().look_after());
     if let Some(tls) = &options.tls {
         following.spawn(tls.clone().follow());

@@ -1,7 +1,7 @@
 //! How many bytes of answers are in memory at once, and how long we wait for those who are to read them.
 //!
 //! What an answer costs is its vectors: over HTTP they are written as text piece by piece as they are sent
-//! ([`json`](super::http)), over gRPC a whole message is made of them. A call waits for room for the vectors it asks for
+//! ([`http`](super::http)), over gRPC a whole message is made of them. A call waits for room for the vectors it asks for
 //! before anything is computed, and keeps it until its answer is sent or given up. Whoever needs more than there is has the
 //! room alone. Calls get room in the order they came, so a large one is not overtaken for ever; answers small enough to be
 //! handed whole to the connection need none and wait for nobody.

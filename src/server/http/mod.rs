@@ -1,12 +1,12 @@
 //! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
 
-mod json;
 mod metrics;
 mod ollama;
 mod openai;
 mod plain;
 mod t2v;
 mod tei;
+mod written;
 
 use std::future::Future;
 use std::time::Duration;

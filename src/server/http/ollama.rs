@@ -13,8 +13,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::json;
 
-use super::json::{Part, fixed, list, written};
 use super::plain::{Fields, embed, tokens, without_task};
+use super::written::{Part, fixed, list, written};
 use super::{error_response, json_response};
 use crate::error::{Error, Result};
 use crate::server::Service;

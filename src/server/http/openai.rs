@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::json::{Part, fixed, list, value, written};
 use super::plain::{Fields, embed, tokens, without_task};
+use super::written::{Part, fixed, list, value, written};
 use super::{json_response, respond_with};
 use crate::backend::Embedding;
 use crate::error::{Error, ErrorKind, Result};

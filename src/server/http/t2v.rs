@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::json::{Part, fixed, list, value, written};
+use super::written::{Part, fixed, list, value, written};
 use super::{Scoped, error_response, error_response_with, json_response, read_body, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;

@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::json::{Part, list, written};
 use super::plain::{Fields, embed, without_task};
+use super::written::{Part, list, written};
 use super::{Scoped, json_response, respond_with};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};

@@ -141,7 +141,8 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections,
           value_parser = between(1, MANY))]
     pub max_connections: usize,
-    /// Bytes of request bodies in memory at once; requests beyond wait to be read
+    /// Bytes of request bodies in memory at once, as far as they have come; what is beyond waits to be read, and small
+    /// bodies have room of their own
     #[arg(long, env = "T2V_MAX_INFLIGHT_BYTES", default_value_t = Limits::default().max_inflight_bytes,
           value_parser = between(1, BYTES))]
     pub max_inflight_bytes: usize,
@@ -149,6 +150,15 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_MAX_TOKENIZE_BYTES", default_value_t = Limits::default().max_tokenize_bytes,
           value_parser = between(1, BYTES))]
     pub max_tokenize_bytes: usize,
+    /// Bytes of vectors in memory at once, of all answers that are being made or sent; requests for more than ten texts or
+    /// so wait for room
+    #[arg(long, env = "T2V_MAX_ANSWER_BYTES", default_value_t = Limits::default().max_answer_bytes,
+          value_parser = between(1, BYTES))]
+    pub max_answer_bytes: usize,
+    /// Seconds that whoever is to read an answer may keep us waiting before it is given up
+    #[arg(long, env = "T2V_MAX_WRITE_WAIT", value_name = "SECONDS",
+          default_value_t = Limits::default().max_write_wait.as_secs(), value_parser = between(1, A_YEAR))]
+    pub max_write_wait: u64,
     /// Bytes for vectors made before, least recently used ones forgotten first; 0 is no cache [default: 64 MiB, or 0 if
     /// ENABLE_CACHE says no]
     #[arg(long, env = "T2V_CACHE_BYTES", value_parser = between(0, BYTES as u64))]
@@ -420,6 +430,8 @@ impl ServeArgs {
             max_connections: self.max_connections,
             max_inflight_bytes: self.max_inflight_bytes,
             max_tokenize_bytes: self.max_tokenize_bytes,
+            max_answer_bytes: self.max_answer_bytes,
+            max_write_wait: Duration::from_secs(self.max_write_wait),
         }
     }
 }

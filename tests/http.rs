@@ -341,18 +341,20 @@ async fn bodies_that_do_not_arrive_are_given_up() {
     server.stop().await;
 }
 
-/// Bodies wait for room before they are read, over both protocols; whoever finds none in time is refused by the same rule.
+/// Bodies wait for room as they come, over both protocols; whoever finds none in time is refused by the same rule.
 #[tokio::test]
 async fn bodies_in_memory_are_bounded() {
     use tokio::io::AsyncWriteExt;
-    let limits = Limits { max_inflight_bytes: 100_000, max_wait: Duration::from_millis(300), ..Limits::default() };
+    let (max_inflight_bytes, max_wait) = (1_000_000, Duration::from_millis(300));
+    let limits = Limits { max_inflight_bytes, max_body_bytes: 700_000, max_wait, ..Limits::default() };
     let server = TestServer::start_unready(limits).await;
     server.readiness.ready(Arc::new(FakeBackend::new(2)));
     let mut slow = tokio::net::TcpStream::connect(server.address).await.expect("a connection");
-    let head = "POST /vectors HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n{";
+    let head = "POST /vectors HTTP/1.1\r\nHost: x\r\nContent-Length: 690000\r\n\r\n{";
     slow.write_all(head.as_bytes()).await.expect("a part of a body");
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let text = "word ".repeat(4000);
+    slow.write_all(&[b' '; 680_000]).await.expect("a part of a body");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let text = "word ".repeat(60_000);
     let refused = client().post(server.url("/vectors")).json(&json!({"text": text})).send().await.expect("an answer");
     assert_eq!(refused.status(), 429);
     let answer: Value = refused.json().await.expect("JSON");

@@ -1,6 +1,7 @@
 //! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format; this file binds them together:
 //! readiness, the accept loop, shutdown.
 
+mod answers;
 mod auth;
 mod classes;
 mod connection;
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use self::answers::{AnswerRoom, hold_answer, keep};
 pub use self::auth::Access;
 use self::auth::guard;
 use self::classes::Classes;
@@ -69,6 +71,10 @@ pub struct Limits {
     pub max_inflight_bytes: usize,
     /// Bytes of text whose tokens one request may ask for; of token ids in a request, each counts as four.
     pub max_tokenize_bytes: usize,
+    /// Bytes of vectors in memory at once, of all answers that are being made or sent.
+    pub max_answer_bytes: usize,
+    /// How long we wait for whoever is to read an answer.
+    pub max_write_wait: Duration,
 }
 
 impl Default for Limits {
@@ -85,6 +91,8 @@ impl Default for Limits {
             max_class_bytes: 1024 * 1024,
             max_inflight_bytes: 256 * 1024 * 1024,
             max_tokenize_bytes: 256 * 1024,
+            max_answer_bytes: 128 * 1024 * 1024,
+            max_write_wait: Duration::from_secs(60),
         }
     }
 }
@@ -149,6 +157,9 @@ struct Service {
     upstream: Option<Arc<dyn Backend>>,
     /// Turns of those who ask for tokens, not for vectors.
     tokenizing: Arc<Semaphore>,
+    /// Room for answers, and for texts that come in streams.
+    answers: AnswerRoom,
+    bodies: BodyRoom,
 }
 
 /// So many ask the tokenizer at once for what it makes of a text: each keeps a thread busy.
@@ -169,13 +180,24 @@ impl Service {
         limits: Limits,
         surfaces: SurfaceOptions,
         options: ModuleOptions,
+        (answers, bodies): (AnswerRoom, BodyRoom),
         cuda_wanted: bool,
     ) -> Service {
         let ModuleOptions { endpoints, lowercase_input, upstreams } = options;
         let classes = Classes::new(limits.max_class_bytes);
         let module = Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted };
         let tokenizing = Arc::new(Semaphore::new(TOKENIZING));
-        Service { readiness, limits, surfaces, module: Arc::new(module), model: None, upstream: None, tokenizing }
+        Service {
+            readiness,
+            limits,
+            surfaces,
+            module: Arc::new(module),
+            model: None,
+            upstream: None,
+            tokenizing,
+            answers,
+            bodies,
+        }
     }
 
     /// The same service, by the model of this name; an empty one is the model meant so far.
@@ -202,6 +224,7 @@ impl Service {
         self.check_texts(requests.len())?;
         metrics().texts.add(requests.len() as u64);
         let deadline = Instant::now().checked_add(self.limits.max_wait);
+        let held = self.answers.admit(requests.len(), backend.info().dimensions).await?;
         let trace = observe::current();
         for request in &mut requests {
             request.deadline = deadline;
@@ -214,11 +237,11 @@ impl Service {
             .filter(|(_, request)| request.text.len() > max)
             .map(|(index, request)| (index, request.text.len()))
             .collect();
-        if too_long.is_empty() {
-            return backend.embed(requests).await;
-        }
         requests.retain(|request| request.text.len() <= max);
         let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
+        if let Some(held) = held {
+            keep(held);
+        }
         for (index, length) in too_long {
             metrics().refused(Refusal::MaxTextBytes);
             let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
@@ -300,6 +323,8 @@ impl Service {
             sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
             sidecar.insert("max_tokenize_bytes".into(), json!(self.limits.max_tokenize_bytes));
             sidecar.insert("surface_normalize".into(), json!(self.surfaces.normalize));
+            sidecar.insert("max_answer_bytes".into(), json!(self.limits.max_answer_bytes));
+            sidecar.insert("max_write_wait_seconds".into(), json!(self.limits.max_write_wait.as_secs_f64()));
             sidecar.insert("models".into(), json!(models));
             sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
         }
@@ -396,11 +421,14 @@ pub async fn run(
         );
         limits.max_connections = room.places;
     }
-    let service = Service::new(readiness.clone(), limits, surfaces, module, options.cuda_wanted);
+    let (answers, bodies) = (AnswerRoom::new(limits), BodyRoom::new(limits));
+    let rooms = (answers.clone(), bodies.clone());
+    let service = Service::new(readiness.clone(), limits, surfaces, module, rooms, options.cuda_wanted);
     let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
-    let router = router.layer(middleware::from_fn_with_state(BodyRoom::new(limits), hold_room));
+    let router = router.layer(middleware::from_fn_with_state(bodies, hold_room));
     // Outside of it, so that room is held for what comes out.
     let router = router.layer(middleware::from_fn(decoding::decode));
+    let router = router.layer(middleware::from_fn_with_state(answers.clone(), hold_answer));
     let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
     let router = match access.asks() {
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
@@ -419,6 +447,7 @@ pub async fn run(
     // Ends with this function.
     let mut following = JoinSet::new();
     following.spawn(access.follow());
+    following.spawn(answers.give_up_unread());
     following.spawn(readiness.clone().look_after());
     following.spawn(freed::give_back());
     if let Some(tls) = &options.tls {

@@ -35,6 +35,7 @@ use tower::Service;
 
 use self::hall::{Doorkeeper, Member, Standing};
 use self::watch::{Answer, Due, Patience, Watch, Watched};
+use super::answers::{Patient, Unread};
 use super::auth::Certified;
 use super::health::is_probe;
 use super::http::{error_response, routed};
@@ -56,8 +57,19 @@ const LAST_HEAD: Duration = Duration::from_secs(1);
 /// How long the words to whoever was too slow may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// HTTP/2: streams of one connection at once.
-const STREAMS: u32 = 1024;
+/// HTTP/2: streams of one connection at once. With their windows, a bound on what has come of all of them without being read.
+const STREAMS: u32 = 256;
+
+/// HTTP/2: what of one stream, and of one connection, may have come without being read. Small messages cost more than their
+/// bytes while they are unread, so the library lets them cost no more than half of the connection's window, in overhead (256
+/// bytes a frame, less what it carries), and ends a connection that goes beyond. Who streams one-word texts as fast as it can
+/// fills a stream's window: with frames of 16 bytes that is 4,096 frames and not quite 1 MiB, so that sixteen such streams at
+/// once stay below.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+
+/// HTTP/2: what is buffered of a stream's answer. What is there is out of our hands, and stays until the connection ends.
+const SEND_BUFFER: usize = 32 * 1024;
 
 /// HTTP/2: streams that their client has reset before we looked at them; more at once is an attack ("rapid reset").
 const RESETS_BY_THE_CLIENT: usize = 20;
@@ -88,6 +100,7 @@ struct Speaker {
     readiness: Readiness,
     patience: Patience,
     max_age: Duration,
+    max_write_wait: Duration,
     max_head_bytes: usize,
     places: usize,
 }
@@ -110,9 +123,9 @@ impl Connections {
         http2
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(60))
-            // Room for large batches without a round trip per 64 KiB.
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(16 * 1024 * 1024)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(STREAMS)
             .max_pending_accept_reset_streams(RESETS_BY_THE_CLIENT)
             .max_local_error_reset_streams(RESETS_BY_ERRORS)
@@ -125,6 +138,7 @@ impl Connections {
             readiness,
             patience: Patience { head: limits.max_head_wait, idle: lifetimes.max_connection_idle },
             max_age: lifetimes.max_connection_age,
+            max_write_wait: limits.max_write_wait,
             max_head_bytes: limits.max_head_bytes,
             places: room.places,
         };
@@ -178,12 +192,12 @@ impl Speaker {
     ) {
         let _open = metrics().connections.enter();
         let (stream, certified): (Box<dyn Stream>, _) = match tls {
-            None => (Box::new(stream), None),
+            None => (Box::new(Patient::new(stream, self.max_write_wait)), None),
             // Boxed, as the conversations are: who only connects costs little memory.
             Some(tls) => match Box::pin(self.shake_hands(&tls, stream, closing.clone())).await {
                 Ok(stream) => {
                     let certified = stream.get_ref().1.peer_certificates().map(|_| Certified);
-                    (Box::new(stream), certified)
+                    (Box::new(Patient::new(stream, self.max_write_wait)), certified)
                 }
                 Err(error) => {
                     tracing::debug!("no TLS handshake: {error}");
@@ -193,7 +207,8 @@ impl Speaker {
         };
         let watch = Arc::new(Watch::new(self.patience));
         let mut io = Watched::new(stream, watch.clone());
-        let caller = Caller { member, certified, watch, retiring: AtomicBool::new(false) };
+        let (retiring, unread) = (AtomicBool::new(false), Unread::default());
+        let caller = Caller { member, certified, watch, retiring, unread };
         match self.opening(&mut io, &caller.watch, closing.clone()).await {
             Some(Version::HTTP_2) => Box::pin(self.speak_http2(io, Arc::new(caller), closing)).await,
             Some(_) => Box::pin(self.speak_http1(io, Arc::new(caller), closing)).await,
@@ -280,7 +295,9 @@ impl Speaker {
         mut closing: channel::Receiver<bool>,
     ) -> bool {
         let mut age = pin!(sleep_until(later(Instant::now(), self.max_age)));
-        let (mut old, mut last, mut wound_up) = (false, false, None);
+        let (mut old, mut last, mut wound_up, mut given_up) = (false, false, None, false);
+        // For what else is under way where an answer was not read.
+        let mut patience = pin!(tokio::time::sleep(self.max_write_wait));
         loop {
             tokio::select! {
                 // In this order, so that whoever looks at the time knows what came.
@@ -302,6 +319,15 @@ impl Speaker {
                         return true;
                     }
                 },
+                () = caller.unread.told(), if !given_up => {
+                    if !caller.watch.is_http2() {
+                        return false;
+                    }
+                    given_up = true;
+                    patience.set(tokio::time::sleep(self.max_write_wait));
+                    wind_up(connection.as_mut());
+                }
+                () = patience.as_mut(), if given_up => return false,
                 () = age.as_mut(), if !old => {
                     old = true;
                     caller.retiring.store(true, Ordering::Relaxed);
@@ -338,6 +364,7 @@ impl Speaker {
         let mut response = match refusal {
             Some(refusal) => refusal,
             None => {
+                request.extensions_mut().insert(caller.unread.clone());
                 if let Some(certified) = caller.certified {
                     request.extensions_mut().insert(certified);
                 }
@@ -396,6 +423,8 @@ struct Caller {
     watch: Arc<Watch>,
     /// The next answer is the last.
     retiring: AtomicBool,
+    /// Told of answers that were given up.
+    unread: Unread,
 }
 
 /// Waits until something is due.

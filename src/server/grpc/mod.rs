@@ -22,8 +22,22 @@ use crate::proto::vectorizer_server::VectorizerServer;
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
-/// Texts of one stream that are worked on at the same time; more wait in the connection's flow control.
+/// Texts of one stream that are worked on at the same time; more wait in the connection's flow control. Answers come in the
+/// order of the texts, though the interface promises less.
 const STREAM_IN_FLIGHT: usize = 64;
+
+/// Methods to which a caller sends a stream of messages.
+const STREAMS: [&str; 4] = [
+    "/text2vec.v1.Vectorizer/VectorizeStream",
+    "/text2vec.v1.Module/VectorizeBatchStream",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// Whether the method of this path takes a stream of messages.
+pub(super) fn is_stream(path: &str) -> bool {
+    STREAMS.contains(&path)
+}
 
 /// Services that `grpc.health.v1` knows by name, beside `""`.
 const SERVICES: &[&str] = &["text2vec.v1.Vectorizer", "text2vec.v1.Module"];

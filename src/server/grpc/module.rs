@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use percent_encoding::percent_decode_str;
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::value::{from_struct, json_to_struct, to_struct};
@@ -302,15 +303,18 @@ impl Module for Service {
                     Some(Message::Object(object)) => object,
                     _ => return Err(Status::invalid_argument("after the header, each message must be an object")),
                 };
-                let result = service.vectorize_one(target, object, header.return_text).await;
-                let result = result.unwrap_or_else(|error| proto::ObjectResult {
+                let result = async {
+                    let _room = service.bodies.hold_text(object.encoded_len()).await?;
+                    service.vectorize_one(target, object, header.return_text).await
+                };
+                let result = result.await.unwrap_or_else(|error| proto::ObjectResult {
                     result: Some(Outcome::Error(error.into())),
                     text: String::new(),
                 });
                 Ok(proto::VectorizeBatchStreamResponse { index: index as u64, result: Some(result) })
             }
         });
-        Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT))))
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_IN_FLIGHT))))
     }
 
     async fn vectorize_input(

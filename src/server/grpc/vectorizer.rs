@@ -79,13 +79,15 @@ impl Vectorizer for Service {
             let service = service.clone();
             async move {
                 let proto::VectorizeStreamRequest { id, text, options } = item?;
-                let result = match settings(&service, options) {
-                    Ok((service, settings)) => service.embed_one(EmbedRequest { text, ..settings }).await,
-                    Err(error) => Err(error),
+                let result = async {
+                    let _room = service.bodies.hold_text(text.len()).await?;
+                    let (service, settings) = settings(&service, options)?;
+                    service.embed_one(EmbedRequest { text, ..settings }).await
                 };
+                let result = result.await;
                 Ok(proto::VectorizeStreamResponse { id, result: Some(result.into()) })
             }
         });
-        Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT))))
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_IN_FLIGHT))))
     }
 }

@@ -8,6 +8,7 @@ mod path;
 mod plain;
 mod t2v;
 mod tei;
+mod written;
 
 use std::future::Future;
 use std::time::Duration;

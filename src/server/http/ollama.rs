@@ -12,10 +12,10 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::plain::{Fields, embed, tokens, without_task};
+use super::written::{Part, fixed, list, written};
 use super::{error_response, json_response};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,21 +29,6 @@ const NOT_KNOWN: &str = "1970-01-01T00:00:00Z";
 
 /// A time that is never reached, and that every client's kind of time holds.
 const NEVER: &str = "2200-01-01T00:00:00Z";
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    model: String,
-    embeddings: Vec<&'a [f32]>,
-    /// Nanoseconds, as all durations here.
-    total_duration: u64,
-    load_duration: u64,
-    prompt_eval_count: u64,
-}
-
-#[derive(Serialize)]
-struct OldAnswer<'a> {
-    embedding: &'a [f32],
-}
 
 /// `POST /api/embed`.
 pub async fn embed_many(
@@ -64,14 +49,17 @@ pub async fn embed_many(
                 "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
             return Err(Error::invalid(format!("text {index} {message}")));
         }
-        let answer = Answer {
-            model,
-            embeddings: embeddings.iter().map(|embedding| &*embedding.vector).collect(),
-            total_duration: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            load_duration: 0,
-            prompt_eval_count: tokens(&embeddings),
-        };
-        Ok(json_response(StatusCode::OK, &answer))
+        let prompt_eval_count = tokens(&embeddings);
+        // Nanoseconds, as all durations here.
+        let total_duration = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let end = format!(
+            r#","total_duration":{total_duration},"load_duration":0,"prompt_eval_count":{prompt_eval_count}}}"#
+        );
+        let parts = [fixed(r#"{"model":"#), Part::Text(model), fixed(r#","embeddings":"#)]
+            .into_iter()
+            .chain(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)])))
+            .chain([Part::Json(end.into())]);
+        Ok(written(parts))
     };
     answer.await.unwrap_or_else(|error| error_response(&error))
 }
@@ -88,8 +76,8 @@ pub async fn embed_one(
         let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
         let normalize = service.surfaces.normalize;
         let embeddings = embed(&service, &headers, vec![without_task(text)], None, normalize).await?;
-        let embedding = embeddings.first().map_or(&[][..], |embedding| &embedding.vector);
-        Ok(json_response(StatusCode::OK, &OldAnswer { embedding }))
+        let vector = embeddings.into_iter().next().map(|embedding| embedding.vector).unwrap_or_default();
+        Ok(written([fixed(r#"{"embedding":"#), Part::Vector(vector), fixed("}")]))
     };
     answer.await.unwrap_or_else(|error| error_response(&error))
 }

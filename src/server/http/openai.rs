@@ -9,13 +9,12 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::plain::{Fields, embed, tokens, without_task};
+use super::written::{Part, fixed, list, value, written};
 use super::{Scoped, json_response, respond_with};
+use crate::backend::Embedding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::Service;
 
@@ -29,35 +28,6 @@ const NO_RATE_LIMIT: [(&str, &str); 6] = [
     ("x-ratelimit-remaining-tokens", "1000000000"),
     ("x-ratelimit-reset-tokens", "0s"),
 ];
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    object: &'static str,
-    data: Vec<Entry<'a>>,
-    model: String,
-    usage: Usage,
-}
-
-#[derive(Serialize)]
-struct Entry<'a> {
-    object: &'static str,
-    index: usize,
-    embedding: Numbers<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Numbers<'a> {
-    Float(&'a [f32]),
-    /// float32, little-endian.
-    Base64(String),
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: u64,
-    total_tokens: u64,
-}
 
 /// `POST /v1/embeddings`.
 pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
@@ -83,24 +53,21 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let dimensions = fields.dimensions()?;
     let requests = texts.into_iter().map(without_task).collect();
     let embeddings = embed(&service, headers, requests, dimensions, service.surfaces.normalize).await?;
-    let numbers = |vector: &'_ [f32]| vector.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let entry = |(index, embedding)| {
-        let embedding: &crate::backend::Embedding = embedding;
-        let vector = match as_base64 {
-            true => Numbers::Base64(BASE64_STANDARD.encode(numbers(&embedding.vector))),
-            false => Numbers::Float(&embedding.vector),
-        };
-        Entry { object: "embedding", index, embedding: vector }
-    };
     let prompt_tokens = tokens(&embeddings);
     let model = if model.is_empty() { service.backend()?.info().name.clone() } else { model };
-    let answer = Answer {
-        object: "list",
-        data: embeddings.iter().enumerate().map(entry).collect(),
-        model,
-        usage: Usage { prompt_tokens, total_tokens: prompt_tokens },
+    let entry = move |(index, embedding): (usize, Embedding)| {
+        let vector = match as_base64 {
+            true => Part::Base64(embedding.vector),
+            false => Part::Vector(embedding.vector),
+        };
+        let begin = format!(r#"{{"object":"embedding","index":{index},"embedding":"#);
+        [Part::Json(begin.into()), vector, fixed("}")]
     };
-    let mut response = json_response(StatusCode::OK, &answer);
+    let usage = json!({"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens});
+    let parts = std::iter::once(fixed(r#"{"object":"list","data":"#))
+        .chain(list(embeddings.into_iter().enumerate().map(entry)))
+        .chain([fixed(r#","model":"#), Part::Text(model), fixed(r#","usage":"#), value(&usage), fixed("}")]);
+    let mut response = written(parts);
     for (name, value) in NO_RATE_LIMIT {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

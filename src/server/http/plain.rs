@@ -214,6 +214,8 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
+    use crate::server::answers::AnswerRoom;
+    use crate::server::inflight::BodyRoom;
     use crate::server::{Limits, Readiness};
 
     fn fields<'a>(service: &'a Service, field: &str, value: &Value) -> Fields<'a> {
@@ -223,7 +225,8 @@ mod tests {
 
     fn limited(max_texts: usize, max_tokenize_bytes: usize) -> Service {
         let limits = Limits { max_texts, max_tokenize_bytes, ..Limits::default() };
-        Service::new(Readiness::default(), limits, Default::default(), Default::default(), false)
+        let rooms = (AnswerRoom::new(limits), BodyRoom::new(limits));
+        Service::new(Readiness::default(), limits, Default::default(), Default::default(), rooms, false)
     }
 
     fn texts(value: &Value) -> std::result::Result<Vec<String>, String> {

@@ -10,12 +10,13 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::json::{self, Object};
+use super::written::{Part, fixed, list, value, written};
 use super::{Scoped, error_response, error_response_with, json_response, read_body, within_deadline};
+use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;
 use crate::error::Error;
 use crate::server::Service;
@@ -26,24 +27,6 @@ pub async fn meta(Scoped(service): Scoped) -> Response {
         Ok(meta) => json_response(StatusCode::OK, &meta),
         Err(error) => error_response(&error),
     }
-}
-
-#[derive(Serialize)]
-struct OneAnswer<'a> {
-    text: &'a str,
-    vector: &'a [f32],
-    dim: usize,
-    dims: usize,
-}
-
-#[derive(Serialize)]
-struct ManyAnswer<'a> {
-    texts: &'a [String],
-    vectors: Vec<Option<&'a [f32]>>,
-    dim: usize,
-    dims: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<Vec<Option<&'a str>>>,
 }
 
 /// `POST /vectors`.
@@ -67,8 +50,9 @@ async fn one(service: &Service, headers: &HeaderMap, request: EmbedRequest) -> R
     let text = request.text.clone();
     match within_deadline(headers, service.embed_one(request)).await {
         Ok(embedding) => {
-            let dim = embedding.vector.len();
-            json_response(StatusCode::OK, &OneAnswer { text: &text, vector: &embedding.vector, dim, dims: dim })
+            let dim = dimensions(embedding.vector.len());
+            let (text, vector) = (Part::Text(text), Part::Vector(embedding.vector));
+            written([fixed(r#"{"text":"#), text, fixed(r#","vector":"#), vector, dim, fixed("}")])
         }
         Err(error) => error_response(&error),
     }
@@ -84,15 +68,27 @@ async fn many(service: &Service, headers: &HeaderMap, requests: Vec<EmbedRequest
     if let (None, Some(Err(error))) = (dim, results.first()) {
         return error_response(error);
     }
-    let errors: Vec<_> = results.iter().map(|result| result.as_ref().err().map(Error::message)).collect();
-    let answer = ManyAnswer {
-        texts: &texts,
-        vectors: results.iter().map(|result| result.as_ref().ok().map(|embedding| &*embedding.vector)).collect(),
-        dim: dim.unwrap_or(0),
-        dims: dim.unwrap_or(0),
-        errors: errors.iter().any(Option::is_some).then_some(errors),
+    let errors = results.iter().any(Result::is_err).then(|| {
+        let errors = results.iter().map(|result| result.as_ref().err().map(Error::message));
+        [fixed(r#","errors":"#), value(&errors.collect::<Vec<_>>())]
+    });
+    let vector = |result: crate::error::Result<Embedding>| match result {
+        Ok(embedding) => [Part::Vector(embedding.vector)],
+        Err(_) => [fixed("null")],
     };
-    json_response(StatusCode::OK, &answer)
+    let parts = std::iter::once(fixed(r#"{"texts":"#))
+        .chain(list(texts.into_iter().map(|text| [Part::Text(text)])))
+        .chain([fixed(r#","vectors":"#)])
+        .chain(list(results.into_iter().map(vector)))
+        .chain([dimensions(dim.unwrap_or(0))])
+        .chain(errors.into_iter().flatten())
+        .chain([fixed("}")]);
+    written(parts)
+}
+
+/// The length of the vectors, under both of its names.
+fn dimensions(dim: usize) -> Part {
+    Part::Json(format!(r#","dim":{dim},"dims":{dim}"#).into())
 }
 
 enum Body {

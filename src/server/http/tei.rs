@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::plain::{Fields, Input, embed, without_task};
+use super::written::{Part, list, written};
 use super::{Scoped, json_response, respond_with, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
@@ -58,8 +59,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
         let message = "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
         return Err(Error::new(ErrorKind::TooLarge, format!("'inputs[{index}]' {message}")));
     }
-    let vectors: Vec<&[f32]> = embeddings.iter().map(|embedding| &*embedding.vector).collect();
-    Ok(json_response(StatusCode::OK, &vectors))
+    Ok(written(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)]))))
 }
 
 /// Texts as they are, and those that token ids stand for.

@@ -102,6 +102,10 @@ label! {
         MaxHeadBytes = "max_head_bytes",
         /// Bodies in memory.
         MaxInflightBytes = "max_inflight_bytes",
+        /// Vectors in memory.
+        MaxAnswerBytes = "max_answer_bytes",
+        /// An answer that was begun was not read on.
+        MaxWriteWait = "max_write_wait",
         /// Open connections.
         MaxConnections = "max_connections",
         /// Size of a body or of a gRPC message.

@@ -51,7 +51,7 @@ pub enum Attack {
     Continuations(usize),
     /// Frames that ask for an answer each.
     Pings(usize),
-    /// Classes of 2 MB, each another one.
+    /// Classes of 0.7 and 1.5 MB, each another one: the larger ones are refused.
     Classes(usize),
     /// Texts of a million sentences.
     Sentences(usize),
@@ -289,9 +289,9 @@ async fn pings(server: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// One of so many classes: several properties of a long description, and a number that makes it another one.
+/// One of so many classes, of ten or twenty thousand properties.
 async fn class(server: SocketAddr, number: usize, count: usize) -> std::io::Result<()> {
-    let properties: Vec<_> = (0..20_000)
+    let properties: Vec<_> = (0..10_000 * (1 + number % 2))
         .map(|i| json!({"name": format!("property{i}"), "dataType": ["text"], "description": "of an object"}))
         .collect();
     let class_json = json!({

@@ -134,14 +134,21 @@ async fn an_upstream_that_asks_for_an_absurd_wait() {
     }
 }
 
-/// Everything that takes memory at once: bounded meanwhile, and given back afterwards.
+/// Everything that takes memory at once: bounded meanwhile, as deploy/README.md says under "Sizing", and given back afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_bounded_under_attack_and_given_back() {
     let _alone = ALONE.lock().await;
     rlimit::increase_nofile_limit(16_384).expect("files");
     const BODIES: usize = 64 * MIB;
+    const ANSWERS: usize = 32 * MIB;
     const CACHE: usize = 8 * MIB;
-    let variables = [("T2V_MAX_INFLIGHT_BYTES", &*BODIES.to_string()), ("T2V_CACHE_BYTES", &*CACHE.to_string())];
+    /// Of parsed classes (`server/classes.rs`).
+    const CLASSES: usize = 16 * MIB;
+    let variables = [
+        ("T2V_MAX_INFLIGHT_BYTES", &*BODIES.to_string()),
+        ("T2V_MAX_ANSWER_BYTES", &*ANSWERS.to_string()),
+        ("T2V_CACHE_BYTES", &*CACHE.to_string()),
+    ];
     let server = Process::start(&[], &variables).await;
     let (idle, _) = server.memory();
     let until = Instant::now() + duration();
@@ -168,7 +175,7 @@ async fn memory_is_bounded_under_attack_and_given_back() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         after = server.memory().0;
     }
-    let bounds = (BODIES + CACHE) as f64 / MIB as f64;
+    let bounds = (BODIES + ANSWERS + CACHE + CLASSES) as f64 / MIB as f64;
     println!(
         "{}; idle {idle:.0} MiB, attacked {most:.0} (bound 3 x idle + {bounds:.0}), {after:.0} {:.0} s later",
         done.join("; "),

@@ -28,37 +28,15 @@ fi
 MAX_BARE=45000000 MAX_BAKED=140000000 MAX_SECONDS=2
 PORT=${PORT:-18080}
 
-# A store of our own, so that nobody's images are touched.
 run=$(mktemp -d)
-buildah() { command buildah --root "$work/store" --runroot "$run/buildah" "$@"; }
-server='' hub=''
-clean_up() {
-  if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; fi
-  if [ -n "$hub" ]; then kill "$hub" 2>/dev/null || true; fi
-  buildah umount --all >/dev/null 2>&1 || true
-  rm -rf "$run"
-}
-trap clean_up EXIT
+hub=''
+. deploy/image/running.sh
+trap 'if [ -n "$hub" ]; then kill "$hub" 2>/dev/null || true; fi; clean_up' EXIT
+# The builder compiles nothing: the binary is there already.
+make_base || skip "the base cannot be made: see target/image/debootstrap.log"
 
-# The builder is a bare Debian: a base that needs no registry. The binary is there already, so it compiles nothing.
-release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
-if [ ! -f "$work/base.complete" ]; then
-  rm -rf "$work/base"
-  debootstrap --variant=minbase --include=ca-certificates "$release" "$work/base" >"$work/debootstrap.log" 2>&1 ||
-    skip "debootstrap failed: see target/image/debootstrap.log"
-  touch "$work/base.complete"
-fi
-if ! buildah inspect --type image localhost/builder >/dev/null 2>&1; then
-  container=$(buildah from scratch)
-  buildah add -q "$container" "$work/base" / >/dev/null
-  buildah commit -q --rm "$container" localhost/builder >/dev/null
-fi
-
-context=$run/context
+make_context
 mkdir -p "$context/deploy/image/prebuilt/amd64"
-cp -r Cargo.toml Cargo.lock build.rs LICENSE NOTICE proto benches src .dockerignore "$context/"
-cp -r deploy/Dockerfile "$context/deploy/"
-cp deploy/image/*.sh "$context/deploy/image/"
 cp "$binary" "$context/deploy/image/prebuilt/amd64/text2vec-sidecar"
 if [ -n "${STRIP:-}" ]; then
   strip "$context/deploy/image/prebuilt/amd64/text2vec-sidecar"
@@ -75,15 +53,13 @@ for _ in $(seq 100); do
 done
 printf '%s' "$token" >"$run/token"
 
-build() { # image, arguments
-  local image=$1
+image() { # name, arguments
+  local name=$1
   shift
-  buildah bud -q --isolation chroot --network host --pull-never --format docker --build-arg BUILDER=localhost/builder \
-    -f "$context/deploy/Dockerfile" -t "$image" "$@" "$context" >"$run/build.log" 2>&1 ||
-    { cat "$run/build.log" >&2; exit 1; }
+  build -f "$context/deploy/Dockerfile" -t "$name" "$@"
 }
-build localhost/sidecar:bare --target bare
-build localhost/sidecar:baked --build-arg "MODEL=$id" --build-arg "HF_ENDPOINT=http://127.0.0.1:$(cat "$run/hub.port")" \
+image localhost/sidecar:bare --target bare
+image localhost/sidecar:baked --build-arg "MODEL=$id" --build-arg "HF_ENDPOINT=http://127.0.0.1:$(cat "$run/hub.port")" \
   --secret "id=hf_token,src=$run/token"
 
 weigh() { # image, limit
@@ -108,67 +84,8 @@ weigh() { # image, limit
 weigh localhost/sidecar:bare $MAX_BARE
 weigh localhost/sidecar:baked $MAX_BAKED
 
-# As a container engine would: what the image says is run, with its user, its variables, /proc and /dev, nothing writable.
-container=$(buildah from --pull-never localhost/sidecar:baked)
-root=$(buildah mount "$container")
-config() { buildah inspect --format "{{.Docker.Config.$1}}" "$container"; }
-[ "$(config User)" = 65532:65532 ] || { echo "error: the image runs as $(config User)" >&2; exit 1; }
-[ "$(config Healthcheck.Test)" = "[CMD /text2vec-sidecar healthcheck]" ] ||
-  { echo "error: HEALTHCHECK is $(config Healthcheck.Test)" >&2; exit 1; }
-[ "$(config Entrypoint)" = "[/text2vec-sidecar]" ] || { echo "error: ENTRYPOINT is $(config Entrypoint)" >&2; exit 1; }
-variables=$(config Env | tr -d '[]')
-cat >"$run/enter.sh" <<'ENTER'
-root=$1
-shift
-mount --make-rprivate /
-mkdir -p "$MOUNT"
-mount --bind "$root" "$MOUNT"
-mkdir -p "$MOUNT/proc" "$MOUNT/dev"
-mount -o remount,bind,ro "$MOUNT"
-mount -t proc -o ro proc "$MOUNT/proc"
-mount -t tmpfs -o size=64k tmpfs "$MOUNT/dev"
-for device in null zero urandom; do touch "$MOUNT/dev/$device"; mount --bind "/dev/$device" "$MOUNT/dev/$device"; done
-mount -o remount,bind,ro "$MOUNT/dev"
-exec chroot --userspec=65532:65532 --groups= "$MOUNT" "$@"
-ENTER
-inside() {
-  # shellcheck disable=SC2086
-  exec unshare --mount env -i PATH="$PATH" MOUNT="$run/root" $variables T2V_LISTEN="127.0.0.1:$PORT" \
-    bash "$run/enter.sh" "$root" "$@"
-}
-started=$(date +%s%N)
-(inside /text2vec-sidecar) 2>"$run/server.log" &
-server=$!
-answer=''
-for _ in $(seq 600); do
-  if answer=$(curl -sf --max-time 5 -H 'Content-Type: application/json' -d '{"text":"The London Eye"}' \
-    "http://127.0.0.1:$PORT/vectors"); then
-    break
-  fi
-  kill -0 "$server" 2>/dev/null || { cat "$run/server.log" >&2; exit 1; }
-  sleep 0.02
-done
-milliseconds=$((($(date +%s%N) - started) / 1000000))
-python3 - "$answer" <<'PY'
-import json, math, sys
-vector = json.loads(sys.argv[1])["vector"]
-# The reference container's first values for this text and model.
-wanted = [0.41677576, -0.10556714, 0.122406945]
-assert len(vector) == 384, len(vector)
-assert all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(vector, wanted)), vector[:3]
-PY
-(inside /text2vec-sidecar healthcheck)
-status=$(awk '/^Uid:/ { print $2 }' "/proc/$server/status")
-[ "$status" = 65532 ] || { echo "error: the server runs as $status" >&2; exit 1; }
-if (inside /text2vec-sidecar download org/other --dir /new) 2>"$run/write.log"; then
-  echo "error: the root filesystem can be written" >&2
-  exit 1
-fi
-kill -TERM "$server"
-code=0
-wait "$server" || code=$?
-server=''
-[ "$code" = 0 ] || { echo "error: SIGTERM ended the server with $code" >&2; cat "$run/server.log" >&2; exit 1; }
+open_image localhost/sidecar:baked
+serve_and_stop
 echo "first answer $milliseconds ms after the start, as user 65532 with a read-only root"
 if [ "$milliseconds" -gt $((MAX_SECONDS * 1000)) ]; then
   echo "error: that is over $MAX_SECONDS s" >&2
@@ -178,15 +95,14 @@ buildah rm "$container" >/dev/null
 
 # A model of one's own where the reference's recipe for custom images puts it: without marker files it is served as the
 # reference does, whatever its modules.json says.
-container=$(buildah from --pull-never localhost/sidecar:bare)
-root=$(buildah mount "$container")
+open_image localhost/sidecar:bare
 mkdir -p "$root/app/models"
 cp -rL "$model" "$root/app/models/model"
 rm -f "$root/app/models/model/text2vec-sidecar.json"
-[ -f "$root/app/models/model/modules.json" ] || { echo "error: $model has no modules.json" >&2; exit 1; }
-told=$(inside /text2vec-sidecar --check 2>"$run/check.log") || { cat "$run/check.log" >&2; exit 1; }
+[ -f "$root/app/models/model/modules.json" ] || fail "$model has no modules.json"
+told=$(inside -- /text2vec-sidecar --check 2>"$run/check.log") || { cat "$run/check.log" >&2; exit 1; }
 case $told in
   *"profile transformers (chosen by: no marker file"*) echo "a model copied to /app/models/model: $told" ;;
-  *) echo "error: a model copied to /app/models/model: $told" >&2; exit 1 ;;
+  *) fail "a model copied to /app/models/model: $told" ;;
 esac
 buildah rm "$container" >/dev/null

@@ -811,7 +811,7 @@ mod tests {
     #[test]
     fn a_name_that_no_caller_could_use_is_refused_with_what_it_may_hold() {
         let message = |model: &str| {
-            let arguments = Cli::parse_from(["text2vec-sidecar", "--model", model]);
+            let arguments = Cli::parse_from(["text2vec-sidecar".to_owned(), format!("--model={model}")]);
             ReferenceEnv::default().models(&arguments.serve.model).expect_err(model).message().to_owned()
         };
         let long = format!("{}=DIR", "a".repeat(MAX_NAME + 1));

@@ -296,12 +296,19 @@ fn pack_parts(
     let mut rest: Vec<f32> = row.iter().map(|weight| weight * factor).collect();
     rest.resize(2 * part_words, 0.0);
     let Form::Parts(parts) = form else { return Err(Error::internal("only a unit takes parts")) };
+    // The bits of the nearest bf16, ties to even, in the upper half; what is below it has no meaning.
+    let nearest = |x: f32| x.to_bits().wrapping_add(0x7FFF + (x.to_bits() >> 16 & 1));
+    let upper = |bits: u32| f32::from_bits(bits & 0xFFFF_0000);
+    if !rest.iter().all(|&weight| weight.is_finite() && upper(nearest(weight)).is_finite()) {
+        return Err(Error::config("a weight is too large for bf16, or not a number"));
+    }
     for _ in 0..parts {
         for (word, slot) in (0..part_words).zip(&mut slots) {
             let low = low_of_pair(word, lanes);
-            *slot = bf16_word(rest[low], rest[low + lanes])?;
+            let (first, second) = (nearest(rest[low]), nearest(rest[low + lanes]));
+            *slot = f32::from_bits(first >> 16 | second & 0xFFFF_0000);
         }
-        rest.iter_mut().for_each(|weight| *weight -= bf16::from_f32(*weight).to_f32());
+        rest.iter_mut().for_each(|weight| *weight -= upper(nearest(*weight)));
     }
     Ok(())
 }

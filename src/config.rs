@@ -119,7 +119,8 @@ pub struct ServeArgs {
           value_parser = between(1, BYTES))]
     pub max_text_bytes: usize,
     /// Largest class of the module service accepted, in bytes: its JSON, and what is kept of it in memory
-    #[arg(long, env = "T2V_MAX_CLASS_BYTES", default_value_t = Limits::default().max_class_bytes)]
+    #[arg(long, env = "T2V_MAX_CLASS_BYTES", default_value_t = Limits::default().max_class_bytes,
+          value_parser = between(1, BYTES))]
     pub max_class_bytes: usize,
     /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs(),

@@ -4,7 +4,7 @@
 //! ([`http`](super::http)), over gRPC a whole message is made of them. A call waits for room for the vectors it asks for
 //! before anything is computed, and keeps it until its answer is sent or given up. Whoever needs more than there is has the
 //! room alone. Calls get room in the order they came, so a large one is not overtaken for ever; answers small enough to be
-//! handed whole to the connection need none and wait for nobody.
+//! handed whole to the connection need none and wait for nobody. Who would have to wait behind too much is refused at once.
 //!
 //! A body that is not asked for its next piece is not woken either. So one task looks at all answers again and again, and
 //! drops the vectors of those whose readers have stopped. That the connection itself takes nothing more is seen by
@@ -55,6 +55,10 @@ const SLOWEST: u64 = 64 * 1024;
 /// How long readers are waited for, at most, while others wait for the room that their answers hold.
 const CROWDED_WAIT: Duration = Duration::from_secs(5);
 
+/// Calls may wait for so many times the room; one more is refused at once. A call that waits costs memory too, for its texts
+/// and what is made of them: a seventh of its vectors, where they have 384 numbers.
+const QUEUE: usize = 8;
+
 /// How often answers are looked at.
 const INTERVAL: Duration = Duration::from_millis(250);
 
@@ -83,7 +87,7 @@ pub(super) fn keep(thing: Keepsake) {
 pub(super) struct AnswerRoom {
     room: Arc<Semaphore>,
     pieces: u32,
-    /// Calls that wait for room.
+    /// What is waited for, in pieces.
     waiting: Arc<AtomicUsize>,
     watched: Arc<Mutex<Vec<Weak<Watched>>>>,
     limits: Limits,
@@ -113,25 +117,26 @@ impl AnswerRoom {
         if let Ok(permit) = self.room.clone().try_acquire_many_owned(pieces) {
             return Ok(Some(Box::new(permit)));
         }
-        let _waiting = Waiting::begin(&self.waiting);
-        let permit: OwnedSemaphorePermit = match tokio::time::timeout(
-            self.limits.max_wait,
-            self.room.clone().acquire_many_owned(pieces),
-        )
-        .await
-        {
+        let waiting = Waiting::begin(&self.waiting, pieces as usize);
+        if waiting.all > (self.pieces as usize).saturating_mul(QUEUE) {
+            return Err(self.no_room(bytes, Duration::ZERO));
+        }
+        let admission = self.room.clone().acquire_many_owned(pieces);
+        let permit: OwnedSemaphorePermit = match tokio::time::timeout(self.limits.max_wait, admission).await {
             Ok(permit) => permit.map_err(|_| Error::internal("the room for answers is closed"))?,
-            Err(_) => {
-                metrics().refused(Refusal::MaxAnswerBytes);
-                let message = format!(
-                    "too much work is waiting: the {bytes} bytes of vectors that this request asks for found no room \
-                         within {:?}; try again later, or with fewer texts at once (limit: --max-answer-bytes, now {})",
-                    self.limits.max_wait, self.limits.max_answer_bytes
-                );
-                return Err(Error::new(ErrorKind::Overloaded, message));
-            }
+            Err(_) => return Err(self.no_room(bytes, self.limits.max_wait)),
         };
         Ok(Some(Box::new(permit)))
+    }
+
+    fn no_room(&self, bytes: usize, waited: Duration) -> Error {
+        metrics().refused(Refusal::MaxAnswerBytes);
+        let message = format!(
+            "too much work is waiting: the {bytes} bytes of vectors that this request asks for found no room within \
+             {waited:?}; try again later, or with fewer texts at once (limit: --max-answer-bytes, now {})",
+            self.limits.max_answer_bytes
+        );
+        Error::new(ErrorKind::Overloaded, message)
     }
 
     /// Gives up answers that are not read, for ever.
@@ -171,18 +176,23 @@ impl AnswerRoom {
 }
 
 /// A call that waits for room.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    pieces: usize,
+    /// What all waited for when it began to.
+    all: usize,
+}
 
 impl Waiting<'_> {
-    fn begin(count: &AtomicUsize) -> Waiting<'_> {
-        count.fetch_add(1, Ordering::Relaxed);
-        Waiting(count)
+    fn begin(count: &AtomicUsize, pieces: usize) -> Waiting<'_> {
+        let all = count.fetch_add(pieces, Ordering::Relaxed) + pieces;
+        Waiting { count, pieces, all }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(self.pieces, Ordering::Relaxed);
     }
 }
 

@@ -85,7 +85,7 @@ async fn query(server: SocketAddr, kept: &mut Option<Connection>, number: usize)
         None => Connection::open(server).await.map_err(|error| error.to_string())?,
     };
     let answer = connection.post(body).await.map_err(|error| error.to_string())?;
-    if !answer.headers().get("connection").is_some_and(|value| value == "close") {
+    if answer.headers().get("connection").is_none_or(|value| value != "close") {
         *kept = Some(connection);
     }
     let value: Value = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;

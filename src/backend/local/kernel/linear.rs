@@ -186,7 +186,7 @@ impl Linear {
                         let [a, b, ..] = slot.to_bits().to_ne_bytes();
                         let word = f16_word(weight * factor, 0.0)?;
                         let [c, d, ..] = word.to_bits().to_ne_bytes();
-                        let bytes = if column % 2 == 0 { [c, d, 0, 0] } else { [a, b, c, d] };
+                        let bytes = if column.is_multiple_of(2) { [c, d, 0, 0] } else { [a, b, c, d] };
                         *slot = f32::from_bits(u32::from_ne_bytes(bytes));
                     }
                 }
@@ -435,7 +435,7 @@ impl<'a> LinearTask<'a> {
     }
 
     /// The output is what the next product reads, as an [`OperandTask`] would write it: rows of words.
-    pub(super) fn as_operand(self) -> Self {
+    pub(super) fn writing_operand(self) -> Self {
         let Form::Parts(parts) = self.linear.form else { panic!("only a unit writes operands") };
         LinearTask { form: Out::Operand { parts }, ..self }
     }

@@ -934,7 +934,7 @@ impl Pass {
         let task = if self.way.unit.is_none() { task.by_vectors() } else { task };
         match out {
             Output::Values(_) => task,
-            Output::Operand(_) => task.as_operand(),
+            Output::Operand(_) => task.writing_operand(),
         }
     }
 

@@ -124,7 +124,7 @@ impl<S: Simd> Meanwhile for Split<S> {
             }
             self.done += 1;
             // The next first row: the one beside, or beyond the second ones.
-            let rows = if self.done % S::LANES == 0 { 1 + S::LANES } else { 1 };
+            let rows = if self.done.is_multiple_of(S::LANES) { 1 + S::LANES } else { 1 };
             self.from = self.from.wrapping_add(rows * BLOCK);
             self.to = self.to.wrapping_add(BLOCK);
         }

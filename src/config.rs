@@ -124,7 +124,7 @@ pub struct ServeArgs {
     pub max_class_bytes: usize,
     /// Seconds a request may wait for its turn before it is refused; Weaviate itself gives up after 50
     #[arg(long, env = "T2V_MAX_WAIT", value_name = "SECONDS", default_value_t = Limits::default().max_wait.as_secs(),
-          value_parser = between(1, A_YEAR))]
+          value_parser = between(0, A_YEAR))]
     pub max_wait: u64,
     /// Seconds a body, or a gRPC message, may take to arrive: it holds room in memory meanwhile
     #[arg(long, env = "T2V_MAX_BODY_WAIT", value_name = "SECONDS",

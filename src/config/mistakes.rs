@@ -127,7 +127,7 @@ mod tests {
             (&["src"], "'src' is no command: give a model as --model src"),
             (&["--profile", "x"], "--profile: unknown profile 'x': use auto, transformers"),
             (&["--max-texts", "99999999999999999999"], "use a number from 1 to 1000000000"),
-            (&["--max-wait=-1"], "--max-wait is '-1': use a number from 1 to 31536000"),
+            (&["--max-wait=-1"], "--max-wait is '-1': use a number from 0 to 31536000"),
             (&["--log-format", "xml"], "--log-format is 'xml': use text, json"),
             (&["embed", "--task", "search"], "--task is 'search': use passage, query"),
             (&["models/bge"], "give a model as --model models/bge"),

@@ -1,6 +1,7 @@
 """The sidecar's HTTP API with nothing but the standard library: what Weaviate's answers are measured against."""
 
 import json
+import math
 import urllib.error
 import urllib.request
 
@@ -60,3 +61,9 @@ def max_difference(a, b):
     """Largest absolute difference of two vectors of equal length."""
     assert len(a) == len(b), (len(a), len(b))
     return max(abs(x - y) for x, y in zip(a, b))
+
+
+def unit(vector):
+    """Of length 1, as the surfaces of other APIs answer; `/vectors` has them as the profile makes them."""
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    return [value / length for value in vector]

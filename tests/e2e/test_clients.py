@@ -4,7 +4,6 @@ They check what they are answered, each in its own way; a field that changed its
 """
 
 import base64
-import math
 import struct
 
 import huggingface_hub
@@ -12,17 +11,12 @@ import ollama
 import openai
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
-from sidecar import DIMENSIONS, http_json, max_difference
+from sidecar import DIMENSIONS, http_json, max_difference, unit
 from topics import FACTS
 
 TEXTS = [fact.body for fact in FACTS[:5]]
 # float32 written as JSON numbers and read as doubles, or sent as they are.
 SAME_VECTOR = 1e-7
-
-
-def unit(vector):
-    length = math.sqrt(math.fsum(value * value for value in vector))
-    return [value / length for value in vector]
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,13 @@ def test_hub_client_with_a_servers_url(sidecar, model, of_tei, slash):
 
 
 def test_haystack(sidecar, of_tei):
-    settings = {"api_type": "text_embeddings_inference", "api_params": {"url": sidecar.url}, "token": None}
+    # Haystack says whether to normalise, by default not.
+    settings = {
+        "api_type": "text_embeddings_inference",
+        "api_params": {"url": sidecar.url},
+        "token": None,
+        "normalize": True,
+    }
     query = HuggingFaceAPITextEmbedder(**settings)
     assert_same([query.run(text=text)["embedding"] for text in TEXTS], of_tei)
     documents = HuggingFaceAPIDocumentEmbedder(**settings, batch_size=2, progress_bar=False)

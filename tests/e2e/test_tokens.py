@@ -2,7 +2,7 @@
 
 import pytest
 from own_sidecar import Process, create, free_port
-from sidecar import DIMENSIONS, http_json, max_difference
+from sidecar import DIMENSIONS, http_json, max_difference, unit
 from weaviate.exceptions import UnexpectedStatusCodeError, WeaviateQueryError
 
 TOKEN = "correct-horse"
@@ -61,7 +61,7 @@ def test_the_api_key_of_text2vec_openai_is_the_token(client, weaviate_url, sidec
     entry = {"class": name, "properties": {"body": BODY}}
     status, answer = http_json("POST", f"{weaviate_url}/v1/objects", entry, {"X-OpenAI-Api-Key": TOKEN})
     assert status == 200 and len(answer["vector"]) == DIMENSIONS, answer
-    assert max_difference(answer["vector"], sidecar.passage(BODY)) <= SAME_VECTOR
+    assert max_difference(answer["vector"], unit(sidecar.passage(BODY))) <= SAME_VECTOR
     status, answer = http_json("POST", f"{weaviate_url}/v1/objects", entry, {"X-OpenAI-Api-Key": "wrong"})
     assert status >= 400
     message = answer["error"][0]["message"]

@@ -2,11 +2,9 @@
 and a class whose `inferenceUrl` is one of several models. What is stored, and what is searched by, are the sidecar's own
 vectors."""
 
-import math
-
 import brute_force
 import pytest
-from sidecar import DIMENSIONS, http_json, max_difference
+from sidecar import DIMENSIONS, http_json, max_difference, unit
 from topics import FACTS
 from weaviate.classes.query import MetadataQuery
 from weaviate.exceptions import WeaviateQueryError
@@ -17,12 +15,6 @@ SAME_DISTANCE = 1e-5
 
 def model(sidecar):
     return sidecar.meta()["sidecar"]["models"][0]
-
-
-def unit(vector):
-    """Of length 1, as these surfaces answer; `/vectors` has them as the profile makes them."""
-    length = math.sqrt(math.fsum(value * value for value in vector))
-    return [value / length for value in vector]
 
 
 def create(client, weaviate_url, name, module, settings):

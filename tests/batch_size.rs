@@ -15,7 +15,7 @@ use text2vec_sidecar::backend::remote::{Remote, RemoteOptions, startup};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::contract::request::EmbedRequest;
 use text2vec_sidecar::error::{ErrorKind, Result};
-use text2vec_sidecar::server::Limits;
+use text2vec_sidecar::server::{Limits, ServerOptions, SurfaceOptions};
 
 /// Few retries, so that a client that takes them for what is refused for its size is soon out of them.
 async fn connect(url: &str) -> Arc<Remote> {
@@ -64,6 +64,12 @@ async fn refused(server: &TestServer) -> usize {
     line.expect("a sample").parse().expect("a number")
 }
 
+/// A server that is not ready yet, whose vectors are as its backend makes them on every surface.
+async fn start(limits: Limits) -> TestServer {
+    let surfaces = SurfaceOptions { normalize: false };
+    TestServer::start_with(ServerOptions { limits, surfaces, ..ServerOptions::default() }).await
+}
+
 /// Every text with a vector of its own length, in order; `long` is refused as too large.
 fn check(texts: &[String], answers: &[Result<Embedding>], long: &str) {
     assert_eq!(texts.len(), answers.len());
@@ -92,7 +98,7 @@ fn passages(texts: &[String]) -> Vec<EmbedRequest> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_of_texts_that_another_sidecar_takes_is_learned() {
     let backend = Noting::new();
-    let server = TestServer::start_unready(Limits { max_texts: 8, max_text_bytes: 1000, ..Limits::default() }).await;
+    let server = start(Limits { max_texts: 8, max_text_bytes: 1000, ..Limits::default() }).await;
     server.readiness.ready(backend.clone());
     for scheme in ["grpc", "t2v+http", "http", "openai+http"] {
         let remote = connect(&format!("{scheme}://{}", server.address)).await;
@@ -147,7 +153,7 @@ async fn the_number_of_texts_that_another_sidecar_takes_is_learned() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bytes_that_another_sidecar_takes_are_learned() {
     let backend = Noting::new();
-    let server = TestServer::start_unready(Limits { max_body_bytes: 200_000, ..Limits::default() }).await;
+    let server = start(Limits { max_body_bytes: 200_000, ..Limits::default() }).await;
     server.readiness.ready(backend.clone());
     for scheme in ["grpc", "t2v+http", "openai+http"] {
         let remote = connect(&format!("{scheme}://{}", server.address)).await;

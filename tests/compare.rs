@@ -56,15 +56,14 @@ async fn a_server_and_a_model_here_are_told_equal_or_different() {
     server.stop().await;
 }
 
-/// Between two servers nothing is computed here: what computes is not asked for, be it a card that is not there or none of
-/// the threads.
+/// Between two servers nothing is computed here: what computes is not asked for, be it a card that is not there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_are_compared_without_a_device() {
     let server = TestServer::start(std::sync::Arc::new(FakeBackend::new(3))).await;
     let urls = [server.url(""), server.url("").replace("http://", "grpc://")];
     let run = move || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
-        command.arg("compare").args(urls).args(["--threads", "0"]).env("RUST_LOG", "error");
+        command.arg("compare").args(urls).env("RUST_LOG", "error");
         command.env("ENABLE_CUDA", "1").env("CUDA_CORE", "cuda:0").output().expect("the binary runs")
     };
     let output = tokio::task::spawn_blocking(run).await.expect("a task");

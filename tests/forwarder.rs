@@ -50,7 +50,10 @@ async fn listed(server: &Process) -> Vec<String> {
         entries.iter().map(|entry| entry[key].as_str().expect("a name").to_owned()).collect()
     };
     let ids = names(get(server, "/v1/models").await, "data", "id");
-    assert_eq!(names(get(server, "/api/tags").await, "models", "name"), ids);
+    // Ollama's names have a tag each.
+    let tagged = |id: &String| if id.contains(':') { id.clone() } else { format!("{id}:latest") };
+    let tags = names(get(server, "/api/tags").await, "models", "name");
+    assert_eq!(tags, ids.iter().map(tagged).collect::<Vec<_>>());
     ids
 }
 

@@ -38,7 +38,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("candle_core", &["backend/local/"]),
     ("candle_nn", &["backend/local/"]),
     ("tokenizers", &["model/tokenizer/"]),
-    ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs"]),
+    ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs", "server/grpc/"]),
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/", "telemetry/otlp.rs"]),
     ("subtle", &["server/auth.rs"]),
     ("tokio_rustls", &["server/tls.rs", "server/connection/"]),

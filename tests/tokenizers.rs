@@ -50,7 +50,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
         let mut long = 0;
         for number in 0..texts.len() {
             // Texts without an end: each with what comes after it in the list, in several ways.
-            for between in [" ", "  ", "\u{301} ", "\n", "", ", "] {
+            for between in [" ", "  ", "\u{301} ", "\n", "", ", ", ". a. ", "! ) ", " \u{301}"] {
                 let following: Vec<&str> = texts.iter().skip(number).take(30).map(String::as_str).collect();
                 let text = following.join(between);
                 let (whole, cut) = (all.encode(&text).expect("tokens"), few.encode(&text).expect("tokens"));

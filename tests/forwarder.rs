@@ -82,7 +82,7 @@ async fn upstreams_are_models_by_their_names() {
     let first = format!("fast=openai+http://{}/v1", many.address);
     let second = format!("plain=t2v+http://{}", one.address);
     let server = start(&["--surface-normalize=false", "--upstream", &first, "--upstream", &second]).await;
-    assert_eq!(listed(&server).await, ["fast", "plain", "zero", "org/one:v1"]);
+    assert_eq!(listed(&server).await, ["fast", "plain", "upstream", "zero", "org/one:v1", "one:v1"]);
     for (model, expected) in [("fast", [0.0, 2.0, 2.0]), ("zero", [0.0, 2.0, 2.0]), ("org/one:v1", [1.0, 2.0, 2.0])] {
         assert_eq!(vector(&server, "/v1/embeddings", model).await, expected, "{model}");
     }
@@ -135,7 +135,8 @@ async fn a_model_here_and_an_upstream_are_served_beside_each_other() {
     let (model, other) = (model_dir(), format!("other=t2v+http://{}", upstream.address));
     let model = format!("here={}", model.to_str().expect("a path"));
     let server = start(&["--model", &model, "--upstream", &other]).await;
-    assert_eq!(listed(&server).await, ["here", "other"]);
+    let names = ["here", "sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2", "other", "upstream"];
+    assert_eq!(listed(&server).await, names);
     assert_eq!(vector(&server, "/vectors", "").await.len(), 384);
     assert_eq!(vector(&server, "/models/other/vectors", "").await.len(), 3);
 }

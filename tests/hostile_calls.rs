@@ -184,8 +184,9 @@ async fn classes_without_end_cost_bounded_memory() {
         "160 classes ({served} served, {refused} refused): {idle:.0} MiB idle, {highest:.0} at most, {left:.0} after"
     );
     if std::env::var_os("T2V_BIN").is_none() {
+        // One of a megabyte takes some 200 MiB while it is parsed, and they are parsed one at a time.
         assert!(served > 0 && refused > 0);
-        assert!(highest < idle + 200.0 && left <= 1.3 * idle + 16.0, "{idle:.0} {highest:.0} {left:.0}");
+        assert!(highest < idle + 256.0 && left <= 1.3 * idle + 16.0, "{idle:.0} {highest:.0} {left:.0}");
     }
     let ready: Value = json!(server.ready().await);
     assert_eq!(ready, 204);

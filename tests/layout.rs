@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crates, and the only places that may name each.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
-    ("base64", &["server/auth.rs", "server/http/openai.rs", "backend/remote/"]),
+    ("base64", &["server/auth.rs", "server/http/written.rs", "backend/remote/"]),
     ("hyper", &["server/"]),
     ("hyper_util", &["server/"]),
     ("tonic", &["server/", "lib.rs", "backend/remote/sidecar.rs"]),

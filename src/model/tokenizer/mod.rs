@@ -25,6 +25,8 @@ pub struct TextTokenizer {
     special_tokens: bool,
     /// What comes behind a blank changes nothing before it.
     word_by_word: bool,
+    /// Whether a text may be cut between two punctuation characters.
+    isolates_punctuation: bool,
 }
 
 /// Token ids of one text.
@@ -72,7 +74,8 @@ impl TextTokenizer {
             )));
         }
         let word_by_word = prefix::is_word_by_word(&tokenizer);
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, word_by_word })
+        let isolates_punctuation = prefix::isolates_punctuation(&tokenizer);
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, word_by_word, isolates_punctuation })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -95,7 +98,7 @@ impl TextTokenizer {
     pub fn encode(&self, text: &str) -> Result<Tokens> {
         if self.word_by_word {
             let mut length = self.max_tokens.saturating_mul(prefix::BYTES_PER_TOKEN);
-            while let Some(end) = prefix::end(text, length) {
+            while let Some(end) = prefix::end(text, length, self.isolates_punctuation) {
                 let tokens = self.encode_all(&text[..end])?;
                 if tokens.truncated {
                     return Ok(tokens);

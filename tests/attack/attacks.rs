@@ -184,14 +184,16 @@ async fn unread_answer(server: SocketAddr, number: usize) -> std::io::Result<()>
     let stream = TokioIo::new(TcpStream::connect(server).await?);
     let (mut sender, connection) =
         client::handshake(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)?;
-    let connection = tokio::spawn(connection);
+    // Ends with the attacker.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
     let request = hyper::Request::post(format!("http://{server}/vectors")).header("content-type", "application/json");
     let request = request.body(Full::new(body)).expect("a request");
     let answer = sender.send_request(request).await.map_err(std::io::Error::other)?;
     // Held, so that the stream's window stays as it is.
-    let ended = connection.await;
+    connections.join_next().await;
     drop(answer);
-    ended.map_err(std::io::Error::other)?.map_err(std::io::Error::other)
+    Err(std::io::ErrorKind::UnexpectedEof.into())
 }
 
 async fn missing_body(server: SocketAddr, number: usize) -> std::io::Result<()> {
@@ -225,7 +227,8 @@ async fn grpc_prefix(server: SocketAddr, method: &str, mebibytes: usize) -> std:
     let stream = TokioIo::new(TcpStream::connect(server).await?);
     let (mut sender, connection) =
         client::handshake(TokioExecutor::new(), stream).await.map_err(std::io::Error::other)?;
-    tokio::spawn(connection);
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
     let prefix = [&[0][..], &(60 * 1024 * 1024u32).to_be_bytes()].concat();
     let mebibyte = Bytes::from(vec![b' '; 1024 * 1024]);
     let sent = std::iter::once(Bytes::from(prefix)).chain(std::iter::repeat_n(mebibyte, mebibytes));

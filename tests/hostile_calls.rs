@@ -100,8 +100,8 @@ async fn memory_of(server: &Process, body: Bytes, time: Duration, allowed: f64) 
     }
     call.abort();
     let left = Instant::now();
-    // What was freed is looked for every few seconds.
-    while left.elapsed() < Duration::from_secs(20) && server.memory().0 > allowed {
+    // What was freed is looked for every few seconds, and once a minute where little was found before.
+    while left.elapsed() < Duration::from_secs(90) && server.memory().0 > allowed {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     (highest, server.memory().0)

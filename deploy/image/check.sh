@@ -36,6 +36,7 @@ trap 'if [ -n "$hub" ]; then kill "$hub" 2>/dev/null || true; fi; clean_up' EXIT
 make_base || skip "the base cannot be made: see target/image/debootstrap.log"
 
 make_context
+cp deploy/Dockerfile "$context/deploy/"
 mkdir -p "$context/deploy/image/prebuilt/amd64"
 cp "$binary" "$context/deploy/image/prebuilt/amd64/text2vec-sidecar"
 if [ -n "${STRIP:-}" ]; then

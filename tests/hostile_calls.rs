@@ -108,7 +108,7 @@ async fn memory_of(server: &Process, body: Bytes, time: Duration, allowed: f64) 
 }
 
 /// 4 MB of text cost at most this much memory for each MB, whatever the text is.
-const MIB_PER_MB: f64 = 90.0;
+const MIB_PER_MB: f64 = 110.0;
 
 /// What may be left of it, beside less than a look for freed memory is worth (`server/freed.rs`), in MiB.
 fn most_left(idle: f64) -> f64 {

@@ -117,7 +117,7 @@ impl Inference {
             std::thread::Builder::new()
                 .name("inference".into())
                 .spawn(move || {
-                    let _last = FailAtEnd(&queue);
+                    let _last = FailOnPanic(&queue);
                     work(&queue, Worker { number: worker, of: workers });
                 })
                 .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
@@ -184,11 +184,11 @@ fn queue_options(threads: usize, waiting_tokens: usize) -> Options {
 }
 
 /// Should an inference thread ever end on a panic, callers must not wait for it.
-struct FailAtEnd<'a>(&'a Batcher<Sequence>);
+struct FailOnPanic<'a>(&'a Batcher<Sequence>);
 
-impl Drop for FailAtEnd<'_> {
+impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        if self.0.fail() {
+        if std::thread::panicking() && self.0.fail() {
             tracing::error!("{FAILED}; please report it");
         }
     }
@@ -262,6 +262,8 @@ fn work(batcher: &Batcher<Sequence>, worker: Worker) {
     let mut pass = worker.number as u64;
     while let Some(batch) = batcher.next_batch() {
         let mut sequences = batch.pieces;
+        // Dropped before the sequences are: whoever hears that a text has no answer finds the queue failed.
+        let _first = FailOnPanic(batcher);
         let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
         // Stable: sequences of a model keep their order.
         sequences.sort_by_key(model);

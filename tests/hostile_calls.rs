@@ -107,7 +107,7 @@ async fn memory_of(server: &Process, body: Bytes, time: Duration, allowed: f64) 
     (highest, server.memory().0)
 }
 
-/// 4 MB of such a text cost at most this much memory for each MB. Letters of scripts without blanks, each a word, cost more.
+/// 4 MB of such a text cost at most this much memory for each MB.
 const MIB_PER_MB: f64 = 90.0;
 
 /// What may be left of it, beside less than a look for freed memory is worth (`server/freed.rs`), in MiB.
@@ -128,6 +128,11 @@ async fn texts_of_megabytes_cost_bounded_memory_that_comes_back() {
             ("sentences of two letters", "a. "),
             ("one sentence of words", "word "),
             ("no blank", "abcdefgh"),
+            ("without blanks, each a word", "中"),
+            ("without blanks, all one word", "か"),
+            ("punctuation of another script", "。"),
+            ("letters with an accent, apart", "é "),
+            ("letters and dots", "a."),
             ("dots", "."),
             ("dots apart", ". "),
             ("letters apart", "a "),

@@ -68,6 +68,27 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
             }
         }
         assert!(long > 500, "{long}");
+        let parts = [
+            "a", "B", "é", "e\u{301}", "中", "文", "\u{f900}", "か", "가", "б", "Σ", "ا", "क्", "\u{d4e}", "\u{600}",
+            "😀", "①", "1", ".", "'", "[", "]", "<", "=\u{338}", "。", "「", "…", "\u{301}", " ", "  ", "\u{3000}",
+            "\n", "\u{0}", "\u{200d}", "[SEP]", "[MASK]", "</s>", "<mask>", "SEP", "word", "##s",
+        ];
+        let mut seed = 7u64;
+        let mut below = |end: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % end
+        };
+        for _ in 0..3000 {
+            // Few kinds of parts, many of them.
+            let kinds: Vec<_> = (0..1 + below(4)).map(|_| parts[below(parts.len())]).collect();
+            let text: String = (0..400).map(|_| kinds[below(kinds.len())]).collect();
+            let (whole, cut) = (all.encode(&text).expect("tokens"), few.encode(&text).expect("tokens"));
+            let mut expected = whole.ids.clone();
+            if whole.ids.len() > 12 {
+                expected.drain(11..whole.ids.len() - 1);
+            }
+            assert_eq!(cut.ids, expected, "{}: {text:?}", dir.display());
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Model, Tokenizer};
 
+use self::prefix::Places;
 use self::special::Settings;
 
 use crate::error::{Error, Result};
@@ -23,10 +24,8 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_tokens: usize,
     special_tokens: bool,
-    /// What comes behind a blank changes nothing before it.
-    word_by_word: bool,
-    /// Whether a text may be cut between two punctuation characters.
-    isolates_punctuation: bool,
+    /// Where a long text may be cut, if anywhere.
+    places: Option<Places>,
 }
 
 /// Token ids of one text.
@@ -73,9 +72,8 @@ impl TextTokenizer {
                 "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
             )));
         }
-        let word_by_word = prefix::is_word_by_word(&tokenizer);
-        let isolates_punctuation = prefix::isolates_punctuation(&tokenizer);
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, word_by_word, isolates_punctuation })
+        let places = Places::of(&tokenizer);
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, places })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -96,9 +94,9 @@ impl TextTokenizer {
     /// Encodes a text, special tokens included where the model has them, cut at the end to the limit. Of a text far longer
     /// than the limit no more is looked at than it takes, where the tokenizer allows that.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
-        if self.word_by_word {
+        if let Some(places) = &self.places {
             let mut length = self.max_tokens.saturating_mul(prefix::BYTES_PER_TOKEN);
-            while let Some(end) = prefix::end(text, length, self.isolates_punctuation) {
+            while let Some(end) = places.find(text, length) {
                 let tokens = self.encode_all(&text[..end])?;
                 if tokens.truncated {
                     return Ok(tokens);

@@ -2,42 +2,99 @@
 //! reads a few hundred tokens: of a text of megabytes nearly all of that is for nothing.
 //!
 //! The tokens must be those of the whole text. So it is done only where every step is known to treat what stands before a
-//! blank without regard to what follows it, and the text is cut only before a blank that follows a visible ASCII character:
-//! no letter is taken from its accents there, no blank from its run, and no added token is halved. Where each punctuation
-//! character is a word of its own, as BERT has it, it may be cut between two of them, too.
+//! blank without regard to what follows it, and the text is cut only where no letter is taken from its accents, no blank from
+//! its run and no added token is halved: before a blank that follows a visible ASCII character or a letter. BERT makes a word
+//! of each punctuation character and of each Chinese one: there it may be cut beside those, too.
+
+use std::collections::HashSet;
 
 use tokenizers::normalizers::NormalizerWrapper as Normalizer;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper as PreTokenizer;
 use tokenizers::{NormalizerWrapper, Tokenizer};
+use unicode_general_category::{GeneralCategory as Category, get_general_category as category};
 
 /// So many bytes are looked at first for each token of the limit. Words of real texts take about five.
 pub const BYTES_PER_TOKEN: usize = 16;
 
-/// Where a text may be cut, `length` bytes from its start or later; `None` if nowhere before its end.
-pub fn end(text: &str, length: usize, between_punctuation: bool) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let places = bytes.get(length.checked_sub(1)?..)?.windows(2);
-    let may_end = |pair: &[u8]| {
-        let is_punctuation = |byte: u8| between_punctuation && byte.is_ascii_punctuation();
-        (pair[0].is_ascii_graphic() && pair[1] == b' ') || (is_punctuation(pair[0]) && is_punctuation(pair[1]))
+/// Where a tokenizer's texts may be cut.
+pub struct Places {
+    /// Of BERT: the pairs of characters that stand side by side in an added token.
+    within_added: Option<HashSet<(char, char)>>,
+}
+
+impl Places {
+    /// `None`: the tokens of a beginning may not be those of the whole.
+    pub fn of(tokenizer: &Tokenizer) -> Option<Places> {
+        let added = tokenizer.get_added_tokens_decoder();
+        let is_word_by_word = tokenizer.get_normalizer().is_none_or(is_local)
+            && tokenizer.get_pre_tokenizer().is_some_and(splits_at_blanks)
+            && added.values().all(|token| !token.content.contains(char::is_whitespace));
+        let is_bert = matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizer::BertPreTokenizer(_)))
+            && matches!(tokenizer.get_normalizer(), Some(Normalizer::BertNormalizer(bert)) if bert.handle_chinese_chars)
+            // Those are found in the text as it is, whatever stands around them.
+            && added.values().all(|token| !token.normalized && !token.single_word);
+        let pairs = |text: &str| text.chars().zip(text.chars().skip(1)).collect::<Vec<_>>();
+        is_word_by_word.then(|| Places {
+            within_added: is_bert.then(|| added.values().flat_map(|token| pairs(&token.content)).collect()),
+        })
+    }
+
+    /// The first place that is `length` bytes from the start or later; `None` if there is none before the end.
+    pub fn find(&self, text: &str, length: usize) -> Option<usize> {
+        let start = (length..text.len()).find(|&at| text.is_char_boundary(at))?;
+        let mut last = text[..start].chars().next_back()?;
+        for (offset, next) in text[start..].char_indices() {
+            if self.is_between(last, next) {
+                return Some(start + offset);
+            }
+            last = next;
+        }
+        None
+    }
+
+    fn is_between(&self, last: char, next: char) -> bool {
+        if next == ' ' && (last.is_ascii_graphic() || is_letter(last)) {
+            return true;
+        }
+        let stands_alone = |letter| is_chinese(letter) || is_punctuation(letter);
+        self.within_added.as_ref().is_some_and(|within| {
+            next == ' ' || ((stands_alone(last) || stands_alone(next)) && !within.contains(&(last, next)))
+        })
+    }
+}
+
+/// Whether a blank after it is a character of its own. Some letters are put before others without space: one of them is in
+/// the basic plane.
+fn is_letter(letter: char) -> bool {
+    use Category::{LowercaseLetter, OtherLetter, UppercaseLetter};
+    letter <= '\u{ffff}'
+        && letter != '\u{d4e}'
+        && matches!(category(letter), LowercaseLetter | UppercaseLetter | OtherLetter)
+}
+
+/// Whether BERT puts blanks around it. There are more, which are rare.
+fn is_chinese(letter: char) -> bool {
+    matches!(letter, '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}')
+}
+
+/// Whether it is punctuation to BERT: of the blocks that have had theirs for long.
+fn is_punctuation(letter: char) -> bool {
+    use Category::{
+        ClosePunctuation, ConnectorPunctuation, DashPunctuation, FinalPunctuation, InitialPunctuation, OpenPunctuation,
+        OtherPunctuation,
     };
-    let place = places.enumerate().find(|(_, pair)| may_end(pair));
-    place.map(|(at, _)| length + at)
-}
-
-/// Whether the tokens of what stands before such a place are the same whatever follows.
-pub fn is_word_by_word(tokenizer: &Tokenizer) -> bool {
-    let added = tokenizer.get_added_tokens_decoder();
-    tokenizer.get_normalizer().is_none_or(is_local)
-        && tokenizer.get_pre_tokenizer().is_some_and(splits_at_blanks)
-        && added.values().all(|token| !token.content.contains(char::is_whitespace))
-}
-
-/// Whether each ASCII punctuation character is a word of its own, wherever it stands.
-pub fn isolates_punctuation(tokenizer: &Tokenizer) -> bool {
-    let has_pair = |content: &str| content.as_bytes().windows(2).any(|pair| pair.iter().all(u8::is_ascii_punctuation));
-    matches!(tokenizer.get_pre_tokenizer(), Some(PreTokenizer::BertPreTokenizer(_)))
-        && tokenizer.get_added_tokens_decoder().values().all(|token| !has_pair(&token.content))
+    letter.is_ascii_punctuation()
+        || matches!(letter, '\u{2010}'..='\u{205e}' | '\u{3001}'..='\u{303d}' | '\u{ff01}'..='\u{ff65}')
+            && matches!(
+                category(letter),
+                ClosePunctuation
+                    | ConnectorPunctuation
+                    | DashPunctuation
+                    | FinalPunctuation
+                    | InitialPunctuation
+                    | OpenPunctuation
+                    | OtherPunctuation
+            )
 }
 
 /// Changes characters where they stand, with regard to their neighbours in a word at most.
@@ -84,18 +141,43 @@ fn splits_at_blanks(pre_tokenizer: &PreTokenizer) -> bool {
 mod tests {
     use super::*;
 
+    fn find(text: &str, length: usize) -> Option<usize> {
+        Places { within_added: None }.find(text, length)
+    }
+
     #[test]
-    fn texts_are_cut_before_a_blank_that_follows_a_visible_ascii_character() {
-        assert_eq!(end("one two three", 1, false), Some(3));
-        assert_eq!(end("one two three", 3, false), Some(3));
-        assert_eq!(end("one two three", 4, false), Some(7));
-        assert_eq!(end("one two three", 8, false), None);
-        assert_eq!(end("one. two, 3 x", 1, false), Some(4));
-        assert_eq!(end("é ü ", 1, false), None);
-        assert_eq!(end("", 1, false), None);
-        assert_eq!(end("a b", 100, false), None);
-        assert_eq!(end("a b", 0, false), None);
-        assert_eq!(end("a...b", 1, false), None);
-        assert_eq!((end("a...b", 1, true), end("a...b", 3, true), end("a...b", 4, true)), (Some(2), Some(3), None));
+    fn texts_are_cut_before_a_blank_that_follows_a_letter() {
+        assert_eq!(find("one two three", 1), Some(3));
+        assert_eq!(find("one two three", 3), Some(3));
+        assert_eq!(find("one two three", 4), Some(7));
+        assert_eq!(find("one two three", 8), None);
+        assert_eq!(find("one. two, 3 x", 1), Some(4));
+        assert_eq!(find("é ü ", 1), Some(2));
+        assert_eq!(find("e\u{301} u\u{308} ", 1), None);
+        assert_eq!(find("\u{d4e} \u{d4e} ", 1), None);
+        assert_eq!(find("слово слово", 3), Some(10));
+        assert_eq!(find("", 1), None);
+        assert_eq!(find("a b", 100), None);
+        assert_eq!(find("a b", 0), None);
+        assert_eq!(find("a...b", 1), None);
+        assert_eq!(find("中文中文", 1), None);
+    }
+
+    #[test]
+    fn where_some_characters_stand_alone_texts_are_cut_beside_them() {
+        let places = Places { within_added: Some([('[', 'S'), ('S', 'E'), ('E', 'P'), ('P', ']')].into()) };
+        let find = |text, length| places.find(text, length);
+        assert_eq!(
+            (find("a...b", 1), find("a...b", 3), find("a...b", 4), find("a...b", 5)),
+            (Some(1), Some(3), Some(4), None)
+        );
+        assert_eq!(
+            (find("中文中文", 1), find("中文中文", 4), find("a中b", 1), find("a中b", 2)),
+            (Some(3), Some(6), Some(1), Some(4))
+        );
+        assert_eq!((find("か。か", 1), find("か。か", 4)), (Some(3), Some(6)));
+        assert_eq!((find("a[SEP]b", 2), find("a[SEP]b", 6), find("[SEX]", 4)), (Some(6), Some(6), Some(4)));
+        assert_eq!(find("e\u{301} u", 1), Some(3));
+        assert_eq!(find("かきくけ", 1), None);
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backend::local::kernel::keep_little_freed;
 use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
@@ -78,6 +79,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
         return check(&args, &served, &forwards, &reference, &remote).await;
     }
     options.open_files = raise_file_limit();
+    keep_little_freed();
     let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
             "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",

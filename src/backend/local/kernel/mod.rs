@@ -79,7 +79,7 @@ pub use bytes::PackedBytes;
 pub use cores::cores;
 pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
-pub use memory::give_back_freed;
+pub use memory::{give_back_freed, keep_little_freed};
 pub use position_bias::PositionBias;
 pub use precision::Precision;
 pub use simd::{InstructionSet, Kernels};

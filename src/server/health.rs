@@ -18,9 +18,12 @@ pub fn is_probe(path: &str) -> bool {
         || path.starts_with("/grpc.health.v1.Health/")
 }
 
-/// 204 as soon as the port is bound.
-pub async fn live() -> StatusCode {
-    StatusCode::NO_CONTENT
+/// 204 as soon as the port is bound; 503 once only a restart helps.
+pub async fn live(Scoped(service): Scoped) -> Response {
+    match service.readiness.trouble() {
+        None => StatusCode::NO_CONTENT.into_response(),
+        Some(trouble) => error_response(&Error::new(ErrorKind::Unavailable, trouble)),
+    }
 }
 
 /// 204 when loaded and warmed, else 503 with the reason: every model, or the one of the path.

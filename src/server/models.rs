@@ -79,13 +79,17 @@ impl Readiness {
         });
     }
 
+    /// Why a backend will not embed anything until the process is started again; `None`: each is well.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state.borrow().models.iter().find_map(Model::trouble)
+    }
+
     /// Looks now and then, for ever, whether a backend has come into trouble, and tells those who follow.
     pub(super) async fn look_after(self) {
         let mut told = false;
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let trouble = || self.state.borrow().models.iter().find_map(Model::trouble);
-            if !told && let Some(trouble) = trouble() {
+            if !told && let Some(trouble) = self.trouble() {
                 told = true;
                 tracing::error!("no longer ready: {trouble}");
                 self.state.send_modify(|state| state.tell());
@@ -303,6 +307,7 @@ mod tests {
         let paired = crate::backend::paired::Paired::new(named("org/one"), cached.expect("a cache")).expect("a pair");
         readiness.model_ready(1, Arc::new(paired));
         assert_eq!(readiness.reason().as_deref(), Some("broken for good"));
+        assert_eq!(readiness.trouble().as_deref(), Some("broken for good"), "only a restart helps: it is not alive");
         assert_eq!((readiness.reason_for(Some("a")), readiness.reason_for(Some("b")).is_some()), (None, true));
         let mut changes = readiness.subscribe();
         changes.mark_unchanged();

@@ -44,9 +44,8 @@ def main():
     texts = [" ".join(entry["text"].split()) or "." for entry in json.loads((FIXTURES / "families/texts.json").read_text())]
     folders = [FIXTURES / "families", FIXTURES / "onnx", FIXTURES / "sentence_transformers"]
     for model in sorted(path for folder in folders for path in folder.iterdir() if (path / "config.json").is_file()):
-        options = ["--profile", "onnx"] if model.parent.name == "onnx" else []
         for engine in [*engines, "candle", "candle-packed"]:
-            print(*lines(binary, model, texts, "--engine", engine, *options), sep="\n", flush=True)
+            print(*lines(binary, model, texts, "--engine", engine), sep="\n", flush=True)
 
 
 main()

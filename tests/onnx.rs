@@ -76,6 +76,19 @@ async fn a_directory_of_an_onnx_image_is_served_as_the_reference_does() {
     }
 }
 
+/// As somebody starts it who has such a directory.
+#[test]
+fn the_program_serves_a_directory_with_nothing_but_a_graph() {
+    for model in MODELS {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+        let output = program.args(["embed", "--model"]).arg(dir(model)).arg("hello").output().expect("the program");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{model}: {said}");
+        let vector: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+        assert!(!floats(&vector["vector"]).is_empty(), "{model}: {vector}");
+    }
+}
+
 /// The reference's own vectors for the real model, wherever it lies.
 #[tokio::test]
 async fn the_real_image_gives_the_references_vectors() {

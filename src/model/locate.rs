@@ -388,12 +388,8 @@ fn check_complete(dir: &Path) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let hint =
-        if dir.join("onnx").is_dir() || dir.join("model.onnx").exists() || dir.join("model_quantized.onnx").exists() {
-            " (ONNX files are not read)"
-        } else {
-            ""
-        };
+    let has_onnx = dir.join("onnx").is_dir() || dir.join("model.onnx").exists();
+    let hint = if has_onnx { " (of ONNX files only model_quantized.onnx is read)" } else { "" };
     Err(Error::config(format!(
         "the model in {} lacks {}{hint}: copy or download it again",
         dir.display(),
@@ -455,8 +451,18 @@ fn lacks(dir: &Path) -> Result<Vec<String>> {
     {
         missing.push(named(&body, "tokenizer.json"));
     }
-    missing.extend(lacks_weights(dir, &body)?);
+    if quantized_graph(dir).is_none() {
+        missing.extend(lacks_weights(dir, &body)?);
+    }
     Ok(missing)
+}
+
+/// Where a directory keeps a quantised ONNX graph, which takes the place of weights.
+const QUANTIZED_GRAPHS: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
+
+/// The quantised graph of a model directory, if it has one.
+pub fn quantized_graph(dir: &Path) -> Option<PathBuf> {
+    QUANTIZED_GRAPHS.iter().map(|place| dir.join(place)).find(|path| path.is_file())
 }
 
 fn named(folder: &str, file: &str) -> String {

@@ -15,6 +15,7 @@ use super::onnx::{self, OnnxEncoder};
 use super::weights::{self, Weights};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
+use crate::model::locate::quantized_graph;
 use crate::model::modules::ModelDescription;
 
 /// What runs an encoder.
@@ -61,7 +62,7 @@ impl Source {
     /// image and is to be treated as one.
     pub fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
         let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
-        match onnx::graph_file(&description.dir) {
+        match quantized_graph(&description.dir) {
             Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
             _ => weights::weight_files(&description.dir).map(Source::Weights),
         }

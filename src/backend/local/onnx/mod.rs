@@ -7,7 +7,7 @@
 pub mod reader;
 pub mod recognise;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use self::recognise::{Recognised, Rows};
@@ -15,20 +15,13 @@ use super::encoder::{Encoder, HiddenStates, TokenBatch};
 use super::kernel::Kernels;
 use super::kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
 use crate::error::{Error, Result};
-
-/// Where a directory keeps a quantised graph.
-const PLACES: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
-
-/// The quantised graph of a model directory, if it has one.
-pub fn graph_file(dir: &Path) -> Option<PathBuf> {
-    PLACES.iter().map(|place| dir.join(place)).find(|path| path.is_file())
-}
+use crate::model::locate::quantized_graph;
 
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {
     let others =
         ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-    graph_file(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
+    quantized_graph(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
 }
 
 /// A quantised encoder, run as ONNX Runtime 1.22 would.

@@ -19,7 +19,7 @@ test: model
 	cargo test
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	bash .ci/deny.sh
 

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use text2vec_sidecar::backend::local::kernel::{
-    Activation, Block, Dense, Executor, InstructionSet, Kernels, Norm, Outer, PackedLinear, Precision, Shape, Style,
-    Transformer, peak,
+use text2vec_kernel::{
+    Activation, Block, Dense, Error, Executor, InstructionSet, Kernels, Norm, Outer, PackedLinear, Precision, Shape,
+    Style, Transformer, peak,
 };
 
 /// all-MiniLM-L6-v2.
@@ -118,7 +118,7 @@ fn encoder(kernels: Kernels, precision: Precision, shape: Shape) {
     let tables = vec![values(30_000 * hidden), values(512 * hidden)];
     let outer = Outer { tables, embedding_norm: Some(norm()), ..Outer::default() };
     let model = Transformer::new(kernels, precision, shape, outer, |_| {
-        Ok(Block {
+        Ok::<_, Error>(Block {
             query: dense(hidden, hidden),
             key: dense(hidden, hidden),
             value: dense(hidden, hidden),

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use text2vec_kernel::Precision;
 use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
-use text2vec_sidecar::backend::local::kernel::{self, Precision};
 use text2vec_sidecar::backend::local::{Engine, open_encoder};
 use text2vec_sidecar::model::modules::ModelDescription;
 
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         eprintln!("peer: nothing to do; benches/peers/run.py starts it with --model");
         return ExitCode::SUCCESS;
     };
-    let threads = args.threads.unwrap_or_else(kernel::cores);
+    let threads = args.threads.unwrap_or_else(text2vec_kernel::cores);
     let encoder = ModelDescription::read(model, model)
         .and_then(|description| open_encoder(&description, args.engine, args.precision, threads));
     let served = match encoder {

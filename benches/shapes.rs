@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use text2vec_kernel::{Kernels, Precision};
 use text2vec_sidecar::backend::local::encoder::architecture::NamedTensor;
 use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
 use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
-use text2vec_sidecar::backend::local::kernel::{Kernels, Precision};
 use text2vec_sidecar::error::Result;
 
 /// The argument by which this program calls itself.

@@ -145,7 +145,7 @@ impl Cached {
             let deadline = texts.iter().filter_map(|&text| asked.requests[text].deadline).min();
             let Work { mut answers, own, joined } = self.begin(asked, &texts, &left, round < JOINS);
             let own = async {
-                let Some((Batch { future, flight, .. }, seats)) = own else { return Ok(Vec::new()) };
+                let Some((Batch { future, flight, .. }, seats)) = own else { return Ok::<_, Error>(Vec::new()) };
                 // An error of our own call is its answer: what others still compute need not be awaited.
                 future.await?;
                 Ok(seats.into_iter().filter_map(|(text, position)| Some((text, flight.answer(position)?))).collect())

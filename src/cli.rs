@@ -14,7 +14,6 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::local::kernel::keep_little_freed;
 use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
@@ -37,6 +36,7 @@ use crate::model::modules::ProfileHints;
 use crate::server::{self, Access, Readiness, Tls};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::{self, LogFormat};
+use text2vec_kernel::keep_little_freed;
 
 /// Lines of standard input that `embed` works on at once.
 const EMBED_LINES: usize = 64;

@@ -151,6 +151,17 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<text2vec_kernel::Error> for Error {
+    fn from(error: text2vec_kernel::Error) -> Self {
+        let kind = match error.kind() {
+            text2vec_kernel::ErrorKind::Unusable => ErrorKind::Config,
+            text2vec_kernel::ErrorKind::Invalid => ErrorKind::InvalidArgument,
+            text2vec_kernel::ErrorKind::Internal => ErrorKind::Internal,
+        };
+        Error::new(kind, error.message())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 //! - [`contract`]: what a request means, as Weaviate's `text2vec-transformers` module defines it. No I/O.
 //! - [`cache`]: vectors made before, in front of any backend; equal texts share one computation.
 //! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process, [`backend::remote`] forwards.
+//! - [`text2vec_kernel`]: transformers on packed rows, for the CPU. A crate of its own, in `crates/kernel`.
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`compare`]: two backends on the same texts.
@@ -15,7 +16,8 @@
 //!
 //! `main` only puts these together.
 
-#![warn(missing_docs)]
+// Unsafe code is the kernels' (`crates/kernel`), and what asks an NVIDIA driver (`backend::local::device`).
+#![deny(unsafe_code)]
 
 pub mod backend;
 pub mod cache;

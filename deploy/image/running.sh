@@ -33,7 +33,7 @@ make_base() {
 make_context() {
   context=$run/context
   mkdir -p "$context/deploy/image/prebuilt"
-  cp -r Cargo.toml Cargo.lock build.rs LICENSE NOTICE proto benches src .dockerignore "$context/"
+  cp -r Cargo.toml Cargo.lock build.rs LICENSE NOTICE proto benches crates src .dockerignore "$context/"
   cp deploy/image/*.sh "$context/deploy/image/"
 }
 

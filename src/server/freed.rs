@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use crate::backend::local::kernel::give_back_freed;
 use crate::telemetry::metrics::process::Process;
+use text2vec_kernel::give_back_freed;
 
 /// How often the resident memory is looked at.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -22,7 +22,6 @@ use super::call::Call;
 use super::dense::DenseHead;
 use super::device::{Card, Device};
 use super::encoder::{Encoder, TokenBatch};
-use super::kernel::cores;
 use super::plan::Finish;
 use super::pooling::Sum;
 use super::report::ReportedQueue;
@@ -32,6 +31,7 @@ use crate::model::modules::PoolingMode;
 use crate::model::tokenizer::Tokens;
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
+use text2vec_kernel::cores;
 
 /// What happened to texts since the start; shown in `/meta` and `/metrics`.
 #[derive(Default)]

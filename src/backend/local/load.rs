@@ -10,13 +10,13 @@ use super::encoder::candle_packed::CandlePackedEncoder;
 use super::encoder::packed::PackedEncoder;
 use super::encoder::static_embedding::StaticEncoder;
 use super::encoder::{Encoder, families};
-use super::kernel::{InstructionSet, Kernels, Precision};
 use super::onnx::{self, OnnxEncoder};
 use super::weights::{self, Weights};
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::locate::quantized_graph;
 use crate::model::modules::ModelDescription;
+use text2vec_kernel::{InstructionSet, Kernels, Precision};
 
 /// What runs an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

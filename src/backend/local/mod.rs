@@ -7,7 +7,6 @@ pub mod device;
 pub mod encoder;
 mod feed;
 mod inference;
-pub mod kernel;
 mod load;
 pub mod onnx;
 pub mod plan;
@@ -34,7 +33,6 @@ pub use self::device::Device;
 use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
 use self::inference::{Model, Sequence};
-pub use self::kernel::Precision;
 use self::load::Source;
 pub use self::load::{Engine, open_encoder};
 use self::plan::{Switches, Treatment};
@@ -47,6 +45,7 @@ use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number
 use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
+pub use text2vec_kernel::Precision;
 
 /// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
 pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
@@ -209,7 +208,7 @@ impl LocalBackend {
         let model = Arc::new(Model::new(encoders, head));
         let device = inference.device();
         let reported = ReportedModel::new(&info, profile, (&device, precision), model.clone());
-        let preparation = Arc::new(Preparation::new(tokenizer, treatment, kernel::cores()));
+        let preparation = Arc::new(Preparation::new(tokenizer, treatment, text2vec_kernel::cores()));
         let queries_first = options.queries_first;
         Ok(LocalBackend {
             preparation,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::unusable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::modules::read_json;
 
 /// The names under which tokenizers know their special tokens, in the order in which transformers adds them.
@@ -26,7 +26,7 @@ pub struct Settings {
 impl Settings {
     /// Reads the JSON files of a directory; none of them has to be there.
     pub fn read(dir: &Path) -> Result<Settings> {
-        let read = |name: &str| Ok(read_json(&dir.join(name))?.unwrap_or_default());
+        let read = |name: &str| Ok::<_, Error>(read_json(&dir.join(name))?.unwrap_or_default());
         Ok(Settings {
             config: read("tokenizer_config.json")?,
             map: read("special_tokens_map.json")?,

@@ -5,7 +5,7 @@ use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
 
 use super::Card;
 use super::facts::{self, Built, Facts, Version};
-use crate::backend::local::kernel::cuda as driver;
+use crate::backend::local::device::driver;
 use crate::error::{Error, Result};
 
 /// Makes the cards ready for use.

@@ -6,6 +6,9 @@
 pub mod budget;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+pub(super) mod driver;
 #[cfg(any(feature = "cuda", test))]
 mod facts;
 

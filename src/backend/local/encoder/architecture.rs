@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use super::TokenBatch;
-use crate::backend::local::kernel::{Activation, Block, Dense, Norm, Outer, PositionBias, Shape};
 use crate::error::{Error, Result};
+use text2vec_kernel::{Activation, Block, Dense, Norm, Outer, PositionBias, Shape};
 
 /// A transformer: its blocks, and what is before and after them. Tensor names are without a prefix such as `bert.`.
 #[derive(Debug, Clone, PartialEq)]

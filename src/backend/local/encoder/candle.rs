@@ -7,9 +7,9 @@ use candle_nn::{LayerNorm, Linear};
 
 use super::architecture::{Architecture, NamedTensor, Parameters};
 use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::kernel::{Activation, Block, Dense, Norm, PositionBias, Shape};
 use crate::backend::local::weights::first_line;
 use crate::error::{Error, Result};
+use text2vec_kernel::{Activation, Block, Dense, Norm, PositionBias, Shape};
 
 /// An encoder on a Candle device.
 pub struct CandleEncoder {

@@ -11,10 +11,10 @@ use super::architecture::{Architecture, NamedTensor, Parameters};
 use super::buckets::{Bucket, buckets};
 use super::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::backend::local::device::budget;
-use crate::backend::local::kernel::{Activation, Block, Dense, Norm, PositionBias, Precision, Shape};
 use crate::backend::local::weights::first_line;
 use crate::error::{Error, Result};
 use crate::model::modules::PoolingMode;
+use text2vec_kernel::{Activation, Block, Dense, Norm, PositionBias, Precision, Shape};
 
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
 const LONGEST_TRIED: usize = 512;
@@ -235,7 +235,7 @@ impl CandlePackedEncoder {
     fn give_back_memory(&self) {
         #[cfg(feature = "cuda")]
         if let Ok(device) = self.device.as_cuda_device()
-            && let Err(error) = crate::backend::local::kernel::cuda::give_back_memory(device)
+            && let Err(error) = crate::backend::local::device::driver::give_back_memory(device)
         {
             tracing::warn!("the GPU keeps memory that is not needed: {error}");
         }

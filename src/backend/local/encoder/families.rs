@@ -6,8 +6,8 @@
 use serde_json::{Map, Value};
 
 use super::architecture::{Architecture, BiasTable, BlockNames, Config, Index, Table, activation};
-use crate::backend::local::kernel::{Activation, Shape, Style};
 use crate::error::{Error, Result};
+use text2vec_kernel::{Activation, Shape, Style};
 
 /// The transformer that `config.json` describes, by its model type.
 pub fn architecture(model_type: &str, config: &Map<String, Value>) -> Result<Architecture> {

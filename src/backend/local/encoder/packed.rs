@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::architecture::{Architecture, NamedTensor, Parameters};
 use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::kernel::{Executor, Kernels, Precision, Transformer};
 use crate::error::Result;
+use text2vec_kernel::{Executor, Kernels, Precision, Transformer};
 
 /// An encoder on the CPU engine.
 pub struct PackedEncoder {
@@ -66,11 +66,11 @@ impl Encoder for PackedEncoder {
 mod tests {
     use super::super::testing::{FAMILIES, architecture, batch, tensors, text};
     use super::*;
-    use crate::backend::local::kernel::testing::{
+    use crate::error::Error;
+    use text2vec_kernel::testing::{
         exact_attention_with, exact_gelu, exact_gelu_tanh, exact_layer_norm, exact_product, exact_rms_norm,
     };
-    use crate::backend::local::kernel::{Activation, InstructionSet, Norm, Shape};
-    use crate::error::Error;
+    use text2vec_kernel::{Activation, InstructionSet, Norm, Shape};
 
     fn build(architecture: &Architecture, kernels: (Kernels, Precision), threads: usize) -> PackedEncoder {
         let tensors = tensors(architecture);
@@ -115,7 +115,7 @@ mod tests {
         for layer in 0..layers {
             let block = parameters.block(layer).unwrap();
             let input = if style.pre_norm { norm(&states, &block.attention_norm) } else { states.clone() };
-            let product = |input: &[f64], dense: &crate::backend::local::kernel::Dense, depth: usize| {
+            let product = |input: &[f64], dense: &text2vec_kernel::Dense, depth: usize| {
                 exact_product(input, &dense.weight, &dense.bias, depth)
             };
             let scale = if style.unscaled { 1.0 } else { 1.0 / (size as f64).sqrt() };

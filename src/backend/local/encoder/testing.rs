@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::architecture::{Architecture, NamedTensor, Parameters};
 use super::{TokenBatch, families};
-use crate::backend::local::kernel::testing::values;
+use text2vec_kernel::testing::values;
 
 /// A name for each family, and for T5's two kinds.
 pub const FAMILIES: [&str; 6] = ["bert", "roberta", "distilbert", "mpnet", "t5", "gated t5"];

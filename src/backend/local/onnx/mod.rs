@@ -1,7 +1,7 @@
 //! The reference container's `-onnx` images: a directory with `model_quantized.onnx` instead of f32 weights.
 //!
 //! The graph is not interpreted: it is recognised as a BERT-like encoder ([`recognise`]), its weights are read
-//! ([`reader`]), and the kernels of [`quantized`](super::kernel::quantized) run it. A sequence is always computed alone,
+//! ([`reader`]), and the kernels of [`quantized`](text2vec_kernel::quantized) run it. A sequence is always computed alone,
 //! as the reference does: its ranges, and so its codes, are its own.
 
 pub mod reader;
@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use self::recognise::{Recognised, Rows};
 use super::encoder::{Encoder, HiddenStates, TokenBatch};
-use super::kernel::Kernels;
-use super::kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
 use crate::error::{Error, Result};
 use crate::model::locate::quantized_graph;
+use text2vec_kernel::Kernels;
+use text2vec_kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
 
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {

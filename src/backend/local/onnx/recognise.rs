@@ -2,8 +2,8 @@
 //! leaves them. Weights are found by walking from the output to the inputs, whatever their names.
 
 use super::reader::{Fault, Graph, Node, Tensor};
-use crate::backend::local::kernel::Norm;
-use crate::backend::local::kernel::quantized::{QuantizedBlock, QuantizedDense, QuantizedTable, ScoreScale};
+use text2vec_kernel::Norm;
+use text2vec_kernel::quantized::{QuantizedBlock, QuantizedDense, QuantizedTable, ScoreScale};
 
 /// A quantised encoder, found in a graph.
 #[derive(Debug)]

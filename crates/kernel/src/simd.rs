@@ -1,0 +1,626 @@
+//! What a kernel may ask of an instruction set: f32 vectors, and a way into code compiled for that set.
+
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::dot::{DotTask, WithBf16, WithBytes};
+use super::matrix_unit::Unit;
+use super::portable::Portable;
+use super::precision::Precision;
+use crate::error::{Error, Result};
+
+/// Vectors side by side in a weight panel and in a tile of accumulators.
+pub(super) const PANEL_VECTORS: usize = 2;
+
+/// An instruction set as a value. The value exists only on a CPU that has the instructions, so the arithmetic is safe
+/// to call; only memory access is not.
+///
+/// Every method works lane by lane, and no result depends on anything but the operands' lanes: kernels built from it
+/// are as deterministic as their loops.
+pub(super) trait Simd: Copy + Send + Sync + 'static {
+    /// f32 lanes of a vector.
+    const LANES: usize;
+    /// Most rows of [`PANEL_VECTORS`] accumulators that stay in registers beside their operands.
+    const TILE_ROWS: usize;
+    /// As [`Simd::TILE_ROWS`], where operands are widened on the way and take more registers.
+    const WIDENING_ROWS: usize;
+    /// `LANES` f32 values.
+    type Vector: Copy;
+    /// `LANES` words of 32 bits: integers, pairs of bf16 or four bytes each.
+    type Words: Copy;
+
+    /// Runs a task compiled for this instruction set.
+    fn call<T: Task>(self, task: T) -> T::Output;
+    /// Runs a task with the fastest products of bytes this CPU has. They are exact: all give the same sums.
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBytes(task))
+    }
+    /// Runs a task with the fastest products of bf16 this CPU has.
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBf16(task))
+    }
+
+    /// The same value in every lane.
+    fn splat(self, value: f32) -> Self::Vector;
+    /// `a + b`
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a - b`
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a × b`
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a ÷ b`
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a × b + c`, rounded once where the CPU can.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The smaller one; `b` if either is NaN.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger one; `b` if either is NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Lanes of `then` where `a < b`, of `otherwise` elsewhere.
+    fn where_less(self, a: Self::Vector, b: Self::Vector, then: Self::Vector, otherwise: Self::Vector) -> Self::Vector;
+    /// The value without its sign.
+    fn magnitude(self, a: Self::Vector) -> Self::Vector;
+    /// A value that is not negative, with the sign of another.
+    fn with_sign_of(self, a: Self::Vector, sign: Self::Vector) -> Self::Vector;
+    /// The nearest integer, ties to even, for |a| < 2²².
+    fn round(self, a: Self::Vector) -> Self::Vector;
+    /// `a × 2ⁿ` for integral n of -126..=127. NaN in `a` stays NaN.
+    fn scale_by_power(self, a: Self::Vector, n: Self::Vector) -> Self::Vector;
+    /// The first `count` lanes, zero in the others.
+    fn keep_first(self, a: Self::Vector, count: usize) -> Self::Vector;
+    /// The sum of all lanes, always in the same order.
+    fn sum(self, a: Self::Vector) -> f32;
+    /// The largest lane.
+    fn largest(self, a: Self::Vector) -> f32;
+
+    /// The same word in every lane.
+    fn splat_word(self, word: u32) -> Self::Words;
+    /// `sums` and the products of the unsigned bytes of `a` with the signed bytes of `b`, four per lane, as integers.
+    fn add_byte_products(self, sums: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// `sums` and the products of the bf16 of `a` and `b`, two per lane.
+    fn add_bf16_products(self, sums: Self::Vector, a: Self::Words, b: Self::Words) -> Self::Vector;
+    /// Sums of integers, wrapping.
+    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
+    /// Signed integers as the nearest f32.
+    fn integers_to_f32(self, a: Self::Words) -> Self::Vector;
+    /// The same bits.
+    fn bits(self, a: Self::Words) -> Self::Vector;
+    /// Both rounded to the nearest bf16, ties away from zero, `low` in the words' low halves. NaN stays NaN, if it is
+    /// quiet, as those that arithmetic makes are.
+    fn pairs_of_bf16(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
+    /// The upper halves of the lanes of both, as bf16, those of `low` in the words' low halves.
+    fn pairs_of_upper_halves(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
+    /// What a lane's upper half stands for on its own: the next bf16 towards zero.
+    fn upper_half(self, a: Self::Vector) -> Self::Vector;
+    /// The nearest bf16, ties away from zero. NaN stays NaN, if it is quiet.
+    fn nearest_bf16(self, a: Self::Vector) -> Self::Vector;
+
+    /// Asks for the cache line of an address, which may be any.
+    fn prefetch(self, address: *const f32);
+    /// The same, into the second-level cache: for what is needed somewhat later.
+    fn prefetch_next(self, address: *const f32);
+
+    /// # Safety
+    /// `from` must be readable for `LANES` values.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+    /// The first `count` lanes from memory, zero in the others.
+    ///
+    /// # Safety
+    /// `from` must be readable for `count` values; `count < LANES`.
+    unsafe fn load_first(self, from: *const f32, count: usize) -> Self::Vector;
+    /// # Safety
+    /// `to` must be writable for `LANES` values.
+    unsafe fn store(self, to: *mut f32, a: Self::Vector);
+    /// # Safety
+    /// `to` must be writable for `count` values; `count < LANES`.
+    unsafe fn store_first(self, to: *mut f32, a: Self::Vector, count: usize);
+
+    /// # Safety
+    /// `from` must be readable for `LANES` words.
+    unsafe fn load_words(self, from: *const f32) -> Self::Words;
+    /// f16 values as f32. Infinities and NaN become anything.
+    ///
+    /// # Safety
+    /// `from` must be readable for `LANES` values of f16.
+    unsafe fn load_f16(self, from: *const f32) -> Self::Vector;
+    /// Stores lanes of 0 to 255 as bytes, rounded to the nearest, ties to even. Other lanes become anything.
+    ///
+    /// # Safety
+    /// `to` must be writable for `LANES` bytes.
+    unsafe fn store_bytes(self, to: *mut u8, a: Self::Vector);
+    /// Turns a square around: `LANES` values of each of `LANES` rows, from column `at` on, are stored column after column,
+    /// `stride` apart.
+    ///
+    /// # Safety
+    /// There are `LANES` rows, readable for `at + LANES` values each; `to` must be writable for as many columns.
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize);
+    /// Stores the lanes of four vectors as bytes: each the nearest integer, ties to even, plus `offset`, held to 0..=255.
+    /// NaN becomes 0; other lanes beyond ±2²² become anything. `offset` is 0..=255. Returns words that add up to the sum of
+    /// the bytes.
+    ///
+    /// # Safety
+    /// `to` must be writable for 4 × `LANES` bytes.
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [Self::Vector; 4], offset: i32) -> Self::Words;
+    /// Stores lanes as bf16, rounded to the nearest, ties to even. NaN stays NaN.
+    ///
+    /// # Safety
+    /// `to` must be writable for `LANES` values of bf16.
+    unsafe fn store_bf16(self, to: *mut u16, a: Self::Vector);
+}
+
+/// Work written once for every instruction set. `run` and all that it does with vectors must be `#[inline(always)]`: that
+/// is how it comes to be compiled with the set's instructions. Closures are not, so kernels have none.
+pub(super) trait Task {
+    /// What it returns.
+    type Output;
+    /// Does the work with the given instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction sets there are kernels for, the widest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InstructionSet {
+    /// AVX-512 and AMX: tiles of bf16 and of bytes. Products of f32 are sums of six of bf16.
+    Amx,
+    /// 16 lanes; AVX-512 F, BW, VL, DQ.
+    Avx512,
+    /// 8 lanes; AVX2 and FMA.
+    Avx2,
+    /// 4 lanes in plain Rust, for the compiler to vectorise.
+    Portable,
+}
+
+impl InstructionSet {
+    /// Every set.
+    pub const ALL: [InstructionSet; 4] =
+        [InstructionSet::Amx, InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
+
+    /// Its name on the command line and in logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            InstructionSet::Amx => "amx",
+            InstructionSet::Avx512 => "avx512",
+            InstructionSet::Avx2 => "avx2",
+            InstructionSet::Portable => "portable",
+        }
+    }
+}
+
+impl std::fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for InstructionSet {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = InstructionSet::ALL.into_iter().find(|set| set.name() == name);
+        known.ok_or_else(|| {
+            Error::unusable(format!("unknown instruction set '{name}': use amx, avx512, avx2 or portable"))
+        })
+    }
+}
+
+/// The kernels of one instruction set that this CPU has.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    vectors: Token,
+    /// What multiplies in place of the vectors, in precisions whose factors it takes.
+    unit: Option<Unit>,
+    /// Whether the unit multiplies f32 too, in parts.
+    splits_f32: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Portable(Portable),
+}
+
+impl Kernels {
+    /// The widest this CPU has.
+    pub fn detect() -> Kernels {
+        static WIDEST: OnceLock<Kernels> = OnceLock::new();
+        *WIDEST.get_or_init(|| Kernels::available()[0])
+    }
+
+    /// Every set this CPU has, the widest first. Never empty.
+    pub fn available() -> Vec<Kernels> {
+        InstructionSet::ALL.into_iter().filter_map(|set| Kernels::with(set).ok()).collect()
+    }
+
+    /// Every set this CPU has, and AVX-512 also as older CPUs have it.
+    #[cfg(test)]
+    pub(super) fn every() -> Vec<Kernels> {
+        let mut every = Kernels::available();
+        #[cfg(target_arch = "x86_64")]
+        every.extend(Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set.plain()))));
+        every
+    }
+
+    /// The vectors of every set this CPU has, each with the emulated unit.
+    #[cfg(test)]
+    pub(super) fn emulated() -> Vec<Kernels> {
+        let vectors = Kernels::available().into_iter().filter(|kernels| kernels.unit.is_none());
+        vectors.map(|kernels| Kernels { unit: Some(Unit::Emulated), splits_f32: true, ..kernels }).collect()
+    }
+
+    fn of_vectors(vectors: Token) -> Kernels {
+        Kernels { vectors, unit: None, splits_f32: false }
+    }
+
+    /// A given set; an error if this CPU lacks it.
+    pub fn with(set: InstructionSet) -> Result<Kernels> {
+        let kernels = match set {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx => Avx512::detect().zip(Unit::detect()).map(|(set, unit)| Kernels {
+                vectors: Token::Avx512(set),
+                unit: Some(unit),
+                splits_f32: true,
+            }),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set))),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => Avx2::detect().map(|set| Kernels::of_vectors(Token::Avx2(set))),
+            InstructionSet::Portable => Some(Kernels::of_vectors(Token::Portable(Portable))),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        };
+        kernels.ok_or_else(|| Error::unusable(format!("this CPU has no {set}: choose another instruction set")))
+    }
+
+    /// Which one it is.
+    pub fn instruction_set(self) -> InstructionSet {
+        if self.unit.is_some() {
+            return InstructionSet::Amx;
+        }
+        match self.vectors {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => InstructionSet::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => InstructionSet::Avx2,
+            Token::Portable(_) => InstructionSet::Portable,
+        }
+    }
+
+    /// Runs a task with these instructions.
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        match self.vectors {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.call(task),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => simd.call(task),
+            Token::Portable(simd) => simd.call(task),
+        }
+    }
+
+    /// Whether the CPU has instructions for products of bf16.
+    pub(super) fn has_bf16_products(self) -> bool {
+        match self.vectors {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.has_bf16_products(),
+            _ => false,
+        }
+    }
+
+    /// What runs an encoder of that precision, as people are told.
+    pub fn engine(self, precision: Precision) -> &'static str {
+        match (self.unit(precision), precision) {
+            (Some(_), Precision::F32) => "amx (f32 by six bf16 products)",
+            (Some(_), _) => InstructionSet::Amx.name(),
+            (None, _) => self.vectors().name(),
+        }
+    }
+
+    /// The set without its matrix unit.
+    pub fn vectors(self) -> InstructionSet {
+        Kernels { unit: None, ..self }.instruction_set()
+    }
+
+    /// The same, multiplying f32 by vectors.
+    pub(super) fn with_f32_by_vectors(self) -> Kernels {
+        Kernels { splits_f32: false, ..self }
+    }
+
+    /// What multiplies in a precision in place of the vectors.
+    pub(super) fn unit(self, precision: Precision) -> Option<Unit> {
+        let multiplies = match precision {
+            Precision::F32 => self.splits_f32,
+            Precision::F16 => false,
+            Precision::Bf16x3 | Precision::Bf16 | Precision::Int8 => true,
+        };
+        self.unit.filter(|_| multiplies)
+    }
+
+    /// Columns of a panel of vectors.
+    pub(super) fn panel_width(self) -> usize {
+        self.run(Widths).0
+    }
+
+    /// f32 lanes of a vector.
+    pub(super) fn lanes(self) -> usize {
+        self.panel_width() / PANEL_VECTORS
+    }
+
+    /// Rows of the largest tile.
+    pub(super) fn tile_rows(self) -> usize {
+        self.run(Widths).1
+    }
+}
+
+struct Widths;
+
+impl Task for Widths {
+    type Output = (usize, usize);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (usize, usize) {
+        (S::LANES * PANEL_VECTORS, S::TILE_ROWS)
+    }
+}
+
+/// Splits `rows` into runs of at most `most` rows, as even as possible.
+pub(super) fn even_runs(rows: std::ops::Range<usize>, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let (start, count) = (rows.start, rows.len());
+    let runs = count.div_ceil(most);
+    (0..runs).map(move |i| start + count * i / runs..start + count * (i + 1) / runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All lane-wise operations on given operands, and the two reductions.
+    struct Operations<'a>([&'a [f32]; 3]);
+
+    impl Task for Operations<'_> {
+        type Output = Vec<Vec<f32>>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<Vec<f32>> {
+            let mut results = vec![Vec::new(); 16];
+            let [a, b, c] = self.0;
+            for at in (0..a.len()).step_by(S::LANES) {
+                let wide = |slice: &[f32]| {
+                    assert!(slice[at..].len() >= S::LANES);
+                    // SAFETY: just checked.
+                    unsafe { s.load(slice[at..].as_ptr()) }
+                };
+                let (x, y, z) = (wide(a), wide(b), wide(c));
+                let power = s.round(s.min(s.splat(100.0), s.max(s.splat(-100.0), y)));
+                let lanewise = [
+                    s.add(x, y),
+                    s.sub(x, y),
+                    s.mul(x, y),
+                    s.div(x, y),
+                    s.mul_add(x, y, z),
+                    s.min(x, y),
+                    s.max(x, y),
+                    s.round(x),
+                    s.scale_by_power(x, power),
+                    s.keep_first(x, S::LANES / 2 + 1),
+                ];
+                for (result, vector) in results.iter_mut().zip(lanewise) {
+                    let mut out = vec![0f32; S::LANES];
+                    // SAFETY: `out` has `LANES` values.
+                    unsafe { s.store(out.as_mut_ptr(), vector) };
+                    result.extend(out);
+                }
+                for (i, vector) in [s.magnitude(x), s.with_sign_of(s.magnitude(x), y)].into_iter().enumerate() {
+                    let mut out = vec![0f32; S::LANES];
+                    // SAFETY: `out` has `LANES` values.
+                    unsafe { s.store(out.as_mut_ptr(), vector) };
+                    results[14 + i].extend(out);
+                }
+                let mut chosen = vec![0f32; S::LANES];
+                // SAFETY: it has `LANES` values.
+                unsafe { s.store(chosen.as_mut_ptr(), s.where_less(x, y, z, x)) };
+                results[13].extend(chosen);
+                results[10].push(s.sum(x));
+                results[11].push(s.largest(x));
+                for count in 0..S::LANES {
+                    let mut out = vec![7f32; S::LANES];
+                    // SAFETY: both have at least `count` values.
+                    unsafe {
+                        let part = s.load_first(a[at..].as_ptr(), count);
+                        s.store(out.as_mut_ptr(), part);
+                        assert!(out[count..].iter().all(|&value| value == 0.0));
+                        out.fill(7.0);
+                        s.store_first(out.as_mut_ptr(), x, count);
+                    }
+                    let bits = |slice: &[f32]| slice.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&out[..count]), bits(&a[at..at + count]));
+                    assert!(out[count..].iter().all(|&value| value == 7.0), "wrote beyond {count}");
+                    results[12].extend(out);
+                }
+            }
+            results
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_computes_the_same_lanes() {
+        let values = |seed: f32| -> Vec<f32> { (0..64).map(|i| ((i as f32 + seed) * 1.7).sin() * 30.0).collect() };
+        let operands = [values(0.0), values(5.5), values(9.1)];
+        let [a, b, c] = operands.each_ref();
+        for kernels in Kernels::available() {
+            let got = kernels.run(Operations([a, b, c]));
+            let lanes = kernels.panel_width() / PANEL_VECTORS;
+            for i in 0..64 {
+                let (x, y, z) = (a[i], b[i], c[i]);
+                let exact = [x + y, x - y, x * y, x / y];
+                for (operation, want) in exact.into_iter().enumerate() {
+                    assert_eq!(got[operation][i], want, "{kernels:?} operation {operation}");
+                }
+                assert!((got[4][i] - x.mul_add(y, z)).abs() <= 1e-4);
+                assert_eq!((got[5][i], got[6][i]), (x.min(y), x.max(y)));
+                assert_eq!(got[13][i], if x < y { z } else { x });
+                assert_eq!((got[14][i], got[15][i]), (x.abs(), x.abs().copysign(y)));
+                assert_eq!(got[7][i], x.round_ties_even());
+                assert_eq!(got[8][i], x * 2f32.powi(y.round_ties_even() as i32));
+                assert_eq!(got[9][i], if i % lanes <= lanes / 2 { x } else { 0.0 });
+            }
+            for (i, chunk) in a.chunks(lanes).enumerate() {
+                assert!((got[10][i] - chunk.iter().sum::<f32>()).abs() < 1e-4);
+                assert_eq!(got[11][i], chunk.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            }
+        }
+    }
+
+    #[test]
+    fn minimum_and_maximum_return_the_second_operand_for_nan() {
+        let (nan, one) = (vec![f32::NAN; 16], vec![1f32; 16]);
+        for kernels in Kernels::available() {
+            let first = kernels.run(Operations([&nan, &one, &one]));
+            assert_eq!((first[5][0], first[6][0]), (1.0, 1.0), "{kernels:?}");
+            let second = kernels.run(Operations([&one, &nan, &one]));
+            assert!(second[5][0].is_nan() && second[6][0].is_nan(), "{kernels:?}");
+        }
+    }
+
+    /// Conversions of vectors from and to narrower numbers.
+    struct Conversions<'a>(&'a [f32], &'a [u16]);
+
+    impl Task for Conversions<'_> {
+        type Output = (Vec<f32>, Vec<u16>, Vec<u8>);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<f32>, Vec<u16>, Vec<u8>) {
+            let mut widened = vec![0f32; self.1.len()];
+            for (halves, widened) in self.1.chunks_exact(S::LANES).zip(widened.chunks_exact_mut(S::LANES)) {
+                let mut words = [0f32; 16];
+                for (pair, word) in halves.chunks_exact(2).zip(&mut words) {
+                    let ([a, b], [c, d]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+                    *word = f32::from_bits(u32::from_ne_bytes([a, b, c, d]));
+                }
+                // SAFETY: there are `LANES` halves and as many places.
+                unsafe { s.store(widened.as_mut_ptr(), s.load_f16(words.as_ptr())) }
+            }
+            let (mut bf16, mut bytes) = (vec![0u16; self.0.len()], vec![0u8; self.0.len()]);
+            for at in (0..self.0.len()).step_by(S::LANES) {
+                assert!(self.0.len() - at >= S::LANES);
+                // SAFETY: just checked; the results are as long.
+                unsafe {
+                    let value = s.load(self.0[at..].as_ptr());
+                    s.store_bf16(bf16[at..].as_mut_ptr(), value);
+                    s.store_bytes(bytes[at..].as_mut_ptr(), value);
+                }
+            }
+            (widened, bf16, bytes)
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_converts_the_same() {
+        let halves: Vec<u16> = (0..=u16::MAX).filter(|bits| half::f16::from_bits(*bits).is_finite()).collect();
+        let mut values: Vec<f32> = (0..1024).map(|i| i as f32 / 4.0 - 0.25).collect();
+        values.extend([f32::NAN, -f32::NAN, f32::from_bits(0x7FFF_FFFF), f32::INFINITY]);
+        values.extend([f32::MAX, f32::MIN, 1e-40, -0.0, 1.003_906_2, 1.011_718_8, -3.3, 65_504.0]);
+        values.resize(values.len().next_multiple_of(16), 0.0);
+        for kernels in Kernels::every() {
+            let (widened, bf16, bytes) = kernels.run(Conversions(&values, &halves));
+            for (&bits, got) in halves.iter().zip(widened) {
+                assert_eq!(got.to_bits(), half::f16::from_bits(bits).to_f32().to_bits(), "{kernels:?} {bits:x}");
+            }
+            for (&value, bits) in values.iter().zip(bf16) {
+                let (got, want) = (half::bf16::from_bits(bits), half::bf16::from_f32(value));
+                assert!(got == want || (got.is_nan() && want.is_nan()), "{kernels:?} {value}: {got}");
+            }
+            for (&value, byte) in values.iter().zip(bytes) {
+                if (0.0..=255.0).contains(&value) {
+                    assert_eq!(f32::from(byte), value.round_ties_even(), "{kernels:?} {value}");
+                }
+            }
+        }
+    }
+
+    /// A square turned around, from the third column of its rows on.
+    struct Transposed<'a>(&'a [Vec<f32>]);
+
+    impl Task for Transposed<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let rows: Vec<*const f32> = self.0.iter().map(|row| row.as_ptr()).take(S::LANES).collect();
+            let mut columns = vec![0f32; S::LANES * S::LANES];
+            // SAFETY: the rows are longer than two values and a vector, and there is room for the square.
+            unsafe { s.transpose(&rows, 2, columns.as_mut_ptr(), S::LANES) };
+            columns
+        }
+    }
+
+    #[test]
+    fn squares_are_turned_around() {
+        let rows: Vec<Vec<f32>> = (0..16).map(|i| (0..18).map(|j| (i * 100 + j) as f32).collect()).collect();
+        for kernels in Kernels::available() {
+            let lanes = kernels.panel_width() / PANEL_VECTORS;
+            let want: Vec<f32> = (0..lanes * lanes).map(|k| rows[k % lanes][2 + k / lanes]).collect();
+            assert_eq!(kernels.run(Transposed(&rows)), want, "{kernels:?}");
+        }
+    }
+
+    /// Values as bytes that are held within their range, and the sum of the bytes.
+    struct HeldBytes<'a>(&'a [f32], i32);
+
+    impl Task for HeldBytes<'_> {
+        type Output = (Vec<u8>, f32);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> (Vec<u8>, f32) {
+            let mut bytes = vec![0u8; self.0.len()];
+            let mut sums = s.splat_word(0);
+            for (values, bytes) in self.0.chunks_exact(4 * S::LANES).zip(bytes.chunks_exact_mut(4 * S::LANES)) {
+                let mut vectors = [s.splat(0.0); 4];
+                for (vector, values) in vectors.iter_mut().zip(values.chunks_exact(S::LANES)) {
+                    // SAFETY: the chunk is a vector long.
+                    *vector = unsafe { s.load(values.as_ptr()) };
+                }
+                // SAFETY: there are as many bytes as values.
+                sums = s.add_words(sums, unsafe { s.store_held_bytes(bytes.as_mut_ptr(), vectors, self.1) });
+            }
+            (bytes, s.sum(s.integers_to_f32(sums)))
+        }
+    }
+
+    #[test]
+    fn bytes_are_held_within_their_range() {
+        let mut values: Vec<f32> = (-600..600).map(|i| i as f32 / 2.0).collect();
+        values.extend([0.499_999_97, -0.499_999_97, 1e6, -1e6, f32::NAN, -f32::NAN]);
+        values.resize(values.len().next_multiple_of(64), 0.0);
+        for offset in [0, 3, 128, 255] {
+            // NaN is as good as the least.
+            let byte = |x: &f32| (x.round_ties_even() + offset as f32).clamp(0.0, 255.0) as u8;
+            let want: Vec<u8> = values.iter().map(byte).collect();
+            let sum = want.iter().map(|&byte| f32::from(byte)).sum::<f32>();
+            for kernels in Kernels::available() {
+                assert_eq!(kernels.run(HeldBytes(&values, offset)), (want.clone(), sum), "{kernels:?} {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back_and_unknown_ones_are_refused() {
+        for set in InstructionSet::ALL {
+            assert_eq!(set.to_string().parse::<InstructionSet>().unwrap(), set);
+        }
+        assert!("sse9".parse::<InstructionSet>().is_err());
+        assert_eq!(Kernels::with(InstructionSet::Portable).unwrap().instruction_set(), InstructionSet::Portable);
+    }
+
+    #[test]
+    fn runs_are_even_and_cover_all_rows() {
+        assert_eq!(even_runs(3..35, 14).collect::<Vec<_>>(), [3..13, 13..24, 24..35]);
+        assert_eq!(even_runs(5..5, 14).count(), 0);
+    }
+}

@@ -1,0 +1,200 @@
+//! Tiny models of every family, with vectors written once by transformers and sentence-transformers doing what the
+//! reference container does: `fixtures/families/make.py`. Every executor must give them.
+
+use crate::support;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::{fixture, floats, max_difference};
+use text2vec_sidecar::backend::Backend;
+use text2vec_sidecar::backend::local::sentences::{collapse_whitespace, split_sentences};
+use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
+use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::model::modules::ModelDescription;
+
+/// max |difference| to the reference.
+const TOLERANCE: f64 = 1e-5;
+
+fn dir(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families").join(family)
+}
+
+fn texts() -> Vec<String> {
+    let texts = fixture("families/texts.json");
+    let text = |entry: &Value| entry["text"].as_str().expect("a text").to_owned();
+    texts.as_array().expect("a list").iter().map(text).collect()
+}
+
+/// A mode of the reference as options of ours, and the pooling strategy to ask for.
+fn mode(family: &str, mode: &str) -> (LocalOptions, Option<String>) {
+    let (kind, pooling) = match mode.strip_suffix("-cls") {
+        Some(kind) => (kind, Some("cls".to_owned())),
+        None => (mode, None),
+    };
+    let (profile, direct_tokenize) = match kind {
+        "direct" => (Profile::Transformers, true),
+        name => (name.parse().expect("a profile"), false),
+    };
+    (LocalOptions { profile: Some(profile), direct_tokenize, ..LocalOptions::new(dir(family)) }, pooling)
+}
+
+fn request(text: &str, pooling: &Option<String>) -> EmbedRequest {
+    EmbedRequest { pooling: pooling.clone(), ..EmbedRequest::passage(text) }
+}
+
+/// Every mode of a family's goldens, all texts in one call and some alone, on our kernels and on Candle, plainly and on packed rows as on a
+/// GPU.
+async fn check(family: &str, modes: usize) {
+    let golden = fixture(&format!("families/{family}/golden.json"));
+    let golden = golden.as_object().expect("modes");
+    assert_eq!(golden.len(), modes, "{family}");
+    let texts = texts();
+    for (name, expected) in golden {
+        let expected = expected.as_array().expect("vectors");
+        assert!(texts.len() >= 12 && texts.len() == expected.len());
+        let (options, pooling) = mode(family, name);
+        for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
+            let backend = LocalBackend::load(&LocalOptions { engine, threads: Some(2), ..options.clone() });
+            let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
+            let requests: Vec<_> = texts.iter().map(|text| request(text, &pooling)).collect();
+            let answers = backend.embed(requests.clone()).await.expect("the call");
+            let (mut worst, mut compared) = (0f64, 0);
+            for (number, (answer, expected)) in answers.iter().zip(expected).enumerate() {
+                if expected.is_null() {
+                    let error = answer.as_ref().expect_err("the reference refuses this text");
+                    assert_eq!(error.kind().meaning().http_status, 400, "{family} {name} text {number}: {error}");
+                    continue;
+                }
+                let vector =
+                    &answer.as_ref().unwrap_or_else(|error| panic!("{family} {name} {number}: {error}")).vector;
+                assert_eq!(Some(vector.len()), backend.info().dimensions);
+                worst = worst.max(max_difference(vector, &floats(expected)));
+                compared += 1;
+                let alone = backend.embed(vec![requests[number].clone()]).await.expect("the call").remove(0);
+                let alone = alone.expect("a vector").vector;
+                match engine {
+                    Engine::Candle | Engine::CandlePacked => assert!(max_difference(&alone, vector) <= TOLERANCE),
+                    _ => assert_eq!(&alone, vector, "{family} {name} text {number}: alone and in a batch"),
+                }
+            }
+            println!("{family} {name} {}: {compared} texts, at most {worst:.1e} off", backend.engine().0);
+            assert!(compared >= 12 && worst <= TOLERANCE, "{family} {name} {engine:?}: {worst:e}, {compared} compared");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bert() {
+    check("bert", 6).await;
+}
+
+/// BERT with a SentencePiece tokenizer whose padding id is not the configuration's.
+#[tokio::test]
+async fn multilingual_bert() {
+    check("bert-multilingual", 6).await;
+}
+
+#[tokio::test]
+async fn distilbert() {
+    check("distilbert", 6).await;
+}
+
+#[tokio::test]
+async fn roberta() {
+    check("roberta", 6).await;
+}
+
+#[tokio::test]
+async fn xlm_roberta() {
+    check("xlm-roberta", 6).await;
+}
+
+#[tokio::test]
+async fn mpnet() {
+    check("mpnet", 6).await;
+}
+
+#[tokio::test]
+async fn t5() {
+    check("t5", 1).await;
+}
+
+/// The encoder out of a whole T5 of version 1.1, as flan-t5 is.
+#[tokio::test]
+async fn gated_t5() {
+    check("t5-gated", 1).await;
+}
+
+#[tokio::test]
+async fn dpr() {
+    check("dpr-context", 2).await;
+    check("dpr-question", 2).await;
+}
+
+#[tokio::test]
+async fn static_embeddings() {
+    check("model2vec", 1).await;
+}
+
+#[test]
+fn the_texts_are_split_as_by_nltk() {
+    let texts = fixture("families/texts.json");
+    for entry in texts.as_array().expect("a list") {
+        let text = collapse_whitespace(entry["text"].as_str().expect("a text"));
+        let sentences: Vec<_> = split_sentences(&text).into_iter().map(|span| &text[span]).collect();
+        assert_eq!(Value::from(sentences), entry["sentences"]);
+    }
+}
+
+/// What the goldens are only worth something with: tokenizers and texts that meet every rule.
+#[tokio::test]
+async fn the_texts_reach_the_limits() {
+    for (family, limits) in [
+        ("bert", [500, 100, 512]),
+        ("bert-multilingual", [500, 128, 512]),
+        ("distilbert", [500, 512, 512]),
+        ("roberta", [500, 64, 512]),
+        ("xlm-roberta", [500, 512, 512]),
+        ("mpnet", [500, 384, 512]),
+        ("t5", [500, 256, 512]),
+        ("t5-gated", [500, 512, 512]),
+    ] {
+        for (profile, limit) in ["transformers", "sentence-transformers", "onnx"].into_iter().zip(limits) {
+            let backend = LocalBackend::load(&mode(family, profile).0).expect("the model loads");
+            assert_eq!(backend.max_tokens(), limit, "{family} {profile}");
+            let requests = texts().iter().map(|text| EmbedRequest::passage(text.as_str())).collect();
+            let answers = backend.embed(requests).await.expect("the call");
+            let truncated = answers.iter().flatten().filter(|answer| answer.truncated).count();
+            assert!((1..8).contains(&truncated), "{family} {profile}: {truncated} texts over the limit");
+        }
+    }
+}
+
+#[tokio::test]
+async fn dpr_says_which_habit_of_the_reference_it_keeps() {
+    let quirks = |profile: &str| {
+        let backend = LocalBackend::load(&mode("dpr-context", profile).0).expect("the model loads");
+        backend.meta()["sidecar"]["reference_quirks"].clone()
+    };
+    let kept = quirks("transformers");
+    assert!(kept[0].as_str().is_some_and(|quirk| quirk.contains("25 sentences")), "{kept}");
+    assert_eq!(quirks("direct"), Value::from(Vec::<String>::new()));
+}
+
+#[test]
+fn auto_serves_t5_and_static_embeddings_as_the_reference_does() {
+    for (family, profile) in [
+        ("t5", Profile::SentenceTransformers),
+        ("t5-gated", Profile::SentenceTransformers),
+        ("model2vec", Profile::SentenceTransformers),
+        ("dpr-question", Profile::Transformers),
+    ] {
+        let dir = dir(family);
+        let description = ModelDescription::read(&dir, &dir).expect("a description");
+        assert_eq!(description.auto_profile(Default::default(), None).0, profile, "{family}");
+    }
+    let load = |profile| LocalBackend::load(&mode("model2vec", profile).0).map(|_| ());
+    assert!(load("transformers").expect_err("a table is no transformer").message().contains("sentence-transformers"));
+    assert!(load("onnx").is_err());
+}

@@ -1,0 +1,15 @@
+//! The server and its surfaces, as clients see them.
+
+mod auth;
+mod cache;
+mod cancel;
+mod clients;
+mod grpc;
+mod http;
+mod models;
+mod module;
+#[path = "../support/mod.rs"]
+mod support;
+mod surfaces;
+mod telemetry;
+mod tls;

@@ -63,7 +63,7 @@ bench-load: model
 # A quarter of an hour of everything at once, callers who leave and bad input among it: memory stays flat.
 soak: model
 	cargo build --release
-	T2V_BIN=target/release/text2vec-sidecar T2V_SOAK_SECONDS=900 cargo test --test soak -- --nocapture
+	T2V_BIN=target/release/text2vec-sidecar T2V_SOAK_SECONDS=900 cargo test --test load soak -- --nocapture
 
 # A minute of each attack that tests/attack knows, on loopback only, against a release build: silent and slow connections,
 # floods of HTTP/2 frames, bodies that never come, answers that nobody reads. Who behaves well is served meanwhile, and memory

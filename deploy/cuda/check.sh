@@ -20,8 +20,8 @@ fi
 "$binary" --version
 
 cargo test "${cheap[@]}" --lib -- device config
-cargo test "${cheap[@]}" --test cli -- config device readme
-cargo test "${cheap[@]}" --test telemetry
+cargo test "${cheap[@]}" --test process -- config device readme
+cargo test "${cheap[@]}" --test server telemetry
 compared=$CARGO_TARGET_DIR/compared.log
 cargo test "${cheap[@]}" --test cuda -- --nocapture | tee "$compared"
 grep -E '^(COMPARED ON A CARD|NO GPU HERE)' "$compared"

@@ -459,7 +459,7 @@ fn table_from_code() -> String {
 /// With `UPDATE_README=1` the table is written instead of compared.
 #[test]
 fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
-    const BEGIN: &str = "<!-- flags: kept by tests/cli.rs -->\n";
+    const BEGIN: &str = "<!-- flags: kept by tests/process/cli.rs -->\n";
     const END: &str = "<!-- end of flags -->";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let readme = std::fs::read_to_string(path).expect("README.md");
@@ -470,9 +470,9 @@ fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
         std::fs::write(path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
     } else {
         for (row, wanted) in table.lines().zip(wanted.lines()) {
-            assert_eq!(row, wanted, "run `UPDATE_README=1 cargo test --test cli readme` and look at the difference");
+            assert_eq!(row, wanted, "run `UPDATE_README=1 cargo test --test process readme` and look at the difference");
         }
-        assert_eq!(table.lines().count(), wanted.lines().count(), "run `UPDATE_README=1 cargo test --test cli readme`");
+        assert_eq!(table.lines().count(), wanted.lines().count(), "run `UPDATE_README=1 cargo test --test process readme`");
     }
     for variable in REFERENCE_VARIABLES {
         assert!(after.contains(&format!("`{variable}`")), "README says nothing about {variable}");

@@ -1,5 +1,5 @@
 //! Service `Module` over a real connection: objects in, the module's vectors out. What the contract says of texts and
-//! settings is tested in `tests/contract.rs`; here it is the service around it.
+//! settings is tested in `tests/contract/contract.rs`; here it is the service around it.
 
 use crate::support;
 

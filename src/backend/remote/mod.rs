@@ -14,7 +14,7 @@
 //!
 //! # What a caller sees when an upstream misbehaves
 //!
-//! One replica, t2v kind; with more replicas what is tried again goes to another one. Kept by `tests/remote_faults.rs`.
+//! One replica, t2v kind; with more replicas what is tried again goes to another one. Kept by `tests/remote/remote_faults.rs`.
 //!
 //! | the upstream | tried again | the caller sees | text contains |
 //! |---|---|---|---|

@@ -16,8 +16,9 @@ use std::time::Instant;
 use clap::Parser;
 use futures_util::future::join_all;
 use serde::Deserialize;
+use text2vec_engine::device;
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::{Device, Engine, Inference, LocalBackend, LocalOptions, Precision, device};
+use text2vec_sidecar::backend::local::{Device, Engine, Inference, LocalBackend, LocalOptions, Precision};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 use text2vec_sidecar::error::{Error, Result};
 

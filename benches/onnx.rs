@@ -5,17 +5,17 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::onnx::OnnxEncoder;
+use text2vec_engine::onnx::graph_file;
 use text2vec_kernel::Kernels;
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
-use text2vec_sidecar::backend::local::onnx::OnnxEncoder;
-use text2vec_sidecar::model::locate::quantized_graph;
 
 fn main() {
     let Some(dir) = std::env::var_os("T2V_TEST_ONNX_DIR") else {
         return println!("T2V_TEST_ONNX_DIR names no directory with model_quantized.onnx");
     };
     let threads = std::env::var("THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(2);
-    let path = quantized_graph(Path::new(&dir)).expect("model_quantized.onnx");
+    let path = graph_file(Path::new(&dir)).expect("model_quantized.onnx");
     let mut encoder = OnnxEncoder::load(&path, Kernels::detect(), threads).expect("a graph that can be run");
     for tokens in [8usize, 32, 128, 384] {
         let mut batch = TokenBatch::new();

@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use text2vec_engine::encoder::{Encoder, TokenBatch};
 use text2vec_kernel::Precision;
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
 use text2vec_sidecar::backend::local::{Engine, open_encoder};
 use text2vec_sidecar::model::modules::ModelDescription;
 

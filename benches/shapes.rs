@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use text2vec_engine::cpu::PackedEncoder;
+use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::family;
+use text2vec_engine::family::architecture::NamedTensor;
+use text2vec_kernel::Result;
 use text2vec_kernel::{Kernels, Precision};
-use text2vec_sidecar::backend::local::encoder::architecture::NamedTensor;
-use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
-use text2vec_sidecar::error::Result;
 
 /// The argument by which this program calls itself.
 const ONE: &str = "--one-shape";
@@ -69,7 +70,7 @@ fn main() {
 
 fn run((name, model_type, config): (&str, &str, Value)) -> Result<()> {
     let start = Instant::now();
-    let architecture = families::architecture(model_type, config.as_object().expect("an object"))?;
+    let architecture = family::architecture(model_type, config.as_object().expect("an object"))?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut encoder = PackedEncoder::new(&architecture, (Kernels::detect(), Precision::F32), threads, random)?;
     let load = start.elapsed().as_secs_f64();

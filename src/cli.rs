@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::backend::local::{Inference, LocalBackend, LocalOptions, device};
+use crate::backend::local::{Inference, LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::itself::Itself;
@@ -36,6 +36,7 @@ use crate::model::modules::ProfileHints;
 use crate::server::{self, Access, Readiness, Tls};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::{self, LogFormat};
+use text2vec_engine::device;
 use text2vec_kernel::keep_little_freed;
 
 /// Lines of standard input that `embed` works on at once.

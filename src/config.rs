@@ -17,7 +17,6 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::Directory;
-use crate::backend::local::device::GPU_SUPPORT;
 use crate::backend::local::{DEFAULT_WAITING_TOKENS, Device, Engine, Precision};
 use crate::backend::remote::address;
 use crate::backend::remote::guard::Allowed;
@@ -30,6 +29,7 @@ use crate::model::locate::IMAGE_MODEL_DIR;
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
 use crate::telemetry::LogFormat;
+use text2vec_engine::device::GPU_SUPPORT;
 
 pub use self::mistakes::command_line;
 use self::numbers::{A_YEAR, BYTES, MANY, THREADS, between};

@@ -8,7 +8,8 @@
 //! - [`contract`]: what a request means, as Weaviate's `text2vec-transformers` module defines it. No I/O.
 //! - [`cache`]: vectors made before, in front of any backend; equal texts share one computation.
 //! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process, [`backend::remote`] forwards.
-//! - [`text2vec_kernel`]: transformers on packed rows, for the CPU. A crate of its own, in `crates/kernel`.
+//!   The numbers are the work of two crates below: [`text2vec_engine`] makes vectors of token ids (`crates/engine`), on the
+//!   CPU with [`text2vec_kernel`], transformers on packed rows (`crates/kernel`).
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`compare`]: two backends on the same texts.
@@ -16,8 +17,8 @@
 //!
 //! `main` only puts these together.
 
-// Unsafe code is the kernels' (`crates/kernel`), and what asks an NVIDIA driver (`backend::local::device`).
-#![deny(unsafe_code)]
+// Unsafe code is the kernels' (`crates/kernel`), and what asks an NVIDIA driver (`crates/engine/src/device`).
+#![forbid(unsafe_code)]
 
 pub mod backend;
 pub mod cache;

@@ -14,7 +14,7 @@ binary=$CARGO_TARGET_DIR/debug/text2vec-sidecar
 
 # It must start where there is no driver. (The names of needed libraries stand in the dynamic section; ldd needs no binutils.)
 if ldd "$binary" | grep -E 'lib(cuda|cublas|cublasLt|curand|nvrtc|cudart)\.so'; then
-  echo "the binary links CUDA's libraries: add what is missing to src/backend/local/device/late/functions.txt" >&2
+  echo "the binary links CUDA's libraries: add what is missing to crates/engine/src/device/late/functions.txt" >&2
   exit 1
 fi
 "$binary" --version

@@ -1,8 +1,8 @@
 //! Where the encoder is to run: our flag, and the reference container's two variables.
 
 use crate::backend::local::Device;
-use crate::backend::local::device::NO_GPU_SUPPORT;
 use crate::error::{Error, Result};
+use text2vec_engine::device::NO_GPU_SUPPORT;
 
 /// What `ENABLE_CUDA` and `CUDA_CORE` ask for.
 #[derive(Debug, Default, PartialEq, Eq)]

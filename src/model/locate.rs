@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use text2vec_engine::onnx::graph_file;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::hub::{self, Destination, HubConfig};
 
@@ -451,18 +453,10 @@ fn lacks(dir: &Path) -> Result<Vec<String>> {
     {
         missing.push(named(&body, "tokenizer.json"));
     }
-    if quantized_graph(dir).is_none() {
+    if graph_file(dir).is_none() {
         missing.extend(lacks_weights(dir, &body)?);
     }
     Ok(missing)
-}
-
-/// Where a directory keeps a quantised ONNX graph, which takes the place of weights.
-const QUANTIZED_GRAPHS: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
-
-/// The quantised graph of a model directory, if it has one.
-pub fn quantized_graph(dir: &Path) -> Option<PathBuf> {
-    QUANTIZED_GRAPHS.iter().map(|place| dir.join(place)).find(|path| path.is_file())
 }
 
 fn named(folder: &str, file: &str) -> String {

@@ -6,6 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use text2vec_engine::files::{read_json, read_text};
+use text2vec_engine::open::Description;
+use text2vec_engine::pooling::PoolingMode;
+
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 
@@ -41,37 +45,6 @@ pub struct Pipeline {
     pub dense: Vec<PathBuf>,
     /// Whether the model normalises by itself.
     pub normalize: bool,
-}
-
-/// The ways `1_Pooling/config.json` can make one vector of token states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PoolingMode {
-    /// First token.
-    Cls,
-    /// Mean over the tokens.
-    Mean,
-    /// Largest value of each position.
-    Max,
-    /// Sum over the tokens, divided by the square root of their number.
-    MeanSqrtLen,
-    /// Mean weighted by the position, counted from 1.
-    WeightedMean,
-    /// Last token.
-    LastToken,
-}
-
-impl PoolingMode {
-    /// The name `/meta` and `/info` show.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PoolingMode::Cls => "cls",
-            PoolingMode::Mean => "mean",
-            PoolingMode::Max => "max",
-            PoolingMode::MeanSqrtLen => "mean_sqrt_len",
-            PoolingMode::WeightedMean => "weighted_mean",
-            PoolingMode::LastToken => "last_token",
-        }
-    }
 }
 
 /// Files by which the reference container's build script records its settings in the model directory. `None`: no file.
@@ -159,6 +132,11 @@ impl ModelDescription {
             ("StaticModel", "model2vec"),
         ];
         families.into_iter().find(|(start, _)| first.starts_with(start)).map_or("", |(_, family)| family)
+    }
+
+    /// What its encoder depends on.
+    pub fn encoder(&self) -> Description<'_> {
+        Description { config: &self.config, model_type: self.model_type(), is_static: self.is_static() }
     }
 
     /// Whether it is a table of token vectors (model2vec), no transformer.
@@ -374,23 +352,6 @@ fn read_pooling(path: &Path) -> Result<Vec<PoolingMode>> {
         return Err(unusable("every pooling mode is off: switch one on"));
     }
     Ok(chosen)
-}
-
-/// A file's text, `None` when there is no such file.
-pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::config(format!("{} cannot be read: {error}", path.display()))),
-    }
-}
-
-/// A file's JSON object, `None` when there is no such file.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| Error::config(format!("{} is not a JSON object: {error}", path.display())))
 }
 
 /// A whole number of a JSON object, if it is one.

@@ -34,8 +34,6 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("flate2", &["server/decoding.rs"]),
     ("percent_encoding", &["server/"]),
     ("prost_types", &["server/"]),
-    ("candle_core", &["backend/local/"]),
-    ("candle_nn", &["backend/local/"]),
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs", "server/grpc/"]),
     ("reqwest", &["model/hub.rs", "cli.rs", "backend/remote/", "telemetry/otlp.rs"]),
@@ -49,8 +47,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry/"]),
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
     ("opentelemetry_sdk", &["telemetry/"]),
-    ("libc", &["backend/local/device/driver.rs"]),
     ("text2vec_kernel", &["backend/local/", "error.rs", "server/freed.rs", "cli.rs"]),
+    ("text2vec_engine", &["backend/local/", "model/", "config.rs", "config/device.rs", "cli.rs"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

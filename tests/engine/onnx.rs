@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use support::{fixture, floats};
+use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::onnx::OnnxEncoder;
 use text2vec_kernel::Kernels;
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch};
-use text2vec_sidecar::backend::local::onnx::OnnxEncoder;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 

@@ -6,15 +6,16 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::{model_dir, options};
+use text2vec_engine::cpu::PackedEncoder;
+use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::family;
+use text2vec_engine::pooling;
+use text2vec_engine::pooling::PoolingMode;
+use text2vec_engine::weights::{Weights, weight_files};
 use text2vec_kernel::{InstructionSet, Kernels};
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::encoder::packed::PackedEncoder;
-use text2vec_sidecar::backend::local::encoder::{Encoder, TokenBatch, families};
-use text2vec_sidecar::backend::local::pooling;
-use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions, Precision};
 use text2vec_sidecar::contract::request::Profile;
-use text2vec_sidecar::model::modules::PoolingMode;
 use text2vec_sidecar::model::tokenizer::TextTokenizer;
 
 /// The first passages of the corpus, each as a sequence of its own.
@@ -33,7 +34,7 @@ fn passages(count: usize) -> Vec<TokenBatch> {
 
 fn encoder(kernels: Kernels, precision: Precision) -> PackedEncoder {
     let config = std::fs::read_to_string(model_dir().join("config.json")).expect("config.json");
-    let architecture = families::architecture("bert", &serde_json::from_str(&config).expect("JSON")).expect("BERT");
+    let architecture = family::architecture("bert", &serde_json::from_str(&config).expect("JSON")).expect("BERT");
     let weights = Weights::open(&weight_files(&model_dir()).expect("files"), architecture.anchor).expect("weights");
     let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     PackedEncoder::new(&architecture, (kernels, precision), 1, tensors).expect("an encoder")

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use support::weight_files::{Tensor, copy_without_weights, read_safetensors, safetensors, torch_file};
 use support::{fixture, floats, max_difference, model_dir};
+use text2vec_engine::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use clap::CommandFactory;
 use serde_json::Value;
 use support::{floats, model_dir};
-use text2vec_sidecar::backend::local::device::GPU_SUPPORT;
+use text2vec_engine::device::GPU_SUPPORT;
 use text2vec_sidecar::config::{Cli, REFERENCE_VARIABLES};
 
 fn sidecar(arguments: &[&str]) -> Command {
@@ -470,9 +470,16 @@ fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
         std::fs::write(path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
     } else {
         for (row, wanted) in table.lines().zip(wanted.lines()) {
-            assert_eq!(row, wanted, "run `UPDATE_README=1 cargo test --test process readme` and look at the difference");
+            assert_eq!(
+                row, wanted,
+                "run `UPDATE_README=1 cargo test --test process readme` and look at the difference"
+            );
         }
-        assert_eq!(table.lines().count(), wanted.lines().count(), "run `UPDATE_README=1 cargo test --test process readme`");
+        assert_eq!(
+            table.lines().count(),
+            wanted.lines().count(),
+            "run `UPDATE_README=1 cargo test --test process readme`"
+        );
     }
     for variable in REFERENCE_VARIABLES {
         assert!(after.contains(&format!("`{variable}`")), "README says nothing about {variable}");

@@ -13,7 +13,7 @@ use collector::{Collector, Received, Way};
 use serde_json::{Value, json};
 use support::process::Process;
 use support::upstream::{Upstream, container};
-use text2vec_sidecar::backend::local::device::GPU_SUPPORT;
+use text2vec_engine::device::GPU_SUPPORT;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
 use text2vec_sidecar::proto::{VectorizeRequest, VectorizeStreamRequest};
 use tonic::Request;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use text2vec_engine::device::Card;
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::device::Card;
 use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions, Precision};
 use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
 use text2vec_sidecar::error::Result;

@@ -19,18 +19,18 @@ use tokio::sync::oneshot;
 
 use super::batcher::{Batcher, FAILED, Options, Piece};
 use super::call::Call;
-use super::dense::DenseHead;
-use super::device::{Card, Device};
-use super::encoder::{Encoder, TokenBatch};
 use super::plan::Finish;
-use super::pooling::Sum;
 use super::report::ReportedQueue;
 use crate::backend::Embedding;
 use crate::error::{Error, Result};
-use crate::model::modules::PoolingMode;
 use crate::model::tokenizer::Tokens;
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
+use text2vec_engine::dense::DenseHead;
+use text2vec_engine::device::{Card, Device};
+use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::pooling::PoolingMode;
+use text2vec_engine::pooling::Sum;
 use text2vec_kernel::cores;
 
 /// What happened to texts since the start; shown in `/meta` and `/metrics`.
@@ -453,16 +453,16 @@ impl Text {
 mod tests {
     use super::*;
     use crate::backend::local::batcher::{Ask, Class};
-    use crate::backend::local::encoder::HiddenStates;
+    use text2vec_engine::encoder::HiddenStates;
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
     struct Fake;
 
     impl Encoder for Fake {
-        fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+        fn forward(&mut self, batch: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
             assert!(!batch.ids().contains(&13), "the poisoned id");
             if batch.ids().contains(&14) {
-                return Err(Error::internal("the failing id"));
+                return Err(text2vec_kernel::Error::internal("the failing id"));
             }
             let state = |&id: &u32| if id == 15 { f32::NAN } else { id as f32 };
             let values = batch.ids().iter().flat_map(|id| [state(id), 1.0]).collect();
@@ -575,7 +575,7 @@ mod tests {
     }
 
     impl Encoder for Lethal {
-        fn forward(&mut self, _: &TokenBatch) -> Result<HiddenStates> {
+        fn forward(&mut self, _: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
             std::panic::panic_any(Payload)
         }
 
@@ -607,7 +607,7 @@ mod tests {
     struct Times(u32);
 
     impl Encoder for Times {
-        fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+        fn forward(&mut self, batch: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
             assert!(batch.ids().iter().all(|id| id % 2 == self.0 % 2), "tokens of another model");
             let values = batch.ids().iter().flat_map(|&id| [(id * self.0) as f32, 1.0]).collect();
             Ok(HiddenStates { values, width: 2 })

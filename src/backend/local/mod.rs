@@ -2,18 +2,11 @@
 
 pub mod batcher;
 mod call;
-pub mod dense;
-pub mod device;
-pub mod encoder;
 mod feed;
 mod inference;
-mod load;
-pub mod onnx;
 pub mod plan;
-pub mod pooling;
 mod report;
 pub mod sentences;
-pub mod weights;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,13 +21,9 @@ use sha2::{Digest, Sha256};
 
 use self::batcher::{Class, Submission, Wanted};
 use self::call::Call;
-use self::dense::DenseHead;
-pub use self::device::Device;
 use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
 use self::inference::{Model, Sequence};
-use self::load::Source;
-pub use self::load::{Engine, open_encoder};
 use self::plan::{Switches, Treatment};
 use self::report::ReportedModel;
 use crate::backend::{Backend, Embedding, ModelInfo, Tell};
@@ -45,6 +34,13 @@ use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number
 use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
+use text2vec_engine::dense::DenseHead;
+pub use text2vec_engine::device::Device;
+use text2vec_engine::encoder::Encoder;
+use text2vec_engine::onnx;
+pub use text2vec_engine::open::Engine;
+use text2vec_engine::open::{self, Source};
+use text2vec_engine::weights::weight_files;
 pub use text2vec_kernel::Precision;
 
 /// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
@@ -160,7 +156,8 @@ impl LocalBackend {
                  reference does"
             )));
         }
-        let source = Source::choose(&description, profile)?;
+        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
+        let source = Source::choose(&description.dir, marked)?;
         let switches = Switches {
             direct_tokenize: options.direct_tokenize,
             task_prefixes: options
@@ -170,13 +167,14 @@ impl LocalBackend {
             apply_dimensions: options.apply_dimensions,
         };
         let treatment = Treatment::new(profile, switches, &description);
-        let in_directory = |error: Error| match error.message().contains(&*options.dir.to_string_lossy()) {
-            true => error,
-            false => error.context(options.dir.display()),
+        let in_directory = |error: text2vec_kernel::Error| match error.message() {
+            said if said.contains(&*options.dir.to_string_lossy()) => Error::from(error),
+            _ => Error::from(error).context(options.dir.display()),
         };
         let on = (inference.threads(), inference.cards());
         let (mut encoders, engine) =
-            load::encoders(&description, &source, options.engine, options.precision, on).map_err(in_directory)?;
+            open::encoders(description.encoder(), &source, options.engine, options.precision, on)
+                .map_err(in_directory)?;
         let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
         if description.is_static() {
             tokenizer = tokenizer.without_special_tokens();
@@ -245,6 +243,20 @@ impl LocalBackend {
     pub fn max_tokens(&self) -> usize {
         self.preparation.treatment.max_tokens()
     }
+}
+
+/// The encoder of a model alone, without tokenizer or queue, for passes of `threads` threads, and the name of what runs it.
+///
+/// # Errors
+/// An architecture or weights that cannot be used.
+pub fn open_encoder(
+    description: &ModelDescription,
+    engine: Engine,
+    precision: Precision,
+    threads: usize,
+) -> Result<(Box<dyn Encoder>, &'static str)> {
+    let source = Source::choose(&description.dir, description.markers.onnx_runtime)?;
+    Ok(open::on_cpu(description.encoder(), &source, engine, precision, threads)?)
 }
 
 impl LocalBackend {
@@ -438,7 +450,7 @@ fn fingerprint(
     files.extend_from_slice(source.files());
     for dense in description.pipeline.iter().flat_map(|pipeline| &pipeline.dense) {
         files.push(dense.join("config.json"));
-        files.extend(weights::weight_files(dense)?);
+        files.extend(weight_files(dense)?);
     }
     let mut buffer = vec![0u8; 1 << 20];
     for path in files.into_iter().filter(|path| path.is_file()) {

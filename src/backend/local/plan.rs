@@ -5,11 +5,12 @@
 
 use std::ops::Range;
 
-use super::pooling;
 use super::sentences::{Sentences, collapse_whitespace};
 use crate::contract::request::{EmbedRequest, PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
-use crate::model::modules::{ModelDescription, PoolingMode};
+use crate::model::modules::ModelDescription;
+use text2vec_engine::pooling;
+use text2vec_engine::pooling::PoolingMode;
 
 /// Sentences of a batch in the reference's `transformers` mode.
 const SENTENCE_BATCH: usize = 25;

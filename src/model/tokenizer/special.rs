@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::unusable;
 use crate::error::{Error, Result};
-use crate::model::modules::read_json;
+use text2vec_engine::files::read_json;
 
 /// The names under which tokenizers know their special tokens, in the order in which transformers adds them.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];

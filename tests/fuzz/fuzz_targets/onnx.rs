@@ -4,9 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../../src/backend/local/onnx/reader.rs"]
+#[path = "../../../crates/engine/src/onnx/reader.rs"]
 mod reader;
-#[path = "../../../src/backend/local/onnx/recognise.rs"]
+#[path = "../../../crates/engine/src/onnx/recognise.rs"]
 mod recognise;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -4,15 +4,15 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../../src/backend/local/weights/pickle.rs"]
+#[path = "../../../crates/engine/src/weights/pickle.rs"]
 mod pickle;
-#[path = "../../../src/backend/local/weights/safetensors.rs"]
+#[path = "../../../crates/engine/src/weights/safetensors.rs"]
 mod safetensors;
-#[path = "../../../src/backend/local/weights/stored.rs"]
+#[path = "../../../crates/engine/src/weights/stored.rs"]
 mod stored;
-#[path = "../../../src/backend/local/weights/torch.rs"]
+#[path = "../../../crates/engine/src/weights/torch.rs"]
 mod torch;
-#[path = "../../../src/backend/local/weights/zip.rs"]
+#[path = "../../../crates/engine/src/weights/zip.rs"]
 mod zip;
 
 use libfuzzer_sys::fuzz_target;

@@ -1,12 +1,12 @@
 //! On `Device::Cpu`: everything of the executor but the device.
 
-use super::super::candle::CandleEncoder;
-use super::super::testing::{FAMILIES, architecture, batch, tensors, text};
+use crate::candle::plain::CandleEncoder;
+use crate::testing::{FAMILIES, architecture, batch, tensors, text};
 use super::*;
 
 fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
     let tensors = tensors(architecture);
-    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::config(format!("no tensor '{name}'")))
+    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
 }
 
 fn packed(architecture: &Architecture, precision: Precision) -> CandlePackedEncoder {
@@ -166,7 +166,7 @@ fn bad_input_is_an_error() {
     let error = t5.forward(&batch(&[text(30_000, 1)])).unwrap_err();
     assert!(error.message().contains("30000 tokens is too long for a GPU"), "{error}");
     let missing = CandlePackedEncoder::new(&bert, &Device::Cpu, Precision::F16, |name, _| {
-        Err(Error::config(format!("no tensor '{name}'")))
+        Err(Error::unusable(format!("no tensor '{name}'")))
     });
     assert!(missing.err().unwrap().message().contains("no tensor"));
 }

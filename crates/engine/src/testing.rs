@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::architecture::{Architecture, NamedTensor, Parameters};
-use super::{TokenBatch, families};
+use crate::encoder::TokenBatch;
+use crate::family;
+use crate::family::architecture::{Architecture, NamedTensor, Parameters};
 use text2vec_kernel::testing::values;
 
 /// A name for each family, and for T5's two kinds.
@@ -22,7 +23,7 @@ pub fn architecture(family: &str, hidden: usize, heads: usize) -> Architecture {
         "feed_forward_proj": if family == "gated t5" { "gated-gelu" } else { "relu" },
     });
     let model_type = family.trim_start_matches("gated ");
-    families::architecture(model_type, config.as_object().unwrap()).unwrap()
+    family::architecture(model_type, config.as_object().unwrap()).unwrap()
 }
 
 /// Random tensors, all that the architecture has.

@@ -42,7 +42,7 @@ impl Facts {
     pub fn cards(&self, built: Built, wanted: &[usize]) -> Result<Vec<String>> {
         let refused = |reason: String, remedy: &str| {
             let way_out = "or serve on the CPU with --device cpu (T2V_DEVICE=cpu)";
-            Err(Error::config(format!(
+            Err(Error::unusable(format!(
                 "a GPU is asked for (--device or ENABLE_CUDA) and cannot be used: {reason}; {remedy}, {way_out}"
             )))
         };

@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::stored::Stored;
 use self::zip::Source;
 use crate::error::{Error, Result};
-use crate::model::modules::read_text;
+use crate::files::read_text;
 
 /// The tensors of a model by name, without the prefix under which some checkpoints keep the encoder.
 pub struct Weights {
@@ -66,7 +66,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
             return Ok(shards);
         }
     }
-    Err(Error::config(format!(
+    Err(Error::unusable(format!(
         "{} has neither model.safetensors nor pytorch_model.bin: download the model again or point --model elsewhere",
         dir.display()
     )))
@@ -75,7 +75,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The shards that an index names, `None` when there is no index.
 fn shards(dir: &Path, index: &Path) -> Result<Option<Vec<PathBuf>>> {
     let Some(text) = read_text(index)? else { return Ok(None) };
-    let unusable = |why: &str| Error::config(format!("{} is not a usable weight index: {why}", index.display()));
+    let unusable = |why: &str| Error::unusable(format!("{} is not a usable weight index: {why}", index.display()));
     let parsed: Value = serde_json::from_str(&text).map_err(|error| unusable(&error.to_string()))?;
     let map = parsed.get("weight_map").and_then(Value::as_object).ok_or_else(|| unusable("no weight_map"))?;
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
@@ -116,7 +116,7 @@ impl Weights {
             .map(str::to_owned)
             .ok_or_else(|| {
                 let first = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
-                Error::config(format!("{first} has no tensor '{anchor}': the weights are of another architecture"))
+                Error::unusable(format!("{first} has no tensor '{anchor}': the weights are of another architecture"))
             })?;
         let tensors = tensors
             .into_iter()
@@ -130,10 +130,10 @@ impl Weights {
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let place = self.place(name).ok_or_else(|| {
             let file = self.files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
-            Error::config(format!("the weights do not fit config.json: {file} has no tensor '{name}'"))
+            Error::unusable(format!("the weights do not fit config.json: {file} has no tensor '{name}'"))
         })?;
         let (file, stored) = (&self.files[place.file], &place.stored);
-        let failed = |why: &str| Error::config(format!("{}: the tensor '{name}' {why}", file.path.display()));
+        let failed = |why: &str| Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display()));
         let length = stored.place.end - stored.place.start;
         let size = stored.numbers.size().unwrap_or(1);
         let mut values = Vec::with_capacity((length / size) as usize);
@@ -164,7 +164,7 @@ impl Weights {
 
 impl WeightFile {
     fn open(path: &Path) -> Result<WeightFile> {
-        let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+        let unreadable = |error| Error::unusable(format!("{} cannot be read: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
         Ok(WeightFile { path: path.to_owned(), file, length })
@@ -175,10 +175,11 @@ impl WeightFile {
         if self.path.extension().is_some_and(|extension| extension == "bin") {
             let remedy = "download it again, or use a model with safetensors";
             return torch::tensors(self)
-                .map_err(|why| Error::config(format!("{path} is not a usable torch file ({why}): {remedy}")));
+                .map_err(|why| Error::unusable(format!("{path} is not a usable torch file ({why}): {remedy}")));
         }
-        safetensors::tensors(self)
-            .map_err(|why| Error::config(format!("{path} is not a usable safetensors file ({why}): download it again")))
+        safetensors::tensors(self).map_err(|why| {
+            Error::unusable(format!("{path} is not a usable safetensors file ({why}): download it again"))
+        })
     }
 }
 

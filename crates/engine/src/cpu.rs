@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::architecture::{Architecture, NamedTensor, Parameters};
-use super::{Encoder, HiddenStates, TokenBatch};
+use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::Result;
+use crate::family::architecture::{Architecture, NamedTensor, Parameters};
 use text2vec_kernel::{Executor, Kernels, Precision, Transformer};
 
 /// An encoder on the CPU engine.
@@ -64,9 +64,9 @@ impl Encoder for PackedEncoder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{FAMILIES, architecture, batch, tensors, text};
     use super::*;
     use crate::error::Error;
+    use crate::testing::{FAMILIES, architecture, batch, tensors, text};
     use text2vec_kernel::testing::{
         exact_attention_with, exact_gelu, exact_gelu_tanh, exact_layer_norm, exact_product, exact_rms_norm,
     };
@@ -75,7 +75,7 @@ mod tests {
     fn build(architecture: &Architecture, kernels: (Kernels, Precision), threads: usize) -> PackedEncoder {
         let tensors = tensors(architecture);
         PackedEncoder::new(architecture, kernels, threads, |name, _| {
-            tensors.get(name).cloned().ok_or_else(|| Error::config(format!("no tensor '{name}'")))
+            tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
         })
         .unwrap()
     }
@@ -240,7 +240,8 @@ mod tests {
             let kernels = Kernels::with(InstructionSet::Portable).unwrap();
             let load = |architecture: &Architecture, wrong: &str| {
                 PackedEncoder::new(architecture, (kernels, Precision::F32), 1, |name, _| {
-                    let (mut shape, mut values) = tensors.get(name).cloned().ok_or_else(|| Error::config("missing"))?;
+                    let (mut shape, mut values) =
+                        tensors.get(name).cloned().ok_or_else(|| Error::unusable("missing"))?;
                     if name == wrong {
                         shape.reverse();
                         values.pop();

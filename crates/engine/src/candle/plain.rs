@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{LayerNorm, Linear};
 
-use super::architecture::{Architecture, NamedTensor, Parameters};
-use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::weights::first_line;
+use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
+use crate::family::architecture::{Architecture, NamedTensor, Parameters};
+use crate::weights::first_line;
 use text2vec_kernel::{Activation, Block, Dense, Norm, PositionBias, Shape};
 
 /// An encoder on a Candle device.
@@ -176,7 +176,7 @@ fn norm_of(norm: Norm, shape: Shape, device: &Device) -> candle_core::Result<Lay
 }
 
 fn unusable(error: candle_core::Error) -> Error {
-    Error::config(format!("the weights cannot be used: {}", first_line(&error.to_string())))
+    Error::unusable(format!("the weights cannot be used: {}", first_line(&error.to_string())))
 }
 
 impl Encoder for CandleEncoder {

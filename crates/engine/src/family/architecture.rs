@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::TokenBatch;
+use crate::encoder::TokenBatch;
 use crate::error::{Error, Result};
 use text2vec_kernel::{Activation, Block, Dense, Norm, Outer, PositionBias, Shape};
 
@@ -110,7 +110,7 @@ impl Architecture {
         // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
         let vocabulary = self.tables.first().map_or(0, |table| table.rows);
         if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::config(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
+            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
         }
         let rows = |table: &Table| match table.index {
             Index::Id => Cow::Borrowed(batch.ids()),
@@ -224,7 +224,7 @@ impl<'a, F: FnMut(&str, &[usize]) -> Result<NamedTensor>> Parameters<'a, F> {
 
 fn checked(name: &str, (found, values): NamedTensor, shape: &[usize]) -> Result<Vec<f32>> {
     if found != shape || found.iter().product::<usize>() != values.len() {
-        return Err(Error::config(format!(
+        return Err(Error::unusable(format!(
             "the tensor '{name}' has the shape {found:?} where config.json asks for {shape:?}"
         )));
     }
@@ -242,7 +242,7 @@ impl Config<'_> {
             None | Some(Value::Null) => Ok(default),
             Some(value) => match value.as_u64() {
                 Some(count) if (1..=u64::from(u32::MAX)).contains(&count) => Ok(count as usize),
-                _ => Err(Error::config(format!("config.json: {key} must be a positive number, got {value}"))),
+                _ => Err(Error::unusable(format!("config.json: {key} must be a positive number, got {value}"))),
             },
         }
     }
@@ -254,7 +254,7 @@ impl Config<'_> {
             Some(value) => value
                 .as_u64()
                 .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| Error::config(format!("config.json: {key} must be a token's id, got {value}"))),
+                .ok_or_else(|| Error::unusable(format!("config.json: {key} must be a token's id, got {value}"))),
         }
     }
 
@@ -277,7 +277,7 @@ impl Config<'_> {
     pub fn absolute_positions(&self) -> Result<()> {
         match self.word("position_embedding_type", "absolute") {
             "absolute" => Ok(()),
-            other => Err(Error::config(format!("config.json: positions of the type '{other}' are not supported"))),
+            other => Err(Error::unusable(format!("config.json: positions of the type '{other}' are not supported"))),
         }
     }
 }
@@ -288,7 +288,7 @@ pub fn activation(name: &str) -> Result<Activation> {
         "gelu" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
-        other => Err(Error::config(format!("config.json: the activation '{other}' is not supported"))),
+        other => Err(Error::unusable(format!("config.json: the activation '{other}' is not supported"))),
     }
 }
 
@@ -296,7 +296,7 @@ pub fn activation(name: &str) -> Result<Activation> {
 mod tests {
     use serde_json::json;
 
-    use super::super::families::architecture;
+    use super::super::known::architecture;
     use super::*;
 
     fn of(model_type: &str, config: Value) -> Result<Architecture> {
@@ -361,7 +361,7 @@ mod tests {
         let outer = |table: &'static str| {
             let source =
                 move |name: &str, shape: &[usize]| match name.ends_with("shared.weight") || name.contains("embed") {
-                    true if name != table => Err(Error::config(format!("no '{name}'"))),
+                    true if name != table => Err(Error::unusable(format!("no '{name}'"))),
                     _ => Ok((shape.to_vec(), vec![0.5; shape.iter().product()])),
                 };
             Parameters::new(&t5, source).outer().map(|outer| outer.tables)

@@ -5,7 +5,7 @@ use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
 
 use super::Card;
 use super::facts::{self, Built, Facts, Version};
-use crate::backend::local::device::driver;
+use crate::device::driver;
 use crate::error::{Error, Result};
 
 /// Makes the cards ready for use.
@@ -15,7 +15,7 @@ pub fn open(numbers: &[usize]) -> Result<Vec<Card>> {
         let unusable = |error: candle_core::Error| {
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default();
-            Error::config(format!(
+            Error::unusable(format!(
                 "cuda:{number} ({name}) cannot be used: {reason}; see whether another program has it for itself \
                  (nvidia-smi), or serve on the CPU with --device cpu (T2V_DEVICE=cpu)"
             ))

@@ -1,6 +1,35 @@
 //! Hidden states to one vector: pure functions on `[tokens, width]` rows.
 
-use crate::model::modules::PoolingMode;
+/// The ways `1_Pooling/config.json` can make one vector of token states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolingMode {
+    /// First token.
+    Cls,
+    /// Mean over the tokens.
+    Mean,
+    /// Largest value of each position.
+    Max,
+    /// Sum over the tokens, divided by the square root of their number.
+    MeanSqrtLen,
+    /// Mean weighted by the position, counted from 1.
+    WeightedMean,
+    /// Last token.
+    LastToken,
+}
+
+impl PoolingMode {
+    /// The name `/meta` and `/info` show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolingMode::Cls => "cls",
+            PoolingMode::Mean => "mean",
+            PoolingMode::Max => "max",
+            PoolingMode::MeanSqrtLen => "mean_sqrt_len",
+            PoolingMode::WeightedMean => "weighted_mean",
+            PoolingMode::LastToken => "last_token",
+        }
+    }
+}
 
 /// Pools the token states of one sequence.
 ///

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::weights::{Weights, weight_files};
 use crate::error::{Error, Result};
-use crate::model::modules::read_json;
+use crate::files::read_json;
 
 /// Dense layers, one after the other. None at all leaves a vector as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -61,7 +61,7 @@ impl DenseHead {
 impl Layer {
     fn load(dir: &Path, inputs: usize) -> Result<Layer> {
         let path = dir.join("config.json");
-        let unusable = |why: String| Error::config(format!("{}: {why}", path.display()));
+        let unusable = |why: String| Error::unusable(format!("{}: {why}", path.display()));
         let config = read_json(&path)?.ok_or_else(|| unusable("the file is missing: copy the model again".into()))?;
         let weights = Weights::open(&weight_files(dir)?, "linear.weight")?;
         let (shape, weight) = weights.tensor("linear.weight")?;

@@ -26,7 +26,7 @@ pub fn search(mut rate: impl FnMut(usize) -> Result<Option<f64>>) -> Result<usiz
         tokens *= 2;
     }
     best.map(|(tokens, _)| tokens).ok_or_else(|| {
-        Error::config(format!(
+        Error::unusable(format!(
             "the GPU has no memory left for a batch of {FIRST} tokens: stop what else uses it, choose another card with \
              --device cuda:N, or take --precision f16"
         ))

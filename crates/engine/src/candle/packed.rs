@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
-use super::architecture::{Architecture, NamedTensor, Parameters};
 use super::buckets::{Bucket, buckets};
-use super::{Encoder, HiddenStates, TokenBatch, pool_states};
-use crate::backend::local::device::budget;
-use crate::backend::local::weights::first_line;
+use crate::device::budget;
+use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
-use crate::model::modules::PoolingMode;
+use crate::family::architecture::{Architecture, NamedTensor, Parameters};
+use crate::pooling::PoolingMode;
+use crate::weights::first_line;
 use text2vec_kernel::{Activation, Block, Dense, Norm, PositionBias, Precision, Shape};
 
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
@@ -170,7 +170,7 @@ impl CandlePackedEncoder {
         // A row that is not there would not fail on a GPU but end all work on it.
         for (table, rows) in self.architecture.tables.iter().zip(&rows) {
             if let Some(row) = rows.iter().find(|&&row| row as usize >= table.rows) {
-                return Err(Error::config(format!(
+                return Err(Error::unusable(format!(
                     "a token's type or position is {row}, but the model's table for it has {} rows: tokenizer.json and \
                      config.json belong to different models",
                     table.rows
@@ -235,7 +235,7 @@ impl CandlePackedEncoder {
     fn give_back_memory(&self) {
         #[cfg(feature = "cuda")]
         if let Ok(device) = self.device.as_cuda_device()
-            && let Err(error) = crate::backend::local::device::driver::give_back_memory(device)
+            && let Err(error) = crate::device::driver::give_back_memory(device)
         {
             tracing::warn!("the GPU keeps memory that is not needed: {error}");
         }
@@ -426,7 +426,7 @@ fn dtype(precision: Precision) -> Result<DType> {
         Precision::F32 => Ok(DType::F32),
         Precision::F16 => Ok(DType::F16),
         Precision::Bf16 => Ok(DType::BF16),
-        Precision::Bf16x3 | Precision::Int8 => Err(Error::config(format!(
+        Precision::Bf16x3 | Precision::Int8 => Err(Error::unusable(format!(
             "--precision {precision} is for the CPU's own kernels: on a GPU (and with --engine candle-packed) take f16, bf16 or f32"
         ))),
     }
@@ -527,11 +527,11 @@ impl Placement<'_> {
 
 fn unusable(error: candle_core::Error) -> Error {
     match is_out_of_memory(&error) {
-        true => Error::config(
+        true => Error::unusable(
             "the GPU has no memory left for this model: stop what else uses it, choose another card with --device cuda:N, \
              or take --precision f16",
         ),
-        false => Error::config(format!("the weights cannot be used: {}", first_line(&error.to_string()))),
+        false => Error::unusable(format!("the weights cannot be used: {}", first_line(&error.to_string()))),
     }
 }
 

@@ -20,7 +20,7 @@ pub fn architecture(model_type: &str, config: &Map<String, Value>) -> Result<Arc
         "xlm-roberta" | "camembert" => roberta(&config, 30522),
         "mpnet" => mpnet(&config),
         "t5" => t5(&config),
-        other => Err(Error::config(format!(
+        other => Err(Error::unusable(format!(
             "the architecture '{other}' is not supported: supported are bert, distilbert, roberta, xlm-roberta, mpnet, \
              t5, dpr and model2vec"
         ))),
@@ -62,7 +62,7 @@ fn bert(config: &Config<'_>) -> Result<Architecture> {
 fn dpr(config: &Config<'_>) -> Result<Architecture> {
     match config.0.get("projection_dim").and_then(Value::as_u64) {
         None | Some(0) => bert(config),
-        Some(_) => Err(Error::config("config.json: DPR with a projection (projection_dim) is not supported")),
+        Some(_) => Err(Error::unusable("config.json: DPR with a projection (projection_dim) is not supported")),
     }
 }
 

@@ -1,22 +1,22 @@
 //! From a model's directory to its encoders: which weights, what runs them, and on what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::device::Card;
-use super::encoder::architecture::Architecture;
-use super::encoder::candle::CandleEncoder;
-use super::encoder::candle_packed::CandlePackedEncoder;
-use super::encoder::packed::PackedEncoder;
-use super::encoder::static_embedding::StaticEncoder;
-use super::encoder::{Encoder, families};
-use super::onnx::{self, OnnxEncoder};
-use super::weights::{self, Weights};
-use crate::contract::request::Profile;
-use crate::error::{Error, Result};
-use crate::model::locate::quantized_graph;
-use crate::model::modules::ModelDescription;
+use serde_json::{Map, Value};
 use text2vec_kernel::{InstructionSet, Kernels, Precision};
+
+use crate::candle::packed::CandlePackedEncoder;
+use crate::candle::plain::CandleEncoder;
+use crate::cpu::PackedEncoder;
+use crate::device::Card;
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::family;
+use crate::family::architecture::Architecture;
+use crate::onnx::{self, OnnxEncoder};
+use crate::static_embedding::StaticEncoder;
+use crate::weights::{self, Weights};
 
 /// What runs an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,7 +41,7 @@ impl FromStr for Engine {
             "candle" => Ok(Engine::Candle),
             "candle-packed" => Ok(Engine::CandlePacked),
             set => set.parse().map(Engine::Kernels).map_err(|_| {
-                Error::config(format!(
+                Error::unusable(format!(
                     "unknown engine '{text}': use auto, amx, avx512, avx2, portable, candle or candle-packed"
                 ))
             }),
@@ -58,13 +58,14 @@ pub enum Source {
 }
 
 impl Source {
-    /// f32 weights, unless there are none, or the directory is the reference container's with the marker of an -onnx
-    /// image and is to be treated as one.
-    pub fn choose(description: &ModelDescription, profile: Profile) -> Result<Source> {
-        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
-        match quantized_graph(&description.dir) {
-            Some(graph) if marked || onnx::is_only_weights(&description.dir) => Ok(Source::Graph(graph)),
-            _ => weights::weight_files(&description.dir).map(Source::Weights),
+    /// f32 weights, unless there are none, or there is a graph and that is preferred.
+    ///
+    /// # Errors
+    /// A directory without either.
+    pub fn choose(dir: &Path, prefer_graph: bool) -> Result<Source> {
+        match onnx::graph_file(dir) {
+            Some(graph) if prefer_graph || onnx::is_only_weights(dir) => Ok(Source::Graph(graph)),
+            _ => weights::weight_files(dir).map(Source::Weights),
         }
     }
 
@@ -88,21 +89,20 @@ impl Source {
     }
 }
 
-/// The encoder of a model alone, without tokenizer or queue, for passes of `threads` threads, and the name of what runs it.
-/// An architecture or weights that cannot be used are errors.
-pub fn open_encoder(
-    description: &ModelDescription,
-    engine: Engine,
-    precision: Precision,
-    threads: usize,
-) -> Result<(Box<dyn Encoder>, &'static str)> {
-    let source = Source::choose(description, Profile::Onnx)?;
-    on_cpu(description, &source, engine, precision, threads)
+/// What a model says about itself that its encoder depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Description<'a> {
+    /// `config.json`.
+    pub config: &'a Map<String, Value>,
+    /// `model_type` in it.
+    pub model_type: &'a str,
+    /// It is a table of embeddings without a transformer.
+    pub is_static: bool,
 }
 
 /// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
 pub fn encoders(
-    description: &ModelDescription,
+    description: Description<'_>,
     source: &Source,
     engine: Engine,
     precision: Precision,
@@ -114,19 +114,19 @@ pub fn encoders(
     }
     let files = match (source, engine) {
         (_, Engine::Kernels(_) | Engine::Candle) => {
-            return Err(Error::config(
+            return Err(Error::unusable(
                 "--engine names what runs on the CPU: leave it out with --device cuda, or use --device cpu",
             ));
         }
         (Source::Graph(path), _) => {
-            return Err(Error::config(format!(
+            return Err(Error::unusable(format!(
                 "{} is quantised for the CPU: use --device cpu, or a directory with safetensors",
                 path.display()
             )));
         }
         (Source::Weights(files), Engine::Auto | Engine::CandlePacked) => files,
     };
-    if description.is_static() {
+    if description.is_static {
         f32_table(precision)?;
         let encoder = |card: &Card| Ok(Box::new(StaticEncoder::open(files, Some(&card.device))?) as Box<dyn Encoder>);
         return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
@@ -140,9 +140,12 @@ pub fn encoders(
     Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle-packed"))
 }
 
-/// The encoder on the CPU, and the name of what runs it.
-fn on_cpu(
-    description: &ModelDescription,
+/// The encoder on the CPU, for passes of `threads` threads, and the name of what runs it.
+///
+/// # Errors
+/// An architecture or weights that cannot be used, and settings that do not go together.
+pub fn on_cpu(
+    description: Description<'_>,
     source: &Source,
     engine: Engine,
     precision: Precision,
@@ -152,7 +155,7 @@ fn on_cpu(
         Source::Weights(files) => files,
         Source::Graph(path) => {
             if precision != Precision::F32 {
-                return Err(Error::config(format!(
+                return Err(Error::unusable(format!(
                     "{} is quantised already: leave out --precision {precision}",
                     path.display()
                 )));
@@ -162,14 +165,14 @@ fn on_cpu(
                 Engine::Kernels(set) => Kernels::with(set)?,
                 Engine::Candle | Engine::CandlePacked => {
                     let message = "the engine candle cannot run a quantised ONNX graph: use the engine auto";
-                    return Err(Error::config(message));
+                    return Err(Error::unusable(message));
                 }
             };
             let encoder = OnnxEncoder::load(path, kernels, threads)?;
             return Ok((Box::new(encoder), kernels.vectors().name()));
         }
     };
-    if description.is_static() {
+    if description.is_static {
         f32_table(precision)?;
         let (device, name) = match engine {
             Engine::Candle | Engine::CandlePacked => (Some(&candle_core::Device::Cpu), "candle"),
@@ -181,7 +184,7 @@ fn on_cpu(
     let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     let kernels = match engine {
         Engine::Candle if precision != Precision::F32 => {
-            return Err(Error::config(format!(
+            return Err(Error::unusable(format!(
                 "the engine candle computes in f32 only: leave out --engine candle, or --precision {precision}"
             )));
         }
@@ -203,12 +206,12 @@ fn on_cpu(
 fn f32_table(precision: Precision) -> Result<()> {
     match precision {
         Precision::F32 => Ok(()),
-        _ => Err(Error::config("static embeddings are served in f32 only: leave out --precision")),
+        _ => Err(Error::unusable("static embeddings are served in f32 only: leave out --precision")),
     }
 }
 
-fn transformer(description: &ModelDescription, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
-    let architecture = families::architecture(description.model_type(), &description.config)?;
+fn transformer(description: Description<'_>, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
+    let architecture = family::architecture(description.model_type, description.config)?;
     let weights = Weights::open(files, architecture.anchor)?;
     Ok((architecture, weights))
 }

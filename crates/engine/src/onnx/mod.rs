@@ -7,21 +7,28 @@
 pub mod reader;
 pub mod recognise;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::recognise::{Recognised, Rows};
-use super::encoder::{Encoder, HiddenStates, TokenBatch};
+use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
-use crate::model::locate::quantized_graph;
 use text2vec_kernel::Kernels;
 use text2vec_kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
+
+/// Where a directory keeps a quantised graph, which takes the place of weights.
+const PLACES: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
+
+/// The quantised graph of a model directory, if it has one.
+pub fn graph_file(dir: &Path) -> Option<PathBuf> {
+    PLACES.iter().map(|place| dir.join(place)).find(|path| path.is_file())
+}
 
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {
     let others =
         ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-    quantized_graph(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
+    graph_file(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
 }
 
 /// A quantised encoder, run as ONNX Runtime 1.22 would.
@@ -36,9 +43,9 @@ impl OnnxEncoder {
     /// Loads a graph. One that cannot be run is an error that says where it differs and what to do instead.
     pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
         let bytes =
-            std::fs::read(path).map_err(|e| Error::config(format!("{} cannot be read: {e}", path.display())))?;
+            std::fs::read(path).map_err(|e| Error::unusable(format!("{} cannot be read: {e}", path.display())))?;
         OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| {
-            Error::config(format!(
+            Error::unusable(format!(
                 "{} cannot be run: {}. Run are BERT-like encoders exported by optimum with dynamic 8-bit quantisation, one \
                  scale per weight, as in the reference container's -onnx images. Otherwise use the model's safetensors with \
                  --profile onnx: pooling and limits are the same, but the vectors are the f32 model's, so a collection \
@@ -51,16 +58,16 @@ impl OnnxEncoder {
 
     /// An encoder from a file's bytes. The error does not name the file.
     pub fn from_bytes(bytes: &[u8], kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
-        let graph = reader::read(bytes).map_err(Error::config)?;
-        let found = recognise::recognise(&graph).map_err(Error::config)?;
+        let graph = reader::read(bytes).map_err(Error::unusable)?;
+        let found = recognise::recognise(&graph).map_err(Error::unusable)?;
         let Recognised { heads, hidden, intermediate, epsilon, tables, embedding_norm, layers } = &found;
         let shape = QuantizedShape { hidden: *hidden, heads: *heads, intermediate: *intermediate, epsilon: *epsilon };
         let rows: Vec<Rows> = tables.iter().map(|table| table.rows).collect();
         let tables = tables.iter().map(|table| table.read(&graph, *hidden)).collect::<Result<_, _>>();
-        let tables = tables.map_err(Error::config)?;
-        let embedding_norm = embedding_norm.read(&graph).map_err(Error::config)?;
+        let tables = tables.map_err(Error::unusable)?;
+        let embedding_norm = embedding_norm.read(&graph).map_err(Error::unusable)?;
         let model = QuantizedTransformer::new(kernels, shape, tables, embedding_norm, layers.len(), |layer| {
-            layers[layer].read(&graph, *hidden, *intermediate).map_err(Error::config)
+            layers[layer].read(&graph, *hidden, *intermediate).map_err(Error::unusable)
         })?;
         let positions = |(table, rows): (usize, &Rows)| match *rows {
             Rows::Positions => Some(model.table_rows(table)),
@@ -112,7 +119,7 @@ impl Encoder for OnnxEncoder {
         let words = self.rows.iter().position(|&rows| rows == Rows::Tokens).unwrap_or_default();
         let vocabulary = self.executor.model().table_rows(words);
         if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::config(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
+            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
         }
         let width = self.hidden_size();
         let mut values = Vec::with_capacity(batch.tokens() * width);

@@ -1,21 +1,11 @@
 //! Encoders: packed token ids in, hidden states out.
 //!
-//! A model family is a description ([`families`] makes an [`architecture`]), run by any executor: [`packed`] on our kernels,
-//! [`candle_packed`] on a GPU, [`candle`] as the oracle of both. [`static_embedding`] is the one model that is no transformer.
+//! A model family is a description ([`family`](crate::family)), run by any executor: [`cpu`](crate::cpu) on the kernels,
+//! [`candle::packed`](crate::candle::packed) on a GPU, [`candle::plain`](crate::candle::plain) as the oracle of both.
+//! [`static_embedding`](crate::static_embedding) is the one model that is no transformer.
 
-pub mod architecture;
-pub mod buckets;
-pub mod candle;
-pub mod candle_packed;
-pub mod families;
-pub mod packed;
-pub mod static_embedding;
-#[cfg(test)]
-mod testing;
-
-use super::pooling;
 use crate::error::Result;
-use crate::model::modules::PoolingMode;
+use crate::pooling::{self, PoolingMode};
 
 /// Token ids of several sequences, one after the other without padding.
 ///
@@ -110,7 +100,7 @@ pub trait Encoder: Send {
 }
 
 /// Pools the states of each sequence.
-fn pool_states(states: &HiddenStates, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Vec<Vec<f32>> {
+pub(crate) fn pool_states(states: &HiddenStates, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Vec<Vec<f32>> {
     let vector = |(range, modes): (_, &&[PoolingMode])| {
         let rows = states.rows(range);
         modes.iter().flat_map(|&mode| pooling::pool(rows, states.width, mode)).collect()

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
-use super::{Encoder, HiddenStates, TokenBatch};
-use crate::backend::local::weights::{Weights, first_line};
+use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
+use crate::weights::{Weights, first_line};
 
 /// What model2vec and sentence-transformers call the table.
 const NAMES: [&str; 2] = ["embeddings", "embedding.weight"];
@@ -34,7 +34,7 @@ impl StaticEncoder {
             Err(error) => (Weights::open(files, NAMES[1]).map_err(|_| error)?, NAMES[1]),
         };
         if weights.has("mapping") {
-            return Err(Error::config(
+            return Err(Error::unusable(
                 "this model2vec model has a quantised vocabulary (a tensor 'mapping'), which is not supported: use the \
                  model without vocabulary quantisation",
             ));
@@ -44,10 +44,10 @@ impl StaticEncoder {
         }
         let (shape, values) = weights.tensor(name)?;
         let &[rows, width] = &shape[..] else {
-            return Err(Error::config(format!("the tensor '{name}' has the shape {shape:?} where a table belongs")));
+            return Err(Error::unusable(format!("the tensor '{name}' has the shape {shape:?} where a table belongs")));
         };
         if rows * width == 0 {
-            return Err(Error::config(format!("the tensor '{name}' is empty")));
+            return Err(Error::unusable(format!("the tensor '{name}' is empty")));
         }
         let table = match device {
             None => Table::Values(values),
@@ -61,7 +61,7 @@ impl Encoder for StaticEncoder {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
         let (rows, width) = (self.rows, self.width);
         if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= rows) {
-            return Err(Error::config(format!("tokenizer.json makes the id {id}, but the model knows {rows}")));
+            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {rows}")));
         }
         let values = match &self.table {
             Table::Values(table) => {

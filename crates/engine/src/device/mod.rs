@@ -8,7 +8,7 @@ pub mod budget;
 mod cuda;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
-pub(super) mod driver;
+pub(crate) mod driver;
 #[cfg(any(feature = "cuda", test))]
 mod facts;
 
@@ -43,7 +43,7 @@ impl FromStr for Device {
             return Ok(Device::Cpu);
         }
         let unknown = || {
-            Error::config(format!(
+            Error::unusable(format!(
                 "'{text}' is no device: use cpu, cuda, cuda:1 for another card, cuda:0,1 for several"
             ))
         };
@@ -57,7 +57,7 @@ impl FromStr for Device {
             };
             let card = number.parse::<u16>().map_err(|_| unknown())?.into();
             if cards.contains(&card) {
-                return Err(Error::config(format!("'{text}' names the card cuda:{card} twice: name each once")));
+                return Err(Error::unusable(format!("'{text}' names the card cuda:{card} twice: name each once")));
             }
             cards.push(card);
         }
@@ -98,7 +98,7 @@ pub fn open(device: &Device) -> Result<Vec<Card>> {
         #[cfg(feature = "cuda")]
         Device::Cuda(cards) => cuda::open(cards),
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => Err(Error::config(NO_GPU_SUPPORT)),
+        Device::Cuda(_) => Err(Error::unusable(NO_GPU_SUPPORT)),
     }
 }
 

@@ -1,0 +1,5 @@
+//! Encoders on Candle's operations: [`packed`] runs on GPUs, [`plain`] says what is right.
+
+mod buckets;
+pub mod packed;
+pub mod plain;

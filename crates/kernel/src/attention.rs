@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::dispatch::Kernels;
+use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use super::math::exp;
-use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
 use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
 
 /// Most rows of a tile in any instruction set.

@@ -4,11 +4,13 @@
 //! pair the same: here those a vector apart, so that a pair of vectors becomes a vector of pairs without moving lanes.
 
 use super::attention::{AttentionTask, Heads, add, rows_from};
-use super::dot::{Dot, DotTask};
+use super::dispatch::Kernels;
+use super::isa::{Dot, DotTask};
+use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use super::math::rough_power_of_two;
-use super::matrix_unit::{MatrixUnit, TILE_WORDS, Unit, UnitTask};
-use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
+use super::matrix_unit::{MatrixUnit, TILE_WORDS, UnitTask};
 use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
+use super::unit::Unit;
 use super::unit_product::{BLOCK, Factors, Fetch, block};
 
 /// Most rows of a tile in any instruction set.

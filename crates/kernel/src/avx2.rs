@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{Simd, Task};
+use super::dot::{WithBf16, WithBytes};
+use super::isa::{DotTask, Simd, Task};
 
 /// Proof that the CPU has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,14 @@ impl Simd for Avx2 {
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: an `Avx2` exists only where the CPU has the features, see `detect`.
         unsafe { compiled(task, self) }
+    }
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBytes(task))
+    }
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBf16(task))
     }
 
     #[inline(always)]

@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{Dot, DotTask, WithBf16, WithBytes};
-use super::simd::{Simd, Task};
+use super::dot::{WithBf16, WithBytes};
+use super::isa::{Dot, DotTask};
+use super::isa::{Simd, Task};
 
 /// Proof that the CPU has AVX-512 F, BW, VL and DQ: only [`Avx512::detect`] makes one.
 #[derive(Debug, Clone, Copy)]

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::dispatch::Kernels;
+use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use super::linear::MOST_BYTES;
 use super::memory::AlignedBuffer;
 use super::precision::Precision;
-use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
 use super::tile::{Ahead, Finish, Product};
 use crate::error::{Error, Result};
 

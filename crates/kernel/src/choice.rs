@@ -7,9 +7,9 @@
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::dispatch::Kernels;
 use super::linear::{Dense, PackedLinear};
 use super::precision::Precision;
-use super::simd::Kernels;
 use crate::error::Result;
 
 /// A layer of all-MiniLM-L6-v2, for a block of rows.

@@ -3,55 +3,8 @@
 //! The left factor is read in words of 32 bits: an f32, two bf16 or four bytes, neighbours along the depth. The right
 //! factor has, for every word, a vector of as many values per column.
 
+use super::isa::{Dot, DotTask, Simd, Task};
 use super::precision::Precision;
-use super::simd::{Simd, Task};
-
-/// A kind of multiply-add, as a value that exists only where the CPU has its instructions.
-pub(super) trait Dot: Copy {
-    /// The instruction set around it.
-    type Simd: Simd;
-    /// A word of the left factor, in every lane.
-    type Left: Copy;
-    /// A vector of the right factor.
-    type Right: Copy;
-    /// A sum per lane.
-    type Sums: Copy;
-
-    /// Most rows of a tile that stays in registers.
-    const TILE_ROWS: usize;
-    /// Words of memory that a vector of the right factor takes.
-    const RIGHT_WORDS: usize;
-    /// Whether sums are integers: exact, and in need of scales.
-    const INTEGERS: bool;
-
-    /// The instruction set around it.
-    fn simd(self) -> Self::Simd;
-    /// Runs a task compiled for these instructions.
-    fn call<T: DotTask>(self, task: T) -> T::Output;
-    /// No sum yet.
-    fn zero(self) -> Self::Sums;
-    /// `sums + left × right`
-    fn multiply_add(self, left: Self::Left, right: Self::Right, sums: Self::Sums) -> Self::Sums;
-    /// Sums as f32.
-    fn values(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
-    /// The bits of the sums.
-    fn bits(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
-
-    /// # Safety
-    /// `from` must be readable for a word.
-    unsafe fn left(self, from: *const f32) -> Self::Left;
-    /// # Safety
-    /// `from` must be readable for `RIGHT_WORDS` words.
-    unsafe fn right(self, from: *const f32) -> Self::Right;
-}
-
-/// Work written once for every kind of multiply-add; like a [`Task`], inlined all the way.
-pub(super) trait DotTask {
-    /// What it returns.
-    type Output;
-    /// Does the work.
-    fn run<D: Dot>(self, dot: D) -> Self::Output;
-}
 
 /// Runs a task with the fastest multiply-adds that an instruction set has for a precision.
 #[inline(always)]

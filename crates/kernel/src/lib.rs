@@ -17,12 +17,14 @@
 //! table        embedding tables and their sums
 //! tile         rows × one panel in registers; every product is made of tiles
 //! dot          how a tile multiplies, by precision
-//! matrix_unit  tiles of a matrix unit, which multiplies in place of vectors where there is one
+//! matrix_unit  what may be asked of a unit that multiplies tiles in place of vectors
+//! unit         the one there is, if there is one
 //! amx          Intel's; in tests there is one in plain Rust (emulated_unit)
 //! unit_product products of blocks on a unit: bf16, bytes, and f32 in parts
 //! choice       whether a unit is faster than vectors here
 //! math         exp, GELU, …, of a vector
-//! simd         what a kernel may ask of an instruction set; which ones this CPU has
+//! isa          what a kernel may ask of an instruction set
+//! dispatch     which ones there are, and which this CPU has
 //! avx512 avx2 portable    the three of them
 //! memory       aligned, zeroed, on huge pages; freed, back to the system
 //! peak         the multiply-add rate to measure products against
@@ -30,7 +32,7 @@
 //!
 //! # Invariants
 //!
-//! - *Every kernel is written once*, generic over [`simd::Simd`], and compiled per instruction set by [`simd::Task`].
+//! - *Every kernel is written once*, generic over [`isa::Simd`], and compiled per instruction set by [`isa::Task`].
 //!   An instruction set is a value that exists only where the CPU has it, so choosing one cannot go wrong.
 //! - *A row's bits depend on the row alone*, or for attention on its sequence alone: each sum runs in one fixed order,
 //!   whatever the number of rows, the split into tiles, the schedule and the number of threads. So a text's vector does
@@ -50,10 +52,12 @@ mod avx512;
 mod bytes;
 mod choice;
 mod cores;
+mod dispatch;
 mod dot;
 #[cfg(test)]
 mod emulated_unit;
 mod error;
+mod isa;
 mod linear;
 mod math;
 mod matrix_unit;
@@ -65,7 +69,6 @@ mod portable;
 mod position_bias;
 mod precision;
 pub mod quantized;
-mod simd;
 mod table;
 mod team;
 #[cfg(any(test, feature = "testing"))]
@@ -73,16 +76,18 @@ mod team;
 pub mod testing;
 mod tile;
 mod transformer;
+mod unit;
 mod unit_product;
 
 pub use bytes::PackedBytes;
 pub use cores::cores;
+pub use dispatch::{InstructionSet, Kernels};
 pub use error::{Error, ErrorKind, Result};
 pub use linear::{Dense, PackedLinear, Rounded};
 pub use math::Activation;
 pub use memory::{give_back_freed, keep_little_freed};
 pub use position_bias::PositionBias;
 pub use precision::Precision;
-pub use simd::{InstructionSet, Kernels};
+
 pub use team::{Member, Team};
 pub use transformer::{Block, Executor, Norm, Outer, Shape, Style, Transformer};

@@ -8,13 +8,15 @@ use half::{bf16, f16};
 
 use self::on_unit::OnUnit;
 pub(super) use self::on_unit::SCRATCH as UNIT_SCRATCH;
+use super::dispatch::Kernels;
+use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use super::math::Activation;
-use super::matrix_unit::{TILE_ROWS, Unit};
+use super::matrix_unit::TILE_ROWS;
 use super::memory::AlignedBuffer;
 use super::operand::{self, Form, OperandTask, group_inputs, low_of_pair, scale_at};
 use super::precision::Precision;
-use super::simd::{Kernels, PANEL_VECTORS, Simd, Task, even_runs};
 use super::tile::{Ahead, DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
+use super::unit::Unit;
 use super::unit_product::BLOCK;
 use crate::error::{Error, Result};
 
@@ -684,7 +686,7 @@ pub struct Rounded {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::InstructionSet;
+    use super::super::dispatch::InstructionSet;
     use super::super::testing::{exact_product, values};
     use super::*;
 

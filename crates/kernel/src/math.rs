@@ -1,6 +1,6 @@
 //! Functions of a vector: exp and the activations. No unsafe code, no branches.
 
-use super::simd::Simd;
+use super::isa::Simd;
 
 /// What a feed-forward layer applies between its two matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,8 @@ fn gelu_tanh<S: Simd>(s: S, x: S::Vector) -> S::Vector {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Kernels, Task};
+    use super::super::dispatch::Kernels;
+    use super::super::isa::Task;
     use super::*;
     use crate::testing::{exact_erf, exact_gelu, exact_gelu_tanh};
 

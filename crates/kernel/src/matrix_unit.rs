@@ -3,11 +3,6 @@
 //! What is built on it (packing, splitting, tails, order) is written once, against [`MatrixUnit`], and tested on every
 //! machine with a unit that is emulated.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-use super::amx::Amx;
-#[cfg(test)]
-use super::emulated_unit::EmulatedTiles;
-
 /// Rows of a tile.
 pub(super) const TILE_ROWS: usize = 16;
 /// Words of 32 bits in a row of a tile: a sum each, or of a factor two bf16 or four bytes.
@@ -52,37 +47,4 @@ pub(super) trait MatrixUnit {
 pub(super) trait UnitTask {
     /// Does the work.
     fn run<U: MatrixUnit>(self, unit: &mut U);
-}
-
-/// A unit that this CPU has and this process may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// Intel's tiles.
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    Amx(Amx),
-    /// Plain Rust.
-    #[cfg(test)]
-    Emulated,
-}
-
-impl Unit {
-    /// The one there is.
-    pub(super) fn detect() -> Option<Unit> {
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        return Amx::detect().map(Unit::Amx);
-        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-        None
-    }
-
-    /// Runs a task with the unit made ready for it on this thread, and released after it: a thread that waits has no tiles
-    /// that the kernel would have to keep. Within a task no other must be run.
-    #[inline(always)]
-    pub(super) fn run<T: UnitTask>(self, task: T) {
-        match self {
-            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Unit::Amx(amx) => task.run(&mut amx.start()),
-            #[cfg(test)]
-            Unit::Emulated => task.run(&mut EmulatedTiles::default()),
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::simd::{Simd, Task};
+use super::isa::{Simd, Task};
 use super::tile::{load_columns, store_columns};
 
 /// `out = (x - mean) / √(variance + epsilon) · gamma + beta`, row by row. `input` and `out` may be the same matrix.
@@ -153,7 +153,7 @@ unsafe fn term<S: Simd, const SQUARES: bool>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Kernels;
+    use super::super::dispatch::Kernels;
     use super::super::testing::{exact_layer_norm, exact_rms_norm, values};
     use super::*;
 

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use super::isa::{Simd, Task};
 use super::math::Activation;
-use super::matrix_unit::Unit;
 use super::precision::Precision;
-use super::simd::{Simd, Task};
 use super::tile::{group_words, load_columns, store_columns};
+use super::unit::Unit;
 
 /// Whole cache lines, so that rows may be stored in whole vectors.
 const LINE: usize = 16;

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use super::dot::{Dot, DotTask, call_in};
+use super::dispatch::Kernels;
+use super::dot::call_in;
+use super::isa::{Dot, DotTask};
+use super::isa::{Simd, Task};
 use super::precision::Precision;
-use super::simd::{Kernels, Simd, Task};
 
 /// Independent chains of multiply-adds: more than any CPU's latency × width, and they fit the registers.
 const CHAINS: usize = 12;

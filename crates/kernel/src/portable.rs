@@ -1,6 +1,7 @@
 //! Four lanes in plain Rust: what every other CPU gets from its compiler, and the oracle for the other sets.
 
-use super::simd::{Simd, Task};
+use super::dot::{WithBf16, WithBytes};
+use super::isa::{DotTask, Simd, Task};
 
 /// The portable instruction set: every CPU has it.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,14 @@ impl Simd for Portable {
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
         task.run(self)
+    }
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBytes(task))
+    }
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBf16(task))
     }
 
     #[inline(always)]

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::isa::{Simd, Task};
 use super::linear::f16_word;
 use super::memory::AlignedBuffer;
 use super::precision::Precision;
-use super::simd::{Simd, Task};
 use super::tile::{load_columns, store_columns};
 use crate::error::Result;
 
@@ -129,7 +129,7 @@ unsafe fn add_columns<S: Simd>(s: S, table: usize, row: *mut f32, at: usize, col
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Kernels;
+    use super::super::dispatch::Kernels;
     use super::super::testing::values;
     use super::*;
 

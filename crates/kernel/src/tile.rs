@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::dot::{Dot, DotTask, F32, call_in};
+use super::dot::{F32, call_in};
+use super::isa::{Dot, DotTask};
+use super::isa::{PANEL_VECTORS, Simd, even_runs};
 use super::precision::Precision;
-use super::simd::{PANEL_VECTORS, Simd, even_runs};
 
 /// What happens to the sums before they are stored. Pointers are to the first row and column of the product.
 #[derive(Debug, Clone, Copy)]

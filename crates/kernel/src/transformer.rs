@@ -15,17 +15,18 @@ use std::sync::Arc;
 
 use super::attention::{self, AttentionTask, Heads};
 use super::attention_bf16::{self, RoundedAttentionTask};
+use super::dispatch::Kernels;
 use super::linear::{Arena, Dense, Epilogue, Linear, LinearTask, Panels, UNIT_SCRATCH};
 use super::math::Activation;
-use super::matrix_unit::{TILE_ROWS, Unit};
+use super::matrix_unit::TILE_ROWS;
 use super::memory::AlignedBuffer;
 use super::norm::{LayerNormTask, RmsNormTask};
 use super::operand::{Form, OperandTask};
 use super::position_bias::PositionBias;
 use super::precision::Precision;
-use super::simd::Kernels;
 use super::table::{EmbedTask, Table};
 use super::team::{Member, Team};
+use super::unit::Unit;
 use super::unit_product::BLOCK as UNIT_COLUMNS;
 use crate::error::{Error, Result};
 

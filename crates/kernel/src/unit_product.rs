@@ -8,8 +8,8 @@
 //! of at most 1 are about 2⁻¹⁶ off. Of six, the five small ones are summed up over all steps before the large one, so that
 //! few sums are rounded where they are large.
 
+use super::isa::Simd;
 use super::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS};
-use super::simd::Simd;
 
 /// Rows and columns of a block: two tiles each.
 pub(super) const BLOCK: usize = 2 * TILE_ROWS;

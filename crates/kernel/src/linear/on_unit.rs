@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
+use super::super::isa::Simd;
 use super::super::math::Activation;
 use super::super::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS, UnitTask};
 use super::super::operand::{Form, group_inputs, scale_at, store_parts};
-use super::super::simd::Simd;
 use super::super::tile::{load_columns, store_columns};
 use super::super::unit_product::{BLOCK, BYTES, Factors, Fetch, Meanwhile, Split, block};
 use super::{Epilogue, LinearTask, Out};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::simd::Simd;
+use super::super::isa::Simd;
 use super::ScoreScale;
 use super::epilogue::{Epilogue, Then};
 use super::exact;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::simd::Simd;
+use super::super::isa::Simd;
 use super::exact::{self, MOST_LANES};
 use super::matrix::{Block, Matrix};
 use super::product::{MAX_TILE_ROWS, PANEL, Panels, Tile};
@@ -225,9 +225,10 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dispatch::Kernels;
+    use super::super::super::isa::Task;
     use super::super::super::memory::AlignedBuffer;
     use super::super::super::portable::Portable;
-    use super::super::super::simd::{Kernels, Task};
     use super::*;
 
     const THENS: usize = 5;

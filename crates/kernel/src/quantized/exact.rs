@@ -3,7 +3,7 @@
 //!
 //! What each function has to keep is said beside it; sums run in the runtime's order.
 
-use super::super::simd::Simd;
+use super::super::isa::Simd;
 
 /// `a × b + c`, rounded once.
 #[inline(always)]
@@ -297,8 +297,9 @@ pub(super) fn layer_norm<S: Simd>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dispatch::Kernels;
+    use super::super::super::isa::Task;
     use super::super::super::portable::Portable;
-    use super::super::super::simd::{Kernels, Task};
     use super::*;
 
     /// GELU or exp of one value.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::super::simd::{Simd, even_runs};
+use super::super::isa::{Simd, even_runs};
 use super::super::transformer::Norm;
 use super::epilogue::Epilogue;
 use super::exact::{self, MOST_LANES};

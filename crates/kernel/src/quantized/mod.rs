@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use self::pass::Scratch;
 use self::product::{GROUP, Panels, Products};
-use super::simd::Kernels;
+use super::dispatch::Kernels;
 use super::team::Team;
 use super::transformer::Norm;
 use crate::error::{Error, Result};

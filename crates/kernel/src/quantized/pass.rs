@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
+use super::super::isa::{Simd, Task};
 use super::super::memory::AlignedBuffer;
-use super::super::simd::{Simd, Task};
 use super::super::team::{Member, Team};
 use super::super::transformer::Norm;
 use super::attention::{Queries, context, scores};

@@ -3,10 +3,11 @@
 //! Integer sums have no order, so every instruction set gives the same bits. The AVX2 form widens to 16 bits first: the
 //! shorter `vpmaddubsw` saturates.
 
-use super::super::memory::AlignedBuffer;
 #[cfg(target_arch = "x86_64")]
-use super::super::simd::InstructionSet;
-use super::super::simd::{Kernels, even_runs};
+use super::super::dispatch::InstructionSet;
+use super::super::dispatch::Kernels;
+use super::super::isa::even_runs;
+use super::super::memory::AlignedBuffer;
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;

@@ -1,7 +1,7 @@
 //! How a tensor becomes codes: its range, the scale and zero point that follow from it, and quotients rounded as the
 //! runtime rounds them.
 
-use super::super::simd::Simd;
+use super::super::isa::Simd;
 use super::exact::{fused, larger, smaller};
 
 /// Room for codes comes in whole numbers of it: four of the longest vectors are stored at a time.
@@ -198,8 +198,9 @@ impl<S: Simd, const INVERSE: bool> Divisor<S, INVERSE> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::dispatch::Kernels;
+    use super::super::super::isa::Task;
     use super::super::super::portable::Portable;
-    use super::super::super::simd::{Kernels, Task};
     use super::*;
 
     /// Quotients by the inverse, and as divided.

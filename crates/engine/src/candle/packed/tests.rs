@@ -1,8 +1,8 @@
 //! On `Device::Cpu`: everything of the executor but the device.
 
+use super::*;
 use crate::candle::plain::CandleEncoder;
 use crate::testing::{FAMILIES, architecture, batch, tensors, text};
-use super::*;
 
 fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
     let tensors = tensors(architecture);

@@ -1,4 +1,4 @@
-//! What a kernel may ask of an instruction set: f32 vectors, and a way into code compiled for that set.
+//! Which instruction sets there are kernels for, and which of them this CPU has.
 
 use std::sync::OnceLock;
 
@@ -6,161 +6,11 @@ use std::sync::OnceLock;
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
-use super::dot::{DotTask, WithBf16, WithBytes};
-use super::matrix_unit::Unit;
+use super::isa::{PANEL_VECTORS, Simd, Task};
 use super::portable::Portable;
 use super::precision::Precision;
+use super::unit::Unit;
 use crate::error::{Error, Result};
-
-/// Vectors side by side in a weight panel and in a tile of accumulators.
-pub(super) const PANEL_VECTORS: usize = 2;
-
-/// An instruction set as a value. The value exists only on a CPU that has the instructions, so the arithmetic is safe
-/// to call; only memory access is not.
-///
-/// Every method works lane by lane, and no result depends on anything but the operands' lanes: kernels built from it
-/// are as deterministic as their loops.
-pub(super) trait Simd: Copy + Send + Sync + 'static {
-    /// f32 lanes of a vector.
-    const LANES: usize;
-    /// Most rows of [`PANEL_VECTORS`] accumulators that stay in registers beside their operands.
-    const TILE_ROWS: usize;
-    /// As [`Simd::TILE_ROWS`], where operands are widened on the way and take more registers.
-    const WIDENING_ROWS: usize;
-    /// `LANES` f32 values.
-    type Vector: Copy;
-    /// `LANES` words of 32 bits: integers, pairs of bf16 or four bytes each.
-    type Words: Copy;
-
-    /// Runs a task compiled for this instruction set.
-    fn call<T: Task>(self, task: T) -> T::Output;
-    /// Runs a task with the fastest products of bytes this CPU has. They are exact: all give the same sums.
-    #[inline(always)]
-    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
-        self.call(WithBytes(task))
-    }
-    /// Runs a task with the fastest products of bf16 this CPU has.
-    #[inline(always)]
-    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
-        self.call(WithBf16(task))
-    }
-
-    /// The same value in every lane.
-    fn splat(self, value: f32) -> Self::Vector;
-    /// `a + b`
-    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a - b`
-    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a × b`
-    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a ÷ b`
-    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `a × b + c`, rounded once where the CPU can.
-    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The smaller one; `b` if either is NaN.
-    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// The larger one; `b` if either is NaN.
-    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// Lanes of `then` where `a < b`, of `otherwise` elsewhere.
-    fn where_less(self, a: Self::Vector, b: Self::Vector, then: Self::Vector, otherwise: Self::Vector) -> Self::Vector;
-    /// The value without its sign.
-    fn magnitude(self, a: Self::Vector) -> Self::Vector;
-    /// A value that is not negative, with the sign of another.
-    fn with_sign_of(self, a: Self::Vector, sign: Self::Vector) -> Self::Vector;
-    /// The nearest integer, ties to even, for |a| < 2²².
-    fn round(self, a: Self::Vector) -> Self::Vector;
-    /// `a × 2ⁿ` for integral n of -126..=127. NaN in `a` stays NaN.
-    fn scale_by_power(self, a: Self::Vector, n: Self::Vector) -> Self::Vector;
-    /// The first `count` lanes, zero in the others.
-    fn keep_first(self, a: Self::Vector, count: usize) -> Self::Vector;
-    /// The sum of all lanes, always in the same order.
-    fn sum(self, a: Self::Vector) -> f32;
-    /// The largest lane.
-    fn largest(self, a: Self::Vector) -> f32;
-
-    /// The same word in every lane.
-    fn splat_word(self, word: u32) -> Self::Words;
-    /// `sums` and the products of the unsigned bytes of `a` with the signed bytes of `b`, four per lane, as integers.
-    fn add_byte_products(self, sums: Self::Words, a: Self::Words, b: Self::Words) -> Self::Words;
-    /// `sums` and the products of the bf16 of `a` and `b`, two per lane.
-    fn add_bf16_products(self, sums: Self::Vector, a: Self::Words, b: Self::Words) -> Self::Vector;
-    /// Sums of integers, wrapping.
-    fn add_words(self, a: Self::Words, b: Self::Words) -> Self::Words;
-    /// Signed integers as the nearest f32.
-    fn integers_to_f32(self, a: Self::Words) -> Self::Vector;
-    /// The same bits.
-    fn bits(self, a: Self::Words) -> Self::Vector;
-    /// Both rounded to the nearest bf16, ties away from zero, `low` in the words' low halves. NaN stays NaN, if it is
-    /// quiet, as those that arithmetic makes are.
-    fn pairs_of_bf16(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
-    /// The upper halves of the lanes of both, as bf16, those of `low` in the words' low halves.
-    fn pairs_of_upper_halves(self, low: Self::Vector, high: Self::Vector) -> Self::Words;
-    /// What a lane's upper half stands for on its own: the next bf16 towards zero.
-    fn upper_half(self, a: Self::Vector) -> Self::Vector;
-    /// The nearest bf16, ties away from zero. NaN stays NaN, if it is quiet.
-    fn nearest_bf16(self, a: Self::Vector) -> Self::Vector;
-
-    /// Asks for the cache line of an address, which may be any.
-    fn prefetch(self, address: *const f32);
-    /// The same, into the second-level cache: for what is needed somewhat later.
-    fn prefetch_next(self, address: *const f32);
-
-    /// # Safety
-    /// `from` must be readable for `LANES` values.
-    unsafe fn load(self, from: *const f32) -> Self::Vector;
-    /// The first `count` lanes from memory, zero in the others.
-    ///
-    /// # Safety
-    /// `from` must be readable for `count` values; `count < LANES`.
-    unsafe fn load_first(self, from: *const f32, count: usize) -> Self::Vector;
-    /// # Safety
-    /// `to` must be writable for `LANES` values.
-    unsafe fn store(self, to: *mut f32, a: Self::Vector);
-    /// # Safety
-    /// `to` must be writable for `count` values; `count < LANES`.
-    unsafe fn store_first(self, to: *mut f32, a: Self::Vector, count: usize);
-
-    /// # Safety
-    /// `from` must be readable for `LANES` words.
-    unsafe fn load_words(self, from: *const f32) -> Self::Words;
-    /// f16 values as f32. Infinities and NaN become anything.
-    ///
-    /// # Safety
-    /// `from` must be readable for `LANES` values of f16.
-    unsafe fn load_f16(self, from: *const f32) -> Self::Vector;
-    /// Stores lanes of 0 to 255 as bytes, rounded to the nearest, ties to even. Other lanes become anything.
-    ///
-    /// # Safety
-    /// `to` must be writable for `LANES` bytes.
-    unsafe fn store_bytes(self, to: *mut u8, a: Self::Vector);
-    /// Turns a square around: `LANES` values of each of `LANES` rows, from column `at` on, are stored column after column,
-    /// `stride` apart.
-    ///
-    /// # Safety
-    /// There are `LANES` rows, readable for `at + LANES` values each; `to` must be writable for as many columns.
-    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize);
-    /// Stores the lanes of four vectors as bytes: each the nearest integer, ties to even, plus `offset`, held to 0..=255.
-    /// NaN becomes 0; other lanes beyond ±2²² become anything. `offset` is 0..=255. Returns words that add up to the sum of
-    /// the bytes.
-    ///
-    /// # Safety
-    /// `to` must be writable for 4 × `LANES` bytes.
-    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [Self::Vector; 4], offset: i32) -> Self::Words;
-    /// Stores lanes as bf16, rounded to the nearest, ties to even. NaN stays NaN.
-    ///
-    /// # Safety
-    /// `to` must be writable for `LANES` values of bf16.
-    unsafe fn store_bf16(self, to: *mut u16, a: Self::Vector);
-}
-
-/// Work written once for every instruction set. `run` and all that it does with vectors must be `#[inline(always)]`: that
-/// is how it comes to be compiled with the set's instructions. Closures are not, so kernels have none.
-pub(super) trait Task {
-    /// What it returns.
-    type Output;
-    /// Does the work with the given instructions.
-    fn run<S: Simd>(self, simd: S) -> Self::Output;
-}
 
 /// The instruction sets there are kernels for, the widest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -369,16 +219,10 @@ impl Task for Widths {
     }
 }
 
-/// Splits `rows` into runs of at most `most` rows, as even as possible.
-pub(super) fn even_runs(rows: std::ops::Range<usize>, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let (start, count) = (rows.start, rows.len());
-    let runs = count.div_ceil(most);
-    (0..runs).map(move |i| start + count * i / runs..start + count * (i + 1) / runs)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::even_runs;
 
     /// All lane-wise operations on given operands, and the two reductions.
     struct Operations<'a>([&'a [f32]; 3]);

@@ -9,7 +9,7 @@ use super::super::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS, UnitTask};
 use super::super::operand::{Form, group_inputs, scale_at, store_parts};
 use super::super::tile::{load_columns, store_columns};
 use super::super::unit_product::{BLOCK, BYTES, Factors, Fetch, Meanwhile, Split, block};
-use super::{Epilogue, LinearTask, Out};
+use super::task::{Epilogue, LinearTask, Out};
 
 /// Rows whose sums are kept while a panel is gone through in pieces.
 const MOST_ROWS: usize = 128;
@@ -20,7 +20,7 @@ const SPLIT_STEPS: usize = 12;
 const SPLIT_PART: usize = SPLIT_STEPS * TILE_ROWS * BLOCK;
 
 /// Words of scratch memory, on a cache line, that a product on a unit needs.
-pub(in super::super) const SCRATCH: usize = (MOST_ROWS + BLOCK) * BLOCK + 2 * 3 * SPLIT_PART;
+pub(crate) const SCRATCH: usize = (MOST_ROWS + BLOCK) * BLOCK + 2 * 3 * SPLIT_PART;
 
 /// A task, on vectors of which it does what is not multiplying.
 pub(super) struct OnUnit<'a, S>(pub LinearTask<'a>, pub S);

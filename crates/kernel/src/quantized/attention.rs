@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use super::super::isa::Simd;
-use super::ScoreScale;
 use super::epilogue::{Epilogue, Then};
 use super::exact;
 use super::linear::quantize;
 use super::matrix::Matrix;
-use super::pass::{MemberScratch, Pass, Tensor};
+use super::model::ScoreScale;
 use super::product::{GROUP, PANEL, Tile, tiles};
 use super::quantization::{Quantization, Spread};
+use super::state::{MemberScratch, Pass, Tensor};
 
 /// Some queries of a head in a layer.
 #[derive(Clone)]

@@ -8,9 +8,9 @@ use super::super::transformer::Norm;
 use super::epilogue::Epilogue;
 use super::exact::{self, MOST_LANES};
 use super::matrix::Matrix;
-use super::pass::{MemberScratch, NormStep, Output, Pass, Tensor};
 use super::product::{PANEL, Tile, tiles};
 use super::quantization::{CODES, Quantization, Spread};
+use super::state::{MemberScratch, NormStep, Output, Pass, Tensor};
 
 const CACHE_LINE: usize = 64;
 /// About how many values before their turn those to be quantised are asked for.

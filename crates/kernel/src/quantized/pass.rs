@@ -5,22 +5,19 @@
 //! are the same.
 
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::isa::{Simd, Task};
-use super::super::memory::AlignedBuffer;
-use super::super::team::{Member, Team};
-use super::super::transformer::Norm;
 use super::attention::{Queries, context, scores};
 use super::epilogue::Then;
 use super::linear::{embed, normalize, product, quantize};
 use super::matrix::Matrix;
-use super::product::Panels;
+use super::model::QuantizedTransformer;
 use super::quantization::Quantization;
-use super::shares::{Sharer, Shares};
-use super::{Linear, QuantizedTransformer};
+use super::shares::Sharer;
+use super::state::{Extent, MemberScratch, NormStep, Output, Pass, Scratch, TENSORS, Tensor};
 use crate::error::Result;
+use crate::isa::{Simd, Task};
+use crate::team::{Member, Team};
 
 /// Below this many rows per thread products are shared out by columns: each core reads its part of the weights only. With
 /// more rows the weights come in time, being asked for ahead, and no core quantises what another has quantised.
@@ -33,119 +30,6 @@ const NORM_ROWS: usize = 16;
 const PIECES: usize = 4;
 /// Most queries of one head that are attended to at a time.
 const ATTENTION_ROWS: usize = 96;
-
-/// Memory of a pass, kept for the next one.
-pub(super) struct Scratch {
-    states: AlignedBuffer,
-    attended: AlignedBuffer,
-    query: AlignedBuffer,
-    key: AlignedBuffer,
-    value: AlignedBuffer,
-    powers: AlignedBuffer,
-    factors: AlignedBuffer,
-    context: AlignedBuffer,
-    between: AlignedBuffer,
-    ranges: Vec<Extent>,
-    members: Vec<Mutex<MemberScratch>>,
-    shares: Shares,
-}
-
-/// Memory of one member.
-#[derive(Default)]
-pub(super) struct MemberScratch {
-    /// Codes of a product's left side, and the sum of each row.
-    pub(super) codes: Vec<u8>,
-    pub(super) sums: Vec<i32>,
-    /// Keys or values of one head.
-    pub(super) head: Panels,
-    pub(super) signed: Vec<i8>,
-    /// Scores of a tile of rows.
-    pub(super) scores: AlignedBuffer,
-}
-
-impl Scratch {
-    pub(super) fn new(members: usize) -> Scratch {
-        let buffer = AlignedBuffer::default;
-        Scratch {
-            states: buffer(),
-            attended: buffer(),
-            query: buffer(),
-            key: buffer(),
-            value: buffer(),
-            powers: buffer(),
-            factors: buffer(),
-            context: buffer(),
-            between: buffer(),
-            ranges: Vec::new(),
-            members: (0..members).map(|_| Mutex::default()).collect(),
-            shares: Shares::new(members),
-        }
-    }
-}
-
-/// A tensor's range while several members find it.
-pub(super) struct Extent {
-    least: AtomicI32,
-    most: AtomicI32,
-}
-
-/// f32 bits in an order that integers have too, and back.
-fn ordered(bits: i32) -> i32 {
-    bits ^ ((bits >> 31) & i32::MAX)
-}
-
-impl Extent {
-    fn new() -> Extent {
-        Extent { least: AtomicI32::new(0), most: AtomicI32::new(0) }
-    }
-
-    /// Back to the range of nothing, which is 0 alone.
-    fn reset(&mut self) {
-        *self.least.get_mut() = 0;
-        *self.most.get_mut() = 0;
-    }
-
-    pub(super) fn include(&self, (least, most): (f32, f32)) {
-        self.least.fetch_min(ordered(least.to_bits() as i32), Ordering::Relaxed);
-        self.most.fetch_max(ordered(most.to_bits() as i32), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> (f32, f32) {
-        let value = |key: &AtomicI32| f32::from_bits(ordered(key.load(Ordering::Relaxed)) as u32);
-        (value(&self.least), value(&self.most))
-    }
-}
-
-/// Tensors of a block that are quantised, and the states that enter it.
-#[derive(Clone, Copy)]
-pub(super) enum Tensor {
-    States,
-    Query,
-    Key,
-    Value,
-    Probabilities,
-    Context,
-    Attended,
-    Between,
-}
-
-const TENSORS: usize = 8;
-
-/// One of the products of a phase, all with the same left side.
-pub(super) struct Output<'a> {
-    pub(super) linear: &'a Linear,
-    pub(super) to: Matrix,
-    pub(super) then: Then,
-    /// Where its range goes; `None` if the result is not quantised as it is.
-    pub(super) range: Option<&'a Extent>,
-}
-
-/// A norm behind a product, in place.
-pub(super) struct NormStep<'a> {
-    pub(super) norm: &'a Norm,
-    pub(super) at: Matrix,
-    pub(super) range: &'a Extent,
-}
 
 /// Runs a pass and appends the states.
 pub(super) fn run(
@@ -196,31 +80,6 @@ pub(super) fn run(
     Ok(())
 }
 
-/// A pass under way.
-pub(super) struct Pass<'a> {
-    pub(super) model: &'a QuantizedTransformer,
-    pub(super) rows: &'a [&'a [u32]],
-    pub(super) tokens: usize,
-    pub(super) threads: usize,
-    pub(super) states: Matrix,
-    pub(super) attended: Matrix,
-    pub(super) query: Matrix,
-    pub(super) key: Matrix,
-    pub(super) value: Matrix,
-    /// Exponentials of the scores, of one head below those of the other: probabilities once they are multiplied by their
-    /// row's factor.
-    pub(super) powers: Matrix,
-    /// `[heads, tokens]`
-    pub(super) factors: Matrix,
-    pub(super) context: Matrix,
-    pub(super) between: Matrix,
-    pub(super) ranges: &'a [Extent],
-    pub(super) members: &'a [Mutex<MemberScratch>],
-    pub(super) shares: &'a Shares,
-    /// A range or a variance was not finite: the result means nothing.
-    pub(super) lost: AtomicBool,
-}
-
 /// A piece of a phase's work, to be run with an instruction set.
 struct Work<'a, 'b> {
     pass: &'a Pass<'a>,
@@ -244,19 +103,6 @@ enum Step<'a> {
 }
 
 impl Pass<'_> {
-    pub(super) fn range(&self, layer: usize, tensor: Tensor) -> &Extent {
-        &self.ranges[layer * TENSORS + tensor as usize]
-    }
-
-    /// How a tensor is quantised, now that its range is known.
-    pub(super) fn quantization(&self, layer: usize, tensor: Tensor) -> Quantization {
-        let (least, most) = self.range(layer, tensor).get();
-        Quantization::of(least, most).unwrap_or_else(|| {
-            self.lost.store(true, Ordering::Relaxed);
-            Quantization { scale: 1.0, zero_point: 0 }
-        })
-    }
-
     fn take_part(&self, member: &Member<'_>) {
         let scratch = &mut *self.members[member.index()].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let sharer = &Sharer::new(member, self.shares);

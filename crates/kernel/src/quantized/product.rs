@@ -9,6 +9,9 @@ use super::super::dispatch::Kernels;
 use super::super::isa::even_runs;
 use super::super::memory::AlignedBuffer;
 
+/// Most inputs of a product: beyond it, sums of products of codes would leave i32.
+pub const MOST_INPUTS: usize = 16_384;
+
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
 /// Codes of one column that lie side by side.

@@ -1,0 +1,118 @@
+//! Passes of one encoder, with threads and memory of their own.
+
+use std::sync::Arc;
+
+use super::memory::{Scratch, row_stride};
+use super::model::Transformer;
+use super::pass::Pass;
+use super::way::{Schedule, Way};
+use crate::error::{Error, Result};
+use crate::memory::AlignedBuffer;
+use crate::team::{Member, Team};
+use crate::unit::Unit;
+
+/// Runs a [`Transformer`] with threads and scratch memory of its own.
+pub struct Executor {
+    model: Arc<Transformer>,
+    team: Team,
+    scratch: Scratch,
+    /// The model's position bias for sequences of up to that many tokens.
+    distances: (Arc<Vec<f32>>, usize),
+}
+
+impl Executor {
+    /// An executor with `threads` threads, the caller's included.
+    pub fn new(model: Arc<Transformer>, threads: usize) -> Result<Executor> {
+        let team = Team::new(threads)?;
+        let members = (0..team.size()).map(|_| AlignedBuffer::default()).collect();
+        let scratch = Scratch { members, ..Scratch::default() };
+        Ok(Executor { model, team, scratch, distances: (Arc::default(), 0) })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Transformer> {
+        &self.model
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.team.size()
+    }
+
+    /// Hidden states `[tokens, hidden]` of packed sequences with the given lengths. `rows` has, for each embedding
+    /// table, the row of each token. An index beyond its table is an error.
+    pub fn forward(&mut self, rows: &[&[u32]], lengths: &[usize]) -> Result<Vec<f32>> {
+        let model = Arc::clone(&self.model);
+        let hidden = model.shape.hidden;
+        let tokens = lengths.iter().sum::<usize>();
+        if rows.len() != model.tables.len() || rows.iter().any(|rows| rows.len() != tokens) {
+            return Err(Error::internal("one row of every embedding table per token is needed"));
+        }
+        for (index, rows) in rows.iter().enumerate() {
+            let count = model.table_rows(index);
+            if let Some(row) = rows.iter().find(|&&row| row as usize >= count) {
+                return Err(Error::invalid(format!("row {row} of an embedding table with {count} rows")));
+            }
+        }
+        let is_short = |&length: &usize| model.is_short(length);
+        if !lengths.iter().any(is_short) || lengths.iter().all(is_short) {
+            let unit = model.unit().filter(|_| !lengths.iter().any(is_short));
+            return self.pass(rows.iter().map(|rows| rows.to_vec()).collect(), lengths, unit);
+        }
+        // Those of each kind together, and back to their places.
+        let mut states = vec![0f32; tokens * hidden];
+        for (unit, short) in [(None, true), (model.unit(), false)] {
+            let starts = lengths.iter().scan(0, |end, &length| {
+                *end += length;
+                Some(*end - length..*end)
+            });
+            let ranges: Vec<_> = starts.filter(|range| model.is_short(range.len()) == short).collect();
+            let of_kind = |rows: &&[u32]| ranges.iter().flat_map(|range| &rows[range.clone()]).copied().collect();
+            let lengths: Vec<_> = ranges.iter().map(ExactSizeIterator::len).collect();
+            let part = self.pass(rows.iter().map(of_kind).collect(), &lengths, unit)?;
+            let mut part = &part[..];
+            for range in ranges {
+                let (first, rest) = part.split_at(range.len() * hidden);
+                states[range.start * hidden..range.end * hidden].copy_from_slice(first);
+                part = rest;
+            }
+        }
+        Ok(states)
+    }
+
+    /// Hidden states of sequences that are computed in the same way: on a unit or by vectors.
+    fn pass(&mut self, rows: Vec<Vec<u32>>, lengths: &[usize], unit: Option<Unit>) -> Result<Vec<f32>> {
+        let model = Arc::clone(&self.model);
+        let hidden = model.shape.hidden;
+        let tokens = lengths.iter().sum::<usize>();
+        if tokens == 0 {
+            return Ok(Vec::new());
+        }
+        let way = Way::new(&model, unit);
+        let schedule = Schedule::for_rows(tokens, self.team.size(), way.few_rows);
+        let sequences: Vec<_> = lengths
+            .iter()
+            .scan(0, |start, &length| {
+                *start += length;
+                Some(*start - length..*start)
+            })
+            .collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if let Some(bias) = &model.position_bias
+            && longest > self.distances.1
+        {
+            // Room to grow, so that slowly growing lengths do not rebuild it each time.
+            let longest = longest.next_power_of_two();
+            self.distances = (Arc::new(bias.by_distance(model.shape.heads, longest)), longest);
+        }
+        let distances = self.distances.clone();
+        let memory = self.scratch.prepare(&model, way, schedule, tokens, longest);
+        let pass = Pass { model, way, schedule, rows, sequences, tokens, threads: self.team.size(), distances, memory };
+        self.team.run(Arc::new(move |member: &Member<'_>| pass.take_part(member)))?;
+        let mut states = Vec::with_capacity(tokens * hidden);
+        for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {
+            states.extend_from_slice(&row[..hidden]);
+        }
+        Ok(states)
+    }
+}

@@ -1,0 +1,111 @@
+//! How a pass is computed and shared out.
+
+use super::model::Transformer;
+use super::shape::Shape;
+use crate::operand::Form;
+use crate::precision::Precision;
+use crate::unit::Unit;
+
+/// Below this many rows per thread products are shared out by columns: so few that a core waits for weights more than it
+/// computes. all-MiniLM-L6-v2 on two cores of an AMD EPYC (Zen 4), ms by rows / by columns, the least of 25 rounds:
+///
+/// | tokens | f32 | f16 | bf16 | int8 |
+/// |---|---|---|---|---|
+/// | 6 | 1.39 / 0.89 | 0.86 / 0.76 | 0.41 / 0.38 | 0.25 / 0.24 |
+/// | 8 | 1.43 / 0.94 | 1.12 / 1.18 | 0.45 / 0.48 | 0.29 / 0.32 |
+/// | 12 | 1.43 / 1.28 | 1.43 / 1.39 | 0.65 / 0.70 | 0.38 / 0.43 |
+/// | 16 | 1.64 / 1.65 | 1.79 / 1.81 | 0.85 / 0.87 | 0.49 / 0.52 |
+/// | 32 | 3.18 / 3.29 | 3.65 / 3.62 | 1.87 / 1.92 | 0.95 / 1.02 |
+///
+/// The same on a matrix unit, whose time for fewer than sixteen rows is that for sixteen, on two cores of an Intel Xeon
+/// (Emerald Rapids; a virtual machine, not quite idle):
+///
+/// | tokens | f32 | bf16x3 | bf16 | int8 |
+/// |---|---|---|---|---|
+/// | 16 | 4.60 / 2.61 | 2.07 / 1.31 | 1.05 / 0.78 | 0.64 / 0.71 |
+/// | 32 | 4.44 / 3.30 | 1.86 / 1.92 | 0.83 / 0.97 | 0.71 / 1.10 |
+pub(super) const fn few_rows(precision: Precision, has_unit: bool) -> usize {
+    match (precision, has_unit) {
+        // Weights are split again for every block of rows.
+        (Precision::F32, true) => 64,
+        (Precision::Bf16x3, true) => 16,
+        (Precision::Bf16, true) => 12,
+        (Precision::Int8, true) => 8,
+        (Precision::F32 | Precision::Bf16x3, false) => 7,
+        (Precision::F16, _) => 4,
+        (Precision::Bf16 | Precision::Int8, false) => 3,
+    }
+}
+/// Rows of a block in the rows schedule: its feed-forward values stay in the second-level cache.
+pub(super) const BLOCK_ROWS: usize = 56;
+/// The same on a matrix unit, in whole tiles.
+const UNIT_BLOCK_ROWS: usize = 64;
+/// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
+const PIECES: usize = 4;
+
+/// By what a pass is computed, and what follows from it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    /// What multiplies in place of vectors.
+    pub(super) unit: Option<Unit>,
+    /// How products read their rows.
+    pub(super) form: Form,
+    /// Words of the widest row that a product reads rounded.
+    pub(super) operand_words: usize,
+    /// Words of a row between the feed-forward matrices.
+    pub(super) between_words: usize,
+    /// Rows of a block in the rows schedule.
+    pub(super) block_rows: usize,
+    /// Below how many rows per thread products are shared out by columns.
+    pub(super) few_rows: usize,
+    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
+    pub(super) rounds_attention: bool,
+}
+
+impl Way {
+    pub(super) fn new(model: &Transformer, unit: Option<Unit>) -> Way {
+        let Shape { hidden, intermediate, .. } = model.shape;
+        let form = Form::of(model.precision, unit);
+        let fast_attention = model.kernels.has_bf16_products() || unit.is_some();
+        let mut way = Way {
+            unit,
+            form,
+            operand_words: form.row_words(hidden.max(intermediate).max(model.shape.attention_width())),
+            between_words: intermediate,
+            block_rows: if unit.is_some() { UNIT_BLOCK_ROWS } else { BLOCK_ROWS },
+            few_rows: few_rows(model.precision, unit.is_some()),
+            rounds_attention: matches!(model.precision, Precision::Bf16 | Precision::Int8) && fast_attention,
+        };
+        if way.feeds_operand() {
+            way.between_words = form.row_words(intermediate);
+        }
+        way
+    }
+
+    /// Whether the first feed-forward product writes what the second reads. Bytes have a scale that needs many columns.
+    pub(super) fn feeds_operand(&self) -> bool {
+        matches!(self.form, Form::Parts(_))
+    }
+}
+
+/// How a forward pass is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Schedule {
+    Columns,
+    Rows,
+}
+
+impl Schedule {
+    pub(super) fn for_rows(rows: usize, threads: usize, few: usize) -> Schedule {
+        if threads > 1 && rows < few * threads { Schedule::Columns } else { Schedule::Rows }
+    }
+}
+
+/// Into how many pieces a product's panels are cut: the fewest that make equal shares for all threads, if there is such a
+/// number. A share too much for one thread, when a panel takes 30 µs, is time in which the others wait.
+pub(super) fn pieces(panels: usize, threads: usize) -> usize {
+    let least = threads * PIECES;
+    (least..=panels)
+        .find(|pieces| panels.is_multiple_of(*pieces) && pieces.is_multiple_of(threads))
+        .unwrap_or(panels.min(least))
+}

@@ -94,7 +94,7 @@ e2e: model
 	  T2V_TEST_MODEL=$(CURDIR)/models/all-MiniLM-L6-v2 go test -count=1 ./...
 	T2V_BIN=target/debug/text2vec-sidecar T2V_TEST_MODEL=models/all-MiniLM-L6-v2 bash tests/e2e/run.sh
 
-# Objects per second into a real Weaviate, by five ways, and the sidecar alone: the table in README.
+# Objects per second into a real Weaviate, by five ways, and the sidecar alone: the table in docs/performance.md.
 # `make bench-weaviate RATES="--texts 500 --ways one,a"` asks for less.
 bench-weaviate: model
 	cargo build --release

@@ -1,4 +1,4 @@
-//! The binary as people meet it: subcommands, errors in one line, and a README that tells the truth.
+//! The binary as people meet it: subcommands, errors in one line, and a table of flags that tells the truth.
 
 use crate::support;
 
@@ -428,7 +428,7 @@ fn a_device_that_does_not_exist_is_refused() {
     assert!(!run(&mut sidecar(&["--device", "tpu"])).status.success());
 }
 
-/// The flags as README's table shows them.
+/// The flags as the table in docs/configuration.md shows them.
 fn table_from_code() -> String {
     let mut rows = String::from("| command | flag | variable | default | meaning |\n|---|---|---|---|---|\n");
     let command = Cli::command();
@@ -456,14 +456,16 @@ fn table_from_code() -> String {
     rows
 }
 
-/// With `UPDATE_README=1` the table is written instead of compared.
+/// README leads to docs/configuration.md, which has the table. With `UPDATE_README=1` it is written instead of compared.
 #[test]
-fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
+fn the_readme_leads_to_every_flag_and_variable_as_the_code_has_them() {
     const BEGIN: &str = "<!-- flags: kept by tests/process/cli.rs -->\n";
     const END: &str = "<!-- end of flags -->";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).expect("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("the table's begin mark");
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
+    assert!(readme.contains("(docs/configuration.md)"), "README does not lead to docs/configuration.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+    let page = std::fs::read_to_string(path).expect("docs/configuration.md");
+    let (before, rest) = page.split_once(BEGIN).expect("the table's begin mark");
     let (table, after) = rest.split_once(END).expect("the table's end mark");
     let wanted = table_from_code();
     if std::env::var_os("UPDATE_README").is_some() {
@@ -482,6 +484,6 @@ fn the_readme_lists_every_flag_and_variable_as_the_code_has_them() {
         );
     }
     for variable in REFERENCE_VARIABLES {
-        assert!(after.contains(&format!("`{variable}`")), "README says nothing about {variable}");
+        assert!(after.contains(&format!("`{variable}`")), "docs/configuration.md says nothing about {variable}");
     }
 }

@@ -1,4 +1,4 @@
-//! Prometheus metrics. README lists them all.
+//! Prometheus metrics. docs/observability.md lists them all.
 //!
 //! What is counted as it happens is counted in [`metrics`], of which there is one, as Prometheus scrapes processes. What a
 //! queue or a cache knows by itself is asked for when a scrape comes ([`Source`]).
@@ -282,7 +282,7 @@ impl Metrics {
 
     fn work_on(&self, page: &mut Page, report: &Report) {
         page.counter("t2v_texts_total", "Texts that callers asked for.", self.texts.get());
-        page.histograms("t2v_stage_duration_seconds", "Time by stage: README says what each one measures.");
+        page.histograms("t2v_stage_duration_seconds", "Time by stage: docs/observability.md says what each is.");
         for &stage in Stage::ALL {
             page.histogram(&[("stage", stage.as_str())], &self.stage_duration[stage as usize].read());
         }

@@ -18,7 +18,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::followed::Followed;
 use super::health::is_probe;
-use super::http::error_response_at;
+use super::http::errors::error_response_at;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;

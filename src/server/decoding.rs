@@ -13,7 +13,7 @@ use axum::response::Response;
 use flate2::write::MultiGzDecoder;
 use futures_util::{StreamExt, stream};
 
-use super::http::error_response_at;
+use super::http::errors::error_response_at;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -6,8 +6,9 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::{HealthReporter, HealthService};
 
-use super::Readiness;
-use super::http::{Scoped, error_response};
+use super::http::errors::error_response;
+use super::http::path::Scoped;
+use super::models::Readiness;
 use crate::error::{Error, ErrorKind};
 
 /// Whether a path is what probes ask: readiness and liveness of the server and of each of its models, whose names are no

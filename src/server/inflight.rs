@@ -33,9 +33,9 @@ use hyper::body::Body as _;
 use tokio::sync::Notify;
 use tonic::Status;
 
-use super::Limits;
 use super::answers::{Keepsake, keep};
-use super::grpc::is_stream;
+use super::grpc::call::is_stream;
+use super::limits::Limits;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;

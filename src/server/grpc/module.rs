@@ -10,8 +10,8 @@ use percent_encoding::percent_decode_str;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use super::value::{from_struct, json_to_struct, to_struct};
-use super::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::class::{self, Class, Settings};
 use crate::contract::endpoint::Endpoint;
@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::proto;
 use crate::proto::module_server::Module;
 use crate::proto::object_result::Result as Outcome;
-use crate::server::Service;
+use crate::server::service::Service;
 
 /// Objects of a batch that are turned into text where the call runs; more go to a thread for blocking work.
 const INLINE_OBJECTS: usize = 8;

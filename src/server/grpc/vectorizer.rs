@@ -3,13 +3,13 @@
 use futures_util::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
+use super::call::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, Result};
 use crate::proto;
 use crate::proto::vectorizer_server::Vectorizer;
-use crate::server::Service;
+use crate::server::service::Service;
 
 impl From<Result<Embedding>> for proto::VectorizeResult {
     fn from(result: Result<Embedding>) -> proto::VectorizeResult {

@@ -14,12 +14,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::errors::{error_response, json_response};
 use super::plain::{Fields, embed, tokens, without_task};
 use super::written::{Part, fixed, list, written};
-use super::{error_response, json_response};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::Service;
+use crate::server::service::Service;
 
 /// The tag of a name without one.
 const LATEST: &str = ":latest";

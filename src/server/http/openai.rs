@@ -11,12 +11,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::errors::{json_response, openai_error};
+use super::path::Scoped;
 use super::plain::{Fields, embed, tokens, without_task};
 use super::written::{Part, fixed, list, value, written};
-use super::{Scoped, json_response, respond_with};
 use crate::backend::Embedding;
-use crate::error::{Error, ErrorKind, Result};
-use crate::server::Service;
+use crate::error::{Error, Result};
+use crate::server::service::Service;
 
 /// There are no such limits here, and this is how to say so: Weaviate's `text2vec-openai` paces its batches by these
 /// headers, and without them sends an object at a time, with pauses.
@@ -33,7 +34,7 @@ const NO_RATE_LIMIT: [(&str, &str); 6] = [
 pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     match answer(&service, &headers, body).await {
         Ok(response) => response,
-        Err(error) => error_response(&error),
+        Err(error) => openai_error(&error),
     }
 }
 
@@ -84,29 +85,11 @@ pub async fn models(State(service): State<Service>) -> Response {
 pub async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
     match service.readiness.backend(Some(&name)) {
         Ok(_) => json_response(StatusCode::OK, &model_entry(&name)),
-        Err(error) => error_response(&error),
+        Err(error) => openai_error(&error),
     }
 }
 
 /// When a model was made is not known here: 0.
 fn model_entry(name: &str) -> Value {
     json!({"id": name, "object": "model", "created": 0, "owned_by": "text2vec-sidecar"})
-}
-
-/// An error as OpenAI's clients expect it.
-pub fn error_response(error: &Error) -> Response {
-    let (kind, code) = match error.kind() {
-        ErrorKind::InvalidArgument | ErrorKind::TooLarge | ErrorKind::UnsupportedCoding => {
-            ("invalid_request_error", None)
-        }
-        ErrorKind::NotFound => ("invalid_request_error", Some("model_not_found")),
-        ErrorKind::Unauthenticated => ("invalid_request_error", Some("invalid_api_key")),
-        ErrorKind::PermissionDenied => ("permission_error", None),
-        ErrorKind::Overloaded => ("rate_limit_error", Some("rate_limit_exceeded")),
-        _ => ("server_error", None),
-    };
-    // Weaviate reads `param` and `code` as texts, which null passes for.
-    let param = error.message().strip_prefix('\'').and_then(|rest| rest.split('\'').next());
-    let body = json!({"error": {"message": error.message(), "type": kind, "param": param, "code": code}});
-    respond_with(error, &body)
 }

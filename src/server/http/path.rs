@@ -9,9 +9,9 @@ use axum::http::{Request, Uri};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use super::error_response_at;
+use super::errors::error_response_at;
 use crate::error::Result;
-use crate::server::Service;
+use crate::server::service::Service;
 
 /// What a model's path is put in front of. Other paths are the server's.
 pub(super) const OF_A_MODEL: [&str; 11] = [

@@ -14,12 +14,12 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use serde::de::DeserializeOwned;
 
+use super::asked::{read_body, within_deadline};
 use super::json::{self, Object};
-use super::{read_body, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
-use crate::server::{Service, beyond};
+use crate::server::service::{Service, beyond};
 
 /// A request's JSON object, whose fields are taken out one by one. `null` is the same as nothing; unknown fields are
 /// ignored, as these APIs do. A field is read when it is taken, as what it must be: nothing is made of what is not asked for.

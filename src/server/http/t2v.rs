@@ -13,13 +13,15 @@ use axum::response::{IntoResponse, Response};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::asked::{read_body, within_deadline};
+use super::errors::{error_response, error_response_with, json_response};
 use super::json::{self, Object};
+use super::path::Scoped;
 use super::written::{Part, fixed, list, value, written};
-use super::{Scoped, error_response, error_response_with, json_response, read_body, within_deadline};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;
 use crate::error::Error;
-use crate::server::Service;
+use crate::server::service::Service;
 
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
 pub async fn meta(Scoped(service): Scoped) -> Response {

@@ -15,12 +15,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::asked::within_deadline;
+use super::errors::{json_response, tei_error};
+use super::path::Scoped;
 use super::plain::{Fields, Input, embed, without_task};
 use super::written::{Part, list, written};
-use super::{Scoped, json_response, respond_with, within_deadline};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::Service;
+use crate::server::service::Service;
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
@@ -28,7 +30,7 @@ use crate::telemetry::metrics::metrics;
 pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
     match answer(&service, &headers, body).await {
         Ok(response) => response,
-        Err(error) => error_response(&error),
+        Err(error) => tei_error(&error),
     }
 }
 
@@ -118,7 +120,7 @@ pub async fn tokenize(Scoped(service): Scoped, headers: HeaderMap, body: Result<
         let json = within_deadline(&headers, tokens).await?;
         Ok((StatusCode::OK, [(CONTENT_TYPE, "application/json")], json).into_response())
     };
-    answer.await.unwrap_or_else(|error| error_response(&error))
+    answer.await.unwrap_or_else(|error| tei_error(&error))
 }
 
 /// `POST /decode`: `{"ids": …}`, of one text or of several, to a list of texts.
@@ -136,14 +138,14 @@ pub async fn decode(Scoped(service): Scoped, headers: HeaderMap, body: Result<By
         });
         Ok(json_response(StatusCode::OK, &within_deadline(&headers, texts).await?))
     };
-    answer.await.unwrap_or_else(|error| error_response(&error))
+    answer.await.unwrap_or_else(|error| tei_error(&error))
 }
 
 /// `GET /info`. What TEI has and we do not is null.
 pub async fn info(Scoped(service): Scoped) -> Response {
     let (backend, meta) = match (service.backend(), service.meta().await) {
         (Ok(backend), Ok(meta)) => (backend, meta),
-        (Err(error), _) | (_, Err(error)) => return error_response(&error),
+        (Err(error), _) | (_, Err(error)) => return tei_error(&error),
     };
     let about = |key: &str| meta.get("sidecar").and_then(|sidecar| sidecar.get(key)).cloned().unwrap_or_default();
     let precision = about("precision");
@@ -176,24 +178,6 @@ pub async fn info(Scoped(service): Scoped) -> Response {
 pub async fn health(Scoped(service): Scoped) -> Response {
     match service.readiness.reason_for(service.model.as_deref()) {
         None => StatusCode::OK.into_response(),
-        Some(reason) => error_response(&Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),
+        Some(reason) => tei_error(&Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),
     }
-}
-
-/// An error as TEI's clients expect it.
-pub fn error_response(error: &Error) -> Response {
-    let (kind, status) = match error.kind() {
-        ErrorKind::InvalidArgument => ("Validation", StatusCode::UNPROCESSABLE_ENTITY),
-        ErrorKind::NotFound => ("Validation", StatusCode::NOT_FOUND),
-        ErrorKind::Unauthenticated => ("Validation", StatusCode::UNAUTHORIZED),
-        ErrorKind::TooLarge => ("Validation", StatusCode::PAYLOAD_TOO_LARGE),
-        ErrorKind::UnsupportedCoding => ("Validation", StatusCode::UNSUPPORTED_MEDIA_TYPE),
-        ErrorKind::Overloaded => ("Overloaded", StatusCode::TOO_MANY_REQUESTS),
-        ErrorKind::Unavailable => ("Unhealthy", StatusCode::SERVICE_UNAVAILABLE),
-        ErrorKind::DeadlineExceeded => ("Overloaded", StatusCode::GATEWAY_TIMEOUT),
-        _ => ("Backend", StatusCode::FAILED_DEPENDENCY),
-    };
-    let mut response = respond_with(error, &json!({"error": error.message(), "error_type": kind}));
-    *response.status_mut() = status;
-    response
 }

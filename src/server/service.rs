@@ -1,0 +1,226 @@
+//! What the surfaces share: the models, the limits, and what each of them asks for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use super::answers::{AnswerRoom, keep};
+use super::classes::Classes;
+use super::inflight::BodyRoom;
+use super::limits::Limits;
+use super::models::Readiness;
+use super::observe;
+use super::options::{ModuleOptions, SurfaceOptions};
+use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
+use crate::contract::endpoint::Endpoints;
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::labels::Refusal;
+use crate::telemetry::metrics::metrics;
+
+/// What the surfaces share.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) readiness: Readiness,
+    pub(super) limits: Limits,
+    pub(super) surfaces: SurfaceOptions,
+    pub(super) module: Arc<Module>,
+    /// The model that is meant; `None` is the default one.
+    pub(super) model: Option<Arc<str>>,
+    /// Who embeds instead of a model of this server.
+    pub(super) upstream: Option<Arc<dyn Backend>>,
+    /// Turns of those who ask for tokens, not for vectors.
+    pub(super) tokenizing: Arc<Semaphore>,
+    /// Room for answers, and for texts that come in streams.
+    pub(super) answers: AnswerRoom,
+    pub(super) bodies: BodyRoom,
+}
+
+/// So many ask the tokenizer at once for what it makes of a text: each keeps a thread busy.
+const TOKENIZING: usize = 2;
+
+/// What the module service needs beside the backend.
+pub(super) struct Module {
+    pub(super) endpoints: Endpoints,
+    pub(super) lowercase_input: bool,
+    pub(super) upstreams: Option<Arc<dyn Directory>>,
+    pub(super) classes: Classes,
+    pub(super) cuda_wanted: bool,
+}
+
+impl Service {
+    pub(super) fn new(
+        readiness: Readiness,
+        limits: Limits,
+        surfaces: SurfaceOptions,
+        options: ModuleOptions,
+        (answers, bodies): (AnswerRoom, BodyRoom),
+        cuda_wanted: bool,
+    ) -> Service {
+        let ModuleOptions { endpoints, lowercase_input, upstreams } = options;
+        let classes = Classes::new(limits.max_class_bytes);
+        let module = Module { endpoints, lowercase_input, upstreams, classes, cuda_wanted };
+        let tokenizing = Arc::new(Semaphore::new(TOKENIZING));
+        Service {
+            readiness,
+            limits,
+            surfaces,
+            module: Arc::new(module),
+            model: None,
+            upstream: None,
+            tokenizing,
+            answers,
+            bodies,
+        }
+    }
+
+    /// The same service, by the model of this name; an empty one is the model meant so far.
+    pub(super) fn of_model(&self, name: &str) -> Result<Service> {
+        if name.is_empty() {
+            return Ok(self.clone());
+        }
+        self.readiness.backend(Some(name))?;
+        Ok(Service { model: Some(name.into()), ..self.clone() })
+    }
+
+    pub(super) fn backend(&self) -> Result<Arc<dyn Backend>> {
+        let own = self.readiness.backend(self.model.as_deref())?;
+        Ok(self.upstream.clone().unwrap_or(own))
+    }
+
+    /// Embeds the texts of one request; a text over its limit is refused alone.
+    pub(super) async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+        let backend = self.backend().inspect_err(|error| {
+            if error.kind() == ErrorKind::Unavailable {
+                metrics().refused(Refusal::NotReady);
+            }
+        })?;
+        self.check_texts(requests.len())?;
+        metrics().texts.add(requests.len() as u64);
+        let deadline = Instant::now().checked_add(self.limits.max_wait);
+        let held = self.answers.admit(requests.len(), backend.info().dimensions).await?;
+        let trace = observe::current();
+        for request in &mut requests {
+            request.deadline = deadline;
+            request.trace.clone_from(&trace);
+        }
+        let max = self.limits.max_text_bytes;
+        let too_long: Vec<(usize, usize)> = requests
+            .iter()
+            .enumerate()
+            .filter(|(_, request)| request.text.len() > max)
+            .map(|(index, request)| (index, request.text.len()))
+            .collect();
+        requests.retain(|request| request.text.len() <= max);
+        let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
+        if let Some(held) = held {
+            keep(held);
+        }
+        for (index, length) in too_long {
+            metrics().refused(Refusal::MaxTextBytes);
+            let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
+            results.insert(index.min(results.len()), Err(Error::new(ErrorKind::TooLarge, message)));
+        }
+        Ok(results)
+    }
+
+    /// Refuses a number of dimensions that no vector of the model can have: there is neither such a vector nor a setting to
+    /// ignore.
+    pub(super) fn check_dimensions(&self, wanted: i64) -> Result<()> {
+        let model = self.backend()?.info().clone();
+        match (usize::try_from(wanted).unwrap_or(0), model.dimensions) {
+            (0, _) => Err(Error::invalid(format!("'dimensions' is {wanted}: use 1 or more, or leave it out"))),
+            // Of an upstream that did not answer at start the length is not known before there is a vector.
+            (wanted, Some(there_are)) if wanted > there_are => Err(beyond(wanted, there_are, &model.name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a request with too many texts or objects.
+    pub(super) fn check_texts(&self, texts: usize) -> Result<()> {
+        let max = self.limits.max_texts;
+        if texts > max {
+            metrics().refused(Refusal::MaxTexts);
+            let message =
+                format!("{texts} texts in one request, {max} are allowed: send less at once or raise --max-texts");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn embed_one(&self, request: EmbedRequest) -> Result<Embedding> {
+        let mut results = self.embed(vec![request]).await?;
+        results.pop().unwrap_or_else(|| Err(Error::internal("the backend gave no answer for the text")))
+    }
+
+    /// Asks the model's tokenizer something, on a thread for blocking work, when it is this call's turn.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the model is not here, `Overloaded` where its turn does not come in time.
+    pub(super) async fn with_tokenizer<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&TextTokenizer) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let backend = self.backend()?;
+        if backend.tokenizer().is_none() {
+            return Err(Error::invalid(format!(
+                "the tokens of {} are not known here, as its texts are embedded elsewhere or by two models: send texts",
+                backend.info().name
+            )));
+        }
+        let turn = tokio::time::timeout(self.limits.max_wait, self.tokenizing.clone().acquire_owned());
+        let Ok(Ok(turn)) = turn.await else {
+            metrics().refused(Refusal::MaxWait);
+            return Err(Error::new(ErrorKind::Overloaded, "too many ask for tokens: try again later"));
+        };
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            backend.tokenizer().map(ask)
+        });
+        let gone = || Error::internal("the tokenizer did not answer");
+        asked.await.ok().flatten().ok_or_else(gone)?
+    }
+
+    pub(super) async fn meta(&self) -> Result<Map<String, Value>> {
+        let mut meta = self.backend()?.live_meta().await?.unwrap_or_default();
+        let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
+        for sidecar in own_blocks(&mut meta) {
+            sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
+            sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
+            sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
+            sidecar.insert("max_class_bytes".into(), json!(self.limits.max_class_bytes));
+            sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
+            sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
+            sidecar.insert("max_head_wait_seconds".into(), json!(self.limits.max_head_wait.as_secs_f64()));
+            sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
+            sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
+            sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
+            sidecar.insert("max_tokenize_bytes".into(), json!(self.limits.max_tokenize_bytes));
+            sidecar.insert("surface_normalize".into(), json!(self.surfaces.normalize));
+            sidecar.insert("max_answer_bytes".into(), json!(self.limits.max_answer_bytes));
+            sidecar.insert("max_write_wait_seconds".into(), json!(self.limits.max_write_wait.as_secs_f64()));
+            sidecar.insert("models".into(), json!(models));
+            sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
+        }
+        Ok(meta)
+    }
+}
+
+/// The refusal of more dimensions than a model's vectors have.
+pub(super) fn beyond(wanted: usize, there_are: usize, model: &str) -> Error {
+    Error::invalid(format!(
+        "'dimensions' is {wanted}, but the vectors of {model} have {there_are}: ask for as many or fewer"
+    ))
+}
+
+/// What this sidecar says of itself in its meta: once, or on each side of a pair.
+fn own_blocks(meta: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
+    let is_whole = meta.contains_key("sidecar");
+    meta.iter_mut().filter_map(move |(name, value)| match name.as_str() {
+        "sidecar" => value.as_object_mut(),
+        "passage" | "query" if !is_whole => value.get_mut("sidecar")?.as_object_mut(),
+        _ => None,
+    })
+}

@@ -7,7 +7,27 @@ use std::path::Path;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory};
 
-use super::{Cli, REFERENCE_VARIABLES};
+use super::args::Cli;
+
+/// The names of the reference container's and the module's variables that mean something here.
+pub const REFERENCE_VARIABLES: &[&str] = &[
+    "MODEL_NAME",
+    "ONNX_RUNTIME",
+    "USE_SENTENCE_TRANSFORMERS_VECTORIZER",
+    "T2V_TRANSFORMERS_DIRECT_TOKENIZE",
+    "USE_QUERY_PASSAGE_PREFIXES",
+    "LOG_FORMAT",
+    "ENABLE_CUDA",
+    "CUDA_CORE",
+    "TRUST_REMOTE_CODE",
+    "AUTHENTICATION_ALLOWED_TOKENS",
+    "TRANSFORMERS_INFERENCE_API",
+    "TRANSFORMERS_PASSAGE_INFERENCE_API",
+    "TRANSFORMERS_QUERY_INFERENCE_API",
+    "TRANSFORMERS_WAIT_FOR_STARTUP",
+    "LOWERCASE_VECTORIZATION_INPUT",
+    "ENABLE_CACHE",
+];
 
 /// Exit code for a command line that cannot be understood, as clap has it.
 const USAGE: i32 = 2;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use super::ReferenceEnv;
 use crate::error::Result;
 use crate::server::{Access, Tls};
 
@@ -37,13 +36,12 @@ pub struct SecurityArgs {
 }
 
 impl SecurityArgs {
-    /// What a request must show; reads the tokens' file.
+    /// What a request must show: one of these tokens, or of the tokens' file, which is read.
     ///
     /// # Errors
     /// `Config` for a file or a list without a token.
-    pub fn access(&self, reference: &ReferenceEnv) -> Result<Access> {
-        let listed = reference.allowed_tokens.as_ref().map(|tokens| tokens.0.as_str());
-        Access::new(listed, self.auth_tokens_file.clone(), self.auth_metrics)
+    pub fn access(&self, allowed_tokens: Option<&Secret>) -> Result<Access> {
+        Access::new(allowed_tokens.map(|tokens| tokens.0.as_str()), self.auth_tokens_file.clone(), self.auth_metrics)
     }
 
     /// How connections are encrypted; reads the files.

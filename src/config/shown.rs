@@ -5,7 +5,8 @@ use std::fmt::Write;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory};
 
-use super::{Cli, ReferenceEnv, ServeArgs};
+use super::args::{Cli, ServeArgs};
+use super::reference::ReferenceEnv;
 use crate::error::Result;
 use crate::telemetry::LogFormat;
 
@@ -72,7 +73,7 @@ fn implied(id: &str, args: &ServeArgs, reference: &ReferenceEnv) -> Result<(Stri
         "model" => {
             let models: Vec<_> = reference.models(&args.model)?.into_iter().map(|model| model.source).collect();
             let source = match &reference.model_name {
-                _ if models[..] == [super::IMAGE_MODEL_DIR] => "the directory is there",
+                _ if models[..] == [crate::model::locate::IMAGE_MODEL_DIR] => "the directory is there",
                 name => from("MODEL_NAME", name.is_some()),
             };
             (models.join(","), source)

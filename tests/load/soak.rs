@@ -112,6 +112,10 @@ async fn caller(number: u64, server: std::net::SocketAddr, until: Instant, count
     let channel = Channel::from_shared(format!("http://{server}")).expect("a URL").connect().await;
     let mut grpc = VectorizerClient::new(channel.map_err(|error| error.to_string())?);
     while Instant::now() < until {
+        // A connection has its age; who keeps one opens another.
+        if connection.ends() {
+            connection = Connection::open(server).await.map_err(|error| error.to_string())?;
+        }
         match numbers.below(10) {
             0 => {
                 let (body, status) = BAD[numbers.below(BAD.len() as u64) as usize];

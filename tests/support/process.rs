@@ -111,6 +111,7 @@ impl Drop for Process {
 /// One HTTP/1.1 connection, kept open.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
+    ends: bool,
 }
 
 impl Connection {
@@ -119,7 +120,12 @@ impl Connection {
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(connection);
-        Ok(Connection { sender })
+        Ok(Connection { sender, ends: false })
+    }
+
+    /// Whether the server has said that it ends (`Connection: close`, as it does at `--max-connection-age`), or it has ended.
+    pub fn ends(&self) -> bool {
+        self.ends || self.sender.is_closed()
     }
 
     /// `POST /vectors`.
@@ -136,6 +142,7 @@ impl Connection {
         // The answer before may be read sooner than the connection knows that it is.
         self.sender.ready().await?;
         let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        self.ends |= parts.headers.get("connection").is_some_and(|value| value == "close");
         Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
     }
 }

@@ -10,7 +10,8 @@ use tracing::{Instrument, Span};
 
 use super::batcher::{Ask, Piece};
 use super::call::Call;
-use super::inference::{Model, Pooled, Sequence, Text};
+use super::inference::{Pooled, Sequence, Text};
+use super::model::Model;
 use super::plan::{Pieces, Treatment};
 use crate::backend::Embedding;
 use crate::contract::request::EmbedRequest;

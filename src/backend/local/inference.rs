@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::batcher::{Batcher, FAILED, Options, Piece};
 use super::call::Call;
+use super::model::Model;
 use super::plan::Finish;
 use super::report::ReportedQueue;
 use crate::backend::Embedding;
@@ -26,47 +27,11 @@ use crate::error::{Error, Result};
 use crate::model::tokenizer::Tokens;
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
-use text2vec_engine::dense::DenseHead;
 use text2vec_engine::device::{Card, Device};
-use text2vec_engine::encoder::{Encoder, TokenBatch};
+use text2vec_engine::encoder::TokenBatch;
 use text2vec_engine::pooling::PoolingMode;
 use text2vec_engine::pooling::Sum;
 use text2vec_kernel::cores;
-
-/// What happened to texts since the start; shown in `/meta` and `/metrics`.
-#[derive(Default)]
-pub struct Counters {
-    /// Texts computed.
-    pub texts: AtomicU64,
-    /// Their tokens.
-    pub tokens: AtomicU64,
-    /// Texts, or sentences of texts, beyond the token limit.
-    pub truncated_texts: AtomicU64,
-    /// Requests whose `dimensions` had no effect.
-    pub ignored_dimensions: AtomicU64,
-    /// Requests whose pooling strategy had no effect.
-    pub ignored_pooling: AtomicU64,
-    /// Texts that could not be computed, panics included.
-    pub failed_texts: AtomicU64,
-}
-
-/// A model as the inference threads see it.
-pub struct Model {
-    /// One for each inference thread, locked by it alone and for a forward pass.
-    encoders: Vec<Mutex<Box<dyn Encoder>>>,
-    /// What follows the pooling.
-    head: DenseHead,
-    /// What happened to its texts.
-    pub counters: Counters,
-}
-
-impl Model {
-    /// A model that is to be computed by these encoders, one for each inference thread, with these layers behind its pooling.
-    pub fn new(encoders: Vec<Box<dyn Encoder>>, head: DenseHead) -> Model {
-        let encoders = encoders.into_iter().map(Mutex::new).collect();
-        Model { encoders, head, counters: Counters::default() }
-    }
-}
 
 /// Tokens of a batch on a card, until an encoder knows better.
 const CARD_TOKENS: usize = 4096;
@@ -79,7 +44,7 @@ pub struct Inference {
     /// Empty: on the CPU.
     cards: Vec<Card>,
     /// Kept for as long as the queue is to be in the metrics.
-    _reported: Arc<ReportedQueue>,
+    _reported: Arc<ReportedQueue<Sequence>>,
 }
 
 impl Inference {
@@ -453,7 +418,8 @@ impl Text {
 mod tests {
     use super::*;
     use crate::backend::local::batcher::{Ask, Class};
-    use text2vec_engine::encoder::HiddenStates;
+    use text2vec_engine::dense::DenseHead;
+    use text2vec_engine::encoder::{Encoder, HiddenStates};
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
     struct Fake;

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::batcher::{Batcher, Class};
-use super::inference::{Model, Sequence};
+use super::batcher::{Batcher, Class, Piece};
+use super::model::Model;
 use crate::backend::ModelInfo;
 use crate::contract::request::Profile;
 use crate::telemetry::metrics::{self, Report, Source, metrics};
 
 /// A queue.
-pub struct ReportedQueue(Batcher<Sequence>);
+pub struct ReportedQueue<P: Piece>(Batcher<P>);
 
-impl ReportedQueue {
+impl<P: Piece + 'static> ReportedQueue<P> {
     /// Puts a queue into the metrics.
-    pub fn new(batcher: Batcher<Sequence>) -> Arc<ReportedQueue> {
+    pub fn new(batcher: Batcher<P>) -> Arc<ReportedQueue<P>> {
         kept(ReportedQueue(batcher))
     }
 }
 
-impl Source for ReportedQueue {
+impl<P: Piece + 'static> Source for ReportedQueue<P> {
     fn report(&self, to: &mut Report) {
         for class in Class::ALL {
             let depth = self.0.depth(class);

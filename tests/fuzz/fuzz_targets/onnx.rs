@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../crates/engine/src/onnx/reader.rs"]
 mod reader;
-#[path = "../../../crates/engine/src/onnx/recognise.rs"]
+#[path = "../../../crates/engine/src/onnx/recognise/mod.rs"]
 mod recognise;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,0 +1,156 @@
+//! What flags and variables mean together.
+
+use clap::CommandFactory;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use text2vec_engine::device::GPU_SUPPORT;
+
+use super::*;
+use crate::error::{Error, Result};
+
+fn env(pairs: &[(&str, &str)]) -> Result<ReferenceEnv> {
+    ReferenceEnv::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn reference_variables_have_the_references_idea_of_truth() {
+    let direct = |value| env(&[("T2V_TRANSFORMERS_DIRECT_TOKENIZE", value)]).expect("env").direct_tokenize;
+    assert_eq!(["true", "1", "True", "yes", ""].map(direct), [true, true, false, false, false]);
+    let prefixes = |value| env(&[("USE_QUERY_PASSAGE_PREFIXES", value)]).expect("env").task_prefixes;
+    assert_eq!(["true", "false", "0", ""].map(prefixes), [true, true, true, false]);
+    let cuda = env(&[("ENABLE_CUDA", "1")]).expect("env");
+    assert_eq!((cuda.warnings.len(), cuda.device.is_some()), if GPU_SUPPORT { (0, true) } else { (1, false) });
+    let tokens = env(&[("AUTHENTICATION_ALLOWED_TOKENS", "verysecret")]).expect("env");
+    assert!(tokens.allowed_tokens.is_some() && !format!("{tokens:?}").contains("verysecret"));
+}
+
+#[test]
+fn serve_is_the_default_and_the_model_has_an_order() {
+    let cli = Cli::parse_from(["text2vec-sidecar", "--model", "x", "--direct-tokenize"]);
+    assert!(cli.command.is_none());
+    assert_eq!(cli.serve.model.direct_tokenize, Some(true));
+    let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
+    let model =
+        |env: &ReferenceEnv, args: &ModelArgs, image| env.models_with(args, image).expect("models")[0].source.clone();
+    assert_eq!(model(&named, &cli.serve.model, true), "x");
+    let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
+    assert_eq!(model(&named, &bare, true), IMAGE_MODEL_DIR);
+    assert_eq!(model(&named, &bare, false), "org/name");
+    assert_eq!(model(&env(&[]).expect("env"), &bare, false), DEFAULT_MODEL);
+}
+
+#[test]
+fn addresses_to_listen_on_may_be_names_and_ports() {
+    let listen = |text: &str| parse_listen(text).map(|address| address.to_string());
+    for (text, address) in [
+        ("127.0.0.1:8081", "127.0.0.1:8081"),
+        ("[::1]:8081", "[::1]:8081"),
+        (":8081", "0.0.0.0:8081"),
+        ("localhost:8081", "127.0.0.1:8081"),
+    ] {
+        assert_eq!(listen(text).as_deref(), Ok(address), "{text}");
+    }
+    for text in
+        ["", ":", "8080", "localhost", "localhost:", "localhost:99999", "http://localhost:80", "::1:80x", "a:b:80"]
+    {
+        assert!(parse_listen(text).is_err_and(|error| error.contains(":8080")), "{text}");
+    }
+    assert!(parse_listen("no.such.host.invalid:80").is_err_and(|error| error.contains("'no.such.host.invalid'")));
+}
+
+#[test]
+fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
+    let common = &[("TRANSFORMERS_INFERENCE_API", "http://other:8080")][..];
+    let pair = &[
+        ("TRANSFORMERS_PASSAGE_INFERENCE_API", "http://me:1"),
+        ("TRANSFORMERS_QUERY_INFERENCE_API", "http://other:1"),
+    ][..];
+    let forwards = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let args = Cli::parse_from(["text2vec-sidecar"].iter().chain(arguments)).serve;
+        let env = env(variables).expect("env").beside(&args)?;
+        Ok::<_, Error>((env.endpoints(&args).environment().is_some(), env.warnings.len()))
+    };
+    assert_eq!(forwards(common, &[]), Ok((true, 0)));
+    assert_eq!(forwards(common, &["--model", "x"]), Ok((false, 1)));
+    assert_eq!(forwards(common, &["--passage-model", "x", "--query-model", "y"]), Ok((false, 1)));
+    assert_eq!(forwards(common, &["--model", "x", "--self-urls", "http://other:8080"]), Ok((true, 0)), "it is local");
+    assert_eq!(forwards(pair, &["--model", "x", "--self-urls", "http://me:1"]), Ok((true, 0)), "a model for passages");
+    assert_eq!(forwards(pair, &["--model", "x"]), Ok((false, 1)));
+    assert_eq!(forwards(common, &["--query-upstream", "http://a", "--model", "x"]), Ok((true, 0)), "the flags' pair");
+    for arguments in [
+        &["--model", "x", "--upstream", "http://a"][..],
+        &["--model", "x", "--passage-upstream", "http://a", "--query-upstream", "http://b"],
+        &["--passage-model", "x", "--query-model", "y", "--upstream", "http://a"],
+    ] {
+        let error = forwards(common, arguments).expect_err("both");
+        assert!(error.message().contains("--upstream (T2V_UPSTREAM)"), "{error}");
+        assert!(error.message().contains("are both given"), "{error}");
+    }
+}
+
+#[test]
+fn several_models_are_named_in_order() {
+    let read = |arguments: &[&str]| {
+        let arguments = ["text2vec-sidecar"].iter().chain(arguments);
+        let models = ReferenceEnv::default().models(&Cli::parse_from(arguments).serve.model);
+        models.map(|models| models.into_iter().map(|model| (model.name, model.source)).collect::<Vec<_>>())
+    };
+    let named = |name: &str, source: &str| (Some(name.to_owned()), source.to_owned());
+    let models = read(&["--model", "a=/m/a", "--model", "org/b,c.1=./d=e", "--model", "./f=g"]);
+    let unnamed = |source: &str| (None, source.to_owned());
+    assert_eq!(models, Ok(vec![named("a", "/m/a"), unnamed("org/b"), named("c.1", "./d=e"), unnamed("./f=g")]));
+    assert!(read(&["--model", "a=x,a=y"]).is_err());
+    for name in ["BAAI/bge-small-en-v1.5", "nomic-embed-text:v1.5", "a/b/c:latest", "text-embedding-3-small", "1"] {
+        assert_eq!(read(&["--model", &format!("{name}=DIR")]), Ok(vec![named(name, "DIR")]));
+    }
+    for path in ["./a=b/dir", "/a=b", "../a=b", "~/a=b", ".=b"] {
+        assert_eq!(read(&["--model", path]), Ok(vec![unnamed(path)]));
+    }
+}
+
+#[test]
+fn a_name_that_no_caller_could_use_is_refused_with_what_it_may_hold() {
+    let message = |model: &str| {
+        let arguments = Cli::parse_from(["text2vec-sidecar".to_owned(), format!("--model={model}")]);
+        ReferenceEnv::default().models(&arguments.serve.model).expect_err(model).message().to_owned()
+    };
+    let long = format!("{}=DIR", "a".repeat(MAX_NAME + 1));
+    for model in [
+        "my model=DIR",
+        "=DIR",
+        "a//b=DIR",
+        "a/=DIR",
+        "a/../b=DIR",
+        "a:=DIR",
+        ":a=DIR",
+        "a:b:c=DIR",
+        "a:b/c=DIR",
+        "ä=DIR",
+        "C:\\a=b",
+        "C:/a=b",
+        "a?b=DIR",
+        "-a=DIR",
+        &long,
+    ] {
+        let message = message(model);
+        assert!(message.contains("cannot be a name") && message.contains("begins with / or ./"), "{model}: {message}");
+    }
+    assert!(message("a=").contains("nothing is behind '='"));
+}
+
+#[test]
+fn a_directory_is_not_taken_for_a_name() {
+    let dir = tempfile::Builder::new().prefix("lr=0.1").tempdir_in("target").expect("a directory");
+    let name = format!("target/{}", dir.path().file_name().expect("a name").to_string_lossy());
+    let error = ModelChoice::read(&name).expect_err("either may be meant");
+    assert!(error.message().contains(&format!("write ./{name}")), "{error}");
+    assert_eq!(ModelChoice::read(&format!("./{name}")), Ok(ModelChoice::unnamed(format!("./{name}"))));
+}

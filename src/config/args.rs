@@ -298,7 +298,7 @@ pub struct ProfileChoice(
 
 /// An address and a port; a name, which is looked up (its IPv4 address first); or `:port`, all IPv4 interfaces, as the
 /// default has it.
-fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
+pub(super) fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
     let hint = "use an address and a port, such as 0.0.0.0:8080, 127.0.0.1:8081, localhost:8081, :8080 or [::]:8080";
     let port = |port: &str| port.parse::<u16>().ok();
     match (text.parse(), text.rsplit_once(':').map(|(host, end)| (host, port(end)))) {

@@ -54,7 +54,7 @@ impl ModelChoice {
 }
 
 /// The longest name of a model, in bytes.
-const MAX_NAME: usize = 200;
+pub(super) const MAX_NAME: usize = 200;
 
 /// Whether a model may be named so: what Hub ids and Ollama's names are made of, and paths of URLs hold as it is.
 fn is_name(name: &str) -> bool {

@@ -250,7 +250,7 @@ impl ReferenceEnv {
         Ok(models)
     }
 
-    fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Result<Vec<ModelChoice>> {
+    pub(super) fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Result<Vec<ModelChoice>> {
         Ok(match (&args.model[..], image_dir_exists, &self.model_name) {
             ([], true, _) => vec![ModelChoice::unnamed(IMAGE_MODEL_DIR)],
             ([], false, Some(name)) => vec![ModelChoice::unnamed(name)],

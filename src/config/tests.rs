@@ -1,15 +1,13 @@
 //! What flags and variables mean together.
 
-use clap::CommandFactory;
-
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
-
+use clap::{CommandFactory, Parser};
 use text2vec_engine::device::GPU_SUPPORT;
 
+use super::args::parse_listen;
+use super::model_choice::MAX_NAME;
 use super::*;
 use crate::error::{Error, Result};
+use crate::model::locate::IMAGE_MODEL_DIR;
 
 fn env(pairs: &[(&str, &str)]) -> Result<ReferenceEnv> {
     ReferenceEnv::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))

@@ -311,7 +311,7 @@ fn a_graph_in_a_circle_is_refused() {
             vec![fields.iter().map(field).collect::<Vec<_>>().concat()]
         })
     });
-    let error = OnnxEncoder::from_bytes(&looped, Kernels::detect(), 1).err().expect("an error");
+    let error = OnnxEncoder::from_bytes(&looped, Kernels::detect(), 1).expect_err("an error");
     assert!(error.message().contains("neither a weight nor a node before it"), "{error}");
 }
 
@@ -347,7 +347,7 @@ fn a_graph_that_cannot_be_run_names_the_file_the_node_and_the_remedy() {
     let path = dir.path().join("model_quantized.onnx");
     let changed = with(&graph("bert-u8"), NODE, |c| has(c, "Erf").then(|| vec![replace(c, "Erf", "Sin")]));
     std::fs::write(&path, changed).expect("a file");
-    let error = OnnxEncoder::load(&path, Kernels::detect(), 1).err().expect("an error");
+    let error = OnnxEncoder::load(&path, Kernels::detect(), 1).expect_err("an error");
     for part in ["model_quantized.onnx cannot be run", "/intermediate_act_fn/", "--profile onnx", "safetensors"] {
         assert!(error.message().contains(part), "{error}");
     }

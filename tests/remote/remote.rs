@@ -220,7 +220,7 @@ async fn waiting_ends_in_weaviates_words() {
             let started = Instant::now();
             let waited = startup::connect(Some(&passage), Some(&query), true, &options).await;
             assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-            waited.err().expect("not ready").message().to_owned()
+            waited.expect_err("not ready").message().to_owned()
         }
     };
     let one = wait(unready.url(), unready.url()).await;

@@ -8,6 +8,7 @@ use crate::family::architecture::{Architecture, NamedTensor, Parameters};
 use text2vec_kernel::{Executor, Kernels, Precision, Transformer};
 
 /// An encoder on the CPU engine.
+#[derive(Debug)]
 pub struct PackedEncoder {
     architecture: Arc<Architecture>,
     executor: Executor,
@@ -17,8 +18,12 @@ impl PackedEncoder {
     /// Builds the encoder from tensors, asked for by name (without a prefix such as `bert.`, LayerNorm's parameters called
     /// `weight` and `bias`) and shape. Each is asked for once and packed before the next block's.
     ///
-    /// `threads` run one forward pass, the caller's included. A tensor of another shape than the configuration says is an
-    /// error that names it; a missing tensor is the source's error.
+    /// `threads` run one forward pass, the caller's included.
+    ///
+    /// # Errors
+    /// `Unusable` for a tensor of another shape than the configuration says, which it names, and for weights that the
+    /// precision cannot hold; `Internal` if a thread cannot be started; and what `tensors` says, as of a tensor that is
+    /// missing.
     pub fn new(
         architecture: &Architecture,
         (kernels, precision): (Kernels, Precision),
@@ -33,6 +38,9 @@ impl PackedEncoder {
     }
 
     /// Another encoder over the same weights, with threads and scratch memory of its own.
+    ///
+    /// # Errors
+    /// `Internal` if a thread cannot be started.
     pub fn sibling(&self, threads: usize) -> Result<PackedEncoder> {
         let executor = Executor::new(Arc::clone(self.executor.model()), threads)?;
         Ok(PackedEncoder { architecture: Arc::clone(&self.architecture), executor })

@@ -37,6 +37,9 @@ enum Activation {
 impl DenseHead {
     /// Loads the layers in `dirs`, in order. The first takes vectors of `inputs` values; the tensors, not the numbers in
     /// `1_Pooling/config.json`, say what fits.
+    ///
+    /// # Errors
+    /// `Unusable` for a directory whose configuration or weights are missing, damaged or do not fit what comes in.
     pub fn load(dirs: &[PathBuf], mut inputs: usize) -> Result<DenseHead> {
         let mut layers = Vec::with_capacity(dirs.len());
         for dir in dirs {

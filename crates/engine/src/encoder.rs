@@ -81,16 +81,26 @@ impl HiddenStates {
 pub trait Encoder: Send {
     /// Hidden states of every token. A sequence's states do not depend on its neighbours in the batch; with Candle's products,
     /// but for rounding.
+    ///
+    /// # Errors
+    /// `Invalid` for a sequence longer than the model or the device takes, `Unusable` for a row that the model has not (its
+    /// tokenizer is another model's), `Internal` if the pass itself fails.
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates>;
 
     /// One vector for each sequence: its states pooled by each of its modes, one after the other. `modes` is as long as the
     /// batch.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
     fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
         Ok(pool_states(&self.forward(batch)?, batch, modes))
     }
 
     /// Finds out by trying how many tokens are best computed at once, in sequences of up to `longest`; `None` where a few are
     /// as good as many. To be called before the encoder is used.
+    ///
+    /// # Errors
+    /// `Unusable` if the device has no memory for even the smallest batch; else as [`Encoder::forward`].
     fn warm_up(&mut self, _longest: usize) -> Result<Option<usize>> {
         Ok(None)
     }

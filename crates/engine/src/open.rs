@@ -50,6 +50,7 @@ impl FromStr for Engine {
 }
 
 /// Where the weights are.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// f32 weights, in these files.
     Weights(Vec<PathBuf>),
@@ -101,6 +102,10 @@ pub struct Description<'a> {
 }
 
 /// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
+///
+/// # Errors
+/// As [`on_cpu`]. For cards also what is for the CPU only, a card without memory for the weights (`Unusable`), and a static
+/// table that a card does not take (`Internal`).
 pub fn encoders(
     description: Description<'_>,
     source: &Source,
@@ -143,7 +148,8 @@ pub fn encoders(
 /// The encoder on the CPU, for passes of `threads` threads, and the name of what runs it.
 ///
 /// # Errors
-/// An architecture or weights that cannot be used, and settings that do not go together.
+/// `Unusable` for an architecture or weights that cannot be used and for settings that do not go together, `Internal` if a
+/// thread cannot be started.
 pub fn on_cpu(
     description: Description<'_>,
     source: &Source,

@@ -3,6 +3,7 @@
 //! As sentence-transformers' `StaticEmbedding` has it, which is what the reference container runs: unknown tokens count
 //! (model2vec itself drops them), and a tensor `weights` beside the table is not used.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
@@ -28,6 +29,9 @@ enum Table {
 
 impl StaticEncoder {
     /// Reads the table out of weight files, to keep it as it is or as a Candle tensor.
+    ///
+    /// # Errors
+    /// `Unusable` for files that cannot be read or hold no such table, `Internal` if the device does not take it.
     pub fn open(files: &[PathBuf], device: Option<&Device>) -> Result<StaticEncoder> {
         let (weights, name) = match Weights::open(files, NAMES[0]) {
             Ok(weights) => (weights, NAMES[0]),
@@ -86,4 +90,11 @@ impl Encoder for StaticEncoder {
 
 fn failed(error: candle_core::Error) -> Error {
     Error::internal(format!("the table of token vectors cannot be used: {}", first_line(&error.to_string())))
+}
+
+impl fmt::Debug for StaticEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("StaticEncoder");
+        shown.field("rows", &self.rows).field("width", &self.width).finish_non_exhaustive()
+    }
 }

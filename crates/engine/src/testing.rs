@@ -10,10 +10,10 @@ use crate::family::architecture::{Architecture, NamedTensor, Parameters};
 use text2vec_kernel::testing::values;
 
 /// A name for each family, and for T5's two kinds.
-pub const FAMILIES: [&str; 6] = ["bert", "roberta", "distilbert", "mpnet", "t5", "gated t5"];
+pub(crate) const FAMILIES: [&str; 6] = ["bert", "roberta", "distilbert", "mpnet", "t5", "gated t5"];
 
 /// A small model of a family; every family reads its own keys.
-pub fn architecture(family: &str, hidden: usize, heads: usize) -> Architecture {
+pub(crate) fn architecture(family: &str, hidden: usize, heads: usize) -> Architecture {
     let between = 2 * hidden + 3;
     let config = json!({
         "vocab_size": 50, "max_position_embeddings": 140, "pad_token_id": 1,
@@ -27,7 +27,7 @@ pub fn architecture(family: &str, hidden: usize, heads: usize) -> Architecture {
 }
 
 /// Random tensors, all that the architecture has.
-pub fn tensors(architecture: &Architecture) -> HashMap<String, NamedTensor> {
+pub(crate) fn tensors(architecture: &Architecture) -> HashMap<String, NamedTensor> {
     let mut tensors = HashMap::new();
     let mut parameters = Parameters::new(architecture, |name, shape| {
         let (scale, offset) = match *shape {
@@ -49,14 +49,14 @@ pub fn tensors(architecture: &Architecture) -> HashMap<String, NamedTensor> {
 }
 
 /// Ids and token types of a sequence.
-pub fn text(length: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
+pub(crate) fn text(length: usize, seed: u64) -> (Vec<u32>, Vec<u32>) {
     let ids: Vec<u32> = values(length, seed).iter().map(|x| 2 + ((x + 1.0) * 24.0) as u32).collect();
     let types = ids.iter().map(|id| id % 2).collect();
     (ids, types)
 }
 
 /// These sequences in one batch.
-pub fn batch(texts: &[(Vec<u32>, Vec<u32>)]) -> TokenBatch {
+pub(crate) fn batch(texts: &[(Vec<u32>, Vec<u32>)]) -> TokenBatch {
     let mut batch = TokenBatch::new();
     texts.iter().for_each(|(ids, types)| batch.push(ids, types));
     batch

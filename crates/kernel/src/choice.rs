@@ -22,6 +22,9 @@ const GAIN: f64 = 1.1;
 impl Kernels {
     /// The widest this CPU has; where a unit can multiply f32, in the way that is faster on so many threads. Measured once
     /// in a process, in about 20 milliseconds: all encoders of one process give the same bits.
+    ///
+    /// # Errors
+    /// `Internal` if the layer to measure with cannot be packed, which would be a bug.
     pub fn fastest(precision: Precision, threads: usize) -> Result<Kernels> {
         static FASTEST: OnceLock<Kernels> = OnceLock::new();
         let kernels = Kernels::detect();

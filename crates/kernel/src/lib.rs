@@ -8,7 +8,6 @@
 //! team         threads that share out a phase's items; a phase ends when all items are done
 //! cores        how many cores this process may use
 //! linear       weights in column panels, products with bias, activation or residual
-//! bytes        exact products of integers
 //! attention    one head of one sequence: scores, softmax, context
 //! attention_bf16   the same with products of bf16
 //! norm         LayerNorm and RMS norm
@@ -32,7 +31,7 @@
 //!
 //! # Invariants
 //!
-//! - *Every kernel is written once*, generic over [`isa::Simd`], and compiled per instruction set by [`isa::Task`].
+//! - *Every kernel is written once*, generic over `isa::Simd`, and compiled per instruction set by `isa::Task`.
 //!   An instruction set is a value that exists only where the CPU has it, so choosing one cannot go wrong.
 //! - *A row's bits depend on the row alone*, or for attention on its sequence alone: each sum runs in one fixed order,
 //!   whatever the number of rows, the split into tiles, the schedule and the number of threads. So a text's vector does
@@ -40,6 +39,9 @@
 //! - *Any size works*: tails of rows, columns, heads and sequences are part of every kernel.
 //! - *NaN is not hidden*: it comes out where it went in, for the caller to find.
 //! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
+
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+#![warn(clippy::missing_errors_doc, clippy::undocumented_unsafe_blocks)]
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
@@ -49,7 +51,6 @@ mod attention_bf16;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod bytes;
 mod choice;
 mod cores;
 mod dispatch;
@@ -79,7 +80,6 @@ mod transformer;
 mod unit;
 mod unit_product;
 
-pub use bytes::PackedBytes;
 pub use cores::cores;
 pub use dispatch::{InstructionSet, Kernels};
 pub use error::{Error, ErrorKind, Result};
@@ -88,6 +88,5 @@ pub use math::Activation;
 pub use memory::{give_back_freed, keep_little_freed};
 pub use position_bias::PositionBias;
 pub use precision::Precision;
-
-pub use team::{Member, Team};
+pub use team::{Function, Member, Team};
 pub use transformer::{Block, Executor, Norm, Outer, Shape, Style, Transformer};

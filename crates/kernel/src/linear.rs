@@ -9,7 +9,7 @@ mod task;
 pub use layer::{PackedLinear, Rounded};
 pub(crate) use on_unit::SCRATCH as UNIT_SCRATCH;
 pub use packing::Dense;
-pub(crate) use packing::{Arena, Linear, MOST_BYTES, Panels, f16_word};
+pub(crate) use packing::{Arena, Linear, Panels, f16_word};
 pub(crate) use task::{Epilogue, LinearTask};
 
 #[cfg(test)]

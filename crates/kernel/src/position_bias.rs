@@ -12,7 +12,10 @@ pub struct PositionBias {
 }
 
 impl PositionBias {
-    /// An error unless there is a bucket for every distance.
+    /// Whether there is a bucket for every distance, for so many heads (at least one).
+    ///
+    /// # Errors
+    /// `Unusable` if there is not.
     pub fn check(&self, heads: usize) -> Result<()> {
         let buckets = self.values.len() / heads;
         if buckets * heads != self.values.len()

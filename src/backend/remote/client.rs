@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Identity, RequestBuilder};
 
-use super::address::{Address, Kind};
+use super::base_url::Address;
 use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -80,6 +80,9 @@ impl Resolve for Pinned {
 }
 
 /// A client that dials `to` and nothing else: no proxy, no redirect, no other name.
+///
+/// # Errors
+/// `Config` if TLS cannot be set up, such as for a certificate that does not fit its key.
 pub fn client(address: &Address, to: SocketAddr, tls: &Tls, connect_timeout: Duration) -> Result<Client> {
     let mut builder = Client::builder()
         .no_proxy()
@@ -91,7 +94,7 @@ pub fn client(address: &Address, to: SocketAddr, tls: &Tls, connect_timeout: Dur
         .pool_idle_timeout(IDLE)
         .tcp_nodelay(true)
         .user_agent(concat!("text2vec-sidecar/", env!("CARGO_PKG_VERSION")));
-    if address.kind == Some(Kind::Sidecar) {
+    if address.kind.http2 {
         builder = builder
             .http2_prior_knowledge()
             .http2_adaptive_window(true)
@@ -126,6 +129,10 @@ pub struct Answer {
 
 /// Sends a request and reads the whole answer, within `limit`. `what` begins the errors' texts, as Weaviate has them:
 /// `send POST request: Post "http://…"`.
+///
+/// # Errors
+/// `Late` if the answer is not there in time, `Unsent` and `Broken` as [`transport`] tells them, `Fault` for an answer
+/// that breaks off or is too large. Any status is an answer.
 pub async fn exchange(request: RequestBuilder, what: &str, limit: Duration) -> Result<Answer, Failure> {
     let late =
         || Failure::Late(Error::new(ErrorKind::DeadlineExceeded, format!("{what}: no answer within {limit:.1?}")));

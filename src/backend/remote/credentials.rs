@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
-use super::address::{Address, secret};
+use super::base_url::{Address, secret};
 use crate::error::{Error, Result};
 
 /// Where a header's value comes from. Never `Debug`: it holds secrets.
@@ -38,7 +38,8 @@ impl Credentials {
     /// `host[:port]=Header-Name:value`.
     ///
     /// # Errors
-    /// `Config` for an entry of another form; the text names its host, never its secret.
+    /// `Config` for an entry of another form or a token file that cannot be read; the text names its host, never its
+    /// secret.
     pub fn parse(tokens: &str, token_files: &str, headers: &str) -> Result<Credentials> {
         let mut entries = Vec::new();
         for (place, value) in pairs(tokens, "T2V_UPSTREAM_TOKENS")? {
@@ -66,6 +67,9 @@ impl Credentials {
     }
 
     /// The headers for an address; its own user-info counts more than a token.
+    ///
+    /// # Errors
+    /// `Config` for a token file that cannot be read, and for a secret that no header can carry.
     pub fn headers(&self, address: &Address) -> Result<HeaderMap> {
         let mut headers = HeaderMap::new();
         for entry in &self.0 {

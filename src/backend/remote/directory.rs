@@ -5,7 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::guard::{Allowed, FLAG};
-use super::{RemoteOptions, startup};
+use super::options::RemoteOptions;
+use super::pool::Pool;
+use super::upstream::Remote;
+use super::{address, formats, identity};
 use crate::backend::{Backend, Directory};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -37,6 +40,18 @@ impl ClassUpstreams {
     pub fn new(allowed: Allowed, options: RemoteOptions, wrap: Wrap) -> ClassUpstreams {
         ClassUpstreams { allowed: Arc::new(allowed), options, wrap, known: Mutex::default() }
     }
+
+    /// A backend for a URL of a class. Never probed: a scheme that does not say what it is means the reference
+    /// container.
+    fn of_class(&self, url: &str) -> Result<Arc<Remote>> {
+        let addresses = address::parse_list(url)?;
+        for address in &addresses {
+            self.allowed.may_resolve(address)?;
+        }
+        let format = addresses.first().and_then(|address| formats::unasked(address.kind));
+        let pool = Pool::new(addresses, Some(self.allowed.clone()), self.options.clone());
+        Ok(Arc::new(Remote::new(pool, format, identity::fingerprint_of_url(url))))
+    }
 }
 
 impl fmt::Debug for ClassUpstreams {
@@ -62,7 +77,7 @@ impl Directory for ClassUpstreams {
         if url.len() > MAX_URL {
             return Err(refuse(Error::invalid(format!("the class names a URL of {} bytes", url.len()))));
         }
-        let remote = startup::of_class(url, &self.allowed, &self.options).map_err(refuse)?;
+        let remote = self.of_class(url).map_err(refuse)?;
         let backend = (self.wrap)(remote);
         if known.backends.len() >= KEPT {
             let oldest = known.backends.iter().min_by_key(|(_, (_, used))| *used).map(|(url, _)| url.clone());

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::address::Address;
+use super::base_url::Address;
 use super::client::Answer;
 use crate::error::Error;
 

@@ -8,6 +8,9 @@ use futures_util::future::BoxFuture;
 /// Finds the addresses of a name.
 pub trait Resolve: Send + Sync + fmt::Debug {
     /// All addresses of `host`, in no order that matters.
+    ///
+    /// # Errors
+    /// The resolver's own, if the name is not known or nobody can be asked.
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, std::io::Result<Vec<IpAddr>>>;
 }
 

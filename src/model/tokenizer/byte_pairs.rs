@@ -7,11 +7,15 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::special::Settings;
-use super::{enclose, refused, text_of, unusable};
+use super::files::text_of;
+use super::special::{Settings, enclose};
+use super::unusable::{refused, unusable};
 use crate::error::{Error, Result};
 
 /// Builds the tokenizer as transformers' `RobertaConverter` does.
+///
+/// # Errors
+/// `Config` for files that cannot be read or do not fit this class of tokenizer.
 pub fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let class = settings.class();
     if !["Roberta", ""].contains(&class.as_str()) {

@@ -17,6 +17,7 @@ use unicode_general_category::{GeneralCategory as Category, get_general_category
 pub const BYTES_PER_TOKEN: usize = 16;
 
 /// Where a tokenizer's texts may be cut.
+#[derive(Debug)]
 pub struct Places {
     /// Of BERT: the pairs of characters that stand side by side in an added token.
     within_added: Option<HashSet<(char, char)>>,

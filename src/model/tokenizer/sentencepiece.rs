@@ -8,8 +8,9 @@ use tokenizers::normalizers::{NormalizerWrapper, Precompiled, Replace, Sequence,
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::special::Settings;
-use super::{bytes_of, enclose, refused, unusable};
+use super::files::bytes_of;
+use super::special::{Settings, enclose};
+use super::unusable::{REMEDY, refused, unusable};
 use crate::error::{Error, Result};
 
 /// Which model's numbering of pieces.
@@ -22,6 +23,9 @@ enum Numbering {
 }
 
 /// Builds the tokenizer as transformers' `XLMRobertaConverter` and `T5Converter` do.
+///
+/// # Errors
+/// `Config` for files that cannot be read or do not fit this class of tokenizer.
 pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let is_spiece = path.file_name().is_some_and(|name| name == "spiece.model");
     let numbering = match settings.class().as_str() {
@@ -37,7 +41,7 @@ pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
             "{} holds no unigram model (type {}): {}",
             path.display(),
             trainer.model_type(),
-            super::REMEDY
+            REMEDY
         )));
     }
     let pieces = file.pieces.iter().map(|piece| (piece.piece().to_owned(), f64::from(piece.score())));

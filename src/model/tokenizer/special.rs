@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Model, Tokenizer};
 
-use super::unusable;
+use super::unusable::unusable;
 use crate::error::{Error, Result};
 use text2vec_engine::files::read_json;
 
@@ -15,6 +16,7 @@ use text2vec_engine::files::read_json;
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// What a model directory says about its tokenizer beside the vocabulary.
+#[derive(Debug)]
 pub struct Settings {
     config: Map<String, Value>,
     map: Map<String, Value>,
@@ -25,6 +27,9 @@ pub struct Settings {
 
 impl Settings {
     /// Reads the JSON files of a directory; none of them has to be there.
+    ///
+    /// # Errors
+    /// `Config` for one that is damaged or cannot be read.
     pub fn read(dir: &Path) -> Result<Settings> {
         let read = |name: &str| Ok::<_, Error>(read_json(&dir.join(name))?.unwrap_or_default());
         Ok(Settings {
@@ -79,6 +84,9 @@ impl Settings {
     }
 
     /// Adds all special and added tokens. `defaults` are the tokenizer's own, by role.
+    ///
+    /// # Errors
+    /// `Config` for tokens that the tokenizer does not take.
     pub fn add_to(&self, tokenizer: &mut Tokenizer, defaults: &[(&str, AddedToken)]) -> Result<()> {
         let mut tokens: Vec<AddedToken> = Vec::new();
         let mut add = |token: AddedToken| {
@@ -108,6 +116,23 @@ impl Settings {
         tokenizer.add_tokens(tokens).map_err(|error| unusable("the added tokens", error))?;
         Ok(())
     }
+}
+
+/// Puts special tokens, which the vocabulary must have, around every text.
+///
+/// # Errors
+/// `Config` for a token that the vocabulary lacks.
+pub fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+    let id = |token: &str| {
+        let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
+        Ok((token.to_owned(), tokenizer.get_model().token_to_id(token).ok_or_else(lacks)?))
+    };
+    let special = first.into_iter().chain([last]).map(id).collect::<Result<Vec<_>>>()?;
+    let pieces: Vec<String> = first.into_iter().chain(["$A", last]).map(str::to_owned).collect();
+    let mut template = TemplateProcessing::builder();
+    template.try_single(pieces).map_err(|error| unusable(path.display(), error.into()))?.special_tokens(special);
+    tokenizer.with_post_processor(Some(template.build().map_err(|error| unusable(path.display(), error.into()))?));
+    Ok(())
 }
 
 /// A token that is written as its text or as an object of its properties.

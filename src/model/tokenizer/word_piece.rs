@@ -9,11 +9,15 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::special::Settings;
-use super::{enclose, refused, text_of, unusable};
+use super::files::text_of;
+use super::special::{Settings, enclose};
+use super::unusable::{refused, unusable};
 use crate::error::{Error, Result};
 
 /// Builds the tokenizer as transformers' `BertConverter` and `MPNetConverter` do.
+///
+/// # Errors
+/// `Config` for files that cannot be read or do not fit this class of tokenizer.
 pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let class = settings.class();
     let special = |text: &str| AddedToken::from(text, true);

@@ -1,6 +1,7 @@
 //! What a model file may hold: any bytes must be read, recognised or refused, without a panic and without much memory.
 
 #![no_main]
+#![allow(dead_code, unused_imports)]
 
 use libfuzzer_sys::fuzz_target;
 

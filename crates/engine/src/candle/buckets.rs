@@ -10,18 +10,18 @@ const SLACK: usize = 16;
 
 /// Sequences that share a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket {
+pub(super) struct Bucket {
     /// Which ones, by their place in the order of lengths.
-    pub sequences: Range<usize>,
+    pub(super) sequences: Range<usize>,
     /// Their rows among the packed ones.
-    pub rows: Range<usize>,
+    pub(super) rows: Range<usize>,
     /// Tokens of the longest.
-    pub longest: usize,
+    pub(super) longest: usize,
 }
 
 /// Cuts lengths, shortest first and none 0, into buckets. All sequences of one have at most `pairs` pairs of tokens together,
 /// unless a single one has more.
-pub fn buckets(lengths: &[usize], pairs: usize) -> Vec<Bucket> {
+pub(super) fn buckets(lengths: &[usize], pairs: usize) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::new();
     let (mut shortest, mut row) = (0, 0);
     for (place, &length) in lengths.iter().enumerate() {
@@ -46,13 +46,13 @@ pub fn buckets(lengths: &[usize], pairs: usize) -> Vec<Bucket> {
 
 impl Bucket {
     /// Whether all its sequences have one length, so that nothing is padded. `lengths` are those of all sequences.
-    pub fn is_even(&self, lengths: &[usize]) -> bool {
+    pub(super) fn is_even(&self, lengths: &[usize]) -> bool {
         lengths[self.sequences.start] == self.longest
     }
 
     /// The packed row for each row of the padded tensor, `[sequences × longest]`. Padding repeats the sequence's own first
     /// row: whatever that is, it reaches no other sequence.
-    pub fn padded(&self, lengths: &[usize]) -> Vec<u32> {
+    pub(super) fn padded(&self, lengths: &[usize]) -> Vec<u32> {
         let mut first = self.rows.start;
         let mut rows = Vec::with_capacity(self.sequences.len() * self.longest);
         for &length in &lengths[self.sequences.clone()] {
@@ -64,7 +64,7 @@ impl Bucket {
 
     /// Where the bucket's packed rows are in a tensor `[sequences, heads, longest]`, for the first head: with one head, what
     /// undoes [`Bucket::padded`].
-    pub fn real(&self, lengths: &[usize], heads: usize) -> Vec<u32> {
+    pub(super) fn real(&self, lengths: &[usize], heads: usize) -> Vec<u32> {
         let lengths = lengths[self.sequences.clone()].iter().enumerate();
         lengths
             .flat_map(|(place, &length)| (0..length).map(move |at| (place * heads * self.longest + at) as u32))
@@ -72,7 +72,7 @@ impl Bucket {
     }
 
     /// One number for each row of the padded tensor: `real`, given the sequence's length, or `padding`.
-    pub fn marks(&self, lengths: &[usize], real: impl Fn(usize) -> f32, padding: f32) -> Vec<f32> {
+    pub(super) fn marks(&self, lengths: &[usize], real: impl Fn(usize) -> f32, padding: f32) -> Vec<f32> {
         let real = |&length: &usize| (length, real(length));
         let lengths = lengths[self.sequences.clone()].iter().map(real);
         let mark = |(length, real)| (0..self.longest).map(move |at| if at < length { real } else { padding });

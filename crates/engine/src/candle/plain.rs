@@ -1,6 +1,7 @@
 //! The Candle executor: any architecture on any Candle device, by plain tensor operations. The oracle for the CPU engine.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{LayerNorm, Linear};
@@ -35,7 +36,10 @@ struct CandleBlock {
 }
 
 impl CandleEncoder {
-    /// Builds the encoder from named tensors, as [`PackedEncoder::new`](super::packed::PackedEncoder::new) does.
+    /// Builds the encoder from named tensors, as [`PackedEncoder::new`](crate::cpu::PackedEncoder::new) does.
+    ///
+    /// # Errors
+    /// `Unusable` for weights that do not fit, and what `tensors` says.
     pub fn new(
         architecture: &Architecture,
         device: &Device,
@@ -205,5 +209,12 @@ impl Encoder for CandleEncoder {
 
     fn hidden_size(&self) -> usize {
         self.architecture.shape.hidden
+    }
+}
+
+impl fmt::Debug for CandleEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("CandleEncoder");
+        shown.field("architecture", &self.architecture).field("device", &self.device).finish_non_exhaustive()
     }
 }

@@ -13,7 +13,7 @@ const GROWTH: f64 = 1.05;
 /// tokens and answers with tokens per second, or with `None` where the device has no memory for it.
 ///
 /// # Errors
-/// `Config` if not even the first batch fits; whatever else `rate` fails with.
+/// `Unusable` if not even the first batch fits; whatever else `rate` fails with.
 pub fn search(mut rate: impl FnMut(usize) -> Result<Option<f64>>) -> Result<usize> {
     let mut best: Option<(usize, f64)> = None;
     let mut tokens = FIRST;

@@ -3,13 +3,13 @@
 use candle_core::cuda::cudarc::driver::result;
 use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
 
-use super::Card;
+use super::card::Card;
 use super::facts::{self, Built, Facts, Version};
 use crate::device::driver;
 use crate::error::{Error, Result};
 
 /// Makes the cards ready for use.
-pub fn open(numbers: &[usize]) -> Result<Vec<Card>> {
+pub(super) fn open(numbers: &[usize]) -> Result<Vec<Card>> {
     let names = facts().cards(built()?, numbers)?;
     let card = |(&number, name): (&usize, String)| {
         let unusable = |error: candle_core::Error| {

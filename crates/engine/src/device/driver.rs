@@ -12,7 +12,7 @@ use candle_core::cuda::cudarc::driver::sys::{
 ///
 /// # Errors
 /// The dynamic linker's own words, which name the library.
-pub fn load_library(name: &str) -> Result<(), String> {
+pub(crate) fn load_library(name: &str) -> Result<(), String> {
     let c_name = CString::new(name).map_err(|_| format!("{name:?} is no name of a library"))?;
     // SAFETY: a string that ends with 0; initialisers of NVIDIA's libraries have no preconditions.
     let handle = unsafe { libc::dlopen(c_name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
@@ -32,7 +32,7 @@ pub fn load_library(name: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// The driver's, as text.
-pub fn version() -> Result<u32, String> {
+pub(crate) fn version() -> Result<u32, String> {
     let mut version = 0;
     // SAFETY: a pointer to an int, which is all the call needs, even before the driver is started.
     let answer = unsafe { cuDriverGetVersion(&mut version) }.result();
@@ -44,14 +44,14 @@ pub fn version() -> Result<u32, String> {
 ///
 /// # Errors
 /// The driver's.
-pub fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<i32, DriverError> {
+pub(crate) fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<i32, DriverError> {
     // SAFETY: the driver checks both numbers and says so if one is wrong.
     unsafe { result::device::get_attribute(device, attribute) }
 }
 
 /// Leaves out the bookkeeping that orders the work of several streams: two events for each tensor, recorded at each use. For a
 /// device of [`candle_core::Device::new_cuda_with_stream`] before anything is on it.
-pub fn of_one_stream(device: &CudaDevice) {
+pub(crate) fn of_one_stream(device: &CudaDevice) {
     // SAFETY: the device's context is its own, with one stream. Whatever thread submits work, the stream does it in the order in
     // which it came, and memory is taken and given back in that same order; so nothing is used too early or after it is freed.
     unsafe { device.disable_event_tracking() }
@@ -62,7 +62,7 @@ pub fn of_one_stream(device: &CudaDevice) {
 ///
 /// # Errors
 /// The driver's.
-pub fn keep_memory(device: &CudaDevice) -> Result<(), DriverError> {
+pub(crate) fn keep_memory(device: &CudaDevice) -> Result<(), DriverError> {
     let Some(pool) = pool(device)? else { return Ok(()) };
     let mut all = u64::MAX;
     let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -74,7 +74,7 @@ pub fn keep_memory(device: &CudaDevice) -> Result<(), DriverError> {
 ///
 /// # Errors
 /// The driver's.
-pub fn give_back_memory(device: &CudaDevice) -> Result<(), DriverError> {
+pub(crate) fn give_back_memory(device: &CudaDevice) -> Result<(), DriverError> {
     let Some(pool) = pool(device)? else { return Ok(()) };
     // What is to be freed is freed in the stream's order.
     device.cuda_stream().synchronize()?;

@@ -3,43 +3,43 @@
 use crate::error::{Error, Result};
 
 /// Major and minor.
-pub type Version = (u32, u32);
+pub(super) type Version = (u32, u32);
 
 /// What a build needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Built {
+pub(super) struct Built {
     /// The CUDA it was compiled with. A driver for an older one cannot run it.
-    pub cuda: Version,
+    pub(super) cuda: Version,
     /// The compute capability its kernels were compiled for. Newer cards run them, older ones do not.
-    pub capability: Version,
+    pub(super) capability: Version,
 }
 
 /// What is on this machine. What could not be asked, because something before it failed, is an error too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The newest CUDA that the driver runs, or why there is no driver.
-    pub driver: Result<Version, String>,
+    pub(super) driver: Result<Version, String>,
     /// Which of CUDA's libraries cannot be loaded, each with the reason.
-    pub missing: Vec<String>,
+    pub(super) missing: Vec<String>,
     /// The cards, or why the driver does not show them.
-    pub cards: Result<Vec<Card>, String>,
+    pub(super) cards: Result<Vec<Card>, String>,
 }
 
 /// A card.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub(super) struct Card {
     /// As the driver calls it.
-    pub name: String,
+    pub(super) name: String,
     /// Its compute capability.
-    pub capability: Version,
+    pub(super) capability: Version,
 }
 
 impl Facts {
     /// The names of the cards asked for, in that order.
     ///
     /// # Errors
-    /// `Config`, with what to do, if one of them cannot be used.
-    pub fn cards(&self, built: Built, wanted: &[usize]) -> Result<Vec<String>> {
+    /// `Unusable`, with what to do, if one of them cannot be used.
+    pub(super) fn cards(&self, built: Built, wanted: &[usize]) -> Result<Vec<String>> {
         let refused = |reason: String, remedy: &str| {
             let way_out = "or serve on the CPU with --device cpu (T2V_DEVICE=cpu)";
             Err(Error::unusable(format!(

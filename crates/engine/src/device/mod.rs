@@ -1,9 +1,10 @@
 //! Where encoders run: on the CPU, or on NVIDIA GPUs where the crate is built with the feature `cuda`.
 //!
-//! [`facts`] decides whether cards that were asked for can be used, [`budget`] how much one computes at once. Only what
+//! `facts` decides whether cards that were asked for can be used, [`budget`] how much one computes at once. Only what
 //! talks to the driver itself is left out of a build without the feature.
 
 pub mod budget;
+mod card;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(feature = "cuda")]
@@ -11,6 +12,8 @@ mod cuda;
 pub(crate) mod driver;
 #[cfg(any(feature = "cuda", test))]
 mod facts;
+
+pub use self::card::Card;
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,21 +80,10 @@ impl fmt::Display for Device {
     }
 }
 
-/// A card, ready for use.
-#[derive(Debug, Clone)]
-pub struct Card {
-    /// Its number.
-    pub number: usize,
-    /// As the driver calls it.
-    pub name: String,
-    /// As Candle knows it.
-    pub device: candle_core::Device,
-}
-
 /// Makes the cards ready: none for the CPU.
 ///
 /// # Errors
-/// `Config`, with what to do, where a card that is asked for cannot be used.
+/// `Unusable`, with what to do, where a card that is asked for cannot be used.
 pub fn open(device: &Device) -> Result<Vec<Card>> {
     match device {
         Device::Cpu => Ok(Vec::new()),

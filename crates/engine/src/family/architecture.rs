@@ -1,9 +1,10 @@
 //! What a transformer of some family is made of: sizes, tensor names, how tokens find rows in the embedding tables.
 //!
-//! A family is a function from `config.json` to an [`Architecture`], see [`super::families`]. The executors
-//! ([`super::packed`], [`super::candle`]) know no families: they build whatever an architecture says.
+//! A family is a function from `config.json` to an [`Architecture`], see [`architecture`](super::architecture()). The
+//! executors ([`cpu`](crate::cpu), [`candle`](crate::candle)) know no families: they build whatever an architecture says.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::{Map, Value};
 
@@ -101,7 +102,10 @@ impl Architecture {
         self.tables.iter().filter_map(longest).min().unwrap_or(usize::MAX)
     }
 
-    /// For each table the row of each token. A sequence that is too long, or an id beyond the vocabulary, is an error.
+    /// For each table the row of each token.
+    ///
+    /// # Errors
+    /// `Invalid` for a sequence that is too long, `Unusable` for an id beyond the vocabulary.
     pub fn rows<'b>(&self, batch: &'b TokenBatch) -> Result<Vec<Cow<'b, [u32]>>> {
         let longest = self.longest();
         if let Some(length) = batch.lengths().iter().find(|&&length| length > longest) {
@@ -151,6 +155,9 @@ impl<'a, F: FnMut(&str, &[usize]) -> Result<NamedTensor>> Parameters<'a, F> {
     }
 
     /// What the model has once.
+    ///
+    /// # Errors
+    /// `Unusable` for a tensor of another shape, and what the source says.
     pub fn outer(&mut self) -> Result<Outer> {
         let Architecture { tables, embedding_norm, position_bias, final_norm, shape, .. } = self.architecture;
         Ok(Outer {
@@ -167,6 +174,9 @@ impl<'a, F: FnMut(&str, &[usize]) -> Result<NamedTensor>> Parameters<'a, F> {
     }
 
     /// What a block has.
+    ///
+    /// # Errors
+    /// As [`Parameters::outer`].
     pub fn block(&mut self, layer: usize) -> Result<Block> {
         let Architecture { shape, names, .. } = self.architecture;
         let Shape { hidden, intermediate, style, .. } = *shape;
@@ -222,6 +232,12 @@ impl<'a, F: FnMut(&str, &[usize]) -> Result<NamedTensor>> Parameters<'a, F> {
     }
 }
 
+impl<F> fmt::Debug for Parameters<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parameters").field("architecture", &self.architecture).finish_non_exhaustive()
+    }
+}
+
 fn checked(name: &str, (found, values): NamedTensor, shape: &[usize]) -> Result<Vec<f32>> {
     if found != shape || found.iter().product::<usize>() != values.len() {
         return Err(Error::unusable(format!(
@@ -233,10 +249,14 @@ fn checked(name: &str, (found, values): NamedTensor, shape: &[usize]) -> Result<
 
 /// `config.json`, read key by key. What it leaves out has the family's default, as in transformers' configurations: the
 /// files of some models hold a few keys only.
+#[derive(Debug)]
 pub struct Config<'a>(pub &'a Map<String, Value>);
 
 impl Config<'_> {
     /// A positive number.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
     pub fn count(&self, key: &str, default: usize) -> Result<usize> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(default),
@@ -248,6 +268,9 @@ impl Config<'_> {
     }
 
     /// A token's id, which may be 0.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
     pub fn id(&self, key: &str, default: u32) -> Result<u32> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(default),
@@ -269,11 +292,17 @@ impl Config<'_> {
     }
 
     /// The activation that a word means.
+    ///
+    /// # Errors
+    /// `Unusable` for one that is not supported.
     pub fn activation(&self, key: &str, default: &'static str) -> Result<Activation> {
         activation(self.word(key, default))
     }
 
-    /// An error unless positions are looked up in a table and added, as all models of the families here have it.
+    /// Whether positions are looked up in a table and added, as all models of the families here have it.
+    ///
+    /// # Errors
+    /// `Unusable` if they are not.
     pub fn absolute_positions(&self) -> Result<()> {
         match self.word("position_embedding_type", "absolute") {
             "absolute" => Ok(()),
@@ -283,6 +312,9 @@ impl Config<'_> {
 }
 
 /// The activation by its name in transformers.
+///
+/// # Errors
+/// `Unusable` for one that is not supported.
 pub fn activation(name: &str) -> Result<Activation> {
     match name {
         "gelu" => Ok(Activation::Gelu),

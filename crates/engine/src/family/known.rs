@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use text2vec_kernel::{Activation, Shape, Style};
 
 /// The transformer that `config.json` describes, by its model type.
+///
+/// # Errors
+/// `Unusable` for a model type that is not supported, and for a value that is of another kind or not supported.
 pub fn architecture(model_type: &str, config: &Map<String, Value>) -> Result<Architecture> {
     let config = Config(config);
     match model_type {

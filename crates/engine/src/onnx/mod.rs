@@ -32,6 +32,7 @@ pub fn is_only_weights(dir: &Path) -> bool {
 }
 
 /// A quantised encoder, run as ONNX Runtime 1.22 would.
+#[derive(Debug)]
 pub struct OnnxEncoder {
     /// What chooses the rows of each table.
     rows: Vec<Rows>,
@@ -40,7 +41,10 @@ pub struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// Loads a graph. One that cannot be run is an error that says where it differs and what to do instead.
+    /// Loads a graph.
+    ///
+    /// # Errors
+    /// `Unusable` for a file that cannot be read or run; it says where the graph differs and what to do instead.
     pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
         let bytes =
             std::fs::read(path).map_err(|e| Error::unusable(format!("{} cannot be read: {e}", path.display())))?;
@@ -56,7 +60,10 @@ impl OnnxEncoder {
         })
     }
 
-    /// An encoder from a file's bytes. The error does not name the file.
+    /// An encoder from a file's bytes.
+    ///
+    /// # Errors
+    /// `Unusable` for a graph that cannot be run, `Internal` if a thread cannot be started. Neither names the file.
     pub fn from_bytes(bytes: &[u8], kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
         let graph = reader::read(bytes).map_err(Error::unusable)?;
         let found = recognise::recognise(&graph).map_err(Error::unusable)?;

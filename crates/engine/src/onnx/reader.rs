@@ -84,6 +84,9 @@ pub struct Tensor<'a> {
 }
 
 /// Reads a model file.
+///
+/// # Errors
+/// In words, what is wrong: it is cut off, no ONNX file, larger than any encoder, or its nodes are in no order.
 pub fn read(bytes: &[u8]) -> Result<Graph<'_>, Fault> {
     let mut graph = None;
     for field in Fields(bytes) {
@@ -314,6 +317,9 @@ impl<'a> Tensor<'a> {
     }
 
     /// Its values as f32.
+    ///
+    /// # Errors
+    /// In words, if it is of another type, in another file, or has not as many values as its shape.
     pub fn floats(&self) -> Result<Cow<'_, [f32]>, Fault> {
         if self.element_type() != ElementType::F32 {
             return Err(self.wrong_type("f32"));
@@ -331,6 +337,9 @@ impl<'a> Tensor<'a> {
     }
 
     /// Its values as whole numbers, of any whole type.
+    ///
+    /// # Errors
+    /// As [`Tensor::floats`].
     pub fn integers(&self) -> Result<Vec<i64>, Fault> {
         let width = match self.element_type() {
             ElementType::U8 | ElementType::I8 => 1,
@@ -356,6 +365,9 @@ impl<'a> Tensor<'a> {
     }
 
     /// Its values as signed codes: unsigned ones are given less 128.
+    ///
+    /// # Errors
+    /// As [`Tensor::floats`].
     pub fn codes(&self) -> Result<Vec<i8>, Fault> {
         let flip = match self.element_type() {
             ElementType::U8 => 0x80,

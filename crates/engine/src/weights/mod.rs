@@ -10,6 +10,7 @@ pub mod torch;
 pub mod zip;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ impl Source for WeightFile {
 
 /// The weight files of a directory: one file, or the shards its index names; safetensors before torch's own format, as
 /// transformers chooses.
+///
+/// # Errors
+/// `Unusable` if there are none, or an index cannot be used.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     for (single, index) in
         [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
@@ -98,6 +102,9 @@ fn shards(dir: &Path, index: &Path) -> Result<Option<Vec<PathBuf>>> {
 impl Weights {
     /// Opens weight files and checks what they say of their tensors. `anchor` is a tensor every model of the family has;
     /// whatever stands before it in its name is taken off all names.
+    ///
+    /// # Errors
+    /// `Unusable` for a file that cannot be read or is damaged, and if none has the anchor.
     pub fn open(paths: &[PathBuf], anchor: &str) -> Result<Weights> {
         let mut tensors = HashMap::new();
         let mut files = Vec::new();
@@ -126,7 +133,11 @@ impl Weights {
     }
 
     /// A tensor's shape and its values in f32, row-major. LayerNorm's parameters are found under their old names
-    /// (`gamma`, `beta`) too. Numbers that are not finite are an error.
+    /// (`gamma`, `beta`) too.
+    ///
+    /// # Errors
+    /// `Unusable` for one that is missing, cannot be read, is of a type that is not supported, or holds a number that is not
+    /// finite.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let place = self.place(name).ok_or_else(|| {
             let file = self.files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
@@ -159,6 +170,14 @@ impl Weights {
             (stem, "bias") => self.tensors.get(&format!("{stem}.beta")),
             _ => None,
         })
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files: Vec<_> = self.files.iter().map(|file| &file.path).collect();
+        let mut shown = f.debug_struct("Weights");
+        shown.field("files", &files).field("tensors", &self.tensors.len()).finish_non_exhaustive()
     }
 }
 

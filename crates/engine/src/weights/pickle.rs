@@ -1,8 +1,7 @@
 //! The pickle inside a file of `torch.save`, as far as a dictionary of tensors needs it. Nothing is executed.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. This machine knows containers, numbers,
-//! strings, and a handful of names, whose "calls" only note down what the tensor looks like. Anything else is refused
-//! with its name.
+//! strings and a few names, whose "calls" only note down what the tensor looks like. Any other name is refused.
 //!
 //! Work and memory grow with the length of the pickle alone: values are shared by index into lists that only grow, so
 //! that neither a loop nor deep nesting costs a recursion, and numbers in the pickle never become sizes of allocations.
@@ -10,6 +9,7 @@
 use std::collections::HashMap;
 
 /// What a pickle holds.
+#[derive(Debug)]
 pub struct Pickle<'a> {
     root: Value<'a>,
     heap: Heap<'a>,
@@ -101,7 +101,7 @@ impl Function {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Heap<'a> {
     tuples: Vec<Vec<Value<'a>>>,
     lists: Vec<Vec<Value<'a>>>,
@@ -112,6 +112,9 @@ struct Heap<'a> {
 
 impl<'a> Pickle<'a> {
     /// Reads one pickle from the beginning of `bytes`, and how many bytes it has.
+    ///
+    /// # Errors
+    /// In words, what is wrong: it is cut off, damaged, or calls what no dictionary of tensors needs.
     pub fn read(bytes: &'a [u8]) -> Result<(Pickle<'a>, usize), String> {
         let mut machine =
             Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default() };
@@ -120,8 +123,10 @@ impl<'a> Pickle<'a> {
         Ok((Pickle { root, heap: machine.heap }, machine.at))
     }
 
-    /// The tensors of the dictionary that this pickle must be. Its other values are left out; of two with one name the
-    /// last counts.
+    /// The tensors of the dictionary that this pickle must be, without other values. Of two with one name the last counts.
+    ///
+    /// # Errors
+    /// In words, if it is no dictionary, or has no tensors.
     pub fn tensors(&self) -> Result<HashMap<&'a str, &PickledTensor<'a>>, String> {
         let mut tensors = HashMap::new();
         for (key, value) in self.entries()? {
@@ -136,6 +141,9 @@ impl<'a> Pickle<'a> {
     }
 
     /// A true or false value of the dictionary that this pickle must be.
+    ///
+    /// # Errors
+    /// In words, if it is no dictionary.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
         let found = self.entries()?.iter().rev().find(|(key, _)| matches!(key, Value::Text(text) if *text == name));
         Ok(found.and_then(|(_, value)| match value {
@@ -145,6 +153,9 @@ impl<'a> Pickle<'a> {
     }
 
     /// The strings of the list that this pickle must be.
+    ///
+    /// # Errors
+    /// In words, if it is no list, or holds something else.
     pub fn strings(&self) -> Result<Vec<&'a str>, String> {
         let Value::List(list) = self.root else { return Err("its list of storages is none".into()) };
         let text = |value: &Value<'a>| match value {

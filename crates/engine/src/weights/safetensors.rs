@@ -18,8 +18,10 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The tensors of a file, checked against its length: they fill it without gaps and without overlapping. The error is
-/// what is wrong, to stand behind the file's name.
+/// The tensors of a file, checked against its length: they fill it without gaps and without overlapping.
+///
+/// # Errors
+/// What is wrong, to stand behind the file's name.
 pub fn tensors(source: &impl Source) -> Result<HashMap<String, Stored>, String> {
     let size = read(source, 0, 8, "the length of its header")?;
     let size = size.try_into().map(u64::from_le_bytes).map_err(|_| "the length of its header is missing")?;

@@ -29,6 +29,9 @@ impl NumberType {
     }
 
     /// Appends the numbers of `bytes` in f32.
+    ///
+    /// # Errors
+    /// In words, if they are of a type that is not supported.
     pub fn append(&self, bytes: &[u8], values: &mut Vec<f32>) -> Result<(), String> {
         let halves = bytes.as_chunks::<2>().0.iter().map(|&pair| u16::from_le_bytes(pair));
         match self {
@@ -61,7 +64,10 @@ pub fn elements(shape: &[usize]) -> Option<u64> {
 }
 
 impl Stored {
-    /// The tensor's values, row-major, of the numbers at its place. The error is what is wrong with the tensor.
+    /// The tensor's values, row-major, of the numbers at its place.
+    ///
+    /// # Errors
+    /// What is wrong with the tensor: a number is not finite, or its strides lead beyond its numbers.
     pub fn finish(&self, values: Vec<f32>) -> Result<Vec<f32>, String> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(format!("holds {} at position {at}: the weights are damaged", values[at]));

@@ -17,7 +17,10 @@ const LONGEST_PICKLE: u64 = 8 << 20;
 /// How a file from before torch 1.6 begins: the pickle of its magic number.
 const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
 
-/// The tensors of a file. The error is what is wrong, to stand behind the file's name.
+/// The tensors of a file.
+///
+/// # Errors
+/// What is wrong, to stand behind the file's name.
 pub fn tensors(source: &impl Source) -> Result<HashMap<String, Stored>, String> {
     let head = read(source, 0, source.length().min(OLD_MAGIC.len() as u64), "its beginning")?;
     if head == OLD_MAGIC { old_tensors(source) } else { zip_tensors(source) }

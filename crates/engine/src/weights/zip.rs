@@ -12,14 +12,19 @@ pub trait Source {
     fn length(&self) -> u64;
 
     /// Fills `buffer` with what begins at `offset`.
+    ///
+    /// # Errors
+    /// What reading fails with, or that there are not so many bytes.
     fn read(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()>;
 }
 
 /// The list of a zip file's entries.
+#[derive(Debug)]
 pub struct Directory {
     entries: HashMap<String, Entry>,
 }
 
+#[derive(Debug)]
 struct Entry {
     /// Of the local header.
     offset: u64,
@@ -37,7 +42,10 @@ const CENTRAL: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
 
 impl Directory {
-    /// Reads the list at the end of the file. The error is what is wrong with it, to stand behind the file's name.
+    /// Reads the list at the end of the file.
+    ///
+    /// # Errors
+    /// What is wrong with it, to stand behind the file's name.
     pub fn read(source: &impl Source) -> Result<Directory, String> {
         let (count, length, offset) = find_list(source)?;
         if length > LONGEST_LIST {
@@ -61,6 +69,9 @@ impl Directory {
     }
 
     /// Where an entry's bytes are in the file.
+    ///
+    /// # Errors
+    /// In words, if there is no such entry, it is compressed, or it reaches beyond the file.
     pub fn place(&self, source: &impl Source, name: &str) -> Result<Range<u64>, String> {
         let entry = self.entries.get(name).ok_or_else(|| format!("it has no entry '{name}'"))?;
         if !entry.stored {

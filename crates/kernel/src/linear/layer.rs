@@ -1,5 +1,7 @@
 //! A layer by itself.
 
+use std::fmt;
+
 use super::on_unit::SCRATCH;
 use super::packing::{Arena, Dense, Linear};
 use super::task::{Epilogue, LinearTask};
@@ -19,7 +21,11 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// Packs a layer; an error if weight and bias do not fit together.
+    /// Packs a layer.
+    ///
+    /// # Errors
+    /// `Unusable` if weight and bias do not fit together, if a precision narrower than f32 cannot hold a weight, and if
+    /// there are more inputs than int8 can sum up.
     pub fn new(kernels: Kernels, precision: Precision, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
         let outputs = dense.weight.len() / inputs.max(1);
         let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, inputs));
@@ -76,9 +82,24 @@ impl PackedLinear {
     }
 }
 
+impl fmt::Debug for PackedLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Linear { inputs, outputs, precision, .. } = &self.linear;
+        let mut shown = f.debug_struct("PackedLinear");
+        shown.field("kernels", &self.kernels).field("precision", precision);
+        shown.field("inputs", inputs).field("outputs", outputs).finish_non_exhaustive()
+    }
+}
+
 /// Rows rounded for a [`PackedLinear`].
 pub struct Rounded {
     words: AlignedBuffer,
     rows: usize,
     stride: usize,
+}
+
+impl fmt::Debug for Rounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rounded").field("rows", &self.rows).field("stride", &self.stride).finish_non_exhaustive()
+    }
 }

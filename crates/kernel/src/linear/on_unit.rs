@@ -163,7 +163,7 @@ impl<S: Simd> OnUnit<'_, S> {
         }
     }
 
-    /// The values that a block's sums of bytes stand for, group by group as [`super::super::tile::Tile`] has it.
+    /// The values that a block's sums of bytes stand for, group by group as [`Scales`](crate::tile::Scales) has it.
     ///
     /// # Safety
     /// As for [`block`]; the rows have scales behind them, and `sums` and `values` room for a block.

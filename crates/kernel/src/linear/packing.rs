@@ -246,7 +246,7 @@ impl Linear {
 }
 
 /// Most inputs whose products of bytes cannot exceed a 32-bit integer.
-pub(crate) const MOST_BYTES: usize = i32::MAX as usize / (255 * 128);
+pub(super) const MOST_BYTES: usize = i32::MAX as usize / (255 * 128);
 
 /// Columns of a panel.
 fn panel_width(kernels: Kernels, precision: Precision) -> usize {

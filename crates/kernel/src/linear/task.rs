@@ -51,8 +51,8 @@ pub(crate) struct LinearTask<'a> {
 
 impl<'a> LinearTask<'a> {
     /// A product of `rows` of `input` with all columns. `input`, `out` and a residual point to row 0. Layers of another form
-    /// than [`Form::Plain`] take rows that an [`OperandTask`] made; on a unit they must be readable up to whole tiles of
-    /// rows, and the task needs scratch memory.
+    /// than [`Form::Plain`] take rows that an [`OperandTask`](crate::operand::OperandTask) made; on a unit they must be
+    /// readable up to whole tiles of rows, and the task needs scratch memory.
     ///
     /// # Safety
     /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
@@ -82,7 +82,7 @@ impl<'a> LinearTask<'a> {
         }
     }
 
-    /// What a product on a unit needs: as much memory as [`UNIT_SCRATCH`] says, on a cache line.
+    /// What a product on a unit needs: as much memory as [`SCRATCH`](super::on_unit::SCRATCH) says, on a cache line.
     ///
     /// # Safety
     /// When the task runs, nobody else may access it.
@@ -96,7 +96,8 @@ impl<'a> LinearTask<'a> {
         LinearTask { unit: None, ..self }
     }
 
-    /// The output is what the next product reads, as an [`OperandTask`] would write it: rows of words.
+    /// The output is what the next product reads, as an [`OperandTask`](crate::operand::OperandTask) would write it: rows of
+    /// words.
     pub(crate) fn writing_operand(self) -> Self {
         let Form::Parts(parts) = self.linear.form else { panic!("only a unit writes operands") };
         LinearTask { form: Out::Operand { parts }, ..self }

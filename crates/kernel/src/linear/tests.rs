@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::packing::MOST_BYTES;
 use super::*;
 use crate::dispatch::InstructionSet;
 use crate::dispatch::Kernels;

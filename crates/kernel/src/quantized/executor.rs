@@ -1,5 +1,6 @@
 //! Passes of one encoder, with threads and memory of their own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::model::QuantizedTransformer;
@@ -18,6 +19,9 @@ pub struct QuantizedExecutor {
 
 impl QuantizedExecutor {
     /// An executor with `threads` threads, the caller's included.
+    ///
+    /// # Errors
+    /// `Internal` if a thread cannot be started.
     pub fn new(model: Arc<QuantizedTransformer>, threads: usize) -> Result<QuantizedExecutor> {
         let team = Team::new(threads)?;
         let scratch = Scratch::new(team.size());
@@ -30,7 +34,11 @@ impl QuantizedExecutor {
     }
 
     /// Hidden states `[tokens, hidden]` of one sequence, appended to `states`. `rows` has, for each embedding table, the
-    /// row of each token; an index beyond its table is an error. Where a range leaves f32, the states are NaN.
+    /// row of each token. Where a range leaves f32, the states are NaN.
+    ///
+    /// # Errors
+    /// `Invalid` for an index beyond its table and for more than [`MOST_INPUTS`] tokens. `Internal` if `rows` are not as
+    /// many as the tables and all of one length, and if a thread panics.
     pub fn forward(&mut self, rows: &[&[u32]], states: &mut Vec<f32>) -> Result<()> {
         let tokens = rows.first().map_or(0, |rows| rows.len());
         if rows.len() != self.model.tables.len() || rows.iter().any(|rows| rows.len() != tokens) {
@@ -49,5 +57,12 @@ impl QuantizedExecutor {
             return Ok(());
         }
         pass::run(&self.model, &mut self.team, &mut self.scratch, rows, tokens, states)
+    }
+}
+
+impl fmt::Debug for QuantizedExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("QuantizedExecutor");
+        shown.field("model", &self.model).field("team", &self.team).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,7 @@
 //! Weights of a quantised encoder: as a graph has them, and packed.
 
+use std::fmt;
+
 use super::product::{GROUP, MOST_INPUTS, Panels, Products};
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
@@ -173,7 +175,8 @@ impl QuantizedTransformer {
     /// `block` gives one block at a time.
     ///
     /// # Errors
-    /// `Unusable` for sizes that do not fit, and what `block` says.
+    /// `Unusable` for sizes that do not fit and for scales, epsilons or biases that nothing can be computed with, and what
+    /// `block` says.
     pub fn new<E: From<Error>>(
         kernels: Kernels,
         shape: QuantizedShape,
@@ -261,5 +264,13 @@ impl QuantizedTransformer {
     /// Rows of an embedding table.
     pub fn table_rows(&self, table: usize) -> usize {
         self.tables[table].codes.len() / self.shape.hidden
+    }
+}
+
+impl fmt::Debug for QuantizedTransformer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("QuantizedTransformer");
+        shown.field("kernels", &self.kernels).field("shape", &self.shape);
+        shown.field("layers", &self.blocks.len()).finish_non_exhaustive()
     }
 }

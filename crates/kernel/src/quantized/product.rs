@@ -125,7 +125,7 @@ fn portable(codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Ti
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{GROUP, PANEL, Tile};
+    use crate::quantized::product::{GROUP, PANEL, Tile};
 
     /// # Safety
     /// The CPU has AVX-512 F, BW, VL and VNNI; `codes` is readable for `groups` groups of codes in each of `ROWS` rows,

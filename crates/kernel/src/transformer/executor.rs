@@ -1,5 +1,6 @@
 //! Passes of one encoder, with threads and memory of their own.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::memory::{Scratch, row_stride};
@@ -22,6 +23,9 @@ pub struct Executor {
 
 impl Executor {
     /// An executor with `threads` threads, the caller's included.
+    ///
+    /// # Errors
+    /// `Internal` if a thread cannot be started.
     pub fn new(model: Arc<Transformer>, threads: usize) -> Result<Executor> {
         let team = Team::new(threads)?;
         let members = (0..team.size()).map(|_| AlignedBuffer::default()).collect();
@@ -40,7 +44,11 @@ impl Executor {
     }
 
     /// Hidden states `[tokens, hidden]` of packed sequences with the given lengths. `rows` has, for each embedding
-    /// table, the row of each token. An index beyond its table is an error.
+    /// table, the row of each token.
+    ///
+    /// # Errors
+    /// `Invalid` for an index beyond its table. `Internal` if there is not one row of every table per token, and if a
+    /// thread panics.
     pub fn forward(&mut self, rows: &[&[u32]], lengths: &[usize]) -> Result<Vec<f32>> {
         let model = Arc::clone(&self.model);
         let hidden = model.shape.hidden;
@@ -114,5 +122,11 @@ impl Executor {
             states.extend_from_slice(&row[..hidden]);
         }
         Ok(states)
+    }
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").field("model", &self.model).field("team", &self.team).finish_non_exhaustive()
     }
 }

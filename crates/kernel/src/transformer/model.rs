@@ -1,5 +1,6 @@
 //! Weights of an encoder, packed.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::shape::{Block, Norm, Outer, Shape};
@@ -56,11 +57,11 @@ pub struct Transformer {
 impl Transformer {
     /// Packs an encoder.
     ///
-    /// `block` gives the parameters of one block at a time, so that no more than one lies unpacked in memory. Sizes that
-    /// do not fit the shape are errors.
+    /// `block` gives the parameters of one block at a time, so that no more than one lies unpacked in memory.
     ///
     /// # Errors
-    /// `Unusable` for such sizes, and what `block` says.
+    /// `Unusable` for sizes that do not fit together and for weights that the precision cannot hold, `Internal` for a gate
+    /// where the style has none or the other way about, and what `block` says.
     pub fn new<E: From<Error>>(
         kernels: Kernels,
         precision: Precision,
@@ -187,6 +188,14 @@ impl Transformer {
     /// Rows of an embedding table.
     pub fn table_rows(&self, table: usize) -> usize {
         self.tables[table].rows()
+    }
+}
+
+impl fmt::Debug for Transformer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Transformer");
+        shown.field("kernels", &self.kernels).field("precision", &self.precision);
+        shown.field("shape", &self.shape).finish_non_exhaustive()
     }
 }
 

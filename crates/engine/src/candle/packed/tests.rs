@@ -99,7 +99,7 @@ fn passes_are_cut_by_the_budget_from_short_to_long() {
 }
 
 /// A device that has no memory for more than so many tokens, as the driver words it.
-fn refuse(tokens: usize) -> impl FnMut(&CandlePackedEncoder, &[usize], &Pass, Tensor) -> CandleResult<()> {
+fn refuse(tokens: usize) -> impl FnMut(&Model, &[usize], &Pass, Tensor) -> CandleResult<()> {
     move |_, _, pass, _| match pass.lengths.iter().sum::<usize>() > tokens {
         true => Err(candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into()).bt()),
         false => Ok(()),
@@ -112,8 +112,8 @@ fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
     let batch = mixed();
     let mut refuse_more = refuse(140);
     let mut done = Vec::new();
-    let ran = encoder.run_passes(&batch, |encoder, sequences, pass, states| {
-        refuse_more(encoder, sequences, pass, states)?;
+    let ran = encoder.run_passes(&batch, |model, sequences, pass, states| {
+        refuse_more(model, sequences, pass, states)?;
         done.extend_from_slice(sequences);
         Ok(())
     });

@@ -9,23 +9,111 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Map;
 use serde_json::value::RawValue;
 
-use super::client::{Answer, exchange};
-use super::pool::Pool;
-use super::retry::Failure;
-use super::{embedding, said, traced};
+use super::format::{Batch, Format, Models};
+use super::said::said;
+use super::sidecar;
+use super::traced::traced;
+use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
+use crate::backend::remote::pool::Pool;
+use crate::backend::remote::probe;
+use crate::backend::remote::retry::Failure;
 use crate::contract::go_format;
 use crate::contract::request::EmbedRequest;
 use crate::contract::value::Value;
 use crate::error::{Error, ErrorKind, Result};
 
 const PATH: &str = "/vectors";
+const META: &str = "/meta";
+
+/// What a URL of the web's own schemes is taken for, too, as Weaviate would.
+pub static KIND: Kind = Kind {
+    name: "t2v",
+    schemes: &[
+        Scheme::bare("http"),
+        Scheme::bare("https"),
+        Scheme::naming("t2v+http", "http"),
+        Scheme::naming("t2v+https", "https"),
+    ],
+    joining: Joining::Text,
+    api_root: "",
+    ready: READY,
+    health: READY,
+    request_paths: &[READY, PATH, META],
+    http2: false,
+};
+
+/// One text per request, unless it is another sidecar.
+#[derive(Debug, Default)]
+pub struct T2v {
+    /// Whether it is known to answer `texts`: another sidecar, over HTTP.
+    texts: bool,
+}
+
+impl T2v {
+    /// Known by its meta: a sidecar says that it is one.
+    fn of_meta(meta: &serde_json::Value) -> T2v {
+        T2v { texts: meta.get("sidecar").is_some_and(serde_json::Value::is_object) }
+    }
+}
+
+impl Format for T2v {
+    fn unasked() -> Option<T2v> {
+        Some(T2v::default())
+    }
+
+    fn open(pool: &Arc<Pool>) -> BoxFuture<'_, Result<T2v>> {
+        Box::pin(async move { Ok(T2v::recognise(pool).await?.unwrap_or_default()) })
+    }
+
+    fn recognise(pool: &Arc<Pool>) -> BoxFuture<'_, Result<Option<T2v>>> {
+        Box::pin(async move { Ok(probe::json(pool, META).await?.as_ref().map(T2v::of_meta)) })
+    }
+
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn at_once(&self) -> usize {
+        if self.texts { sidecar::BATCH } else { 1 }
+    }
+
+    fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
+        Box::pin(async move {
+            match batch.requests {
+                [request] => one(pool, request, batch.deadline).await.map(|embedding| vec![Ok(embedding)]),
+                requests => many(pool, requests, batch.deadline).await,
+            }
+        })
+    }
+
+    fn tells_kinds_of_errors(&self) -> bool {
+        false
+    }
+
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, serde_json::Value>>>> {
+        Box::pin(probe::meta(pool, META))
+    }
+
+    fn models(&self, meta: &Map<String, serde_json::Value>) -> Models {
+        if self.texts { Models::of_sidecar(meta) } else { Models::default() }
+    }
+
+    fn of_model(&self, pool: &Arc<Pool>, name: &str) -> Option<(Arc<Pool>, Box<dyn Format>)> {
+        let addresses = pool.addresses().iter().map(|address| address.of_model(name)).collect::<Option<Vec<_>>>()?;
+        Some((Pool::new(addresses, None, pool.options().clone()), Box::new(T2v { texts: self.texts })))
+    }
+}
 
 /// One text's vector.
-pub async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) -> Result<Embedding> {
+async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) -> Result<Embedding> {
     let json =
         format!("{{\"text\":{},\"dims\":0,\"vector\":null,\"error\":\"\",{}}}", quoted(&request.text), config(request));
     let vector = post(pool, (request, 1), json, deadline, |answer| read_one(&answer)).await?;
@@ -33,7 +121,7 @@ pub async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) ->
 }
 
 /// Several texts' vectors in one request, from servers known to answer `texts`: other sidecars. All of one setting.
-pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
+async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
     let Some(&first) = requests.first() else { return Ok(Vec::new()) };
     let texts: Vec<String> = requests.iter().map(|request| quoted(&request.text)).collect();
     let json = format!("{{\"texts\":[{}],{}}}", texts.join(","), config(first));
@@ -196,45 +284,9 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// The numbers of a JSON list, each rounded once, from its digits to float32; `None` for null. A null within it is no
-/// number: many writers of JSON put it where they had a NaN.
-pub fn floats(json: &str) -> Result<Option<Vec<f32>>, String> {
-    if json == "null" {
-        return Ok(None);
-    }
-    let inner = json.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or("vector is not a list")?.trim();
-    if inner.is_empty() {
-        return Ok(Some(Vec::new()));
-    }
-    // The text is JSON already: what begins like a number is one.
-    let number = |element: &str| {
-        let element = element.trim_ascii();
-        let number = element.starts_with(|c: char| c == '-' || c.is_ascii_digit()).then(|| element.parse::<f32>().ok());
-        match number.flatten() {
-            Some(number) if number.is_finite() => Ok(number),
-            Some(_) => Err(format!("the vector has {element}, which is no float32")),
-            None => Err("the vector has an element that is not a number".to_owned()),
-        }
-    };
-    inner.split(',').map(number).collect::<Result<_, _>>().map(Some)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_rounded_once() {
-        // Half way between two float32 plus a little that float64 cannot hold: through a double it would round to even.
-        let halfway = "1.00000005960464477539062500000000000000001";
-        assert_eq!(floats(&format!("[{halfway}]")), Ok(Some(vec![1.000_000_1])));
-        assert_eq!(floats("[ 1 , -2.5e3,1e-50 ]"), Ok(Some(vec![1.0, -2500.0, 0.0])));
-        assert_eq!(floats("null"), Ok(None));
-        assert_eq!(floats("[]"), Ok(Some(vec![])));
-        for wrong in ["[1e39]", "[null]", "[\"1\"]", "[[1]]", "{}", "\"x\"", "[true]"] {
-            assert!(floats(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_batch_has_a_vector_or_an_error_for_each_text() {

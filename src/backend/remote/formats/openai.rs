@@ -9,41 +9,124 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
-use super::address::Address;
-use super::client::{Answer, exchange};
-use super::pool::Pool;
-use super::retry::Failure;
-use super::t2v::floats;
-use super::{embedding, said, traced};
+use super::format::{Batch, Format, Models};
+use super::said::said;
+use super::traced::traced;
+use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::kind::{Joining, Kind, Scheme};
+use crate::backend::remote::pool::Pool;
+use crate::backend::remote::probe::{self, META};
+use crate::backend::remote::retry::Failure;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Texts in one request.
-pub const BATCH: usize = 128;
+const BATCH: usize = 128;
+
+const ROOT: &str = "/v1";
+const PATH: &str = "/embeddings";
+const MODELS: &str = "/models";
+
+/// Anything with OpenAI's API.
+pub static KIND: Kind = Kind {
+    name: "openai",
+    schemes: &[Scheme::naming("openai+http", "http"), Scheme::naming("openai+https", "https")],
+    joining: Joining::Meaning,
+    api_root: ROOT,
+    ready: MODELS,
+    health: MODELS,
+    request_paths: &["/v1/embeddings", PATH],
+    http2: false,
+};
 
 /// What is known of one server.
 #[derive(Debug)]
 pub struct OpenAi {
     /// Sent as `model`.
-    pub model: String,
+    model: String,
     /// What else the server lists, where the URL does not say which model is meant.
-    pub others: Vec<String>,
+    others: Vec<String>,
     refuses_base64: AtomicBool,
+}
+
+impl Format for OpenAi {
+    /// The model's name may have to be asked for.
+    fn unasked() -> Option<OpenAi> {
+        None
+    }
+
+    /// The model is named in the URL, or is the first one the server lists.
+    fn open(pool: &Arc<Pool>) -> BoxFuture<'_, Result<OpenAi>> {
+        Box::pin(async move {
+            if let Some(model) = pool.address().parameter("model") {
+                return Ok(OpenAi::new(model));
+            }
+            let path = pool.address().in_api(ROOT, MODELS);
+            let answer = probe::get_below(pool, &path, META).await.map_err(|failure| failure.error().clone())?;
+            let listed: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            let listed = listed.get("data").and_then(Value::as_array).into_iter().flatten();
+            let mut ids = listed.filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
+            let unnamed = || {
+                let (shown, status) = (pool.shown(), answer.status);
+                let text = format!("{shown} lists no model (status {status}): name one as ?model=… in its URL");
+                Error::new(ErrorKind::Upstream, text)
+            };
+            let mut openai = OpenAi::new(ids.next().ok_or_else(unnamed)?);
+            openai.others = ids.collect();
+            Ok(openai)
+        })
+    }
+
+    fn recognise(pool: &Arc<Pool>) -> BoxFuture<'_, Result<Option<OpenAi>>> {
+        Box::pin(async move {
+            match probe::json(pool, "/v1/models").await? {
+                Some(models) if models.get("data").is_some() => OpenAi::open(pool).await.map(Some),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn at_once(&self) -> usize {
+        BATCH
+    }
+
+    fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
+        Box::pin(self.many(pool, batch.requests, batch.deadline))
+    }
+
+    /// There is no such thing.
+    fn meta<'a>(&'a self, _pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
+        Box::pin(async move { Ok(Some(Map::from_iter([("model".into(), self.model.clone().into())]))) })
+    }
+
+    fn models(&self, _meta: &Map<String, Value>) -> Models {
+        Models { own: None, others: self.others.clone() }
+    }
+
+    fn of_model(&self, pool: &Arc<Pool>, name: &str) -> Option<(Arc<Pool>, Box<dyn Format>)> {
+        Some((pool.clone(), Box::new(OpenAi::new(name.to_owned()))))
+    }
 }
 
 impl OpenAi {
     /// A server that is asked for this model.
-    pub fn new(model: String) -> OpenAi {
+    fn new(model: String) -> OpenAi {
         OpenAi { model, others: Vec::new(), refuses_base64: AtomicBool::new(false) }
     }
 
     /// The vectors of texts of one setting.
-    pub async fn many(
+    async fn many(
         &self,
         pool: &Arc<Pool>,
         requests: &[&EmbedRequest],
@@ -51,13 +134,12 @@ impl OpenAi {
     ) -> Result<Vec<Result<Embedding>>> {
         let Some(&first) = requests.first() else { return Ok(Vec::new()) };
         let base64 = !self.refuses_base64.load(Ordering::Relaxed);
-        let answer = self.ask(pool, requests, first, deadline, base64).await;
+        let refused = AtomicBool::new(false);
+        let answer = self.ask(pool, requests, first, deadline, base64.then_some(&refused)).await;
         let answer = match answer {
-            Err(error)
-                if base64 && error.kind() == ErrorKind::InvalidArgument && error.message().contains("encoding") =>
-            {
+            Err(_) if refused.load(Ordering::Relaxed) => {
                 self.refuses_base64.store(true, Ordering::Relaxed);
-                self.ask(pool, requests, first, deadline, false).await?
+                self.ask(pool, requests, first, deadline, None).await?
             }
             answer => answer?,
         };
@@ -71,19 +153,20 @@ impl OpenAi {
         Ok(embeddings)
     }
 
+    /// `base64`: vectors are asked for so, and here is noted that the server does not know this.
     async fn ask(
         &self,
         pool: &Arc<Pool>,
         requests: &[&EmbedRequest],
         first: &EmbedRequest,
         deadline: Instant,
-        base64: bool,
+        base64: Option<&AtomicBool>,
     ) -> Result<Answers> {
         let texts: Vec<&str> = requests.iter().map(|request| request.text.as_str()).collect();
         let mut body = json!({
             "model": self.model,
             "input": texts,
-            "encoding_format": if base64 { "base64" } else { "float" },
+            "encoding_format": if base64.is_some() { "base64" } else { "float" },
         });
         if let (Some(dimensions), Some(object)) = (first.dimensions, body.as_object_mut()) {
             object.insert("dimensions".into(), json!(dimensions));
@@ -91,20 +174,19 @@ impl OpenAi {
         let body = &body.to_string();
         pool.call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
-                let path = below_v1(&replica.address, "/embeddings");
+                let path = replica.address.in_api(ROOT, PATH);
                 let what = format!("send POST request: Post \"{}{path}\"", replica.address.shown());
                 let send = replica.client.post(replica.address.below(&path)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                read(&exchange(traced(send, first), &what, limit).await?, requests.len())
+                let answer = exchange(traced(send, first), &what, limit).await?;
+                if let Some(refused) = base64 {
+                    refused.store(refuses_encoding(&answer), Ordering::Relaxed);
+                }
+                read(&answer, requests.len())
             })
         })
         .await
     }
-}
-
-/// A path below `/v1`, which the base URL may have already.
-pub fn below_v1(address: &Address, path: &str) -> String {
-    if address.path().trim_end_matches('/').ends_with("/v1") { path.to_owned() } else { format!("/v1{path}") }
 }
 
 struct Answers {
@@ -129,6 +211,11 @@ struct Item<'a> {
 #[derive(Deserialize)]
 struct Usage {
     prompt_tokens: Option<u32>,
+}
+
+/// Whether the server refused the request over the encoding of the vectors: its words are all that tells.
+fn refuses_encoding(answer: &Answer) -> bool {
+    matches!(answer.status, 400 | 422) && said(&answer.body).contains("encoding")
 }
 
 fn read(answer: &Answer, count: usize) -> Result<Answers, Failure> {
@@ -187,12 +274,5 @@ mod tests {
         ] {
             assert!(vectors(body, 2).is_err(), "{body}");
         }
-    }
-
-    #[test]
-    fn the_base_url_may_have_v1_already() {
-        let path = |url| below_v1(&Address::parse(url).expect("a URL"), "/embeddings");
-        assert_eq!(path("openai+http://h"), "/v1/embeddings");
-        assert_eq!(path("openai+http://h/api/v1/"), "/embeddings");
     }
 }

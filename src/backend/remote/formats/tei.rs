@@ -6,23 +6,82 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::client::{Answer, exchange};
-use super::pool::Pool;
-use super::retry::Failure;
-use super::t2v::floats;
-use super::{embedding, said, traced};
+use super::format::{Batch, Format};
+use super::said::said;
+use super::traced::traced;
+use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::kind::{Joining, Kind, Scheme};
+use crate::backend::remote::pool::Pool;
+use crate::backend::remote::probe;
+use crate::backend::remote::retry::Failure;
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 
+const PATH: &str = "/embed";
+const INFO: &str = "/info";
+
 /// Texts in one request, where the server does not say (its `max_client_batch_size`).
-pub const BATCH: usize = 32;
+const BATCH: usize = 32;
+
+/// text-embeddings-inference.
+pub static KIND: Kind = Kind {
+    name: "tei",
+    schemes: &[Scheme::naming("tei+http", "http"), Scheme::naming("tei+https", "https")],
+    joining: Joining::Meaning,
+    api_root: "",
+    ready: "/health",
+    health: "/health",
+    request_paths: &[PATH],
+    http2: false,
+};
+
+/// Batches of as many texts as the server says.
+#[derive(Debug)]
+pub struct Tei {
+    batch: usize,
+}
+
+impl Format for Tei {
+    fn unasked() -> Option<Tei> {
+        Some(Tei { batch: BATCH })
+    }
+
+    fn open(pool: &Arc<Pool>) -> BoxFuture<'_, Result<Tei>> {
+        Box::pin(async move { Ok(Tei { batch: probe::json(pool, INFO).await?.as_ref().map_or(BATCH, batch_size) }) })
+    }
+
+    fn recognise(pool: &Arc<Pool>) -> BoxFuture<'_, Result<Option<Tei>>> {
+        Box::pin(async move {
+            let info = probe::json(pool, INFO).await?.filter(|info| info.get("model_id").is_some());
+            Ok(info.map(|info| Tei { batch: batch_size(&info) }))
+        })
+    }
+
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn at_once(&self) -> usize {
+        self.batch
+    }
+
+    fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
+        Box::pin(many(pool, batch.requests, batch.deadline))
+    }
+
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
+        Box::pin(probe::meta(pool, INFO))
+    }
+}
 
 /// The vectors of texts of one setting.
-pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
+async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
     let Some(&first) = requests.first() else { return Ok(Vec::new()) };
     let texts: Vec<&str> = requests.iter().map(|request| request.text.as_str()).collect();
     let mut body = json!({"inputs": texts, "truncate": true});
@@ -33,8 +92,8 @@ pub async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instan
     let vectors = pool
         .call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
-                let what = format!("send POST request: Post \"{}/embed\"", replica.address.shown());
-                let send = replica.client.post(replica.address.below("/embed")).headers(replica.headers());
+                let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
+                let send = replica.client.post(replica.address.below(PATH)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
                 read(&exchange(traced(send, first), &what, limit).await?, requests.len())
             })
@@ -62,7 +121,7 @@ fn read(answer: &Answer, count: usize) -> Result<Vec<Vec<f32>>, Failure> {
 }
 
 /// The batch size that `GET /info` tells.
-pub fn batch_size(info: &Map<String, Value>) -> usize {
+fn batch_size(info: &Value) -> usize {
     let told = info.get("max_client_batch_size").and_then(Value::as_u64);
     told.map_or(BATCH, |size| usize::try_from(size).unwrap_or(BATCH).clamp(1, 1024))
 }

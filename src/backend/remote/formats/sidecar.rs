@@ -13,14 +13,19 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
+use serde_json::{Map, Value};
 use tonic::codegen::{Body as _, Service, http};
 use tonic::{Code, Status};
 
-use super::client::{MAX_ANSWER, transport};
-use super::pool::{Pool, Replica};
-use super::retry::Failure;
-use super::trace_headers;
+use super::format::{Batch, Format, Models};
+use super::traced::trace_headers;
 use crate::backend::Embedding;
+use crate::backend::remote::client::{MAX_ANSWER, transport};
+use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
+use crate::backend::remote::pool::Pool;
+use crate::backend::remote::probe;
+use crate::backend::remote::replica::Replica;
+use crate::backend::remote::retry::Failure;
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto;
@@ -32,9 +37,72 @@ pub const BATCH: usize = 256;
 
 const METHOD: &str = "text2vec.v1.Vectorizer/Vectorize";
 
+/// Another sidecar. Beside gRPC its port answers what the reference container does.
+pub static KIND: Kind = Kind {
+    name: "sidecar",
+    schemes: &[Scheme::naming("grpc", "http"), Scheme::naming("grpcs", "https")],
+    joining: Joining::Meaning,
+    api_root: "",
+    ready: READY,
+    health: READY,
+    request_paths: &[],
+    http2: true,
+};
+
+/// Another sidecar over gRPC.
+#[derive(Debug, Default)]
+pub struct Sidecar {
+    /// Which of its models is asked for; empty: its default one.
+    model: String,
+}
+
+impl Format for Sidecar {
+    fn unasked() -> Option<Sidecar> {
+        Some(Sidecar::default())
+    }
+
+    fn open(_pool: &Arc<Pool>) -> BoxFuture<'_, Result<Sidecar>> {
+        Box::pin(async { Ok(Sidecar::default()) })
+    }
+
+    /// Over HTTP it is spoken to as the reference container is; gRPC has to be asked for by the scheme.
+    fn recognise(_pool: &Arc<Pool>) -> BoxFuture<'_, Result<Option<Sidecar>>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn at_once(&self) -> usize {
+        BATCH
+    }
+
+    fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
+        Box::pin(many(pool, batch.requests, &self.model, batch.dimensions, batch.deadline))
+    }
+
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
+        Box::pin(async move {
+            match &*self.model {
+                "" => probe::meta(pool, "/meta").await,
+                model => probe::meta(pool, &format!("/models/{model}/meta")).await,
+            }
+        })
+    }
+
+    fn models(&self, meta: &Map<String, Value>) -> Models {
+        Models::of_sidecar(meta)
+    }
+
+    fn of_model(&self, pool: &Arc<Pool>, name: &str) -> Option<(Arc<Pool>, Box<dyn Format>)> {
+        Some((pool.clone(), Box::new(Sidecar { model: name.to_owned() })))
+    }
+}
+
 /// The vectors of texts of one setting. `model`: by its name there, empty for the default one; `known`: the length of its
 /// vectors.
-pub async fn many(
+async fn many(
     pool: &Arc<Pool>,
     requests: &[&EmbedRequest],
     model: &str,

@@ -1,0 +1,138 @@
+//! One call's texts on their way: cut into requests, as many at once as there may be, and what is refused for its size
+//! cut smaller.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::batch::{Learned, Size, batches};
+use super::formats::{Batch, Format};
+use super::pool::Pool;
+use crate::backend::Embedding;
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Texts of a call that go into one request.
+struct Part {
+    texts: Vec<usize>,
+    /// The halving it is of, where it is a half.
+    of: Option<usize>,
+}
+
+/// A batch that was refused, and those of its halves that were accepted.
+struct Halving {
+    whole: Size,
+    accepted: Vec<Size>,
+}
+
+/// A call's texts, and who is asked for them.
+pub struct Call<'a> {
+    /// Whom to ask.
+    pub pool: &'a Arc<Pool>,
+    /// What speaks there.
+    pub format: &'a dyn Format,
+    /// How much it takes at once.
+    pub learned: &'a Learned,
+    /// The texts.
+    pub requests: &'a [EmbedRequest],
+    /// Length of the upstream's full vectors, if it is known.
+    pub dimensions: Option<usize>,
+    /// For texts without a deadline of their own.
+    pub no_later: Instant,
+}
+
+impl Call<'_> {
+    /// Asks for the texts, as many batches at once as there may be: each text's answer, in its place. A batch that is
+    /// refused for its size or for one of its texts is halved until it is accepted or that text stands alone: in the
+    /// first case at no cost, as the upstream did no work for it, in the second from the retries' budget.
+    pub async fn answers(&self) -> Vec<Option<Result<Embedding>>> {
+        let requests = self.requests;
+        let mut results: Vec<Option<Result<Embedding>>> = vec![None; requests.len()];
+        let most = || self.learned.most(self.format.at_once(), Instant::now());
+        let mut halvings: Vec<Halving> = Vec::new();
+        let whole = |texts| Part { texts, of: None };
+        let mut waiting: VecDeque<Part> = batches(requests, 0..requests.len(), most()).into_iter().map(whole).collect();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            while asked.len() < self.pool.concurrency()
+                && let Some(part) = waiting.pop_front()
+            {
+                let smaller = batches(requests, part.texts.iter().copied(), most());
+                // Learned since it was cut.
+                if smaller.len() > 1 {
+                    smaller.into_iter().rev().for_each(|texts| waiting.push_front(whole(texts)));
+                } else {
+                    asked.push(self.ask(part));
+                }
+            }
+            let Some((part, answer)) = asked.next().await else { return results };
+            let Part { mut texts, of } = part;
+            match answer {
+                Ok(answers) => {
+                    if let Some(halving) = of.and_then(|of| halvings.get_mut(of)) {
+                        halving.accepted.push(Size::of(requests, &texts));
+                        self.learn(halving);
+                    }
+                    let alone = texts.len() == 1;
+                    for (text, answer) in texts.into_iter().zip(answers) {
+                        // `errors` beside `vectors` has no kinds: alone, the text gets its error's status.
+                        let untold = answer.is_err() && !alone && !self.format.tells_kinds_of_errors();
+                        if untold && self.pool.may_ask_again() {
+                            waiting.push_back(whole(vec![text]));
+                        } else {
+                            results[text] = Some(answer);
+                        }
+                    }
+                }
+                Err(error) if texts.len() > 1 && self.may_be_halved(&error) => {
+                    halvings.push(Halving { whole: Size::of(requests, &texts), accepted: Vec::new() });
+                    let of = Some(halvings.len() - 1);
+                    let second = texts.split_off(texts.len() / 2);
+                    // In front: of many batches, few are refused before it is known what is accepted.
+                    waiting.push_front(Part { texts: second, of });
+                    waiting.push_front(Part { texts, of });
+                }
+                Err(error) => texts.into_iter().for_each(|text| results[text] = Some(Err(error.clone()))),
+            }
+        }
+    }
+
+    /// Whether the refused batch's halves may be asked for.
+    fn may_be_halved(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::TooLarge => true,
+            ErrorKind::InvalidArgument => self.pool.may_ask_again(),
+            _ => false,
+        }
+    }
+
+    fn learn(&self, halving: &Halving) {
+        let [one, other] = *halving.accepted.as_slice() else { return };
+        let half = Size { texts: one.texts.max(other.texts), bytes: one.bytes.max(other.bytes) };
+        if self.learned.refused(halving.whole, half, Instant::now()) {
+            tracing::info!(
+                upstream = self.pool.shown(),
+                texts = half.texts,
+                bytes = half.bytes,
+                "the upstream takes less at once than it was sent: smaller batches from now on"
+            );
+        }
+    }
+
+    /// The answers for one batch.
+    async fn ask(&self, part: Part) -> (Part, Result<Vec<Result<Embedding>>>) {
+        let asked: Vec<&EmbedRequest> = part.texts.iter().map(|&text| &self.requests[text]).collect();
+        let deadline = asked.first().and_then(|first| first.deadline).unwrap_or(self.no_later);
+        // Nothing of it is the upstream's fault.
+        if Instant::now() >= deadline {
+            let late = Error::new(ErrorKind::DeadlineExceeded, "no time was left to ask for this text");
+            return (part, Err(late));
+        }
+        let batch = Batch { requests: &asked, dimensions: self.dimensions, deadline };
+        let answer = self.format.embed(self.pool, batch).await;
+        (part, answer)
+    }
+}

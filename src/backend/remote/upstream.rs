@@ -1,0 +1,247 @@
+//! The backend that asks another server: its texts checked, its model named, its meta told.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use tokio::sync::OnceCell;
+
+use super::batch::Learned;
+use super::call::Call;
+use super::formats::{self, Format, Models};
+use super::identity::{self, UNNAMED};
+use super::pool::Pool;
+use crate::backend::{Backend, Embedding, ModelInfo};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::telemetry::metrics::{Report, Source, UpstreamModel};
+
+/// Models of one upstream that are served under their own names: what else it lists can be named in its URL.
+const MODELS: usize = 64;
+
+/// Lengths of vectors remembered: one for each `dimensions` that was asked for.
+const LENGTHS: usize = 64;
+
+/// A backend that asks another server. See [`remote`](super).
+pub struct Remote {
+    pool: Arc<Pool>,
+    format: OnceCell<Box<dyn Format>>,
+    /// Of the upstream, not of a replica: all of them serve one model.
+    lengths: Mutex<HashMap<Option<i64>, usize>>,
+    /// How much it takes at once.
+    learned: Learned,
+    total_timeout: Duration,
+    info: ModelInfo,
+    /// What the upstream's meta was at start.
+    meta: Map<String, Value>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = self.format.get();
+        f.debug_struct("Remote")
+            .field("pool", &self.pool)
+            .field("format", &format)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    /// An upstream of which nothing is known yet but what its URL says. The URL is the operator's own matter and no name:
+    /// names go to every caller.
+    pub(super) fn new(pool: Arc<Pool>, format: Option<Box<dyn Format>>, fingerprint: String) -> Remote {
+        let info = ModelInfo { name: UNNAMED.to_owned(), fingerprint, dimensions: None };
+        Remote {
+            total_timeout: pool.options().total_timeout,
+            pool,
+            format: OnceCell::new_with(format),
+            lengths: Mutex::default(),
+            learned: Learned::default(),
+            info,
+            meta: Map::new(),
+        }
+    }
+
+    /// The same upstream under the name of its model.
+    pub(super) fn named_as(mut self, name: String) -> Remote {
+        self.info.name = name;
+        self
+    }
+
+    /// The same upstream with what it said of itself at start.
+    pub(super) fn with_meta(mut self, meta: Map<String, Value>) -> Remote {
+        self.meta = meta;
+        self
+    }
+
+    /// The same upstream with the length of its full vectors.
+    pub(super) fn with_dimensions(mut self, dimensions: usize) -> Remote {
+        self.info.dimensions = Some(dimensions);
+        self
+    }
+
+    /// What speaks there, once it is known.
+    pub(super) fn found(&self) -> Option<&dyn Format> {
+        self.format.get().map(|format| &**format)
+    }
+
+    /// Whether the upstream says what its model is called.
+    pub fn names_its_model(&self) -> bool {
+        self.info.name != UNNAMED
+    }
+
+    /// The names that the upstream's models have there, each with the backend that asks for it; the first is this one's
+    /// where it has another name. Nothing is asked or embedded for it.
+    pub fn models(self: &Arc<Self>) -> Vec<(String, Arc<Remote>)> {
+        let Models { own, others } = self.found().map(|format| format.models(&self.meta)).unwrap_or_default();
+        let own = own.into_iter().map(|name| Some((name, self.clone())));
+        let others = others.into_iter().map(|name| self.of_model(&name).map(|remote| (name, remote)));
+        own.chain(others).flatten().filter(|(name, _)| *name != self.info.name).take(MODELS).collect()
+    }
+
+    /// The same upstream, asked for another of its models.
+    fn of_model(&self, name: &str) -> Option<Arc<Remote>> {
+        let (pool, format) = self.found()?.of_model(&self.pool, name)?;
+        let fingerprint = identity::fingerprint(&format!("{name} of {}", self.info.fingerprint), &Map::new());
+        Some(Arc::new(Remote::new(pool, Some(format), fingerprint).named_as(name.to_owned())))
+    }
+
+    /// What speaks there; found out now if it could not be at start.
+    async fn format(&self) -> Result<&dyn Format> {
+        Ok(&**self.format.get_or_try_init(|| formats::detect(&self.pool)).await?)
+    }
+
+    async fn embed_all(&self, requests: &[EmbedRequest]) -> Result<Vec<Result<Embedding>>> {
+        let call = Call {
+            pool: &self.pool,
+            format: self.format().await?,
+            learned: &self.learned,
+            requests,
+            dimensions: self.info.dimensions,
+            no_later: Instant::now() + self.total_timeout,
+        };
+        let results = call.answers().await;
+        let missing = || Err(Error::internal("the upstream gave no answer for the text"));
+        let results: Vec<Result<Embedding>> = results
+            .into_iter()
+            .zip(requests)
+            .map(|(result, request)| {
+                let checked = result.unwrap_or_else(missing).and_then(|embedding| self.checked(embedding, request));
+                checked.map_err(|error| self.named(error))
+            })
+            .collect();
+        // When nothing succeeded and no text is to blame, it is the call that failed.
+        let of_the_call = |result: &Result<Embedding>| match result {
+            Ok(_) => false,
+            Err(error) => !matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge),
+        };
+        if results.iter().all(of_the_call)
+            && let Some(Err(error)) = results.first()
+        {
+            return Err(error.clone());
+        }
+        Ok(results)
+    }
+
+    /// Lets through only what can be a vector of this upstream: some finite numbers, as many as always.
+    fn checked(&self, embedding: Embedding, request: &EmbedRequest) -> Result<Embedding> {
+        let vector = &embedding.vector;
+        let wrong = |text: String| Err(Error::new(ErrorKind::Upstream, text));
+        if vector.is_empty() {
+            return wrong("an empty vector".to_owned());
+        }
+        if let Some(position) = vector.iter().position(|value| !value.is_finite()) {
+            return wrong(format!("the vector has {} at position {position}", vector[position]));
+        }
+        let mut lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lengths.get(&request.dimensions).copied();
+        match known {
+            Some(length) if length != vector.len() => wrong(format!(
+                "the vector has {} dimensions, before they were {length}: if the model there was changed, import again and \
+                 restart this sidecar",
+                vector.len()
+            )),
+            Some(_) => Ok(embedding),
+            None => {
+                if lengths.len() < LENGTHS {
+                    lengths.insert(request.dimensions, vector.len());
+                }
+                drop(lengths);
+                Ok(embedding)
+            }
+        }
+    }
+
+    /// The error with the upstream's name, if it has none yet.
+    fn named(&self, error: Error) -> Error {
+        let shown = self.pool.shown();
+        if error.message().contains(self.pool.address().shown()) || error.message().contains(&shown) {
+            return error;
+        }
+        Error::new(error.kind(), format!("{} (upstream {shown})", error.message()))
+    }
+
+    /// The `sidecar` block of `/meta`; what a sidecar at the other end says of itself goes into it.
+    fn report(&self, theirs: Option<Value>) -> Value {
+        let kind = self.found().map(|format| format.kind().name);
+        let mut upstream = json!({
+            "url": self.pool.shown(),
+            "kind": kind,
+            "replicas": self.pool.report(),
+        });
+        if let (Some(theirs), Some(object)) = (theirs, upstream.as_object_mut()) {
+            object.insert("sidecar".into(), theirs);
+        }
+        json!({"upstream": upstream, "fingerprint": self.info.fingerprint})
+    }
+
+    fn with_report(&self, mut meta: Map<String, Value>) -> Map<String, Value> {
+        let theirs = meta.remove("sidecar");
+        meta.insert("sidecar".into(), self.report(theirs));
+        meta
+    }
+}
+
+impl Backend for Remote {
+    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        Box::pin(async move {
+            let named = |error: Error| self.named(error);
+            if requests.is_empty() { Ok(Vec::new()) } else { self.embed_all(&requests).await.map_err(named) }
+        })
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// As it was at start.
+    fn meta(&self) -> Map<String, Value> {
+        self.with_report(self.meta.clone())
+    }
+
+    /// As the upstream has it now.
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+        Box::pin(async move {
+            let format = self.format().await?;
+            Ok(format.meta(&self.pool).await?.map(|meta| self.with_report(meta)))
+        })
+    }
+}
+
+impl Source for Remote {
+    fn report(&self, to: &mut Report) {
+        let theirs = |path: &str| self.meta.get("sidecar").and_then(|sidecar| sidecar.get(path)?.as_str());
+        let known = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(&None).copied();
+        to.upstream(UpstreamModel {
+            // The operator's own page: upstreams without names are told apart by their URLs.
+            name: if self.names_its_model() { self.info.name.clone() } else { self.pool.shown() },
+            profile: theirs("profile").unwrap_or_default().to_owned(),
+            dimensions: known,
+            dtype: theirs("precision").unwrap_or_default().to_owned(),
+        });
+    }
+}

@@ -1,0 +1,52 @@
+//! The files that make a tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use super::unusable::unusable;
+use crate::error::{Error, Result};
+
+/// The files that make a directory's tokenizer, the main one first: `tokenizer.json`, else a vocabulary (`vocab.txt`,
+/// `vocab.json` with `merges.txt`, `sentencepiece.bpe.model`, `spiece.model`) and the settings beside it.
+///
+/// # Errors
+/// `Config` for a directory with none of them.
+pub fn tokenizer_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let there = |names: &[&str]| -> Vec<PathBuf> {
+        names.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
+    };
+    let main = [
+        &["tokenizer.json"][..],
+        &["sentencepiece.bpe.model"],
+        &["spiece.model"],
+        &["vocab.json", "merges.txt"],
+        &["vocab.txt"],
+    ];
+    let Some(names) = main.into_iter().find(|names| there(names).len() == names.len()) else {
+        return Err(Error::config(format!(
+            "{} has no tokenizer: it needs tokenizer.json, or vocab.txt, vocab.json with merges.txt, \
+             sentencepiece.bpe.model or spiece.model",
+            dir.display()
+        )));
+    };
+    let mut files = there(names);
+    if names[0] != "tokenizer.json" {
+        files.extend(there(&["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]));
+    }
+    Ok(files)
+}
+
+/// A file's bytes.
+///
+/// # Errors
+/// `Config` if it cannot be read.
+pub fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))
+}
+
+/// A file's text.
+///
+/// # Errors
+/// `Config` if it cannot be read or is not UTF-8.
+pub fn text_of(path: &Path) -> Result<String> {
+    String::from_utf8(bytes_of(path)?).map_err(|error| unusable(path.display(), error.into()))
+}

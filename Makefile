@@ -21,6 +21,7 @@ test: model
 lint:
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	bash .ci/deny.sh
 
 # Both images, built with buildah and run as a cluster would: size, seconds to the first answer. Needs root on Debian, and

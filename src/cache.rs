@@ -88,6 +88,12 @@ pub struct Cached {
     store: Arc<Store>,
 }
 
+impl std::fmt::Debug for Cached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cached").field("inner", &self.inner.info()).finish_non_exhaustive()
+    }
+}
+
 impl Cached {
     /// Puts a cache around a backend, or nothing if it is to have no room.
     pub fn around(inner: Arc<dyn Backend>, options: CacheOptions) -> Option<Arc<Cached>> {

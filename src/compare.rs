@@ -138,6 +138,9 @@ pub enum Verdict {
 
 impl Comparison {
     /// Embeds the texts on both sides. An error is a side's as a whole.
+    ///
+    /// # Errors
+    /// What a side says that cannot embed at all.
     pub async fn run(sides: [&dyn Backend; 2], requests: &[EmbedRequest]) -> Result<Comparison> {
         let profiles = sides.map(|side| profiles(&side.meta()));
         let mut comparison = Comparison { profiles, ..Comparison::default() };

@@ -1,5 +1,8 @@
 //! Configuration: each flag is also a `T2V_*` variable ([`args`]). The variables of the reference container are read in
-//! [`reference`], and count where neither flag nor `T2V_*` variable is given.
+//! [`mod@reference`], and count where neither flag nor `T2V_*` variable is given.
+
+// What stands above a flag is its help text, which is no Markdown.
+#![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 mod args;
 mod device;

@@ -33,7 +33,7 @@ pub mod telemetry;
 
 /// The gRPC interface `text2vec.v1`, generated from `proto/text2vec/v1/text2vec.proto`.
 pub mod proto {
-    #![allow(missing_docs, clippy::all)]
+    #![allow(missing_docs, clippy::all, clippy::missing_errors_doc)]
     tonic::include_proto!("text2vec.v1");
 
     /// Descriptors of the interface, for server reflection.

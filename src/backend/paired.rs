@@ -17,8 +17,17 @@ pub struct Paired {
     info: ModelInfo,
 }
 
+impl std::fmt::Debug for Paired {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Paired").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
 impl Paired {
     /// Puts an encoder for passages and one for queries together. Their vectors must be comparable.
+    ///
+    /// # Errors
+    /// `Config` for encoders whose vectors have different lengths.
     pub fn new(passage: Arc<dyn Backend>, query: Arc<dyn Backend>) -> Result<Paired> {
         let (passages, queries) = (passage.info(), query.info());
         if let (Some(ours), Some(theirs)) = (passages.dimensions, queries.dimensions)

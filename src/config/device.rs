@@ -6,7 +6,7 @@ use text2vec_engine::device::NO_GPU_SUPPORT;
 
 /// What `ENABLE_CUDA` and `CUDA_CORE` ask for.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// A GPU that this build can use.
     pub device: Option<Device>,
     /// A GPU, which this build cannot use.
@@ -14,7 +14,7 @@ pub struct Wanted {
 }
 
 /// The flag's value. A GPU is refused here where the build has no support for it.
-pub fn parse(text: &str, gpu_support: bool) -> std::result::Result<Device, String> {
+pub(super) fn parse(text: &str, gpu_support: bool) -> std::result::Result<Device, String> {
     match text.parse::<Device>() {
         Ok(Device::Cuda(_)) if !gpu_support => Err(NO_GPU_SUPPORT.to_owned()),
         Err(_) if !gpu_support => Err("use cpu".to_owned()),
@@ -27,7 +27,7 @@ pub fn parse(text: &str, gpu_support: bool) -> std::result::Result<Device, Strin
 ///
 /// # Errors
 /// `Config` if `CUDA_CORE` names no card, where that matters.
-pub fn wanted(enabled: bool, cores: &str, gpu_support: bool) -> Result<Wanted> {
+pub(super) fn wanted(enabled: bool, cores: &str, gpu_support: bool) -> Result<Wanted> {
     if !enabled || !gpu_support {
         return Ok(Wanted { device: None, in_vain: enabled });
     }

@@ -98,7 +98,7 @@ fn every_argument(command: &Command) -> impl Iterator<Item = &Arg> {
 }
 
 /// Those of these variables that begin as ours do and mean nothing, so that a typo is not taken for a setting.
-pub fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
+pub(super) fn unknown(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let root = Cli::command();
     let known: Vec<_> = every_argument(&root).filter_map(Arg::get_env).collect();
     let is_unknown = |name: &String| {

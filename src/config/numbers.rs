@@ -5,16 +5,16 @@ use std::num::{IntErrorKind, ParseIntError};
 use std::str::FromStr;
 
 /// Seconds: a year.
-pub const A_YEAR: u64 = 365 * 86_400;
+pub(super) const A_YEAR: u64 = 365 * 86_400;
 /// Bytes: a tebibyte.
-pub const BYTES: usize = 1 << 40;
+pub(super) const BYTES: usize = 1 << 40;
 /// Texts, tokens, connections.
-pub const MANY: usize = 1_000_000_000;
+pub(super) const MANY: usize = 1_000_000_000;
 /// Threads of a forward pass.
-pub const THREADS: usize = 1024;
+pub(super) const THREADS: usize = 1024;
 
 /// Reads a whole number of these bounds; says which those are to whoever gives another.
-pub fn between<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+pub(super) fn between<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
     T: FromStr<Err = ParseIntError> + PartialOrd + Display + Copy + Send + Sync + 'static,
 {

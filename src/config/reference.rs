@@ -84,6 +84,9 @@ impl ReferenceEnv {
     }
 
     /// Reads variables through `get`. Empty means unset.
+    ///
+    /// # Errors
+    /// `Config` for a variable whose value cannot be meant.
     pub fn read(get: impl Fn(&str) -> Option<String>) -> Result<ReferenceEnv> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let is = |name: &str, words: &[&str]| get(name).is_some_and(|value| words.contains(&value.as_str()));
@@ -207,6 +210,9 @@ impl ReferenceEnv {
     }
 
     /// The hosts that classes may name: those allowed, and those the operator uses himself.
+    ///
+    /// # Errors
+    /// `Config` for a pattern or an upstream that cannot be read.
     pub fn allowed(&self, args: &ServeArgs) -> Result<Allowed> {
         let mut allowed = Allowed::parse(&args.upstream.allow_upstream)?;
         let endpoints = self.endpoints(args);
@@ -239,6 +245,9 @@ impl ReferenceEnv {
 
     /// The models to serve, the default one first: flag, else the image's model directory, else `MODEL_NAME`, else the
     /// default. An error if two have one name.
+    ///
+    /// # Errors
+    /// `Config` for a name that cannot be one, and for one that two models have.
     pub fn models(&self, args: &ModelArgs) -> Result<Vec<ModelChoice>> {
         let models = self.models_with(args, Path::new(IMAGE_MODEL_DIR).is_dir())?;
         for (place, model) in models.iter().enumerate() {

@@ -40,7 +40,7 @@ pub struct Access {
 
 /// Shown by a connection whose client certificate was checked.
 #[derive(Clone, Copy)]
-pub struct Certified;
+pub(super) struct Certified;
 
 /// The tokens that open the server, as digests: of equal length, so that comparing them says nothing about theirs.
 struct Tokens(Vec<[u8; 32]>);

@@ -14,7 +14,7 @@ const REMEMBERED_BYTES: u64 = 16 * 1024 * 1024;
 const ENTRY_OVERHEAD: usize = 512;
 
 /// See the module.
-pub struct Classes {
+pub(super) struct Classes {
     parsed: moka::sync::Cache<[u8; 32], Arc<Class>>,
     /// One is parsed at a time: what is not kept of a class takes room meanwhile.
     parsing: Mutex<()>,
@@ -23,7 +23,7 @@ pub struct Classes {
 
 impl Classes {
     /// Classes of at most so many bytes: their JSON, and what is kept of it.
-    pub fn new(max_bytes: usize) -> Classes {
+    pub(super) fn new(max_bytes: usize) -> Classes {
         let weight = |class: &Arc<Class>| u32::try_from(class.weight() + ENTRY_OVERHEAD).unwrap_or(u32::MAX);
         let parsed = moka::sync::Cache::builder()
             .max_capacity(REMEMBERED_BYTES)
@@ -33,7 +33,7 @@ impl Classes {
     }
 
     /// The class of this JSON text.
-    pub fn get(&self, json: &str) -> Result<Arc<Class>> {
+    pub(super) fn get(&self, json: &str) -> Result<Arc<Class>> {
         let refuse = |bytes: usize, what: &str| {
             metrics().refused(Refusal::MaxClassBytes);
             let max = self.max_bytes;

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 const STEP: usize = 1024;
 
 /// Undoes the coding of a request's body, if it has one. gRPC compresses its messages by themselves.
-pub async fn decode(mut request: Request, next: Next) -> Response {
+pub(super) async fn decode(mut request: Request, next: Next) -> Response {
     let coding = match is_grpc(request.headers()) {
         true => Ok(Coding::Plain),
         false => coding(request.headers()),

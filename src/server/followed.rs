@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type Read<T> = dyn Fn(&[Vec<u8>]) -> Result<T> + Send + Sync;
 
 /// A value made of files. Whoever holds an older one keeps it: nothing under way is disturbed by a change.
-pub struct Followed<T> {
+pub(super) struct Followed<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     read: Box<Read<T>>,
@@ -34,7 +34,7 @@ impl<T: Send + Sync + 'static> Followed<T> {
     ///
     /// # Errors
     /// `Config` for a file that cannot be read, and what `read` says of the contents.
-    pub fn new(
+    pub(super) fn new(
         what: &'static str,
         files: Vec<PathBuf>,
         read: impl Fn(&[Vec<u8>]) -> Result<T> + Send + Sync + 'static,
@@ -45,18 +45,18 @@ impl<T: Send + Sync + 'static> Followed<T> {
     }
 
     /// The value as it is now.
-    pub fn current(&self) -> Arc<T> {
+    pub(super) fn current(&self) -> Arc<T> {
         // A panic while the lock was held leaves a pointer that is still right.
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Has the files looked at at once, by whoever follows them.
-    pub fn look_now(&self) {
+    pub(super) fn look_now(&self) {
         self.now.notify_one();
     }
 
     /// Looks at the files for ever. What cannot be used is said once, and the last good value kept.
-    pub async fn follow(self: Arc<Self>) {
+    pub(super) async fn follow(self: Arc<Self>) {
         if self.files.is_empty() {
             return;
         }

@@ -21,7 +21,7 @@ const LITTLE: f64 = 4.0 * 1024.0 * 1024.0;
 const MOST_SKIPPED: u32 = 11;
 
 /// Gives back for ever.
-pub async fn give_back() {
+pub(super) async fn give_back() {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut least, mut last, mut skipped, mut to_skip) = (f64::INFINITY, 0.0, 0, 0);

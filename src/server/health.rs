@@ -13,14 +13,14 @@ use crate::error::{Error, ErrorKind};
 
 /// Whether a path is what probes ask: readiness and liveness of the server and of each of its models, whose names are no
 /// longer in the path. They need neither credentials nor a place among the connections.
-pub fn is_probe(path: &str) -> bool {
+pub(super) fn is_probe(path: &str) -> bool {
     path.starts_with("/.well-known/")
         || path.trim_end_matches('/') == "/health"
         || path.starts_with("/grpc.health.v1.Health/")
 }
 
 /// 204 as soon as the port is bound; 503 once only a restart helps.
-pub async fn live(Scoped(service): Scoped) -> Response {
+pub(super) async fn live(Scoped(service): Scoped) -> Response {
     match service.readiness.trouble() {
         None => StatusCode::NO_CONTENT.into_response(),
         Some(trouble) => error_response(&Error::new(ErrorKind::Unavailable, trouble)),
@@ -28,7 +28,7 @@ pub async fn live(Scoped(service): Scoped) -> Response {
 }
 
 /// 204 when loaded and warmed, else 503 with the reason: every model, or the one of the path.
-pub async fn ready(Scoped(service): Scoped) -> Response {
+pub(super) async fn ready(Scoped(service): Scoped) -> Response {
     let readiness = &service.readiness;
     let reason = match service.model.as_deref() {
         None => readiness.reason(),
@@ -41,7 +41,7 @@ pub async fn ready(Scoped(service): Scoped) -> Response {
 }
 
 /// `grpc.health.v1` for the process (`""`) and the given services, following the server's readiness.
-pub async fn grpc_health(readiness: &Readiness, services: &'static [&'static str]) -> HealthServer<impl Health> {
+pub(super) async fn grpc_health(readiness: &Readiness, services: &'static [&'static str]) -> HealthServer<impl Health> {
     let reporter = HealthReporter::new();
     // The reporter is born with "" serving; nothing may be told so before the model is there.
     report(&reporter, services, readiness.reason().is_none()).await;

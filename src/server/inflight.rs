@@ -65,7 +65,7 @@ const GRPC_PREFIX: usize = 5;
 
 /// Room for the bodies of requests under way.
 #[derive(Clone)]
-pub struct BodyRoom {
+pub(super) struct BodyRoom {
     shared: Arc<Shared>,
     limits: Limits,
 }
@@ -198,7 +198,7 @@ impl Shared {
 
 impl BodyRoom {
     /// Room for [`Limits::max_inflight_bytes`].
-    pub fn new(limits: Limits) -> BodyRoom {
+    pub(super) fn new(limits: Limits) -> BodyRoom {
         let small = (limits.max_inflight_bytes / SMALL_SHARE).max(1);
         let large = limits.max_inflight_bytes.saturating_sub(small).max(1);
         let (small_reserve, large_reserve) = (SMALL.min(small), limits.max_body_bytes.min(large));
@@ -410,7 +410,7 @@ fn put(slot: &Slot, share: Option<Share>) -> Option<Share> {
 
 /// Holds room for a request's body until the request is answered; a large one's until its answer is sent, which may say
 /// its texts again.
-pub async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Next) -> Response {
+pub(super) async fn hold_room(State(room): State<BodyRoom>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::backend::remote::itself::{HEADER, Itself, STATUS};
 
 /// Answers requests with the own mark instead of serving them.
-pub async fn refuse(State(itself): State<Itself>, request: Request, next: Next) -> Response {
+pub(super) async fn refuse(State(itself): State<Itself>, request: Request, next: Next) -> Response {
     if request.headers().get(HEADER).is_none_or(|mark| mark.as_bytes() != itself.mark().as_bytes()) {
         return next.run(request).await;
     }

@@ -19,6 +19,12 @@ pub struct Readiness {
     state: Arc<watch::Sender<State>>,
 }
 
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readiness").field("reason", &self.reason()).finish_non_exhaustive()
+    }
+}
+
 /// What changes.
 pub(super) struct State {
     /// The first is the default.

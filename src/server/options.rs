@@ -61,7 +61,7 @@ impl Default for Lifetimes {
     }
 }
 
-/// Everything [`run`] can be told.
+/// Everything [`run`](super::run()) can be told.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     /// Limits on requests.

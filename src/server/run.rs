@@ -17,9 +17,13 @@ use super::service::Service;
 use super::{decoding, freed, grpc, http, itself, observe};
 
 /// Serves on a bound listener until `shutdown` resolves, then drains: unready at once, no new connections after
-/// [`Lifetimes::drain_delay`], what is in flight finished within [`Lifetimes::shutdown_grace`].
+/// [`Lifetimes::drain_delay`](super::Lifetimes::drain_delay), what is in flight finished within
+/// [`Lifetimes::shutdown_grace`](super::Lifetimes::shutdown_grace).
 ///
 /// Live as soon as this is called; ready when `readiness` says so.
+///
+/// # Errors
+/// None at present: a connection that cannot be accepted is tried again.
 pub async fn run(
     listener: TcpListener,
     readiness: Readiness,

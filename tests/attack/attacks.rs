@@ -30,7 +30,7 @@ const FINISH: Duration = Duration::from_secs(30);
 
 /// What is done, and in how many connections.
 #[derive(Debug, Clone, Copy)]
-pub enum Attack {
+pub(crate) enum Attack {
     /// Not a byte.
     Silent(usize),
     /// A byte of a head twice a second.
@@ -58,13 +58,13 @@ pub enum Attack {
 }
 
 impl Attack {
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let text = format!("{self:?}");
         text.split('(').next().unwrap_or_default().to_owned()
     }
 
     /// Begins; the task ends soon after `until` and tells how often what was done.
-    pub fn start(self, server: SocketAddr, until: Instant) -> JoinHandle<String> {
+    pub(crate) fn start(self, server: SocketAddr, until: Instant) -> JoinHandle<String> {
         tokio::spawn(async move {
             match self {
                 Attack::Silent(count) => crowd(count, until, move |_| silent(server)).await,

@@ -15,26 +15,26 @@ const P95: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
-pub struct Witness {
+pub(crate) struct Witness {
     server: SocketAddr,
     seen: Seen,
 }
 
 /// What was seen.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     queries: Vec<Duration>,
     probes: Vec<Duration>,
     failures: Vec<String>,
 }
 
 impl Witness {
-    pub fn start(server: SocketAddr) -> Witness {
+    pub(crate) fn start(server: SocketAddr) -> Witness {
         Witness { server, seen: Seen::default() }
     }
 
     /// Asks until then: queries on a connection that is kept, probes on a new one each, as orchestrators do.
-    pub async fn watch_until(mut self, until: Instant) -> Seen {
+    pub(crate) async fn watch_until(mut self, until: Instant) -> Seen {
         let mut kept = None;
         let mut number = 0;
         while Instant::now() < until {
@@ -52,7 +52,7 @@ impl Witness {
     }
 
     /// Probes only.
-    pub async fn probe_until(mut self, until: Instant) -> Seen {
+    pub(crate) async fn probe_until(mut self, until: Instant) -> Seen {
         let mut number = 0;
         while Instant::now() < until {
             number += 1;
@@ -103,14 +103,14 @@ fn share(times: &[Duration], share: f64) -> Duration {
 
 impl Seen {
     /// Every query and every probe succeeded, and soon enough.
-    pub fn assert_served(&self) {
+    pub(crate) fn assert_served(&self) {
         self.assert_probed();
         assert!(self.queries.len() >= 5, "only {} queries were answered", self.queries.len());
         assert!(share(&self.queries, 0.95) <= P95, "queries: {self}");
     }
 
     /// Every probe succeeded, and soon enough.
-    pub fn assert_probed(&self) {
+    pub(crate) fn assert_probed(&self) {
         assert!(self.failures.is_empty(), "{} failures, the first: {}", self.failures.len(), self.failures[0]);
         assert!(self.probes.len() >= 5, "only {} probes were answered", self.probes.len());
         assert!(share(&self.probes, 0.95) <= P95, "probes: {self}");

@@ -122,7 +122,7 @@ async fn precisions_are_told_apart() {
 #[test]
 fn what_only_the_cpu_can_do_is_refused_on_a_card() {
     let refused = |options: LocalOptions, words: &[&str]| {
-        let error = load(1, &options).err().expect("a refusal");
+        let error = load(1, &options).expect_err("a refusal");
         assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
     };
     let bert = || options("families/bert");

@@ -118,7 +118,7 @@ async fn the_real_image_gives_the_references_vectors() {
 
 /// A protocol buffer that can be changed: fields by number.
 mod buffer {
-    pub fn number(mut value: u64) -> Vec<u8> {
+    pub(super) fn number(mut value: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         while value >= 0x80 {
             bytes.push(value as u8 | 0x80);
@@ -128,16 +128,16 @@ mod buffer {
         bytes
     }
 
-    pub fn field(id: u64, content: &[u8]) -> Vec<u8> {
+    pub(super) fn field(id: u64, content: &[u8]) -> Vec<u8> {
         [number(id << 3 | 2), number(content.len() as u64), content.to_vec()].concat()
     }
 
-    pub fn integer(id: u64, value: i64) -> Vec<u8> {
+    pub(super) fn integer(id: u64, value: i64) -> Vec<u8> {
         [number(id << 3), number(value as u64)].concat()
     }
 
     /// The fields of a message: id, and the bytes of those that have a length.
-    pub fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>, Vec<u8>)> {
+    pub(super) fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>, Vec<u8>)> {
         fn take(bytes: &mut &[u8]) -> u64 {
             let (mut value, mut shift) = (0, 0);
             loop {
@@ -383,7 +383,7 @@ fn the_marker_decides_between_graph_and_f32_weights() {
     assert_eq!(precision(alone), "int8 (onnx)");
     // Weights that are there but cannot be read: who asks for them sees why.
     std::fs::write(dir.path().join("model.safetensors"), b"broken").expect("a file");
-    let error = load(None).err().expect("f32 weights come first");
+    let error = load(None).expect_err("f32 weights come first");
     assert!(error.message().contains("model.safetensors"), "{error}");
     copy("onnx_runtime");
     assert_eq!(precision(load(None).expect("the marker")), "int8 (onnx)");

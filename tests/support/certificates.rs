@@ -7,18 +7,18 @@ use rcgen::{
 };
 
 /// An authority that signs.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, as PEM texts.
-pub struct Issued {
+pub(crate) struct Issued {
     pub certificate: String,
     pub key: String,
 }
 
 impl Authority {
-    pub fn new(name: &str) -> Authority {
+    pub(crate) fn new(name: &str) -> Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -26,22 +26,22 @@ impl Authority {
         Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("an authority") }
     }
 
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     /// A certificate for this machine, good for servers.
-    pub fn server(&self) -> Issued {
+    pub(crate) fn server(&self) -> Issued {
         self.issue(ExtendedKeyUsagePurpose::ServerAuth, 4000)
     }
 
     /// The same, past its time.
-    pub fn expired(&self) -> Issued {
+    pub(crate) fn expired(&self) -> Issued {
         self.issue(ExtendedKeyUsagePurpose::ServerAuth, 2020)
     }
 
     /// A certificate for a client.
-    pub fn client(&self) -> Issued {
+    pub(crate) fn client(&self) -> Issued {
         self.issue(ExtendedKeyUsagePurpose::ClientAuth, 4000)
     }
 
@@ -56,19 +56,19 @@ impl Authority {
 }
 
 /// A directory for a server's files.
-pub struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    pub fn new() -> Files {
+    pub(crate) fn new() -> Files {
         Files(tempfile::tempdir().expect("a directory"))
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Writes a file whole, under its name at once.
-    pub fn put(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn put(&self, name: &str, text: &str) -> PathBuf {
         let (path, next) = (self.path(name), self.path("next"));
         std::fs::write(&next, text).expect("write");
         std::fs::rename(&next, &path).expect("rename");
@@ -76,7 +76,7 @@ impl Files {
     }
 
     /// Writes `cert.pem` and `key.pem`.
-    pub fn put_pair(&self, issued: &Issued) -> (PathBuf, PathBuf) {
+    pub(crate) fn put_pair(&self, issued: &Issued) -> (PathBuf, PathBuf) {
         (self.put("cert.pem", &issued.certificate), self.put("key.pem", &issued.key))
     }
 }

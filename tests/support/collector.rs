@@ -21,31 +21,31 @@ use tonic::{Request, Response, Status};
 
 /// A span and the resource it came from.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub(super) struct Received {
     pub resource: Vec<KeyValue>,
     pub span: Span,
 }
 
 impl Received {
     /// An attribute of the resource as text.
-    pub fn resource(&self, key: &str) -> String {
+    pub(super) fn resource(&self, key: &str) -> String {
         text(&self.resource, key).unwrap_or_default()
     }
 
     /// An attribute of the span as text.
-    pub fn attribute(&self, key: &str) -> Option<String> {
+    pub(super) fn attribute(&self, key: &str) -> Option<String> {
         text(&self.span.attributes, key)
     }
 
-    pub fn trace_id(&self) -> String {
+    pub(super) fn trace_id(&self) -> String {
         hex(&self.span.trace_id)
     }
 
-    pub fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         hex(&self.span.span_id)
     }
 
-    pub fn parent(&self) -> String {
+    pub(super) fn parent(&self) -> String {
         hex(&self.span.parent_span_id)
     }
 }
@@ -65,7 +65,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// How spans came.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Way {
+pub(super) struct Way {
     /// `grpc` or `http`.
     pub protocol: &'static str,
     /// The header `x-key`.
@@ -83,14 +83,14 @@ impl Way {
 
 /// The collector.
 #[derive(Clone, Default)]
-pub struct Collector {
+pub(super) struct Collector {
     received: Arc<Mutex<Vec<Received>>>,
     ways: Arc<Mutex<Vec<Way>>>,
 }
 
 impl Collector {
     /// Starts one and tells its URL.
-    pub async fn start() -> (Collector, String) {
+    pub(super) async fn start() -> (Collector, String) {
         let collector = Collector::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -125,17 +125,17 @@ impl Collector {
     }
 
     /// All spans so far.
-    pub fn spans(&self) -> Vec<Received> {
+    pub(super) fn spans(&self) -> Vec<Received> {
         self.received.lock().expect("lock").clone()
     }
 
     /// By which ways they came.
-    pub fn ways(&self) -> Vec<Way> {
+    pub(super) fn ways(&self) -> Vec<Way> {
         self.ways.lock().expect("lock").clone()
     }
 
     /// Waits for this many spans of a trace.
-    pub async fn trace(&self, id: &str, count: usize) -> Vec<Received> {
+    pub(super) async fn trace(&self, id: &str, count: usize) -> Vec<Received> {
         let begun = Instant::now();
         loop {
             let spans: Vec<Received> = self.spans().into_iter().filter(|span| span.trace_id() == id).collect();

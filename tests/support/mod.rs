@@ -1,11 +1,11 @@
 //! What several tests need: the real model, a server on a free port, a plain HTTP client.
 #![allow(dead_code)] // each test binary uses its part of this
 
-pub mod certificates;
-pub mod nearness;
-pub mod process;
-pub mod upstream;
-pub mod weight_files;
+pub(crate) mod certificates;
+pub(crate) mod nearness;
+pub(crate) mod process;
+pub(crate) mod upstream;
+pub(crate) mod weight_files;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,31 +23,31 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// The real all-MiniLM-L6-v2. `make model` gets it; `make test` calls that first.
-pub fn model_dir() -> PathBuf {
+pub(crate) fn model_dir() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
     assert!(dir.join("model.safetensors").is_file(), "{} is missing: run `make model` first", dir.display());
     dir
 }
 
 /// The real model under a profile.
-pub fn options(profile: Profile) -> LocalOptions {
+pub(crate) fn options(profile: Profile) -> LocalOptions {
     LocalOptions { profile: Some(profile), ..LocalOptions::new(model_dir()) }
 }
 
 /// Where the repository is: where it was built, or, for tests that were carried to another machine, what the variable says.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 /// A fixture file as JSON.
-pub fn fixture(name: &str) -> Value {
+pub(crate) fn fixture(name: &str) -> Value {
     let path = repository().join("tests/fixtures").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A running server. Dropping it without [`TestServer::stop`] leaves it to the end of the test's runtime.
-pub struct TestServer {
+pub(crate) struct TestServer {
     pub address: SocketAddr,
     pub readiness: Readiness,
     stop: oneshot::Sender<()>,
@@ -56,17 +56,17 @@ pub struct TestServer {
 
 impl TestServer {
     /// Starts a server that is not ready yet.
-    pub async fn start_unready(limits: Limits) -> TestServer {
+    pub(crate) async fn start_unready(limits: Limits) -> TestServer {
         TestServer::start_with(ServerOptions { limits, ..ServerOptions::default() }).await
     }
 
     /// Starts a server that is not ready yet, told everything. Tests have no time for a drain delay.
-    pub async fn start_with(options: ServerOptions) -> TestServer {
+    pub(crate) async fn start_with(options: ServerOptions) -> TestServer {
         TestServer::start_serving(options, Readiness::default()).await
     }
 
     /// Starts a server of these models, told everything.
-    pub async fn start_serving(mut options: ServerOptions, readiness: Readiness) -> TestServer {
+    pub(crate) async fn start_serving(mut options: ServerOptions, readiness: Readiness) -> TestServer {
         options.lifetimes.drain_delay = Duration::ZERO;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("address");
@@ -78,35 +78,35 @@ impl TestServer {
     }
 
     /// Starts a ready server in front of a backend.
-    pub async fn start(backend: Arc<dyn Backend>) -> TestServer {
+    pub(crate) async fn start(backend: Arc<dyn Backend>) -> TestServer {
         let server = TestServer::start_unready(Limits::default()).await;
         server.readiness.ready(backend);
         server
     }
 
     /// Starts a ready server with the real model.
-    pub async fn start_model(options: LocalOptions) -> TestServer {
+    pub(crate) async fn start_model(options: LocalOptions) -> TestServer {
         TestServer::start(Arc::new(LocalBackend::load(&options).expect("the model loads"))).await
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Shuts down in order.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         self.server.await.expect("the server task").expect("the server");
     }
 }
 
 /// A backend of known vectors: `dimensions` values that follow from the text's length. The text `fail` fails.
-pub struct FakeBackend {
+pub(crate) struct FakeBackend {
     pub info: ModelInfo,
 }
 
 impl FakeBackend {
-    pub fn new(dimensions: usize) -> FakeBackend {
+    pub(crate) fn new(dimensions: usize) -> FakeBackend {
         FakeBackend { info: ModelInfo { name: "fake".into(), fingerprint: "0".into(), dimensions: Some(dimensions) } }
     }
 }
@@ -139,17 +139,17 @@ impl Backend for FakeBackend {
 }
 
 /// A vector of JSON numbers.
-pub fn floats(value: &Value) -> Vec<f32> {
+pub(crate) fn floats(value: &Value) -> Vec<f32> {
     value.as_array().expect("a list").iter().map(|number| number.as_f64().expect("a number") as f32).collect()
 }
 
 /// Largest absolute difference.
-pub fn max_difference(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn max_difference(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len(), "lengths");
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max)
 }
 
 /// Length of a vector.
-pub fn norm(vector: &[f32]) -> f64 {
+pub(crate) fn norm(vector: &[f32]) -> f64 {
     vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
 }

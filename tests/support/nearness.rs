@@ -13,11 +13,11 @@ use text2vec_sidecar::error::Result;
 use super::{fixture, max_difference, repository};
 
 /// Families of the tiny models in tests/fixtures, each with something that the others do not have.
-pub const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated"];
+pub(crate) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated"];
 
 /// What was seen of some texts' vectors.
 #[derive(Debug, Clone, Copy)]
-pub struct Nearness {
+pub(crate) struct Nearness {
     /// How many vectors were compared.
     pub vectors: usize,
     /// The largest difference of any component.
@@ -28,7 +28,7 @@ pub struct Nearness {
 
 impl Nearness {
     /// Whether it is what a device owes in this precision: the CPU's f32 but for rounding, or its direction.
-    pub fn suffices(&self, precision: Precision) -> bool {
+    pub(crate) fn suffices(&self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => self.difference <= 1e-4 && self.cosine >= 1.0 - 1e-6,
             Precision::F16 => self.cosine >= 0.9999,
@@ -46,14 +46,14 @@ impl fmt::Display for Nearness {
 }
 
 /// A model on these cards.
-pub fn load_on(cards: Vec<Card>, options: &LocalOptions) -> Result<LocalBackend> {
+pub(crate) fn load_on(cards: Vec<Card>, options: &LocalOptions) -> Result<LocalBackend> {
     let inference = Inference::start_on(cards, options.waiting_tokens)?;
     LocalBackend::load_beside(options, Arc::new(inference))
 }
 
 /// The CPU's f32 vectors of these texts beside those of the cards in `precision`: alone, all in one call, and many calls at
 /// once. A text that one of them refuses must be refused by the other too.
-pub async fn nearness(model: &Path, cards: &[Card], precision: Precision, texts: &[&str]) -> Nearness {
+pub(crate) async fn nearness(model: &Path, cards: &[Card], precision: Precision, texts: &[&str]) -> Nearness {
     let options = LocalOptions { profile: Some(Profile::SentenceTransformers), ..LocalOptions::new(model) };
     let cpu = LocalBackend::load(&options).unwrap_or_else(|error| panic!("{}: {error}", model.display()));
     let device = load_on(cards.to_vec(), &LocalOptions { precision, ..options });
@@ -90,18 +90,18 @@ pub async fn nearness(model: &Path, cards: &[Card], precision: Precision, texts:
 }
 
 /// Of two vectors that are not zero.
-pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// A family's tiny model.
-pub fn family(name: &str) -> PathBuf {
+pub(crate) fn family(name: &str) -> PathBuf {
     repository().join("tests/fixtures/families").join(name)
 }
 
 /// The families' texts, and some that are longer.
-pub fn texts() -> Vec<String> {
+pub(crate) fn texts() -> Vec<String> {
     let entries = fixture("families/texts.json");
     let entries =
         entries.as_array().expect("texts").iter().map(|entry| entry["text"].as_str().expect("a text").to_owned());

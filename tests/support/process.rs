@@ -14,21 +14,21 @@ use tokio::net::TcpStream;
 use super::model_dir;
 
 /// A running server; killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     pub address: SocketAddr,
 }
 
 impl Process {
     /// Starts the binary with the real model on a free port, and waits until it is ready.
-    pub async fn start(flags: &[&str], variables: &[(&str, &str)]) -> Process {
+    pub(crate) async fn start(flags: &[&str], variables: &[(&str, &str)]) -> Process {
         let mut command = Process::command();
         command.args(["--model", model_dir().to_str().expect("a path")]).args(flags).envs(variables.iter().copied());
         Process::launch(command).await
     }
 
     /// The binary (`T2V_BIN`, else the one just built), to be told more and launched.
-    pub fn command() -> Command {
+    pub(crate) fn command() -> Command {
         let binary =
             std::env::var_os("T2V_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_text2vec-sidecar").to_owned().into());
         let mut command = Command::new(binary);
@@ -37,7 +37,7 @@ impl Process {
     }
 
     /// Starts a server on a free port, and waits until it is ready.
-    pub async fn launch(mut command: Command) -> Process {
+    pub(crate) async fn launch(mut command: Command) -> Process {
         let address = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let child = command.args(["--listen", &address.to_string()]).spawn().expect("the server starts");
         let process = Process { child, address };
@@ -49,18 +49,18 @@ impl Process {
         process
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// The status of the readiness probe, on a connection of its own; `None` where nothing answers.
-    pub async fn ready(&self) -> Option<u16> {
+    pub(crate) async fn ready(&self) -> Option<u16> {
         let mut connection = Connection::open(self.address).await.ok()?;
         Some(connection.get("/.well-known/ready").await.ok()?.status().as_u16())
     }
 
     /// CPU time, all threads, user and system (fields 14 and 15 of its stat line, in hundredths of a second).
-    pub fn cpu_time(&self) -> Duration {
+    pub(crate) fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process");
         let fields: Vec<&str> = stat.rsplit_once(") ").expect("a stat line").1.split(' ').collect();
         let ticks: u64 = fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system");
@@ -68,7 +68,7 @@ impl Process {
     }
 
     /// Resident memory now, and its highest so far, in MiB.
-    pub fn memory(&self) -> (f64, f64) {
+    pub(crate) fn memory(&self) -> (f64, f64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process");
         let read = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of memory");
@@ -78,18 +78,18 @@ impl Process {
     }
 
     /// Sends SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
     /// Sends a signal, as `kill` names it.
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "{signal} could not be sent");
     }
 
     /// How it ended, if it does within the time.
-    pub async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+    pub(crate) async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let started = Instant::now();
         while started.elapsed() < within {
             if let Some(status) = self.child.try_wait().expect("the process") {
@@ -109,13 +109,13 @@ impl Drop for Process {
 }
 
 /// One HTTP/1.1 connection, kept open.
-pub struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     ends: bool,
 }
 
 impl Connection {
-    pub async fn open(address: SocketAddr) -> std::io::Result<Connection> {
+    pub(crate) async fn open(address: SocketAddr) -> std::io::Result<Connection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
@@ -124,17 +124,17 @@ impl Connection {
     }
 
     /// Whether the server has said that it ends (`Connection: close`, as it does at `--max-connection-age`), or it has ended.
-    pub fn ends(&self) -> bool {
+    pub(crate) fn ends(&self) -> bool {
         self.ends || self.sender.is_closed()
     }
 
     /// `POST /vectors`.
-    pub async fn post(&mut self, body: impl Into<Bytes>) -> hyper::Result<Response<Bytes>> {
+    pub(crate) async fn post(&mut self, body: impl Into<Bytes>) -> hyper::Result<Response<Bytes>> {
         let request = Request::post("/vectors").header("host", "sidecar").header("content-type", "application/json");
         self.send(request.body(Full::new(body.into())).expect("a request")).await
     }
 
-    pub async fn get(&mut self, path: &str) -> hyper::Result<Response<Bytes>> {
+    pub(crate) async fn get(&mut self, path: &str) -> hyper::Result<Response<Bytes>> {
         self.send(Request::get(path).header("host", "sidecar").body(Full::default()).expect("a request")).await
     }
 

@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// A request as it arrived.
 #[derive(Debug, Clone, Default)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     pub method: String,
     pub path: String,
     /// Names in lower case.
@@ -27,7 +27,7 @@ pub struct Arrived {
 
 /// What becomes of a request.
 #[derive(Debug, Clone)]
-pub enum Act {
+pub(crate) enum Act {
     /// Status, further header lines, body.
     Answer(u16, String, String),
     /// The answer after a while.
@@ -41,19 +41,19 @@ pub enum Act {
 }
 
 /// 200 with a body.
-pub fn ok(body: impl Into<String>) -> Act {
+pub(crate) fn ok(body: impl Into<String>) -> Act {
     Act::Answer(200, String::new(), body.into())
 }
 
 /// Another status with a body.
-pub fn status(status: u16, body: impl Into<String>) -> Act {
+pub(crate) fn status(status: u16, body: impl Into<String>) -> Act {
     Act::Answer(status, String::new(), body.into())
 }
 
 type Script = Arc<dyn Fn(&Arrived) -> Act + Send + Sync>;
 
 /// The server. Dropping it is its sudden death.
-pub struct Upstream {
+pub(crate) struct Upstream {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Arrived>>>,
     /// Connections that the other side closed while a request was hanging.
@@ -63,11 +63,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub async fn start(script: impl Fn(&Arrived) -> Act + Send + Sync + 'static) -> Upstream {
+    pub(crate) async fn start(script: impl Fn(&Arrived) -> Act + Send + Sync + 'static) -> Upstream {
         Upstream::start_at("127.0.0.1:0", script).await
     }
 
-    pub async fn start_at(at: &str, script: impl Fn(&Arrived) -> Act + Send + Sync + 'static) -> Upstream {
+    pub(crate) async fn start_at(at: &str, script: impl Fn(&Arrived) -> Act + Send + Sync + 'static) -> Upstream {
         let listener = TcpListener::bind(at).await.expect("a port");
         let address = listener.local_addr().expect("address");
         let (requests, left, connections) = (Arc::default(), Arc::default(), Arc::default());
@@ -86,16 +86,16 @@ impl Upstream {
         Upstream { address, requests, left, connections, accepting: accepting.abort_handle() }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn requests(&self) -> Vec<Arrived> {
+    pub(crate) fn requests(&self) -> Vec<Arrived> {
         self.requests.lock().expect("lock").clone()
     }
 
     /// Requests for a path.
-    pub fn count(&self, path: &str) -> usize {
+    pub(crate) fn count(&self, path: &str) -> usize {
         self.requests().iter().filter(|arrived| arrived.path == path).count()
     }
 }
@@ -164,7 +164,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Arrived> {
 }
 
 /// A `/vectors` server of three dimensions; other paths are not there.
-pub fn container(arrived: &Arrived) -> Act {
+pub(crate) fn container(arrived: &Arrived) -> Act {
     match arrived.path.as_str() {
         "/vectors" => ok(r#"{"text":"","vector":[1,2,3],"dim":3}"#),
         "/.well-known/ready" => status(204, ""),
@@ -174,10 +174,10 @@ pub fn container(arrived: &Arrived) -> Act {
 
 /// Names to addresses, as a test wants them at the moment.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
+pub(crate) struct Names(Arc<Mutex<HashMap<String, Vec<IpAddr>>>>);
 
 impl Names {
-    pub fn set(&self, name: &str, addresses: &[&str]) {
+    pub(crate) fn set(&self, name: &str, addresses: &[&str]) {
         let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
         self.0.lock().expect("lock").insert(name.to_owned(), addresses);
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// A tensor of a file: its bytes are little-endian numbers of the type.
 #[derive(Debug, Clone)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub name: String,
     pub dtype: &'static str,
     pub shape: Vec<usize>,
@@ -15,13 +15,13 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    pub fn f32(name: &str, shape: &[usize], values: impl IntoIterator<Item = f32>) -> Tensor {
+    pub(crate) fn f32(name: &str, shape: &[usize], values: impl IntoIterator<Item = f32>) -> Tensor {
         let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
         Tensor { name: name.to_owned(), dtype: "F32", shape: shape.to_vec(), bytes }
     }
 
     /// The same tensor, of F32, with numbers of another type.
-    pub fn with_type(&self, dtype: &'static str) -> Tensor {
+    pub(crate) fn with_type(&self, dtype: &'static str) -> Tensor {
         assert_eq!(self.dtype, "F32");
         let values = self.bytes.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word));
         let bytes = match dtype {
@@ -35,7 +35,7 @@ impl Tensor {
 }
 
 /// The F32 tensors of a safetensors file.
-pub fn read_safetensors(path: &Path) -> Vec<Tensor> {
+pub(crate) fn read_safetensors(path: &Path) -> Vec<Tensor> {
     let file = fs::read(path).expect("a safetensors file");
     let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
     let header: Map<String, Value> = serde_json::from_slice(&file[8..8 + length]).expect("a header");
@@ -49,7 +49,7 @@ pub fn read_safetensors(path: &Path) -> Vec<Tensor> {
 }
 
 /// A safetensors file.
-pub fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
+pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut header = Map::new();
     let mut data = Vec::new();
     for Tensor { name, dtype, shape, bytes } in tensors {
@@ -62,12 +62,12 @@ pub fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
 }
 
 /// A safetensors file of any header.
-pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+pub(crate) fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 /// A file as torch.save writes it: a state dict.
-pub fn torch_file(tensors: &[Tensor]) -> Vec<u8> {
+pub(crate) fn torch_file(tensors: &[Tensor]) -> Vec<u8> {
     let mut entries =
         vec![("model/data.pkl".to_owned(), state_dict(tensors)), ("model/byteorder".into(), b"little".to_vec())];
     entries.extend(tensors.iter().enumerate().map(|(key, tensor)| (format!("model/data/{key}"), tensor.bytes.clone())));
@@ -75,7 +75,7 @@ pub fn torch_file(tensors: &[Tensor]) -> Vec<u8> {
 }
 
 /// The pickle of a state dict, protocol 2. The storages are called 0, 1, ….
-pub fn state_dict(tensors: &[Tensor]) -> Vec<u8> {
+pub(crate) fn state_dict(tensors: &[Tensor]) -> Vec<u8> {
     let mut pickle = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
     let text = |pickle: &mut Vec<u8>, text: &str| {
         pickle.push(b'X');
@@ -114,7 +114,7 @@ pub fn state_dict(tensors: &[Tensor]) -> Vec<u8> {
 }
 
 /// A zip file of stored entries, without checksums.
-pub fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let (mut file, mut list) = (Vec::new(), Vec::new());
     for (name, bytes) in entries {
         let offset = file.len() as u32;
@@ -132,7 +132,7 @@ pub fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Links or writes everything of a model directory except its weights.
-pub fn copy_without_weights(from: &Path, to: &Path) {
+pub(crate) fn copy_without_weights(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a model") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_owned();

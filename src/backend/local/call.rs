@@ -13,7 +13,7 @@ use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
 
 /// See the module.
-pub struct Call {
+pub(super) struct Call {
     /// What the call is a part of.
     parent: Span,
     texts: usize,
@@ -42,13 +42,13 @@ struct Spans {
 
 impl Call {
     /// A call of so many texts.
-    pub fn new(texts: usize, class: Class) -> Call {
+    pub(super) fn new(texts: usize, class: Class) -> Call {
         let (queued, dispatched) = (OnceLock::new(), AtomicBool::new(false));
         Call { parent: Span::current(), texts, class, queued, dispatched }
     }
 
     /// It asks for its turn now.
-    pub fn ask(&self) {
+    pub(super) fn ask(&self) {
         self.queued.get_or_init(|| {
             let queue = tracing::debug_span!("queue", t2v.texts = self.texts, t2v.priority = self.class.as_str());
             let spans = (!queue.is_disabled()).then(|| Spans {
@@ -63,13 +63,13 @@ impl Call {
     }
 
     /// Where something is logged about the call, so that the line says which request it was.
-    pub fn log(&self, log: impl FnOnce()) {
+    pub(super) fn log(&self, log: impl FnOnce()) {
         self.parent.in_scope(log);
     }
 
     /// One of its sequences goes into the forward pass of this number (from 1), which begins now and has so many texts and
     /// tokens of all calls.
-    pub fn dispatched(&self, pass: u64, now: Instant, texts: usize, tokens: usize) {
+    pub(super) fn dispatched(&self, pass: u64, now: Instant, texts: usize, tokens: usize) {
         let is_first = !self.dispatched.swap(true, Ordering::Relaxed);
         if is_first {
             let waited = self.queued.get().map(|queued| now.saturating_duration_since(queued.since));
@@ -96,7 +96,7 @@ impl Call {
     }
 
     /// All its texts are answered, with vectors of this length.
-    pub fn finish(&self, dimensions: Option<usize>) {
+    pub(super) fn finish(&self, dimensions: Option<usize>) {
         let Some(spans) = self.spans() else { return };
         let stage = spans.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(stage) = stage {

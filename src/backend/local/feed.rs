@@ -28,7 +28,7 @@ const INLINE_BYTES: usize = 8 * 1024;
 const PORTION_BYTES: usize = 256 * 1024;
 
 /// From request to token ids.
-pub struct Preparation {
+pub(super) struct Preparation {
     pub tokenizer: TextTokenizer,
     pub treatment: Treatment,
     /// Who may tokenize on a thread for blocking work: more at once would take memory, and no less time.
@@ -37,16 +37,16 @@ pub struct Preparation {
 
 impl Preparation {
     /// `threads` texts may be tokenized at once beside those of small calls.
-    pub fn new(tokenizer: TextTokenizer, treatment: Treatment, threads: usize) -> Preparation {
+    pub(super) fn new(tokenizer: TextTokenizer, treatment: Treatment, threads: usize) -> Preparation {
         Preparation { tokenizer, treatment, turns: Arc::new(Semaphore::new(threads.clamp(1, Semaphore::MAX_PERMITS))) }
     }
 }
 
 /// Where a text's answer arrives.
-pub type Answer = oneshot::Receiver<Result<Embedding>>;
+pub(super) type Answer = oneshot::Receiver<Result<Embedding>>;
 
 /// See the module.
-pub struct Feed {
+pub(super) struct Feed {
     /// Not here while a portion is made.
     texts: Option<Texts>,
     preparation: Arc<Preparation>,
@@ -56,7 +56,7 @@ pub struct Feed {
 }
 
 /// Part of a call, to be queued.
-pub struct Portion {
+pub(super) struct Portion {
     /// In order.
     pub sequences: Vec<Sequence>,
     /// The call has more.
@@ -65,7 +65,7 @@ pub struct Portion {
 
 impl Feed {
     /// All texts of a call, and the places of their answers. An answer that never comes means that the call was given up.
-    pub fn new(
+    pub(super) fn new(
         preparation: &Arc<Preparation>,
         model: &Arc<Model>,
         call: &Arc<Call>,
@@ -88,7 +88,7 @@ impl Feed {
     }
 
     /// The next sequences: of about `tokens` at most, or one that alone has more. Without any, there is nothing left.
-    pub async fn portion(&mut self, tokens: usize) -> Result<Portion> {
+    pub(super) async fn portion(&mut self, tokens: usize) -> Result<Portion> {
         let Some(texts) = self.texts.take() else {
             return Err(Error::internal("a call's texts were lost"));
         };
@@ -209,7 +209,7 @@ impl Texts {
 
 impl Portion {
     /// The room it needs: at least for its first sequence and what else is within a turn, at most for all of it.
-    pub fn ask(&self, turn: usize) -> Ask {
+    pub(super) fn ask(&self, turn: usize) -> Ask {
         let mut weights = self.sequences.iter().map(Piece::tokens);
         let first = weights.next().unwrap_or(0);
         let (mut least, mut most, mut within) = (first, first, true);
@@ -224,7 +224,7 @@ impl Portion {
     }
 
     /// Takes as many sequences off its head as room was found for.
-    pub fn split_off(&mut self, room: usize) -> Vec<Sequence> {
+    pub(super) fn split_off(&mut self, room: usize) -> Vec<Sequence> {
         let mut left = room;
         let fit = self.sequences.iter().take_while(|sequence| {
             let fits = sequence.tokens() <= left;

@@ -47,9 +47,18 @@ pub struct Inference {
     _reported: Arc<ReportedQueue<Sequence>>,
 }
 
+impl std::fmt::Debug for Inference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inference").field("threads", &self.threads).field("cards", &self.cards).finish_non_exhaustive()
+    }
+}
+
 impl Inference {
     /// Starts the thread. A forward pass has `threads` threads (`None`: what the process may use), and `waiting_tokens`
     /// may wait before callers wait for room.
+    ///
+    /// # Errors
+    /// `Config` for 0 threads; `Internal` where the system gives no thread.
     pub fn start(threads: Option<usize>, waiting_tokens: usize) -> Result<Inference> {
         let threads = match threads {
             Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
@@ -61,6 +70,9 @@ impl Inference {
 
     /// Starts a thread for each of these cards, of which there is at least one. `waiting_tokens` as in [`Inference::start`],
     /// until [`Inference::widen`] makes it more.
+    ///
+    /// # Errors
+    /// `Internal` without a card, or where the system gives no thread.
     pub fn start_on(cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
         let workers = cards.len();
         if workers == 0 {
@@ -168,8 +180,14 @@ pub struct Sequence {
     text: Arc<Text>,
 }
 
+impl std::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sequence").field("tokens", &self.ids.len()).field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
 /// A text whose sequences are being made and computed.
-pub struct Text {
+pub(super) struct Text {
     model: Arc<Model>,
     call: Arc<Call>,
     treatment: Pooled,
@@ -178,7 +196,7 @@ pub struct Text {
 
 /// What becomes of a text's token states.
 #[derive(Debug, Clone, Default)]
-pub struct Pooled {
+pub(super) struct Pooled {
     /// How those of a sequence become one vector; several modes are concatenated.
     pub pooling: Vec<PoolingMode>,
     /// What happens to the mean of these vectors.
@@ -293,7 +311,7 @@ fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
 
 impl Text {
     /// A text whose sequences are to be computed by a model.
-    pub fn new(
+    pub(super) fn new(
         model: &Arc<Model>,
         call: &Arc<Call>,
         treatment: Pooled,
@@ -317,12 +335,12 @@ impl Text {
     }
 
     /// Whether it is answered, or nobody waits for the answer.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.progress().reply.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
     /// The text's next sequence, to be queued.
-    pub fn sequence(self: &Arc<Self>, tokens: Tokens) -> Sequence {
+    pub(super) fn sequence(self: &Arc<Self>, tokens: Tokens) -> Sequence {
         let mut progress = self.progress();
         progress.made += 1;
         progress.tokens = progress.tokens.saturating_add(tokens.ids.len() as u32);
@@ -331,7 +349,7 @@ impl Text {
     }
 
     /// There are no more sequences. The sum of their vectors is to be divided by `divisor`.
-    pub fn complete(&self, divisor: usize) {
+    pub(super) fn complete(&self, divisor: usize) {
         let mut progress = self.progress();
         progress.divisor = Some(divisor);
         self.answer_if_done(progress);
@@ -364,7 +382,7 @@ impl Text {
     }
 
     /// Answers the text with an error of its own: it is not to be embedded.
-    pub fn refuse(&self, error: Error) {
+    pub(super) fn refuse(&self, error: Error) {
         if let Some(reply) = self.progress().reply.take() {
             let _ = reply.send(Err(error));
         }
@@ -564,7 +582,7 @@ mod tests {
             assert!(waited.is_err(), "nothing can have been computed");
         }
         let refusal =
-            batcher.admit(Class::Passage, Ask { least: 1, most: 1 }, None).await.err().expect("nobody computes");
+            batcher.admit(Class::Passage, Ask { least: 1, most: 1 }, None).await.expect_err("nobody computes");
         assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
         assert_eq!(batcher.refusal(), refusal);
     }

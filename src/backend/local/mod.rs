@@ -120,14 +120,26 @@ pub struct LocalBackend {
     _reported: Arc<ReportedModel>,
 }
 
+impl std::fmt::Debug for LocalBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalBackend").field("info", &self.info).field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
 impl LocalBackend {
     /// Loads a model, with an inference thread of its own. Blocking: reads and hashes the weights.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::load_beside`] and [`Inference::start`].
     pub fn load(options: &LocalOptions) -> Result<LocalBackend> {
         LocalBackend::load_beside(options, Arc::new(Inference::start(options.threads, options.waiting_tokens)?))
     }
 
     /// Loads a model to be computed by this inference thread, whose sizes count instead of those in `options`. Blocking,
     /// as [`LocalBackend::load`].
+    ///
+    /// # Errors
+    /// `Config` for a directory that cannot be served as it is asked for, with its name and what to do.
     pub fn load_beside(options: &LocalOptions, inference: Arc<Inference>) -> Result<LocalBackend> {
         if !options.dir.is_dir() {
             return Err(Error::config(format!(

@@ -8,7 +8,7 @@ use text2vec_engine::encoder::Encoder;
 
 /// What happened to texts since the start; shown in `/meta` and `/metrics`.
 #[derive(Default)]
-pub struct Counters {
+pub(super) struct Counters {
     /// Texts computed.
     pub texts: AtomicU64,
     /// Their tokens.
@@ -24,7 +24,7 @@ pub struct Counters {
 }
 
 /// A model as the inference threads see it.
-pub struct Model {
+pub(super) struct Model {
     /// One for each inference thread, locked by it alone and for a forward pass.
     pub(super) encoders: Vec<Mutex<Box<dyn Encoder>>>,
     /// What follows the pooling.
@@ -35,7 +35,7 @@ pub struct Model {
 
 impl Model {
     /// A model that is to be computed by these encoders, one for each inference thread, with these layers behind its pooling.
-    pub fn new(encoders: Vec<Box<dyn Encoder>>, head: DenseHead) -> Model {
+    pub(super) fn new(encoders: Vec<Box<dyn Encoder>>, head: DenseHead) -> Model {
         let encoders = encoders.into_iter().map(Mutex::new).collect();
         Model { encoders, head, counters: Counters::default() }
     }

@@ -213,6 +213,9 @@ impl Treatment {
     }
 
     /// Plans one text.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for settings that this profile refuses.
     pub fn plan(&self, request: EmbedRequest) -> Result<Plan> {
         let task = request.task();
         let requested = request.pooling.as_deref().unwrap_or_default();

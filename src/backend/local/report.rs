@@ -10,11 +10,11 @@ use crate::contract::request::Profile;
 use crate::telemetry::metrics::{self, Report, Source, metrics};
 
 /// A queue.
-pub struct ReportedQueue<P: Piece>(Batcher<P>);
+pub(super) struct ReportedQueue<P: Piece>(Batcher<P>);
 
 impl<P: Piece + 'static> ReportedQueue<P> {
     /// Puts a queue into the metrics.
-    pub fn new(batcher: Batcher<P>) -> Arc<ReportedQueue<P>> {
+    pub(super) fn new(batcher: Batcher<P>) -> Arc<ReportedQueue<P>> {
         kept(ReportedQueue(batcher))
     }
 }
@@ -36,14 +36,14 @@ impl<P: Piece + 'static> Source for ReportedQueue<P> {
 }
 
 /// A model.
-pub struct ReportedModel {
+pub(super) struct ReportedModel {
     labels: metrics::Model,
     model: Arc<Model>,
 }
 
 impl ReportedModel {
     /// Puts a model into the metrics.
-    pub fn new(
+    pub(super) fn new(
         info: &ModelInfo,
         profile: Profile,
         (device, dtype): (&str, &'static str),

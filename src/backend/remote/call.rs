@@ -29,7 +29,7 @@ struct Halving {
 }
 
 /// A call's texts, and who is asked for them.
-pub struct Call<'a> {
+pub(super) struct Call<'a> {
     /// Whom to ask.
     pub pool: &'a Arc<Pool>,
     /// What speaks there.
@@ -48,7 +48,7 @@ impl Call<'_> {
     /// Asks for the texts, as many batches at once as there may be: each text's answer, in its place. A batch that is
     /// refused for its size or for one of its texts is halved until it is accepted or that text stands alone: in the
     /// first case at no cost, as the upstream did no work for it, in the second from the retries' budget.
-    pub async fn answers(&self) -> Vec<Option<Result<Embedding>>> {
+    pub(super) async fn answers(&self) -> Vec<Option<Result<Embedding>>> {
         let requests = self.requests;
         let mut results: Vec<Option<Result<Embedding>>> = vec![None; requests.len()];
         let most = || self.learned.most(self.format.at_once(), Instant::now());

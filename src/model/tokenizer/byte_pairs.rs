@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// `Config` for files that cannot be read or do not fit this class of tokenizer.
-pub fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Result<Tokenizer> {
+pub(super) fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let class = settings.class();
     if !["Roberta", ""].contains(&class.as_str()) {
         return Err(refused(path, &class));

@@ -39,7 +39,7 @@ pub fn tokenizer_files(dir: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// `Config` if it cannot be read.
-pub fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))
 }
 
@@ -47,6 +47,6 @@ pub fn bytes_of(path: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// `Config` if it cannot be read or is not UTF-8.
-pub fn text_of(path: &Path) -> Result<String> {
+pub(super) fn text_of(path: &Path) -> Result<String> {
     String::from_utf8(bytes_of(path)?).map_err(|error| unusable(path.display(), error.into()))
 }

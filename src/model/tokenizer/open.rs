@@ -14,7 +14,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// `Config` for a file that cannot be read or makes no tokenizer this program can use.
-pub fn open(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
+pub(super) fn open(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
     let path = &files[0];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name == "tokenizer.json" {

@@ -14,18 +14,18 @@ use tokenizers::{NormalizerWrapper, Tokenizer};
 use unicode_general_category::{GeneralCategory as Category, get_general_category as category};
 
 /// So many bytes are looked at first for each token of the limit. Words of real texts take about five.
-pub const BYTES_PER_TOKEN: usize = 16;
+pub(super) const BYTES_PER_TOKEN: usize = 16;
 
 /// Where a tokenizer's texts may be cut.
 #[derive(Debug)]
-pub struct Places {
+pub(super) struct Places {
     /// Of BERT: the pairs of characters that stand side by side in an added token.
     within_added: Option<HashSet<(char, char)>>,
 }
 
 impl Places {
     /// `None`: the tokens of a beginning may not be those of the whole.
-    pub fn of(tokenizer: &Tokenizer) -> Option<Places> {
+    pub(super) fn of(tokenizer: &Tokenizer) -> Option<Places> {
         let added = tokenizer.get_added_tokens_decoder();
         let is_word_by_word = tokenizer.get_normalizer().is_none_or(is_local)
             && tokenizer.get_pre_tokenizer().is_some_and(splits_at_blanks)
@@ -41,7 +41,7 @@ impl Places {
     }
 
     /// The first place that is `length` bytes from the start or later; `None` if there is none before the end.
-    pub fn find(&self, text: &str, length: usize) -> Option<usize> {
+    pub(super) fn find(&self, text: &str, length: usize) -> Option<usize> {
         let start = (length..text.len()).find(|&at| text.is_char_boundary(at))?;
         let mut last = text[..start].chars().next_back()?;
         for (offset, next) in text[start..].char_indices() {

@@ -26,7 +26,7 @@ enum Numbering {
 ///
 /// # Errors
 /// `Config` for files that cannot be read or do not fit this class of tokenizer.
-pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
+pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let is_spiece = path.file_name().is_some_and(|name| name == "spiece.model");
     let numbering = match settings.class().as_str() {
         "XLMRoberta" => Numbering::XlmRoberta,

@@ -17,7 +17,7 @@ const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 
 /// What a model directory says about its tokenizer beside the vocabulary.
 #[derive(Debug)]
-pub struct Settings {
+pub(super) struct Settings {
     config: Map<String, Value>,
     map: Map<String, Value>,
     added: Map<String, Value>,
@@ -30,7 +30,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` for one that is damaged or cannot be read.
-    pub fn read(dir: &Path) -> Result<Settings> {
+    pub(super) fn read(dir: &Path) -> Result<Settings> {
         let read = |name: &str| Ok::<_, Error>(read_json(&dir.join(name))?.unwrap_or_default());
         Ok(Settings {
             config: read("tokenizer_config.json")?,
@@ -41,7 +41,7 @@ impl Settings {
     }
 
     /// The tokenizer's class without `Tokenizer` and `Fast`, such as `Bert`; by the model's type where none is named.
-    pub fn class(&self) -> String {
+    pub(super) fn class(&self) -> String {
         let named = self.config.get("tokenizer_class").or_else(|| self.model.get("tokenizer_class"));
         if let Some(class) = named.and_then(Value::as_str) {
             return class.trim_end_matches("Fast").trim_end_matches("Tokenizer").to_owned();
@@ -60,12 +60,12 @@ impl Settings {
     }
 
     /// A switch of `tokenizer_config.json`; `None` where it is absent or null.
-    pub fn flag(&self, name: &str) -> Option<bool> {
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
         self.config.get(name).and_then(Value::as_bool)
     }
 
     /// A count of `tokenizer_config.json`.
-    pub fn count(&self, name: &str) -> Option<usize> {
+    pub(super) fn count(&self, name: &str) -> Option<usize> {
         self.config.get(name).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
     }
 
@@ -75,7 +75,7 @@ impl Settings {
     }
 
     /// The token of a role such as `cls_token`, `default` where the files name none.
-    pub fn token(&self, role: &str, default: AddedToken) -> AddedToken {
+    pub(super) fn token(&self, role: &str, default: AddedToken) -> AddedToken {
         let mapped = self.map.get(role).filter(|_| self.listed().is_none());
         let value = mapped.or_else(|| self.config.get(role));
         let token = value.and_then(|value| parsed(value, true)).unwrap_or(default);
@@ -87,7 +87,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` for tokens that the tokenizer does not take.
-    pub fn add_to(&self, tokenizer: &mut Tokenizer, defaults: &[(&str, AddedToken)]) -> Result<()> {
+    pub(super) fn add_to(&self, tokenizer: &mut Tokenizer, defaults: &[(&str, AddedToken)]) -> Result<()> {
         let mut tokens: Vec<AddedToken> = Vec::new();
         let mut add = |token: AddedToken| {
             if !token.content.is_empty() && tokens.iter().all(|known| known.content != token.content) {
@@ -122,7 +122,7 @@ impl Settings {
 ///
 /// # Errors
 /// `Config` for a token that the vocabulary lacks.
-pub fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
     let id = |token: &str| {
         let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
         Ok((token.to_owned(), tokenizer.get_model().token_to_id(token).ok_or_else(lacks)?))

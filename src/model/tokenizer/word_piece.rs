@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// `Config` for files that cannot be read or do not fit this class of tokenizer.
-pub fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
+pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     let class = settings.class();
     let special = |text: &str| AddedToken::from(text, true);
     let defaults = match class.as_str() {

@@ -29,7 +29,7 @@ const OUT: u8 = 3;
 
 /// How many connections there may be at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Served.
     pub places: usize,
     /// Not served yet, or not at all.
@@ -38,7 +38,7 @@ pub struct Room {
 
 impl Room {
     /// For so many connections that are wanted, by a process that may have so many files open (`None`: any number).
-    pub fn of(wanted: usize, files: Option<u64>) -> Room {
+    pub(crate) fn of(wanted: usize, files: Option<u64>) -> Room {
         let lobby = wanted.max(LEAST_LOBBY);
         let Some(files) = files else { return Room { places: wanted, lobby } };
         let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -53,7 +53,7 @@ impl Room {
 
 /// What a connection may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(super) enum Standing {
     /// Everything.
     Served,
     /// How the server is.
@@ -61,21 +61,21 @@ pub enum Standing {
 }
 
 /// The places and the lobby, counted.
-pub struct Hall {
+pub(super) struct Hall {
     room: Room,
     served: AtomicUsize,
     waiting: AtomicUsize,
 }
 
 /// A connection's standing. Dropping it gives up what it holds.
-pub struct Member {
+pub(super) struct Member {
     hall: Arc<Hall>,
     standing: Arc<AtomicU8>,
 }
 
 impl Member {
     /// A whole head has come: where the connection stands from now on.
-    pub fn asks(&self) -> Standing {
+    pub(super) fn asks(&self) -> Standing {
         match self.standing.load(Ordering::Acquire) {
             SERVED => return Standing::Served,
             WAITS => {}
@@ -101,7 +101,7 @@ impl Member {
     }
 
     /// What the doorkeeper follows.
-    pub fn standing(&self) -> Arc<AtomicU8> {
+    pub(super) fn standing(&self) -> Arc<AtomicU8> {
         self.standing.clone()
     }
 }
@@ -117,7 +117,7 @@ impl Drop for Member {
 }
 
 /// Keeps the lobby.
-pub struct Doorkeeper {
+pub(super) struct Doorkeeper {
     hall: Arc<Hall>,
     /// Those in the lobby, the oldest first, and some who have left it.
     queue: VecDeque<(Arc<AtomicU8>, AbortHandle)>,
@@ -128,20 +128,20 @@ pub struct Doorkeeper {
 
 impl Doorkeeper {
     /// Of an empty hall.
-    pub fn new(room: Room) -> Doorkeeper {
+    pub(super) fn new(room: Room) -> Doorkeeper {
         let hall = Hall { room, served: AtomicUsize::new(0), waiting: AtomicUsize::new(0) };
         Doorkeeper { hall: Arc::new(hall), queue: VecDeque::new(), shown_out: 0, said: None, complained: None }
     }
 
     /// Lets one more into the lobby. Whoever has been in it longest leaves where it is full.
-    pub fn admit(&mut self) -> Member {
+    pub(super) fn admit(&mut self) -> Member {
         while self.hall.waiting.load(Ordering::Acquire) >= self.hall.room.lobby && self.show_out_the_oldest() {}
         self.hall.waiting.fetch_add(1, Ordering::AcqRel);
         Member { hall: self.hall.clone(), standing: Arc::new(AtomicU8::new(WAITS)) }
     }
 
     /// The task that serves a connection that was admitted.
-    pub fn is_served_by(&mut self, standing: Arc<AtomicU8>, task: AbortHandle) {
+    pub(super) fn is_served_by(&mut self, standing: Arc<AtomicU8>, task: AbortHandle) {
         let left = |standing: &AtomicU8| matches!(standing.load(Ordering::Acquire), SERVED | OUT);
         while self.queue.front().is_some_and(|(standing, _)| left(standing)) {
             self.queue.pop_front();
@@ -153,7 +153,7 @@ impl Doorkeeper {
     }
 
     /// Ends the connection that has been in the lobby longest; `false` if nobody is there.
-    pub fn show_out_the_oldest(&mut self) -> bool {
+    pub(super) fn show_out_the_oldest(&mut self) -> bool {
         while let Some((standing, task)) = self.queue.pop_front() {
             let leaves = |now: u8| matches!(now, WAITS | GUEST).then_some(OUT);
             if standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves).is_ok() {
@@ -167,7 +167,7 @@ impl Doorkeeper {
     }
 
     /// Says, now and then, that a connection could not be accepted.
-    pub fn complain(&mut self, error: &io::Error) {
+    pub(super) fn complain(&mut self, error: &io::Error) {
         if self.complained.is_none_or(|said| said.elapsed() >= QUIET) {
             tracing::warn!(
                 "a connection could not be accepted: {error}; where open files are the reason, allow more (ulimit -n, \

@@ -49,8 +49,8 @@ use crate::error::{Error, ErrorKind};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
-pub use self::hall::Room;
-pub use self::watch::later;
+pub(super) use self::hall::Room;
+pub(super) use self::watch::later;
 
 /// What HTTP/2 begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -88,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type Io = Watched<Box<dyn Stream>>;
 
 /// The open connections.
-pub struct Connections {
+pub(super) struct Connections {
     speaker: Arc<Speaker>,
     tls: Option<Arc<Tls>>,
     doorkeeper: Doorkeeper,
@@ -111,7 +111,7 @@ struct Speaker {
 
 impl Connections {
     /// No connection yet.
-    pub fn new(
+    pub(super) fn new(
         router: Router,
         tls: Option<Arc<Tls>>,
         readiness: Readiness,
@@ -151,7 +151,7 @@ impl Connections {
     }
 
     /// Waits for a connection and serves it. May be dropped at any time without losing one.
-    pub async fn accept(&mut self, listener: &TcpListener) {
+    pub(super) async fn accept(&mut self, listener: &TcpListener) {
         let accepted = listener.accept().await;
         // Connections that ended meanwhile.
         while self.tasks.try_join_next().is_some() {}
@@ -178,7 +178,7 @@ impl Connections {
     }
 
     /// Lets every connection finish what it is at, until the deadline. Answers how many had to be cut off.
-    pub async fn finish(mut self, deadline: Instant) -> usize {
+    pub(super) async fn finish(mut self, deadline: Instant) -> usize {
         self.closing.send_replace(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout_at(deadline, all).await;

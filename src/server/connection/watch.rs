@@ -23,7 +23,7 @@ const NEVER: u64 = u64::MAX;
 
 /// How long a connection may take, and for what.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(super) struct Patience {
     /// For its first byte, and from the first byte of a head to its last.
     pub head: Duration,
     /// For nothing at all, with no request under way.
@@ -32,7 +32,7 @@ pub struct Patience {
 
 /// What is to be done with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub(super) enum Due {
     /// It did not send anything in time, or not all of a head: it is dropped.
     Late,
     /// Nobody asks anything over it any more, or nobody is to: it is told to end.
@@ -42,7 +42,7 @@ pub enum Due {
 }
 
 /// Follows one connection. Times are milliseconds since it was opened.
-pub struct Watch {
+pub(super) struct Watch {
     opened: Instant,
     patience: Patience,
     http2: AtomicBool,
@@ -62,7 +62,7 @@ pub struct Watch {
 
 impl Watch {
     /// Of a connection that is opened now.
-    pub fn new(patience: Patience) -> Watch {
+    pub(super) fn new(patience: Patience) -> Watch {
         Watch {
             opened: Instant::now(),
             patience,
@@ -78,33 +78,33 @@ impl Watch {
     }
 
     /// The connection may ask once.
-    pub fn set_guest(&self) {
+    pub(super) fn set_guest(&self) {
         let _ = self.guest_since.compare_exchange(NEVER, self.now(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The client speaks HTTP/2.
-    pub fn set_http2(&self) {
+    pub(super) fn set_http2(&self) {
         self.http2.store(true, Ordering::Relaxed);
         self.opening_read_at(self.now());
     }
 
     /// Whether it does.
-    pub fn is_http2(&self) -> bool {
+    pub(super) fn is_http2(&self) -> bool {
         self.http2.load(Ordering::Relaxed)
     }
 
     /// Whether a part of a head has come, and not all of it.
-    pub fn has_part_of_a_head(&self) -> bool {
+    pub(super) fn has_part_of_a_head(&self) -> bool {
         self.head_begun.load(Ordering::Relaxed) != NEVER
     }
 
     /// Whether a request has come.
-    pub fn has_asked(&self) -> bool {
+    pub(super) fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
     /// A whole head has come; the request is under way until what this returns is dropped.
-    pub fn request(self: &Arc<Self>) -> UnderWay {
+    pub(super) fn request(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
         self.head_begun.store(NEVER, Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Watch {
     }
 
     /// What is due now, else when to look again. `wound_up` is when the connection was told to end.
-    pub fn due(&self, now: Instant, wound_up: Option<Instant>) -> Result<Instant, Due> {
+    pub(super) fn due(&self, now: Instant, wound_up: Option<Instant>) -> Result<Instant, Due> {
         let at = |moment: &AtomicU64| self.opened + Duration::from_millis(moment.load(Ordering::Relaxed));
         let (http2, written) = (self.is_http2(), at(&self.last_written));
         if self.guest_since.load(Ordering::Relaxed) != NEVER {
@@ -170,12 +170,12 @@ impl Watch {
 }
 
 /// So much later, or in thirty years.
-pub fn later(moment: Instant, by: Duration) -> Instant {
+pub(crate) fn later(moment: Instant, by: Duration) -> Instant {
     moment.checked_add(by).unwrap_or_else(|| moment + Duration::from_secs(30 * 365 * 86_400))
 }
 
 /// A request, until its answer is over or given up.
-pub struct UnderWay(Arc<Watch>);
+pub(super) struct UnderWay(Arc<Watch>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -184,14 +184,14 @@ impl Drop for UnderWay {
 }
 
 /// The body of an answer, under way until it is dropped.
-pub struct Answer {
+pub(super) struct Answer {
     body: Body,
     _under_way: UnderWay,
 }
 
 impl Answer {
     /// A body, and what ends with it.
-    pub fn new(body: Body, under_way: UnderWay) -> Answer {
+    pub(super) fn new(body: Body, under_way: UnderWay) -> Answer {
         Answer { body, _under_way: under_way }
     }
 }
@@ -217,7 +217,7 @@ impl HttpBody for Answer {
 }
 
 /// The bytes of a connection, followed. What was read to find out the protocol can be put back.
-pub struct Watched<S> {
+pub(super) struct Watched<S> {
     stream: S,
     watch: Arc<Watch>,
     put_back: Bytes,
@@ -225,17 +225,17 @@ pub struct Watched<S> {
 
 impl<S> Watched<S> {
     /// A stream and who follows it.
-    pub fn new(stream: S, watch: Arc<Watch>) -> Watched<S> {
+    pub(super) fn new(stream: S, watch: Arc<Watch>) -> Watched<S> {
         Watched { stream, watch, put_back: Bytes::new() }
     }
 
     /// These bytes are read again first.
-    pub fn put_back(&mut self, bytes: Bytes) {
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
         self.put_back = bytes;
     }
 
     /// The bytes, no longer followed.
-    pub fn into_inner(self) -> S {
+    pub(super) fn into_inner(self) -> S {
         self.stream
     }
 

@@ -7,7 +7,7 @@ use prost_types::value::Kind;
 use crate::contract::value::Value;
 
 /// A contract object as a Struct. Numbers become doubles.
-pub fn to_struct(object: BTreeMap<String, Value>) -> prost_types::Struct {
+pub(super) fn to_struct(object: BTreeMap<String, Value>) -> prost_types::Struct {
     prost_types::Struct { fields: object.into_iter().map(|(key, value)| (key, to_value(value))).collect() }
 }
 
@@ -27,7 +27,7 @@ fn to_value(value: Value) -> prost_types::Value {
 }
 
 /// The fields of a Struct as contract values. A value without a kind is null.
-pub fn from_struct(object: prost_types::Struct) -> BTreeMap<String, Value> {
+pub(super) fn from_struct(object: prost_types::Struct) -> BTreeMap<String, Value> {
     object.fields.into_iter().map(|(key, value)| (key, from_value(value))).collect()
 }
 
@@ -43,7 +43,7 @@ fn from_value(value: prost_types::Value) -> Value {
 }
 
 /// A JSON object as a Struct. Numbers become doubles.
-pub fn json_to_struct(object: serde_json::Map<String, serde_json::Value>) -> prost_types::Struct {
+pub(super) fn json_to_struct(object: serde_json::Map<String, serde_json::Value>) -> prost_types::Struct {
     prost_types::Struct { fields: object.into_iter().map(|(key, value)| (key, json_to_value(value))).collect() }
 }
 

@@ -10,21 +10,21 @@ use serde_json::value::RawValue;
 const MAX_FIELDS: usize = 100;
 
 /// The fields of an object, as their JSON.
-pub struct Object(HashMap<String, Box<RawValue>>);
+pub(super) struct Object(HashMap<String, Box<RawValue>>);
 
 impl Object {
     /// Reads an object: of fields with one name the last counts.
-    pub fn read(json: &str) -> serde_json::Result<Object> {
+    pub(super) fn read(json: &str) -> serde_json::Result<Object> {
         serde_json::from_str(json)
     }
 
     /// Takes a field out.
-    pub fn take(&mut self, key: &str) -> Option<Box<RawValue>> {
+    pub(super) fn take(&mut self, key: &str) -> Option<Box<RawValue>> {
         self.0.remove(key)
     }
 
     /// Lets a field be given by another name.
-    pub fn rename(&mut self, other: &str, key: &str) {
+    pub(super) fn rename(&mut self, other: &str, key: &str) {
         if let (Some(value), false) = (self.0.remove(other), self.0.contains_key(key)) {
             self.0.insert(key.to_owned(), value);
         }
@@ -57,7 +57,10 @@ impl<'de> Deserialize<'de> for Object {
 }
 
 /// Hands over each element of a list, with its place.
-pub fn each<'j>(list: &'j str, take: impl FnMut(usize, &'j str) -> serde_json::Result<()>) -> serde_json::Result<()> {
+pub(super) fn each<'j>(
+    list: &'j str,
+    take: impl FnMut(usize, &'j str) -> serde_json::Result<()>,
+) -> serde_json::Result<()> {
     struct Elements<T>(T);
     impl<'de, T: FnMut(usize, &'de str) -> serde_json::Result<()>> Visitor<'de> for Elements<T> {
         type Value = ();

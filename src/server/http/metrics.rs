@@ -6,6 +6,6 @@ use axum::response::IntoResponse;
 use crate::telemetry::metrics::{metrics as all, page};
 
 /// Every metric of this process.
-pub async fn metrics() -> impl IntoResponse {
+pub(super) async fn metrics() -> impl IntoResponse {
     ([(CONTENT_TYPE, page::CONTENT_TYPE)], all().page())
 }

@@ -31,7 +31,7 @@ const NOT_KNOWN: &str = "1970-01-01T00:00:00Z";
 const NEVER: &str = "2200-01-01T00:00:00Z";
 
 /// `POST /api/embed`.
-pub async fn embed_many(
+pub(super) async fn embed_many(
     State(service): State<Service>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -65,7 +65,7 @@ pub async fn embed_many(
 }
 
 /// `POST /api/embeddings`: one text in `prompt`.
-pub async fn embed_one(
+pub(super) async fn embed_one(
     State(service): State<Service>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -124,7 +124,7 @@ fn details(meta: &Map<String, Value>) -> Value {
 }
 
 /// `GET /api/tags`: every name of the models that are ready.
-pub async fn tags(State(service): State<Service>) -> Response {
+pub(super) async fn tags(State(service): State<Service>) -> Response {
     let entry = |(name, backend): (String, Arc<dyn Backend>)| {
         json!({
             "name": tagged(&name),
@@ -140,7 +140,7 @@ pub async fn tags(State(service): State<Service>) -> Response {
 }
 
 /// `GET /api/ps`: the models that are loaded, which are those that are ready, each once.
-pub async fn running(State(service): State<Service>) -> Response {
+pub(super) async fn running(State(service): State<Service>) -> Response {
     let entry = |(name, backend): (String, Arc<dyn Backend>)| {
         let meta = backend.meta();
         json!({
@@ -159,7 +159,7 @@ pub async fn running(State(service): State<Service>) -> Response {
 }
 
 /// `POST /api/show`: what is known of a model, named in `model` or, as it was, in `name`.
-pub async fn show(State(service): State<Service>, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, BytesRejection>) -> Response {
     let answer = || {
         let mut fields = Fields::read(&service, body)?;
         fields.rename("name", "model");
@@ -200,6 +200,6 @@ fn max_tokens(meta: &Map<String, Value>) -> Option<u64> {
 }
 
 /// `GET /api/version`: ours, which some clients ask for before anything else.
-pub async fn version() -> Response {
+pub(super) async fn version() -> Response {
     json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
 }

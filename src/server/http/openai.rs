@@ -31,7 +31,11 @@ const NO_RATE_LIMIT: [(&str, &str); 6] = [
 ];
 
 /// `POST /v1/embeddings`.
-pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn embeddings(
+    Scoped(service): Scoped,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     match answer(&service, &headers, body).await {
         Ok(response) => response,
         Err(error) => openai_error(&error),
@@ -76,13 +80,13 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
 }
 
 /// `GET /v1/models`: every name of those that are ready.
-pub async fn models(State(service): State<Service>) -> Response {
+pub(super) async fn models(State(service): State<Service>) -> Response {
     let models: Vec<_> = service.readiness.names().iter().map(|(name, _)| model_entry(name)).collect();
     json_response(StatusCode::OK, &json!({"object": "list", "data": models}))
 }
 
 /// `GET /v1/models/<id>`. A Hub id may have its slash.
-pub async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
+pub(super) async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
     match service.readiness.backend(Some(&name)) {
         Ok(_) => json_response(StatusCode::OK, &model_entry(&name)),
         Err(error) => openai_error(&error),

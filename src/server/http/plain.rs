@@ -23,14 +23,14 @@ use crate::server::service::{Service, beyond};
 
 /// A request's JSON object, whose fields are taken out one by one. `null` is the same as nothing; unknown fields are
 /// ignored, as these APIs do. A field is read when it is taken, as what it must be: nothing is made of what is not asked for.
-pub struct Fields<'a> {
+pub(super) struct Fields<'a> {
     fields: Object,
     service: &'a Service,
 }
 
 /// What a caller wants a vector of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
+pub(super) enum Input {
     /// A text.
     Text(String),
     /// The ids of its tokens.
@@ -39,7 +39,7 @@ pub enum Input {
 
 impl<'a> Fields<'a> {
     /// Reads the body, whatever its Content-Type.
-    pub fn read(service: &'a Service, body: Result<Bytes, BytesRejection>) -> Result<Fields<'a>> {
+    pub(super) fn read(service: &'a Service, body: Result<Bytes, BytesRejection>) -> Result<Fields<'a>> {
         let body = read_body(service, body)?;
         let not_json = |error: &dyn fmt::Display| Error::invalid(format!("the body is not valid JSON: {error}"));
         let text = std::str::from_utf8(&body).map_err(|error| not_json(&error))?;
@@ -58,28 +58,28 @@ impl<'a> Fields<'a> {
     }
 
     /// Lets a field be given by another name.
-    pub fn rename(&mut self, other: &str, key: &str) {
+    pub(super) fn rename(&mut self, other: &str, key: &str) {
         self.fields.rename(other, key);
     }
 
     /// A text.
-    pub fn string(&mut self, key: &str) -> Result<Option<String>> {
+    pub(super) fn string(&mut self, key: &str) -> Result<Option<String>> {
         self.take(key, "a text")
     }
 
     /// `true` or `false`.
-    pub fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
         self.take(key, "true or false")
     }
 
     /// `dimensions`: a positive number.
-    pub fn dimensions(&mut self) -> Result<Option<usize>> {
+    pub(super) fn dimensions(&mut self) -> Result<Option<usize>> {
         let wanted: Option<NonZeroU64> = self.take("dimensions", "a whole number above 0")?;
         Ok(wanted.map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX)))
     }
 
     /// One text, or a list of texts. Token ids, which some clients send instead, are refused: nothing says whose they are.
-    pub fn texts(&mut self, key: &str) -> Result<Vec<String>> {
+    pub(super) fn texts(&mut self, key: &str) -> Result<Vec<String>> {
         let text = |input| match input {
             Input::Text(text) => Ok(text),
             Input::Ids(_) => Err(Error::invalid(format!(
@@ -92,7 +92,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One text or the token ids of one, or a list of either.
-    pub fn inputs(&mut self, key: &str) -> Result<Vec<Input>> {
+    pub(super) fn inputs(&mut self, key: &str) -> Result<Vec<Input>> {
         let raw = self.fields.take(key).filter(|raw| raw.get() != "null");
         let raw = raw.ok_or_else(|| Error::invalid(format!("'{key}' is missing: a text or a list of texts")))?;
         let limits = &self.service.limits;
@@ -172,13 +172,13 @@ impl List {
 }
 
 /// A request without task, prompt and prefix.
-pub fn without_task(text: String) -> EmbedRequest {
+pub(super) fn without_task(text: String) -> EmbedRequest {
     EmbedRequest { text, prompt: Some(String::new()), ..EmbedRequest::default() }
 }
 
 /// Embeds all texts or none: an error says which text it is about. `dimensions` cuts the vectors and scales them to
 /// length 1, and without it `normalize` says whether they are scaled.
-pub async fn embed(
+pub(super) async fn embed(
     service: &Service,
     headers: &HeaderMap,
     requests: Vec<EmbedRequest>,
@@ -204,7 +204,7 @@ pub async fn embed(
 }
 
 /// Tokens of all texts.
-pub fn tokens(embeddings: &[Embedding]) -> u64 {
+pub(super) fn tokens(embeddings: &[Embedding]) -> u64 {
     embeddings.iter().map(|embedding| u64::from(embedding.tokens)).sum()
 }
 

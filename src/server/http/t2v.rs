@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::server::service::Service;
 
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
-pub async fn meta(Scoped(service): Scoped) -> Response {
+pub(super) async fn meta(Scoped(service): Scoped) -> Response {
     match service.meta().await {
         Ok(meta) => json_response(StatusCode::OK, &meta),
         Err(error) => error_response(&error),
@@ -32,7 +32,11 @@ pub async fn meta(Scoped(service): Scoped) -> Response {
 }
 
 /// `POST /vectors`.
-pub async fn vectors(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn vectors(
+    Scoped(service): Scoped,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let body = match read_body(&service, body) {
         Ok(body) => body,
         Err(error) => return error_response(&error),

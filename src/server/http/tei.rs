@@ -27,7 +27,11 @@ use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
 /// `POST /embed`.
-pub async fn embeddings(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn embeddings(
+    Scoped(service): Scoped,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     match answer(&service, &headers, body).await {
         Ok(response) => response,
         Err(error) => tei_error(&error),
@@ -87,7 +91,11 @@ async fn texts_of(service: &Service, inputs: Vec<Input>) -> Result<Vec<String>> 
 }
 
 /// `POST /tokenize`: the tokens of each text, as lists of `{id, text, special, start, stop}`.
-pub async fn tokenize(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn tokenize(
+    Scoped(service): Scoped,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let answer = async {
         let mut fields = Fields::read(&service, body)?;
         let texts = fields.texts("inputs")?;
@@ -124,7 +132,11 @@ pub async fn tokenize(Scoped(service): Scoped, headers: HeaderMap, body: Result<
 }
 
 /// `POST /decode`: `{"ids": …}`, of one text or of several, to a list of texts.
-pub async fn decode(Scoped(service): Scoped, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Response {
+pub(super) async fn decode(
+    Scoped(service): Scoped,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let answer = async {
         let mut fields = Fields::read(&service, body)?;
         let ids = |input| match input {
@@ -142,7 +154,7 @@ pub async fn decode(Scoped(service): Scoped, headers: HeaderMap, body: Result<By
 }
 
 /// `GET /info`. What TEI has and we do not is null.
-pub async fn info(Scoped(service): Scoped) -> Response {
+pub(super) async fn info(Scoped(service): Scoped) -> Response {
     let (backend, meta) = match (service.backend(), service.meta().await) {
         (Ok(backend), Ok(meta)) => (backend, meta),
         (Err(error), _) | (_, Err(error)) => return tei_error(&error),
@@ -175,7 +187,7 @@ pub async fn info(Scoped(service): Scoped) -> Response {
 }
 
 /// `GET /health`: 200 when ready.
-pub async fn health(Scoped(service): Scoped) -> Response {
+pub(super) async fn health(Scoped(service): Scoped) -> Response {
     match service.readiness.reason_for(service.model.as_deref()) {
         None => StatusCode::OK.into_response(),
         Some(reason) => tei_error(&Error::new(ErrorKind::Unavailable, format!("not ready: {reason}"))),

@@ -26,7 +26,7 @@ const STRETCH: usize = 4 * 1024;
 const NUMBERS: usize = 768;
 
 /// A part of an answer.
-pub enum Part {
+pub(super) enum Part {
     /// JSON as it is.
     Json(Cow<'static, str>),
     /// A text, to be quoted.
@@ -38,18 +38,18 @@ pub enum Part {
 }
 
 /// JSON that is written here.
-pub fn fixed(text: &'static str) -> Part {
+pub(super) fn fixed(text: &'static str) -> Part {
     Part::Json(text.into())
 }
 
 /// Any value as JSON, where it is small.
-pub fn value(value: &impl Serialize) -> Part {
+pub(super) fn value(value: &impl Serialize) -> Part {
     // Of texts, numbers and lists of them: nothing of it can fail.
     Part::Json(serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()).into())
 }
 
 /// The entries of a list, with its brackets and commas.
-pub fn list<I, P>(entries: I) -> impl Iterator<Item = Part>
+pub(super) fn list<I, P>(entries: I) -> impl Iterator<Item = Part>
 where
     I: IntoIterator<Item = P>,
     P: IntoIterator<Item = Part>,
@@ -60,7 +60,7 @@ where
 }
 
 /// An answer of these parts: 200, JSON.
-pub fn written<I>(parts: I) -> Response
+pub(super) fn written<I>(parts: I) -> Response
 where
     I: IntoIterator<Item = Part>,
     I::IntoIter: Send + 'static,

@@ -174,6 +174,12 @@ pub struct Batcher<P> {
     shared: Arc<Shared<P>>,
 }
 
+impl<P> std::fmt::Debug for Batcher<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batcher").finish_non_exhaustive()
+    }
+}
+
 impl<P> Clone for Batcher<P> {
     fn clone(&self) -> Self {
         Batcher { shared: self.shared.clone() }
@@ -523,6 +529,12 @@ pub struct Admission<P> {
     tokens: Option<usize>,
 }
 
+impl<P> std::fmt::Debug for Admission<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
 impl<P: Piece> Admission<P> {
     /// How much room there is.
     pub fn tokens(&self) -> usize {
@@ -592,6 +604,12 @@ pub struct Submission<P> {
     shared: Arc<Shared<P>>,
     class: Class,
     call: u64,
+}
+
+impl<P> std::fmt::Debug for Submission<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Submission").field("call", &self.call).finish_non_exhaustive()
+    }
 }
 
 impl<P: Piece> Submission<P> {

@@ -88,6 +88,9 @@ pub struct AccessArgs {
 
 impl AccessArgs {
     /// The usual ways to ask, with this trust and these credentials.
+    ///
+    /// # Errors
+    /// `Config` for files, tokens and headers that cannot be used.
     pub fn options(&self) -> Result<RemoteOptions> {
         Ok(RemoteOptions {
             tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
@@ -99,6 +102,9 @@ impl AccessArgs {
 
 impl UpstreamArgs {
     /// How upstreams are asked.
+    ///
+    /// # Errors
+    /// `Config` for files, tokens and headers that cannot be used.
     pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
         Ok(RemoteOptions {
             attempt_timeout: Duration::from_secs(self.upstream_timeout),

@@ -12,7 +12,7 @@
 //!   CPU with [`text2vec_kernel`], transformers on packed rows (`crates/kernel`).
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
-//! - [`config`]: flags and environment variables. [`cli`]: the subcommands. [`compare`]: two backends on the same texts.
+//! - [`config`]: flags and environment variables. [`app`]: the subcommands. [`compare`]: two backends on the same texts.
 //!   [`telemetry`]: logs, traces and metrics.
 //!
 //! `main` only puts these together.
@@ -20,9 +20,9 @@
 // Unsafe code is the kernels' (`crates/kernel`), and what asks an NVIDIA driver (`crates/engine/src/device`).
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod backend;
 pub mod cache;
-pub mod cli;
 pub mod compare;
 pub mod config;
 pub mod contract;

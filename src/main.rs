@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use text2vec_sidecar::cli;
+use text2vec_sidecar::app;
 use text2vec_sidecar::config;
 
 fn main() -> ExitCode {
-    match cli::run(&config::command_line()) {
+    match app::run(&config::command_line()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

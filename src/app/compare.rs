@@ -1,0 +1,74 @@
+//! `compare`: two sides on the same texts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::assemble::{inference, load};
+use super::embed::check_dimensions;
+use super::logs::init_logs;
+use crate::backend::Backend;
+use crate::backend::remote::startup;
+use crate::compare::{self as comparison, Comparison, Verdict};
+use crate::config::{CompareArgs, ReferenceEnv};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, Result};
+
+/// Prints how two sides compare; an error where they should not share a collection.
+pub(super) async fn compare(args: CompareArgs) -> Result<()> {
+    let reference = ReferenceEnv::from_process()?;
+    init_logs(&args.model, &reference);
+    let texts = match &args.texts {
+        None => comparison::TEXTS.map(str::to_owned).to_vec(),
+        Some(path) => {
+            let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+            let texts: Vec<String> =
+                std::fs::read_to_string(path).map_err(unreadable)?.lines().map(str::to_owned).collect();
+            if texts.iter().all(|text| text.trim().is_empty()) {
+                return Err(Error::config(format!("{} holds no text: write one per line", path.display())));
+            }
+            texts
+        }
+    };
+    let settings = EmbedRequest {
+        task_name: Some(args.task.clone().into()),
+        pooling: Some(args.pooling.clone()),
+        dimensions: args.dimensions,
+        ..EmbedRequest::default()
+    };
+    let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
+    let remote = args.access.options()?;
+    let is_url = |side: &String| side.contains("://");
+    if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
+        return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
+    }
+    // Between two servers nothing is computed here, so no device is asked for.
+    let inference = match [&args.first, &args.second].into_iter().all(is_url) {
+        true => None,
+        false => Some(inference(&args.model, &reference)?),
+    };
+    let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
+    for side in [&args.first, &args.second] {
+        sides.push(match &inference {
+            Some(inference) if !is_url(side) => Arc::new(load(side, &args.model, &reference, inference).await?),
+            _ => {
+                let services = startup::connect(Some(side), None, false, &remote).await?;
+                services.passage.ok_or_else(|| Error::internal("no connection to the server"))?
+            }
+        });
+    }
+    for side in &sides {
+        check_dimensions(args.dimensions, side.info())?;
+    }
+    let comparison = Comparison::run([&*sides[0], &*sides[1]], &requests).await?;
+    println!("first           {}\nsecond          {}\n{comparison}", args.first, args.second);
+    match comparison.verdict() {
+        Verdict::Same | Verdict::Interchangeable => Ok(()),
+        Verdict::Different => Err(Error::invalid("the two sides must not share a collection")),
+    }
+}
+
+/// `host:port`, which is neither a directory nor a Hub id.
+pub(super) fn looks_like_an_address(side: &str) -> bool {
+    let port = |port: &str| port.parse::<u16>().is_ok();
+    side.rsplit_once(':').is_some_and(|(host, end)| !host.contains('/') && port(end)) && !Path::new(side).exists()
+}

@@ -1,0 +1,105 @@
+//! `embed`: vectors on the command line.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::assemble::{inference, load};
+use super::logs::init_logs;
+use crate::backend::{Backend, ModelInfo};
+use crate::config::{EmbedArgs, ModelChoice, ReferenceEnv};
+use crate::contract::request::EmbedRequest;
+use crate::error::{Error, Result};
+
+/// Lines of standard input that `embed` works on at once.
+pub(super) const EMBED_LINES: usize = 64;
+
+#[derive(Serialize)]
+pub(super) struct EmbedLine<'a> {
+    pub(super) text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) vector: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dims: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<&'a str>,
+}
+
+/// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.
+pub(super) async fn embed(args: EmbedArgs) -> Result<()> {
+    let reference = ReferenceEnv::from_process()?;
+    init_logs(&args.model, &reference);
+    let [ModelChoice { source, .. }] = &reference.models(&args.model)?[..] else {
+        return Err(Error::config("embed works with one model: give --model once"));
+    };
+    let backend = load(source, &args.model, &reference, &inference(&args.model, &reference)?).await?;
+    check_dimensions(args.dimensions, backend.info())?;
+    let settings = EmbedRequest {
+        task_name: Some(args.task.clone().into()),
+        pooling: Some(args.pooling.clone()),
+        dimensions: args.dimensions,
+        ..EmbedRequest::default()
+    };
+    let progress = progress_bar(args.texts.len());
+    let mut lines: Box<dyn Iterator<Item = std::io::Result<String>>> = if args.texts.is_empty() {
+        Box::new(std::io::stdin().lock().lines())
+    } else {
+        Box::new(args.texts.clone().into_iter().map(Ok))
+    };
+    let mut failed = 0;
+    loop {
+        let texts: Vec<String> = lines
+            .by_ref()
+            .take(EMBED_LINES)
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
+        if texts.is_empty() {
+            break;
+        }
+        let requests = texts.iter().map(|text| EmbedRequest { text: text.clone(), ..settings.clone() }).collect();
+        let results = backend.embed(requests).await?;
+        let mut out = std::io::stdout().lock();
+        for (text, result) in texts.iter().zip(&results) {
+            failed += usize::from(result.is_err());
+            let vector = result.as_ref().ok().map(|embedding| &*embedding.vector);
+            let error = result.as_ref().err().map(Error::message);
+            let line = serde_json::to_string(&EmbedLine { text, vector, dims: vector.map(<[f32]>::len), error })
+                .map_err(|error| Error::internal(format!("an answer could not be written as JSON: {error}")))?;
+            match writeln!(out, "{line}") {
+                Ok(()) => {}
+                // `head` has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(Error::internal(format!("standard output cannot be written: {error}"))),
+            }
+        }
+        progress.inc(texts.len() as u64);
+    }
+    progress.finish_and_clear();
+    match failed {
+        0 => Ok(()),
+        failed => Err(Error::invalid(format!("{failed} texts could not be embedded: see their \"error\""))),
+    }
+}
+
+/// Refuses `--dimensions` that no vector of the model has.
+pub(super) fn check_dimensions(wanted: Option<i64>, model: &ModelInfo) -> Result<()> {
+    match (wanted, model.dimensions) {
+        (Some(wanted), Some(there_are)) if wanted < 1 || wanted > there_are as i64 => Err(Error::config(format!(
+            "--dimensions is {wanted}, but the vectors of {} have {there_are}: ask for 1 to {there_are}",
+            model.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn progress_bar(texts: usize) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let (length, template) = match texts {
+        0 => (None, "{spinner} {pos} texts, {per_sec}"),
+        texts => (Some(texts as u64), "{bar:40} {pos}/{len} texts, {per_sec}"),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(length, target).with_style(style)
+}

@@ -1,0 +1,14 @@
+//! The subcommands: what each puts together. [`assemble`] makes backends of flags, for all of them.
+
+mod assemble;
+mod compare;
+mod download;
+mod embed;
+mod healthcheck;
+mod logs;
+mod run;
+mod serve;
+mod served;
+mod signals;
+
+pub use run::run;

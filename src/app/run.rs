@@ -1,0 +1,34 @@
+//! Which subcommand it is.
+
+use clap::{ArgMatches, FromArgMatches};
+
+use super::compare::compare;
+use super::download::download;
+use super::embed::embed;
+use super::healthcheck::healthcheck;
+use super::serve::serve;
+use crate::config::{self, Cli, Command, ReferenceEnv};
+use crate::error::{Error, Result};
+
+/// Runs the chosen subcommand to its end.
+///
+/// # Errors
+/// Whatever keeps it from its end; for settings that do not fit, and for `--help`, the process ends here as clap ends it.
+pub fn run(matches: &ArgMatches) -> Result<()> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) if args.print_config => {
+            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?.beside(&args)?)?);
+            Ok(())
+        }
+        Command::Serve(args) => runtime.block_on(serve(*args)),
+        Command::Download(args) => runtime.block_on(download(args)),
+        Command::Embed(args) => runtime.block_on(embed(args)),
+        Command::Compare(args) => runtime.block_on(compare(args)),
+        Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
+    }
+}

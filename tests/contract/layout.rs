@@ -9,8 +9,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lib.rs", &[]),
     ("compare.rs", &["backend", "contract", "error"]),
     ("app/", &["backend", "cache", "compare", "config", "contract", "error", "model", "server", "telemetry"]),
-    ("config.rs", &["backend", "cache", "contract", "error", "model", "server", "telemetry"]),
-    ("config/", &["backend", "config", "contract", "error", "server", "telemetry"]),
+    ("config.rs", &["config"]),
+    ("config/", &["backend", "cache", "config", "contract", "error", "model", "server", "telemetry"]),
     ("server/", &["backend", "contract", "error", "proto", "server", "telemetry"]),
     ("cache.rs", &["backend", "contract", "error", "telemetry"]),
     ("backend/", &["backend", "contract", "error", "model", "telemetry"]),
@@ -48,7 +48,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
     ("opentelemetry_sdk", &["telemetry/"]),
     ("text2vec_kernel", &["backend/local/", "error.rs", "server/freed.rs", "app/"]),
-    ("text2vec_engine", &["backend/local/", "model/", "config.rs", "config/device.rs", "app/"]),
+    ("text2vec_engine", &["backend/local/", "model/", "config/", "app/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -106,9 +106,9 @@ async fn memory_of(server: &Process, body: Bytes, time: Duration, allowed: f64) 
 /// 4 MB of such a text cost at most this much memory for each MB.
 const MIB_PER_MB: f64 = 90.0;
 
-/// What may be left of it, beside less than a look for freed memory is worth (`server/freed.rs`), in MiB.
+/// What may be left of it, in MiB.
 fn most_left(idle: f64) -> f64 {
-    1.3 * idle + 16.0
+    1.3 * idle
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

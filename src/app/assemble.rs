@@ -45,13 +45,13 @@ pub(super) async fn serve_models(
 }
 
 /// One cache around all backends.
-pub(super) struct SharedCache {
+struct SharedCache {
     pub(super) options: CacheOptions,
     pub(super) first: Option<Arc<Cached>>,
 }
 
 impl SharedCache {
-    pub(super) fn around(&mut self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    fn around(&mut self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
         let cached = match &self.first {
             Some(first) => Some(first.beside(backend.clone())),
             None => Cached::around(backend.clone(), self.options),
@@ -141,7 +141,7 @@ pub(super) fn class_upstreams(
 }
 
 /// A backend by its name.
-pub(super) type Named = (String, Arc<dyn Backend>);
+type Named = (String, Arc<dyn Backend>);
 
 /// Another server for all texts, and the other names of its models; or for the texts of one task, and then a model here for
 /// the other.
@@ -172,13 +172,13 @@ pub(super) async fn connect(
 }
 
 /// The names an upstream's models have there, beside the one that its backend is listed by.
-pub(super) fn other_names(upstream: &Arc<Remote>, cache: &mut SharedCache) -> Vec<Named> {
+fn other_names(upstream: &Arc<Remote>, cache: &mut SharedCache) -> Vec<Named> {
     let cached = |(name, remote): (String, Arc<Remote>)| (name, cache.around(remote));
     upstream.models().into_iter().map(cached).collect()
 }
 
 /// Connects to the upstreams that are models beside others, all at once, each ready as itself.
-pub(super) async fn connect_named(
+async fn connect_named(
     args: &ServeArgs,
     served: &[Served],
     reference: &ReferenceEnv,
@@ -215,7 +215,7 @@ pub(super) async fn connect_named(
 }
 
 /// The model here for the task that is not forwarded.
-pub(super) async fn beside_upstream(
+async fn beside_upstream(
     args: &ServeArgs,
     model: &Option<String>,
     reference: &ReferenceEnv,
@@ -234,7 +234,7 @@ pub(super) async fn beside_upstream(
 }
 
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
-pub(super) async fn load_and_warm(
+async fn load_and_warm(
     args: &ServeArgs,
     served: &[Served],
     reference: &ReferenceEnv,

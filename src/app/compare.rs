@@ -68,7 +68,7 @@ pub(super) async fn compare(args: CompareArgs) -> Result<()> {
 }
 
 /// `host:port`, which is neither a directory nor a Hub id.
-pub(super) fn looks_like_an_address(side: &str) -> bool {
+fn looks_like_an_address(side: &str) -> bool {
     let port = |port: &str| port.parse::<u16>().is_ok();
     side.rsplit_once(':').is_some_and(|(host, end)| !host.contains('/') && port(end)) && !Path::new(side).exists()
 }

@@ -13,15 +13,15 @@ use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 
 /// Lines of standard input that `embed` works on at once.
-pub(super) const EMBED_LINES: usize = 64;
+const EMBED_LINES: usize = 64;
 
 #[derive(Serialize)]
-pub(super) struct EmbedLine<'a> {
+struct EmbedLine<'a> {
     pub(super) text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) vector: Option<&'a [f32]>,
+    vector: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) dims: Option<usize>,
+    dims: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<&'a str>,
 }
@@ -93,7 +93,7 @@ pub(super) fn check_dimensions(wanted: Option<i64>, model: &ModelInfo) -> Result
     }
 }
 
-pub(super) fn progress_bar(texts: usize) -> ProgressBar {
+fn progress_bar(texts: usize) -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let (length, template) = match texts {

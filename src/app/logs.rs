@@ -4,6 +4,7 @@ use crate::config::{ModelArgs, ReferenceEnv};
 use crate::telemetry::metrics::metrics;
 use crate::telemetry::{self, LogFormat};
 
+/// How log lines look: by the flag, else by the reference's variable.
 pub(super) fn log_format(args: &ModelArgs, reference: &ReferenceEnv) -> LogFormat {
     args.log_format.or(reference.log_format).unwrap_or_default()
 }
@@ -14,6 +15,7 @@ pub(super) fn init_logs(args: &ModelArgs, reference: &ReferenceEnv) {
     warn(reference);
 }
 
+/// Says what the environment asks for that cannot be honoured.
 pub(super) fn warn(reference: &ReferenceEnv) {
     metrics().cuda_unavailable.set(reference.cuda_wanted.into());
     for warning in &reference.warnings {

@@ -72,7 +72,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
 }
 
 /// All that `serve` does before it is ready, without a port. A first text is embedded.
-pub(super) async fn check(
+async fn check(
     args: &ServeArgs,
     served: &[Served],
     forwards: &Forwards,
@@ -100,7 +100,7 @@ pub(super) async fn check(
 
 /// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more. Answers how many
 /// it has now; `None`: not known.
-pub(super) fn raise_file_limit() -> Option<u64> {
+fn raise_file_limit() -> Option<u64> {
     let raised = rlimit::increase_nofile_limit(u64::MAX);
     if let Err(error) = &raised {
         tracing::warn!("the limit of open files could not be raised: {error}");
@@ -108,7 +108,7 @@ pub(super) fn raise_file_limit() -> Option<u64> {
     raised.ok().or_else(|| rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(files, _)| files))
 }
 
-pub(super) fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {
+fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| Error::internal(format!("the server failed: {error}"));
     ended.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }

@@ -21,7 +21,7 @@ pub struct Readiness {
 
 impl std::fmt::Debug for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Readiness").field("reason", &self.reason()).finish_non_exhaustive()
+        f.debug_struct("Readiness").finish_non_exhaustive()
     }
 }
 

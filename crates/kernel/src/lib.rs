@@ -40,9 +40,6 @@
 //! - *NaN is not hidden*: it comes out where it went in, for the caller to find.
 //! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
 
-#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
-#![warn(clippy::missing_errors_doc, clippy::undocumented_unsafe_blocks)]
-
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod attention;

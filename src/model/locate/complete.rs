@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use text2vec_engine::onnx::graph_file;
+use text2vec_engine::onnx::is_only_weights;
+use text2vec_engine::weights::WEIGHT_FILES;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -78,7 +79,7 @@ pub(super) fn lacks(dir: &Path) -> Result<Vec<String>> {
     {
         missing.push(named(&body, "tokenizer.json"));
     }
-    if graph_file(dir).is_none() {
+    if !is_only_weights(dir) {
         missing.extend(lacks_weights(dir, &body)?);
     }
     Ok(missing)
@@ -94,9 +95,7 @@ fn lacks_weights(dir: &Path, folder: &str) -> Result<Vec<String>> {
         weight_map: std::collections::BTreeMap<String, String>,
     }
     let at = dir.join(folder);
-    for (single, index) in
-        [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
-    {
+    for (single, index) in WEIGHT_FILES {
         if at.join(single).is_file() {
             refuse_pointer(&at.join(single))?;
             return Ok(Vec::new());

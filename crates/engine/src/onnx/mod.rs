@@ -13,6 +13,7 @@ use std::sync::Arc;
 use self::recognise::{Recognised, Rows};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
+use crate::weights::WEIGHT_FILES;
 use text2vec_kernel::Kernels;
 use text2vec_kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
 
@@ -26,9 +27,8 @@ pub fn graph_file(dir: &Path) -> Option<PathBuf> {
 
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {
-    let others =
-        ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-    graph_file(dir).is_some() && !others.iter().any(|name| dir.join(name).exists())
+    let mut others = WEIGHT_FILES.into_iter().flat_map(|(single, index)| [single, index]);
+    graph_file(dir).is_some() && !others.any(|name| dir.join(name).exists())
 }
 
 /// A quantised encoder, run as ONNX Runtime 1.22 would.

@@ -53,15 +53,17 @@ impl Source for WeightFile {
     }
 }
 
+/// Names of weights: of one file, or of the index that names the shards; in the order of choice.
+pub const WEIGHT_FILES: [(&str, &str); 2] =
+    [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")];
+
 /// The weight files of a directory: one file, or the shards its index names; safetensors before torch's own format, as
 /// transformers chooses.
 ///
 /// # Errors
 /// `Unusable` if there are none, or an index cannot be used.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    for (single, index) in
-        [("model.safetensors", "model.safetensors.index.json"), ("pytorch_model.bin", "pytorch_model.bin.index.json")]
-    {
+    for (single, index) in WEIGHT_FILES {
         let single = dir.join(single);
         if single.is_file() {
             return Ok(vec![single]);

@@ -1,5 +1,6 @@
 //! Configuration: each flag is also a `T2V_*` variable ([`args`]). The variables of the reference container are read in
-//! [`mod@reference`], and count where neither flag nor `T2V_*` variable is given.
+//! [`mod@reference`], and count where neither flag nor `T2V_*` variable is given. Both become [`Settings`], once: the commands
+//! read nothing else, and `--print-config` prints their table.
 
 // What stands above a flag is its help text, which is no Markdown.
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
@@ -11,7 +12,9 @@ mod model_choice;
 mod numbers;
 mod reference;
 mod security;
-mod shown;
+mod serves;
+mod settings;
+mod table;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -23,5 +26,9 @@ pub use mistakes::{REFERENCE_VARIABLES, command_line};
 pub use model_choice::{DEFAULT_MODEL, ModelChoice};
 pub use reference::ReferenceEnv;
 pub use security::{Secret, SecurityArgs};
-pub use shown::shown;
+pub use serves::{Served, Serves, Side};
+pub use settings::{
+    CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, SecuritySettings, Settings, UpstreamSettings,
+};
+pub use table::{Line, Source, Table};
 pub use upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};

@@ -1,4 +1,4 @@
-//! From flags to backends: models loaded, upstreams connected, caches around both.
+//! From settings to backends: models loaded, upstreams connected, caches around both.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
@@ -7,14 +7,14 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::served::{Forwards, Served};
 use crate::backend::Backend;
 use crate::backend::local::{Inference, LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
-use crate::backend::remote::{Remote, RemoteOptions, startup};
+use crate::backend::remote::startup::{self, Services};
+use crate::backend::remote::{Remote, RemoteOptions};
 use crate::cache::{CacheOptions, Cached};
-use crate::config::{ModelArgs, ModelChoice, ReferenceEnv, ServeArgs, UpstreamChoice};
+use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, UpstreamChoice};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
@@ -23,25 +23,29 @@ use crate::model::modules::ProfileHints;
 use crate::server::Readiness;
 use text2vec_engine::device;
 
-/// Makes everything ready that is served.
-pub(super) async fn serve_models(
-    args: &ServeArgs,
-    served: &[Served],
-    forwards: &Forwards,
-    reference: &ReferenceEnv,
-    remote: &RemoteOptions,
-    readiness: &Readiness,
-) -> Result<()> {
-    if forwards.any() {
-        let (backend, also) = connect(args, forwards, reference, remote).await?;
-        readiness.ready(backend);
-        also.into_iter().for_each(|(name, backend)| readiness.also(name, backend));
-        return Ok(());
+/// What is served, not ready yet.
+pub(super) fn readiness_of(serves: &Serves) -> Readiness {
+    match serves {
+        Serves::ByTask { .. } => Readiness::default(),
+        Serves::Named(served) => Readiness::of(served.iter().map(|served| served.name().cloned())),
     }
-    let upstreams = served.iter().any(|served| matches!(served, Served::Upstream(_)));
-    let mut cache = SharedCache { options: reference.caches(args, upstreams).0, first: None };
-    load_and_warm(args, served, reference, &mut cache, readiness).await?;
-    connect_named(args, served, reference, remote, &mut cache, readiness).await
+}
+
+/// Makes everything ready that is served.
+pub(super) async fn serve_models(settings: &Settings, remote: &RemoteOptions, readiness: &Readiness) -> Result<()> {
+    let mut cache = SharedCache { options: settings.cache.served, first: None };
+    match &settings.serves {
+        Serves::ByTask { passage, query } => {
+            let (backend, also) = by_task(settings, (passage, query), remote, &mut cache).await?;
+            readiness.ready(backend);
+            also.into_iter().for_each(|(name, backend)| readiness.also(name, backend));
+            Ok(())
+        }
+        Serves::Named(served) => {
+            load_and_warm(&settings.model, served, &mut cache, readiness).await?;
+            connect_named(settings, served, remote, &mut cache, readiness).await
+        }
+    }
 }
 
 /// One cache around all backends.
@@ -64,42 +68,41 @@ impl SharedCache {
 }
 
 /// The queue and the threads for all models of this process. A GPU that cannot be used is an error here.
-pub(super) fn inference(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Arc<Inference>> {
-    let cards = device::open(&reference.device(args))?;
+pub(super) fn inference(settings: &ModelSettings) -> Result<Arc<Inference>> {
+    let cards = device::open(&settings.device)?;
     for card in &cards {
         tracing::info!(card = %format!("cuda:{} ({})", card.number, card.name), "a GPU is ready");
     }
     Ok(Arc::new(match cards.is_empty() {
-        true => Inference::start(args.threads, args.max_waiting_tokens)?,
-        false => Inference::start_on(cards, args.max_waiting_tokens)?,
+        true => Inference::start(settings.threads, settings.max_waiting_tokens)?,
+        false => Inference::start_on(cards, settings.max_waiting_tokens)?,
     }))
 }
 
 /// Finds (or downloads) and loads a model.
 pub(super) async fn load(
     name: &str,
-    args: &ModelArgs,
-    reference: &ReferenceEnv,
+    settings: &ModelSettings,
     inference: &Arc<Inference>,
 ) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
-    let found = locate::locate(name, args.revision.as_deref(), &hub).await?;
+    let found = locate::locate(name, settings.revision.as_deref(), &hub).await?;
     let options = LocalOptions {
         dir: found.path,
         marker_root: Some(found.markers),
         id: found.id,
-        profile: args.profile.0,
-        hints: ProfileHints { in_image: found.in_image, ..reference.hints },
-        direct_tokenize: args.direct_tokenize.unwrap_or(reference.direct_tokenize),
-        task_prefixes: args.task_prefixes,
-        reference_prefixes: reference.task_prefixes,
-        apply_dimensions: args.apply_dimensions.unwrap_or(false),
-        engine: args.engine,
-        precision: args.precision,
-        threads: args.threads,
-        waiting_tokens: args.max_waiting_tokens,
-        queries_first: args.queries_first,
+        profile: settings.profile,
+        hints: ProfileHints { in_image: found.in_image, ..settings.hints },
+        direct_tokenize: settings.direct_tokenize,
+        task_prefixes: settings.task_prefixes,
+        reference_prefixes: settings.reference_prefixes,
+        apply_dimensions: settings.apply_dimensions,
+        engine: settings.engine,
+        precision: settings.precision,
+        threads: settings.threads,
+        waiting_tokens: settings.max_waiting_tokens,
+        queries_first: settings.queries_first,
     };
     let inference = inference.clone();
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load_beside(&options, inference))
@@ -113,7 +116,7 @@ pub(super) async fn load(
         chosen_by,
         dimensions = backend.info().dimensions,
         max_tokens = backend.max_tokens(),
-        precision = args.precision.name(),
+        precision = settings.precision.name(),
         device = backend.device(),
         engine,
         threads,
@@ -124,12 +127,8 @@ pub(super) async fn load(
 }
 
 /// The upstreams that classes may name, with one cache for all of them.
-pub(super) fn class_upstreams(
-    args: &ServeArgs,
-    reference: &ReferenceEnv,
-    remote: &RemoteOptions,
-) -> Result<ClassUpstreams> {
-    let (_, room) = reference.caches(args, true);
+pub(super) fn class_upstreams(settings: &Settings, remote: &RemoteOptions) -> ClassUpstreams {
+    let room = settings.cache.of_classes;
     let first: OnceLock<Option<Arc<Cached>>> = OnceLock::new();
     let wrap = move |backend: Arc<dyn Backend>| -> Arc<dyn Backend> {
         match first.get_or_init(|| Cached::around(backend.clone(), room)) {
@@ -137,38 +136,69 @@ pub(super) fn class_upstreams(
             None => backend,
         }
     };
-    Ok(ClassUpstreams::new(reference.allowed(args)?, remote.clone(), Box::new(wrap)))
+    ClassUpstreams::new(settings.upstreams.allowed.clone(), remote.clone(), Box::new(wrap))
 }
 
 /// A backend by its name.
 type Named = (String, Arc<dyn Backend>);
 
-/// Another server for all texts, and the other names of its models; or for the texts of one task, and then a model here for
-/// the other.
-pub(super) async fn connect(
-    args: &ServeArgs,
-    forwards: &Forwards,
-    reference: &ReferenceEnv,
+/// Who embeds passages and who embeds queries, as one backend; of an upstream for both also the other names of its models.
+async fn by_task(
+    settings: &Settings,
+    sides: (&Side, &Side),
     remote: &RemoteOptions,
+    cache: &mut SharedCache,
 ) -> Result<(Arc<dyn Backend>, Vec<Named>)> {
-    let (passage, query) = (forwards.passage.as_deref(), forwards.query.as_deref());
-    let services = startup::connect(passage, query, reference.waits(args), remote).await?;
-    let mut cache = SharedCache { options: reference.caches(args, true).0, first: None };
-    let backend: Arc<dyn Backend> = match (services.passage, services.query) {
-        (Some(passage), Some(query)) if Arc::ptr_eq(&passage, &query) => {
-            let backend = cache.around(passage.clone());
-            return Ok((backend, other_names(&passage, &mut cache)));
+    fn url(side: &Side) -> Option<&str> {
+        match side {
+            Side::Upstream(url) => Some(url),
+            Side::Model(_) => None,
         }
-        (Some(passage), Some(query)) => Arc::new(Paired::new(passage, query)?),
-        (Some(passage), None) => {
-            Arc::new(Paired::new(passage, beside_upstream(args, &args.query_model, reference).await?)?)
-        }
-        (None, Some(query)) => {
-            Arc::new(Paired::new(beside_upstream(args, &args.passage_model, reference).await?, query)?)
-        }
-        (None, None) => return Err(Error::internal("nothing to forward to")),
+    }
+    let services = match (url(sides.0), url(sides.1)) {
+        (None, None) => Services::default(),
+        (passage, query) => startup::connect(passage, query, settings.upstreams.wait, remote).await?,
     };
-    Ok((cache.around(backend), Vec::new()))
+    if let (Some(passage), Some(query)) = (&services.passage, &services.query)
+        && Arc::ptr_eq(passage, query)
+    {
+        let backend = cache.around(passage.clone());
+        return Ok((backend, other_names(passage, cache)));
+    }
+    let mut here = Here { settings: &settings.model, inference: None };
+    let passage = here.or_upstream(sides.0, services.passage).await?;
+    let query = here.or_upstream(sides.1, services.query).await?;
+    Ok((cache.around(Arc::new(Paired::new(passage, query)?)), Vec::new()))
+}
+
+/// Models in this process, with one queue and its threads for all of them.
+struct Here<'a> {
+    settings: &'a ModelSettings,
+    /// Begun with the first model.
+    inference: Option<Arc<Inference>>,
+}
+
+impl Here<'_> {
+    /// Loads a model, and lets it make a vector of each kind.
+    async fn model(&mut self, source: &str) -> Result<Arc<dyn Backend>> {
+        let inference = match &self.inference {
+            Some(inference) => inference.clone(),
+            None => inference(self.settings)?,
+        };
+        self.inference = Some(inference.clone());
+        let backend: Arc<dyn Backend> = Arc::new(load(source, self.settings, &inference).await?);
+        warm(&*backend).await?;
+        Ok(backend)
+    }
+
+    /// Who embeds the texts of a task.
+    async fn or_upstream(&mut self, side: &Side, upstream: Option<Arc<Remote>>) -> Result<Arc<dyn Backend>> {
+        match (side, upstream) {
+            (Side::Model(source), _) => self.model(source).await,
+            (Side::Upstream(_), Some(upstream)) => Ok(upstream),
+            (Side::Upstream(_), None) => Err(Error::internal("no connection to the server")),
+        }
+    }
 }
 
 /// The names an upstream's models have there, beside the one that its backend is listed by.
@@ -179,17 +209,16 @@ fn other_names(upstream: &Arc<Remote>, cache: &mut SharedCache) -> Vec<Named> {
 
 /// Connects to the upstreams that are models beside others, all at once, each ready as itself.
 async fn connect_named(
-    args: &ServeArgs,
+    settings: &Settings,
     served: &[Served],
-    reference: &ReferenceEnv,
     remote: &RemoteOptions,
     cache: &mut SharedCache,
     readiness: &Readiness,
 ) -> Result<()> {
     let connecting = served.iter().enumerate().filter_map(|(place, served)| match served {
         Served::Upstream(UpstreamChoice { urls, .. }) => Some(async move {
-            let services =
-                startup::connect(Some(urls.as_str()), Some(urls.as_str()), reference.waits(args), remote).await?;
+            let urls = Some(urls.as_str());
+            let services = startup::connect(urls, urls, settings.upstreams.wait, remote).await?;
             let upstream = services.passage.ok_or_else(|| Error::internal("no connection to the server"))?;
             Ok::<_, Error>((place, upstream))
         }),
@@ -214,44 +243,14 @@ async fn connect_named(
     Ok(())
 }
 
-/// The model here for the task that is not forwarded.
-async fn beside_upstream(
-    args: &ServeArgs,
-    model: &Option<String>,
-    reference: &ReferenceEnv,
-) -> Result<Arc<dyn Backend>> {
-    let source = match model {
-        Some(source) => source.clone(),
-        None => match &reference.models(&args.model)?[..] {
-            [ModelChoice { source, .. }] => source.clone(),
-            _ => return Err(Error::config("beside an upstream there is room for one model: give --model once")),
-        },
-    };
-    let backend: Arc<dyn Backend> =
-        Arc::new(load(&source, &args.model, reference, &inference(&args.model, reference)?).await?);
-    warm(&*backend).await?;
-    Ok(backend)
-}
-
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
 async fn load_and_warm(
-    args: &ServeArgs,
+    settings: &ModelSettings,
     served: &[Served],
-    reference: &ReferenceEnv,
     cache: &mut SharedCache,
     readiness: &Readiness,
 ) -> Result<()> {
-    if !served.is_empty() && served.iter().all(|served| matches!(served, Served::Upstream(_))) {
-        return Ok(());
-    }
-    let inference = inference(&args.model, reference)?;
-    if let (Some(passage), Some(query)) = (&args.passage_model, &args.query_model) {
-        let passage = load(passage, &args.model, reference, &inference).await?;
-        let query = load(query, &args.model, reference, &inference).await?;
-        let pair: Arc<dyn Backend> = Arc::new(Paired::new(Arc::new(passage), Arc::new(query))?);
-        warm(&*pair).await?;
-        readiness.ready(cache.around(pair));
-    }
+    let mut here = Here { settings, inference: None };
     let mut loaded: Vec<(&str, Arc<dyn Backend>)> = Vec::new();
     for (place, served) in served.iter().enumerate() {
         let Served::Model(ModelChoice { source, .. }) = served else { continue };
@@ -259,11 +258,7 @@ async fn load_and_warm(
         let known = loaded.iter().find(|(other, _)| other == source).map(|(_, backend)| backend.clone());
         let backend = match known {
             Some(backend) => backend,
-            None => {
-                let backend: Arc<dyn Backend> = Arc::new(load(source, &args.model, reference, &inference).await?);
-                warm(&*backend).await?;
-                cache.around(backend)
-            }
+            None => cache.around(here.model(source).await?),
         };
         loaded.push((source, backend.clone()));
         readiness.model_ready(place, backend);

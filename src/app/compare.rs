@@ -9,14 +9,14 @@ use super::logs::init_logs;
 use crate::backend::Backend;
 use crate::backend::remote::startup;
 use crate::compare::{self as comparison, Comparison, Verdict};
-use crate::config::{CompareArgs, ReferenceEnv};
+use crate::config::{CompareArgs, CompareCommand};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 
 /// Prints how two sides compare; an error where they should not share a collection.
-pub(super) async fn compare(args: CompareArgs) -> Result<()> {
-    let reference = ReferenceEnv::from_process()?;
-    init_logs(&args.model, &reference);
+pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Result<()> {
+    let CompareCommand { model, remote } = command;
+    init_logs(&model);
     let texts = match &args.texts {
         None => comparison::TEXTS.map(str::to_owned).to_vec(),
         Some(path) => {
@@ -36,7 +36,6 @@ pub(super) async fn compare(args: CompareArgs) -> Result<()> {
         ..EmbedRequest::default()
     };
     let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-    let remote = args.access.options()?;
     let is_url = |side: &String| side.contains("://");
     if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
         return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
@@ -44,12 +43,12 @@ pub(super) async fn compare(args: CompareArgs) -> Result<()> {
     // Between two servers nothing is computed here, so no device is asked for.
     let inference = match [&args.first, &args.second].into_iter().all(is_url) {
         true => None,
-        false => Some(inference(&args.model, &reference)?),
+        false => Some(inference(&model)?),
     };
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
         sides.push(match &inference {
-            Some(inference) if !is_url(side) => Arc::new(load(side, &args.model, &reference, inference).await?),
+            Some(inference) if !is_url(side) => Arc::new(load(side, &model, inference).await?),
             _ => {
                 let services = startup::connect(Some(side), None, false, &remote).await?;
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?

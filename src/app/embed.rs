@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::assemble::{inference, load};
 use super::logs::init_logs;
 use crate::backend::{Backend, ModelInfo};
-use crate::config::{EmbedArgs, ModelChoice, ReferenceEnv};
+use crate::config::{EmbedArgs, EmbedCommand};
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 
@@ -27,13 +27,10 @@ struct EmbedLine<'a> {
 }
 
 /// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.
-pub(super) async fn embed(args: EmbedArgs) -> Result<()> {
-    let reference = ReferenceEnv::from_process()?;
-    init_logs(&args.model, &reference);
-    let [ModelChoice { source, .. }] = &reference.models(&args.model)?[..] else {
-        return Err(Error::config("embed works with one model: give --model once"));
-    };
-    let backend = load(source, &args.model, &reference, &inference(&args.model, &reference)?).await?;
+pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> {
+    let EmbedCommand { source, model } = command;
+    init_logs(&model);
+    let backend = load(&source, &model, &inference(&model)?).await?;
     check_dimensions(args.dimensions, backend.info())?;
     let settings = EmbedRequest {
         task_name: Some(args.task.clone().into()),

@@ -1,4 +1,4 @@
-//! The subcommands: what each puts together. [`assemble`] makes backends of flags, for all of them.
+//! The subcommands: what each puts together. [`assemble`] makes backends of settings, for all of them.
 
 mod assemble;
 mod compare;
@@ -8,7 +8,6 @@ mod healthcheck;
 mod logs;
 mod run;
 mod serve;
-mod served;
 mod signals;
 
 pub use run::run;

@@ -1,13 +1,14 @@
 //! Which subcommand it is.
 
 use clap::{ArgMatches, FromArgMatches};
+use futures_util::FutureExt;
 
 use super::compare::compare;
 use super::download::download;
 use super::embed::embed;
 use super::healthcheck::healthcheck;
-use super::serve::serve;
-use crate::config::{self, Cli, Command, ReferenceEnv};
+use super::serve::{check, serve};
+use crate::config::{Cli, Command, CompareCommand, EmbedCommand, Settings};
 use crate::error::{Error, Result};
 
 /// Runs the chosen subcommand to its end.
@@ -21,14 +22,17 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         .build()
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
-        Command::Serve(args) if args.print_config => {
-            print!("{}", config::shown(matches, &args, &ReferenceEnv::from_process()?.beside(&args)?)?);
-            Ok(())
+        Command::Serve(args) => {
+            let settings = Settings::resolve(matches, &args)?;
+            if args.print_config {
+                print!("{}", settings.table);
+                return Ok(());
+            }
+            runtime.block_on(if args.check { check(settings).boxed() } else { serve(settings).boxed() })
         }
-        Command::Serve(args) => runtime.block_on(serve(*args)),
         Command::Download(args) => runtime.block_on(download(args)),
-        Command::Embed(args) => runtime.block_on(embed(args)),
-        Command::Compare(args) => runtime.block_on(compare(args)),
+        Command::Embed(args) => runtime.block_on(embed(EmbedCommand::resolve(matches, &args)?, args)),
+        Command::Compare(args) => runtime.block_on(compare(CompareCommand::resolve(matches, &args)?, args)),
         Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
     }
 }

@@ -4,50 +4,40 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use super::assemble::{class_upstreams, serve_models, warm};
-use super::logs::{log_format, warn};
-use super::served::{Forwards, Served, readiness_of, served};
+use super::assemble::{class_upstreams, readiness_of, serve_models, warm};
+use super::logs::warn;
 use super::signals::{hangups, termination};
 use crate::backend::Backend;
 use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::itself::Itself;
 use crate::compare as comparison;
-use crate::config::{ReferenceEnv, ServeArgs};
+use crate::config::{Serves, Settings};
 use crate::error::{Error, Result};
-use crate::server;
+use crate::server::{self, ServerOptions};
 use crate::telemetry;
 use text2vec_kernel::keep_little_freed;
 
 /// Bind first, load second, ready last.
-pub(super) async fn serve(args: ServeArgs) -> Result<()> {
-    let reference = ReferenceEnv::from_process()?.beside(&args)?;
-    let _telemetry = telemetry::init(log_format(&args.model, &reference));
-    warn(&reference);
-    let mut remote = args.upstream.options(args.max_wait)?;
-    let upstreams = class_upstreams(&args, &reference, &remote)?;
-    let mut options = reference.server(&args, Arc::new(upstreams))?;
-    let forwards = Forwards::of(&args, &reference);
-    let served = served(&args, &forwards, &reference)?;
-    if args.check {
-        remote.itself = Some(Itself::new(args.listen));
-        return check(&args, &served, &forwards, &reference, &remote).await;
-    }
+pub(super) async fn serve(settings: Settings) -> Result<()> {
+    let _telemetry = telemetry::init(settings.model.log.format);
+    warn(&settings.model);
+    let (mut remote, mut options) = open(&settings)?;
     options.open_files = raise_file_limit();
     keep_little_freed();
-    let listener = TcpListener::bind(args.listen).await.map_err(|error| match error.kind() {
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Error::config(format!(
             "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
-            args.listen
+            settings.listen
         )),
-        _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", args.listen)),
+        _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", settings.listen)),
     })?;
-    let address = listener.local_addr().unwrap_or(args.listen);
-    if forwards.any() || served.iter().any(|served| matches!(served, Served::Upstream(_))) {
+    let address = listener.local_addr().unwrap_or(settings.listen);
+    if settings.serves.forwards() {
         remote.itself = Some(Itself::new(address));
         options.itself.clone_from(&remote.itself);
     }
     tracing::info!(%address, tls = options.tls.is_some(), tokens = options.access.tokens(), "live: HTTP and gRPC on one port");
-    let readiness = readiness_of(&served);
+    let readiness = readiness_of(&settings.serves);
     let reloading = hangups(options.access.clone(), options.tls.clone())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut server = tokio::spawn(server::run(listener, readiness.clone(), options, async {
@@ -55,7 +45,7 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
         let _ = stopped.await;
     }));
     let serving = async {
-        serve_models(&args, &served, &forwards, &reference, &remote, &readiness).await?;
+        serve_models(&settings, &remote, &readiness).await?;
         tracing::info!("ready");
         std::future::pending::<Result<()>>().await
     };
@@ -71,19 +61,29 @@ pub(super) async fn serve(args: ServeArgs) -> Result<()> {
     server_end(server.await)
 }
 
+/// Reads the files that the settings name: how upstreams are asked, and what the server is told.
+fn open(settings: &Settings) -> Result<(RemoteOptions, ServerOptions)> {
+    let remote = settings.upstreams.options()?;
+    let upstreams = class_upstreams(settings, &remote);
+    let options = settings.server(Arc::new(upstreams))?;
+    Ok((remote, options))
+}
+
 /// All that `serve` does before it is ready, without a port. A first text is embedded.
-async fn check(
-    args: &ServeArgs,
-    served: &[Served],
-    forwards: &Forwards,
-    reference: &ReferenceEnv,
-    remote: &RemoteOptions,
-) -> Result<()> {
-    let readiness = readiness_of(served);
-    serve_models(args, served, forwards, reference, remote, &readiness).await?;
+pub(super) async fn check(settings: Settings) -> Result<()> {
+    let _telemetry = telemetry::init(settings.model.log.format);
+    warn(&settings.model);
+    let (mut remote, _) = open(&settings)?;
+    remote.itself = Some(Itself::new(settings.listen));
+    let readiness = readiness_of(&settings.serves);
+    serve_models(&settings, &remote, &readiness).await?;
+    let named = match &settings.serves {
+        Serves::Named(served) => served.len(),
+        Serves::ByTask { .. } => 1,
+    };
     // What is only listed by an upstream is not made to load there.
     let own = readiness.listed();
-    for (_, backend) in own.iter().take(served.len().max(1)) {
+    for (_, backend) in own.iter().take(named) {
         warm(&**backend).await?;
     }
     let shown = |(name, backend): (String, Arc<dyn Backend>)| {

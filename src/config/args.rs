@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -322,26 +321,5 @@ fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
     match text {
         "auto" => Ok(ProfileChoice(None)),
         other => other.parse().map(|profile| ProfileChoice(Some(profile))),
-    }
-}
-
-impl ServeArgs {
-    /// The limits of one request.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            max_body_bytes: self.max_body_bytes,
-            max_texts: self.max_texts,
-            max_text_bytes: self.max_text_bytes,
-            max_class_bytes: self.max_class_bytes,
-            max_wait: Duration::from_secs(self.max_wait),
-            max_body_wait: Duration::from_secs(self.max_body_wait),
-            max_head_wait: Duration::from_secs(self.max_head_wait),
-            max_head_bytes: self.max_head_bytes,
-            max_connections: self.max_connections,
-            max_inflight_bytes: self.max_inflight_bytes,
-            max_tokenize_bytes: self.max_tokenize_bytes,
-            max_answer_bytes: self.max_answer_bytes,
-            max_write_wait: Duration::from_secs(self.max_write_wait),
-        }
     }
 }

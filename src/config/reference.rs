@@ -1,36 +1,16 @@
 //! The variables of the reference container and of Weaviate's module: read here and only here, as those programs read them.
 //! They count where neither flag nor `T2V_*` variable is given.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
 use text2vec_engine::device::GPU_SUPPORT;
 
-use super::args::{ModelArgs, ServeArgs};
 use super::mistakes::REFERENCE_VARIABLES;
-use super::model_choice::{DEFAULT_MODEL, ModelChoice};
 use super::security::Secret;
 use super::{device, mistakes};
-use crate::backend::Directory;
 use crate::backend::local::Device;
-use crate::backend::remote::address;
-use crate::backend::remote::guard::Allowed;
-use crate::cache::CacheOptions;
-use crate::contract::class::Settings;
-use crate::contract::endpoint::{self, Endpoint, Endpoints, InferenceUrls};
-use crate::contract::request::Task;
+use crate::contract::endpoint::{self, InferenceUrls};
 use crate::error::{Error, Result};
-use crate::model::locate::IMAGE_MODEL_DIR;
 use crate::model::modules::ProfileHints;
-use crate::server::{Lifetimes, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
 use crate::telemetry::LogFormat;
-
-/// The share of the cache for upstreams that classes name, if they may: one in so many bytes.
-const CLASS_SHARE: u64 = 4;
-
-/// How long vectors of upstreams are remembered, as the reference container does with its own.
-const UPSTREAM_TTL: Duration = Duration::from_secs(600);
 
 /// The variables of the reference container and of Weaviate's module, as far as they are understood, with their own ideas
 /// of what is true.
@@ -52,6 +32,8 @@ pub struct ReferenceEnv {
     pub device: Option<Device>,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
+    /// They come from `TRANSFORMERS_INFERENCE_API`, not from the pair.
+    pub inference_url_is_common: bool,
     /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
     pub wait_off: bool,
     /// `LOWERCASE_VECTORIZATION_INPUT`: on, enabled, 1 or true.
@@ -111,6 +93,7 @@ impl ReferenceEnv {
         )?;
         Ok(ReferenceEnv {
             inference_urls,
+            inference_url_is_common: get("TRANSFORMERS_INFERENCE_API").is_some(),
             wait_off: get("TRANSFORMERS_WAIT_FOR_STARTUP").is_some_and(|value| !endpoint::enabled(&value)),
             cache_off: is("ENABLE_CACHE", &["0", "false", "False"]),
             lowercase_input: endpoint::enabled(&text("LOWERCASE_VECTORIZATION_INPUT")),
@@ -127,144 +110,6 @@ impl ReferenceEnv {
             device: cuda.device,
             allowed_tokens: get("AUTHENTICATION_ALLOWED_TOKENS").map(Secret),
             warnings,
-        })
-    }
-
-    /// These variables as far as they count beside the flags: a model that a flag (or its `T2V_*` variable) names is not
-    /// put aside for `TRANSFORMERS_INFERENCE_API`, which a deployment may share among its containers.
-    ///
-    /// # Errors
-    /// `Config` if flags name both a model here and an upstream for every text.
-    pub fn beside(mut self, args: &ServeArgs) -> Result<ReferenceEnv> {
-        if args.upstream.any() {
-            self.inference_urls = None;
-        }
-        let model = match &args.passage_model {
-            Some(_) => "--passage-model and --query-model (T2V_PASSAGE_MODEL, T2V_QUERY_MODEL)",
-            None if !args.model.model.is_empty() => "--model (T2V_MODEL)",
-            None => return Ok(self),
-        };
-        let (endpoints, defaults) = (self.endpoints(args), Settings::default());
-        let forwards = |task| matches!(endpoints.resolve(&defaults, task), Endpoint::Remote(_));
-        // One task's model beside the other's upstream is a pair.
-        if !(forwards(Task::Passage) && forwards(Task::Query)) {
-            return Ok(self);
-        }
-        if let Some(urls) = args.upstream.urls() {
-            let addresses = address::parse_list(&urls.passage).unwrap_or_default();
-            let shown = addresses.first().map_or("a server", |address| address.shown());
-            return Err(Error::config(format!(
-                "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward every text \
-                 to: leave one of them out, or name the server (--upstream <name>=URL) to serve both"
-            )));
-        }
-        self.inference_urls = None;
-        self.warnings.push(format!(
-            "TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside {model}: that model is served here, and \
-             nothing is forwarded; unset one of them, or say --upstream if texts should be forwarded"
-        ));
-        Ok(self)
-    }
-
-    /// What the server is to be told; `upstreams` are those that classes may name.
-    ///
-    /// # Errors
-    /// `Config` for files of tokens or certificates that cannot be used.
-    pub fn server(&self, args: &ServeArgs, upstreams: Arc<dyn Directory>) -> Result<ServerOptions> {
-        Ok(ServerOptions {
-            limits: args.limits(),
-            surfaces: SurfaceOptions { normalize: args.surface_normalize },
-            module: ModuleOptions {
-                endpoints: self.endpoints(args),
-                lowercase_input: args.lowercase_input.unwrap_or(self.lowercase_input),
-                upstreams: Some(upstreams),
-            },
-            lifetimes: Lifetimes {
-                max_connection_age: Duration::from_secs(args.max_connection_age),
-                max_connection_idle: Duration::from_secs(args.max_connection_idle),
-                drain_delay: Duration::from_secs(args.drain_delay),
-                shutdown_grace: Duration::from_secs(args.shutdown_grace),
-            },
-            access: args.security.access(self.allowed_tokens.as_ref())?,
-            tls: args.security.tls()?,
-            open_files: None,
-            cors: Origins::parse(&args.security.cors_origins)?,
-            cuda_wanted: self.cuda_wanted,
-            itself: None,
-        })
-    }
-
-    /// Where the encoder runs: by the flag, else by the variables, else on the CPU.
-    pub fn device(&self, args: &ModelArgs) -> Device {
-        args.device.clone().or_else(|| self.device.clone()).unwrap_or_default()
-    }
-
-    /// Where texts are embedded: by the flags, else by the variables.
-    pub fn endpoints(&self, args: &ServeArgs) -> Endpoints {
-        Endpoints::new(args.upstream.urls().or_else(|| self.inference_urls.clone()), &args.self_urls)
-    }
-
-    /// Whether to wait until upstreams are ready.
-    pub fn waits(&self, args: &ServeArgs) -> bool {
-        args.upstream.upstream_wait.unwrap_or(!self.wait_off)
-    }
-
-    /// The hosts that classes may name: those allowed, and those the operator uses himself.
-    ///
-    /// # Errors
-    /// `Config` for a pattern or an upstream that cannot be read.
-    pub fn allowed(&self, args: &ServeArgs) -> Result<Allowed> {
-        let mut allowed = Allowed::parse(&args.upstream.allow_upstream)?;
-        let endpoints = self.endpoints(args);
-        let mut named: Vec<String> = args.upstream.models()?.into_iter().map(|choice| choice.urls).collect();
-        for urls in endpoints.environment().into_iter().flat_map(|urls| [&urls.passage, &urls.query]) {
-            if !urls.is_empty() {
-                named.push(urls.clone());
-            }
-        }
-        let unusable = |error: Error| Error::config(error.message());
-        for urls in named {
-            address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
-        }
-        Ok(allowed)
-    }
-
-    /// Size and memory of the caches: for what the server embeds by default, and for what classes name. An upstream's
-    /// model may change behind its URL, so its vectors are forgotten after a while.
-    pub fn caches(&self, args: &ServeArgs, forwards: bool) -> (CacheOptions, CacheOptions) {
-        let default = if self.cache_off { 0 } else { CacheOptions::default().max_bytes };
-        let all = args.cache_bytes.unwrap_or(default);
-        let for_classes = if args.upstream.allow_upstream.is_empty() { 0 } else { all / CLASS_SHARE };
-        let ttl = args.cache_ttl.map(Duration::from_secs);
-        let ttl_of_upstreams = ttl.or(Some(UPSTREAM_TTL));
-        (
-            CacheOptions { max_bytes: all - for_classes, ttl: if forwards { ttl_of_upstreams } else { ttl } },
-            CacheOptions { max_bytes: for_classes, ttl: ttl_of_upstreams },
-        )
-    }
-
-    /// The models to serve, the default one first: flag, else the image's model directory, else `MODEL_NAME`, else the
-    /// default. An error if two have one name.
-    ///
-    /// # Errors
-    /// `Config` for a name that cannot be one, and for one that two models have.
-    pub fn models(&self, args: &ModelArgs) -> Result<Vec<ModelChoice>> {
-        let models = self.models_with(args, Path::new(IMAGE_MODEL_DIR).is_dir())?;
-        for (place, model) in models.iter().enumerate() {
-            if model.name.is_some() && models[..place].iter().any(|other| other.name == model.name) {
-                let name = model.name.as_deref().unwrap_or_default();
-                return Err(Error::config(format!("two models are named '{name}': give each --model its own name")));
-            }
-        }
-        Ok(models)
-    }
-
-    pub(super) fn models_with(&self, args: &ModelArgs, image_dir_exists: bool) -> Result<Vec<ModelChoice>> {
-        Ok(match (&args.model[..], image_dir_exists, &self.model_name) {
-            ([], true, _) => vec![ModelChoice::unnamed(IMAGE_MODEL_DIR)],
-            ([], false, Some(name)) => vec![ModelChoice::unnamed(name)],
-            ([], false, None) => vec![ModelChoice::unnamed(DEFAULT_MODEL)],
-            (models, _, _) => models.iter().map(|model| ModelChoice::read(model)).collect::<Result<_>>()?,
         })
     }
 }

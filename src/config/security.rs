@@ -40,7 +40,7 @@ impl SecurityArgs {
     ///
     /// # Errors
     /// `Config` for a file or a list without a token.
-    pub fn access(&self, allowed_tokens: Option<&Secret>) -> Result<Access> {
+    pub(super) fn access(&self, allowed_tokens: Option<&Secret>) -> Result<Access> {
         Access::new(allowed_tokens.map(|tokens| tokens.0.as_str()), self.auth_tokens_file.clone(), self.auth_metrics)
     }
 
@@ -48,7 +48,7 @@ impl SecurityArgs {
     ///
     /// # Errors
     /// `Config` for files that cannot be used.
-    pub fn tls(&self) -> Result<Option<Arc<Tls>>> {
+    pub(super) fn tls(&self) -> Result<Option<Arc<Tls>>> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
                 Ok(Some(Arc::new(Tls::read(certificate, key, self.tls_client_ca.as_deref())?)))

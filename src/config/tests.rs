@@ -1,16 +1,66 @@
 //! What flags and variables mean together.
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use text2vec_engine::device::GPU_SUPPORT;
 
 use super::args::parse_listen;
 use super::model_choice::MAX_NAME;
+use super::serves::{models, models_with};
+use super::table::settings_of_serve;
 use super::*;
 use crate::error::{Error, Result};
 use crate::model::locate::IMAGE_MODEL_DIR;
 
 fn env(pairs: &[(&str, &str)]) -> Result<ReferenceEnv> {
     ReferenceEnv::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+}
+
+/// What arguments, beside these variables of other programs, come to.
+fn settings(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Settings> {
+    let arguments = ["text2vec-sidecar"].iter().chain(arguments);
+    let matches = Cli::command().try_get_matches_from(arguments).expect("arguments");
+    let args = Cli::from_arg_matches(&matches).expect("arguments").serve;
+    Settings::beside(&matches, &args, &env(variables).expect("variables"))
+}
+
+/// A line of the table: value and source.
+fn line(settings: &Settings, name: &str) -> (String, String) {
+    let line = settings.table.0.iter().find(|line| line.name == name).unwrap_or_else(|| panic!("no {name}"));
+    (line.value.clone(), line.source.to_string())
+}
+
+#[test]
+fn every_setting_has_one_line_in_the_order_of_the_flags() {
+    for arguments in [&[][..], &["--model", "a=x,y"], &["--upstream", "http://a"], &["--upstream", "a=http://a"]] {
+        let table = settings(&[], arguments).expect("settings").table;
+        let names: Vec<String> = table.0.into_iter().map(|line| line.name).collect();
+        assert_eq!(names, settings_of_serve(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn values_of_other_programs_have_their_variables_for_source() {
+    let api = "TRANSFORMERS_INFERENCE_API";
+    let (ours, default) = (|name: &str| name.to_owned(), "default".to_owned());
+    let line = |variables: &[(&str, &str)], arguments: &[&str], name: &str| {
+        line(&settings(variables, arguments).expect("settings"), name)
+    };
+    assert_eq!(line(&[(api, "http://u:p@a")], &[], "query-upstream"), (ours("http://…@a"), ours(api)));
+    assert_eq!(line(&[(api, "http://a")], &[], "model"), (ours("-"), ours("texts are forwarded")));
+    assert_eq!(line(&[(api, "http://a")], &[], "cache-ttl"), (ours("600"), default.clone()));
+    assert_eq!(line(&[(api, "http://a")], &["--cache-ttl", "9"], "cache-ttl"), (ours("9"), ours("--cache-ttl")));
+    let itself = &["--self-urls", "http://a"];
+    assert_eq!(line(&[(api, "http://a")], itself, "cache-ttl"), (ours("never"), default.clone()), "nothing is forwarded");
+    assert_eq!(line(&[(api, "http://a")], itself, "model").1, default);
+    assert_eq!(line(&[], &["--upstream", "http://a"], "passage-upstream"), (ours("http://a"), ours("--upstream")));
+    let of_pair = [("TRANSFORMERS_PASSAGE_INFERENCE_API", "http://a"), ("TRANSFORMERS_QUERY_INFERENCE_API", "http://a")];
+    assert_eq!(line(&of_pair, &[], "query-upstream").1, "TRANSFORMERS_QUERY_INFERENCE_API");
+    assert_eq!(line(&[("ENABLE_CACHE", "0")], &[], "cache-bytes"), (ours("0"), ours("ENABLE_CACHE")));
+    assert_eq!(line(&[("ENABLE_CACHE", "0")], &["--cache-bytes", "5"], "cache-bytes").0, "5");
+    assert_eq!(line(&[("LOG_FORMAT", "json")], &[], "log-format"), (ours("json"), ours("LOG_FORMAT")));
+    assert_eq!(line(&[], &["--passage-model", "a", "--query-model", "b"], "model").1, "--passage-model and --query-model");
+    assert_eq!(line(&[], &["--upstream", "a=http://a"], "model").1, "--upstream");
+    assert_eq!(line(&[], &["--auth-metrics"], "auth-metrics"), (ours("true"), ours("--auth-metrics")));
 }
 
 #[test]
@@ -37,7 +87,7 @@ fn serve_is_the_default_and_the_model_has_an_order() {
     assert_eq!(cli.serve.model.direct_tokenize, Some(true));
     let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
     let model =
-        |env: &ReferenceEnv, args: &ModelArgs, image| env.models_with(args, image).expect("models")[0].source.clone();
+        |env: &ReferenceEnv, args: &ModelArgs, image| models_with(args, env, image).expect("models")[0].source.clone();
     assert_eq!(model(&named, &cli.serve.model, true), "x");
     let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
     assert_eq!(model(&named, &bare, true), IMAGE_MODEL_DIR);
@@ -72,9 +122,8 @@ fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
         ("TRANSFORMERS_QUERY_INFERENCE_API", "http://other:1"),
     ][..];
     let forwards = |variables: &[(&str, &str)], arguments: &[&str]| {
-        let args = Cli::parse_from(["text2vec-sidecar"].iter().chain(arguments)).serve;
-        let env = env(variables).expect("env").beside(&args)?;
-        Ok::<_, Error>((env.endpoints(&args).environment().is_some(), env.warnings.len()))
+        let settings = settings(variables, arguments)?;
+        Ok::<_, Error>((settings.endpoints.environment().is_some(), settings.model.log.warnings.len()))
     };
     assert_eq!(forwards(common, &[]), Ok((true, 0)));
     assert_eq!(forwards(common, &["--model", "x"]), Ok((false, 1)));
@@ -98,7 +147,7 @@ fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
 fn several_models_are_named_in_order() {
     let read = |arguments: &[&str]| {
         let arguments = ["text2vec-sidecar"].iter().chain(arguments);
-        let models = ReferenceEnv::default().models(&Cli::parse_from(arguments).serve.model);
+        let models = models(&Cli::parse_from(arguments).serve.model, &ReferenceEnv::default());
         models.map(|models| models.into_iter().map(|model| (model.name, model.source)).collect::<Vec<_>>())
     };
     let named = |name: &str, source: &str| (Some(name.to_owned()), source.to_owned());
@@ -118,7 +167,7 @@ fn several_models_are_named_in_order() {
 fn a_name_that_no_caller_could_use_is_refused_with_what_it_may_hold() {
     let message = |model: &str| {
         let arguments = Cli::parse_from(["text2vec-sidecar".to_owned(), format!("--model={model}")]);
-        ReferenceEnv::default().models(&arguments.serve.model).expect_err(model).message().to_owned()
+        models(&arguments.serve.model, &ReferenceEnv::default()).expect_err(model).message().to_owned()
     };
     let long = format!("{}=DIR", "a".repeat(MAX_NAME + 1));
     for model in [

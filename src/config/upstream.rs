@@ -91,7 +91,7 @@ impl AccessArgs {
     ///
     /// # Errors
     /// `Config` for files, tokens and headers that cannot be used.
-    pub fn options(&self) -> Result<RemoteOptions> {
+    pub(super) fn options(&self) -> Result<RemoteOptions> {
         Ok(RemoteOptions {
             tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
             credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
@@ -105,10 +105,10 @@ impl UpstreamArgs {
     ///
     /// # Errors
     /// `Config` for files, tokens and headers that cannot be used.
-    pub fn options(&self, max_wait: u64) -> Result<RemoteOptions> {
+    pub(super) fn options(&self, total_timeout: Duration) -> Result<RemoteOptions> {
         Ok(RemoteOptions {
             attempt_timeout: Duration::from_secs(self.upstream_timeout),
-            total_timeout: Duration::from_secs(max_wait),
+            total_timeout,
             concurrency: self.upstream_concurrency,
             ..self.access.options()?
         })
@@ -118,7 +118,7 @@ impl UpstreamArgs {
     ///
     /// # Errors
     /// `Config` if more than one has no name.
-    pub fn models(&self) -> Result<Vec<UpstreamChoice>> {
+    pub(super) fn models(&self) -> Result<Vec<UpstreamChoice>> {
         let choices = self.choices();
         match choices.iter().filter(|choice| choice.name.is_none()).count() {
             _ if self.whole().is_some() => Ok(Vec::new()),

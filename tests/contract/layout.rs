@@ -47,7 +47,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry/"]),
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
     ("opentelemetry_sdk", &["telemetry/"]),
-    ("text2vec_kernel", &["backend/local/", "error.rs", "server/freed.rs", "app/"]),
+    ("text2vec_kernel", &["backend/local/", "config/", "error.rs", "server/freed.rs", "app/"]),
     ("text2vec_engine", &["backend/local/", "model/", "config/", "app/"]),
 ];
 

@@ -2,5 +2,6 @@
 
 mod absurd_settings;
 mod cli;
+mod settings;
 #[path = "../support/mod.rs"]
 mod support;

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_millis(500);
 
 /// The services that the operator names, by task. Equal texts are one service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Services {
     /// For objects; `None`: embedded here.
     pub passage: Option<Arc<Remote>>,

@@ -1,0 +1,207 @@
+//! The table of settings: each value as it takes effect, and where it comes from. A line is noted where its value is resolved,
+//! so that what is printed is what holds. No secret is in it.
+
+use std::fmt::{self, Display};
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory};
+
+use super::args::Cli;
+
+/// What stands for a value that is not told.
+const HIDDEN: &str = "(hidden)";
+
+/// What stands for no value.
+const NOTHING: &str = "-";
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A flag, by its name.
+    Flag(String),
+    /// A variable, by its name: ours, the reference container's or the module's.
+    Variable(String),
+    /// Nobody said anything.
+    Default,
+    /// Something that was found, or that was said elsewhere.
+    Because(&'static str),
+}
+
+impl Source {
+    /// A variable of another program if it decided, else the default.
+    pub(super) fn variable_if(decided: bool, name: &str) -> Source {
+        if decided { Source::Variable(name.to_owned()) } else { Source::Default }
+    }
+}
+
+impl Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Flag(name) => write!(f, "--{name}"),
+            Source::Variable(name) => f.write_str(name),
+            Source::Default => f.write_str("default"),
+            Source::Because(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// A setting as it takes effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its flag, without the dashes.
+    pub name: String,
+    /// Its value, for people.
+    pub value: String,
+    /// What decided.
+    pub source: Source,
+}
+
+/// The settings of a command, in the order of its flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table(pub Vec<Line>);
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|Line { name, value, source }| writeln!(f, "{name:<22} {value:<44} {source}"))
+    }
+}
+
+/// What was given to a command, and the table of what became of it.
+pub(super) struct Given<'a> {
+    matches: &'a ArgMatches,
+    arguments: Vec<Arg>,
+    lines: Vec<(usize, Line)>,
+}
+
+impl<'a> Given<'a> {
+    /// What was given to this subcommand; `serve` may go without its name.
+    pub(super) fn new(matches: &'a ArgMatches, subcommand: &str) -> Given<'a> {
+        let root = Cli::command();
+        let arguments = root.find_subcommand(subcommand).into_iter().flat_map(Command::get_arguments).cloned();
+        let matches = matches.subcommand_matches(subcommand).unwrap_or(matches);
+        Given { matches, arguments: arguments.collect(), lines: Vec::new() }
+    }
+
+    /// A value that a flag, its variable or its default has.
+    pub(super) fn value<T: Display>(&mut self, id: &str, value: T) -> T {
+        let source = self.source(id);
+        self.note(id, &value.to_string(), source);
+        value
+    }
+
+    /// The flag's value, else that of something else, with its source.
+    pub(super) fn or<T: Display>(&mut self, id: &str, flag: Option<T>, otherwise: (T, Source)) -> T {
+        match flag {
+            Some(value) => self.value(id, value),
+            None => {
+                let (value, source) = otherwise;
+                self.note(id, &value.to_string(), source);
+                value
+            }
+        }
+    }
+
+    /// What a flag has as it was written, where it stays a text.
+    pub(super) fn text(&mut self, id: &str) {
+        let raw = self.matches.get_raw(id).into_iter().flatten();
+        let value = raw.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",");
+        let source = self.source(id);
+        self.note(id, &value, source);
+    }
+
+    /// Where a flag's value comes from.
+    pub(super) fn source(&self, id: &str) -> Source {
+        let argument = self.argument(id);
+        match self.matches.value_source(id) {
+            Some(ValueSource::CommandLine) => {
+                Source::Flag(argument.and_then(|argument| argument.get_long()).unwrap_or(id).to_owned())
+            }
+            Some(ValueSource::EnvVariable) => {
+                let variable = argument.and_then(|argument| argument.get_env()).unwrap_or_default();
+                Source::Variable(variable.to_string_lossy().into_owned())
+            }
+            _ => Source::Default,
+        }
+    }
+
+    /// Notes what holds for a flag.
+    pub(super) fn note(&mut self, id: &str, value: &str, source: Source) {
+        let place = self.arguments.iter().position(|argument| argument.get_id() == id);
+        let argument = place.map(|place| &self.arguments[place]);
+        let is_secret = argument.is_some_and(Arg::is_hide_env_values_set) && !id.ends_with("upstream");
+        let value = match value {
+            "" => NOTHING.to_owned(),
+            _ if is_secret => HIDDEN.to_owned(),
+            value => without_secrets(value),
+        };
+        let name = argument.and_then(|argument| argument.get_long()).unwrap_or(id).to_owned();
+        self.lines.push((place.unwrap_or(usize::MAX), Line { name, value, source }));
+    }
+
+    /// Notes a secret that has no flag.
+    pub(super) fn note_secret(&mut self, name: &str, variable: &str) {
+        let line = Line { name: name.into(), value: HIDDEN.into(), source: Source::Variable(variable.into()) };
+        self.lines.push((usize::MAX, line));
+    }
+
+    /// Notes what cannot be honoured.
+    pub(super) fn note_warning(&mut self, warning: &str) {
+        let line = Line { name: "warning".into(), value: warning.into(), source: Source::Because("") };
+        self.lines.push((usize::MAX, line));
+    }
+
+    /// The lines, in the order of the flags.
+    pub(super) fn table(mut self) -> Table {
+        self.lines.sort_by_key(|(place, _)| *place);
+        Table(self.lines.into_iter().map(|(_, line)| line).collect())
+    }
+
+    fn argument(&self, id: &str) -> Option<&Arg> {
+        self.arguments.iter().find(|argument| argument.get_id() == id)
+    }
+}
+
+/// The names of the flags of `serve` that are settings, in order.
+#[cfg(test)]
+pub(super) fn settings_of_serve() -> Vec<String> {
+    let root = Cli::command();
+    let arguments = root.find_subcommand("serve").into_iter().flat_map(Command::get_arguments);
+    // These say what to do, not how.
+    let actions = ["help", "version", "print_config", "check"];
+    let settings = arguments.filter(|argument| !actions.contains(&argument.get_id().as_str()));
+    settings.filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
+/// URLs without user-info and query, which may hold passwords and keys.
+fn without_secrets(value: &str) -> String {
+    let url = |part: &str| {
+        let Some((scheme, rest)) = part.split_once("://") else { return part.to_owned() };
+        let (rest, hidden) = match rest.split_once(['?', '#']) {
+            Some((rest, _)) => (rest, "?…"),
+            None => (rest, ""),
+        };
+        let host = rest.find('/').unwrap_or(rest.len());
+        match rest[..host].rfind('@') {
+            Some(at) => format!("{scheme}://…{}{hidden}", &rest[at..]),
+            None => format!("{scheme}://{rest}{hidden}"),
+        }
+    };
+    value.split(',').map(url).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_what_may_be_secret() {
+        for (given, expected) in [
+            ("http://a:1", "http://a:1"),
+            ("http://user:p@ss@a:1/x@y,grpcs://b", "http://…@a:1/x@y,grpcs://b"),
+            ("openai+https://a/v1?key=secret#secret", "openai+https://a/v1?…"),
+            ("no URL: a@b?c", "no URL: a@b?c"),
+        ] {
+            assert_eq!(without_secrets(given), expected);
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, 
 use crate::contract::request::EmbedRequest;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
-use crate::model::locate;
+use crate::model::locate::{self, ModelDir};
 use crate::model::modules::ProfileHints;
 use crate::server::Readiness;
 use text2vec_engine::device;
@@ -79,16 +79,9 @@ pub(super) fn inference(settings: &ModelSettings) -> Result<Arc<Inference>> {
     }))
 }
 
-/// Finds (or downloads) and loads a model.
-pub(super) async fn load(
-    name: &str,
-    settings: &ModelSettings,
-    inference: &Arc<Inference>,
-) -> Result<LocalBackend> {
-    let started = Instant::now();
-    let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
-    let found = locate::locate(name, settings.revision.as_deref(), &hub).await?;
-    let options = LocalOptions {
+/// How a model that was found is to be loaded.
+pub(super) fn local_options(found: ModelDir, settings: &ModelSettings) -> LocalOptions {
+    LocalOptions {
         dir: found.path,
         marker_root: Some(found.markers),
         id: found.id,
@@ -103,7 +96,19 @@ pub(super) async fn load(
         threads: settings.threads,
         waiting_tokens: settings.max_waiting_tokens,
         queries_first: settings.queries_first,
-    };
+    }
+}
+
+/// Finds (or downloads) and loads a model.
+pub(super) async fn load(
+    name: &str,
+    settings: &ModelSettings,
+    inference: &Arc<Inference>,
+) -> Result<LocalBackend> {
+    let started = Instant::now();
+    let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
+    let found = locate::locate(name, settings.revision.as_deref(), &hub).await?;
+    let options = local_options(found, settings);
     let inference = inference.clone();
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load_beside(&options, inference))
         .await

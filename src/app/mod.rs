@@ -6,6 +6,7 @@ mod download;
 mod embed;
 mod healthcheck;
 mod logs;
+mod print_config;
 mod run;
 mod serve;
 mod signals;

@@ -1,12 +1,12 @@
 //! Which subcommand it is.
 
 use clap::{ArgMatches, FromArgMatches};
-use futures_util::FutureExt;
 
 use super::compare::compare;
 use super::download::download;
 use super::embed::embed;
 use super::healthcheck::healthcheck;
+use super::print_config::print_config;
 use super::serve::{check, serve};
 use crate::config::{Cli, Command, CompareCommand, EmbedCommand, Settings};
 use crate::error::{Error, Result};
@@ -24,11 +24,14 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => {
             let settings = Settings::resolve(matches, &args)?;
-            if args.print_config {
-                print!("{}", settings.table);
-                return Ok(());
+            match (args.print_config, args.check) {
+                (true, _) => {
+                    print_config(settings);
+                    Ok(())
+                }
+                (false, true) => runtime.block_on(check(settings)),
+                (false, false) => runtime.block_on(serve(settings)),
             }
-            runtime.block_on(if args.check { check(settings).boxed() } else { serve(settings).boxed() })
         }
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(EmbedCommand::resolve(matches, &args)?, args)),

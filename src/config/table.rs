@@ -60,6 +60,15 @@ pub struct Line {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table(pub Vec<Line>);
 
+impl Table {
+    /// Another value for a setting that is there, by its flag's name.
+    pub fn set(&mut self, name: &str, value: String, source: Source) {
+        if let Some(line) = self.0.iter_mut().find(|line| line.name == name) {
+            *line = Line { name: name.to_owned(), value, source };
+        }
+    }
+}
+
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|Line { name, value, source }| writeln!(f, "{name:<22} {value:<44} {source}"))

@@ -19,7 +19,8 @@ use serde::Deserialize;
 use text2vec_engine::device;
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Device, Engine, Inference, LocalBackend, LocalOptions, Precision};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::{Error, Result};
 
 /// Texts of a call, as an import's requests have them.
@@ -113,7 +114,7 @@ fn serve(args: &Args, model: PathBuf) -> Result<()> {
             Some(("vector", place)) => {
                 let text = place.parse().ok().and_then(|place: usize| texts.get(place));
                 let text = text.ok_or_else(|| Error::invalid(format!("there is no text {place}")))?;
-                let made = runtime.block_on(backend.embed(vec![EmbedRequest::passage(*text)]))?;
+                let made = runtime.block_on(backend.embed(Call::passage(*text)))?;
                 let vector = made.into_iter().next().ok_or_else(|| Error::internal("no answer"))??.vector;
                 answer(&vector.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?;
             }
@@ -126,7 +127,7 @@ fn serve(args: &Args, model: PathBuf) -> Result<()> {
 /// Seconds for all texts, tokenizing included, and their tokens.
 async fn run(backend: &LocalBackend, texts: &[&str]) -> Result<(f64, u64)> {
     let begun = Instant::now();
-    let call = |texts: &[&str]| backend.embed(texts.iter().map(|text| EmbedRequest::passage(*text)).collect());
+    let call = |texts: &[&str]| backend.embed(Call::passages(texts.iter().copied()));
     let mut tokens = 0;
     for answers in join_all(texts.chunks(TEXTS_OF_A_CALL).map(call)).await {
         for made in answers? {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::backend::{Backend, Embedding};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::error::Result;
 
 /// Texts sent at once.
@@ -141,16 +141,16 @@ impl Comparison {
     ///
     /// # Errors
     /// What a side says that cannot embed at all.
-    pub async fn run(sides: [&dyn Backend; 2], requests: &[EmbedRequest]) -> Result<Comparison> {
+    pub async fn run(sides: [&dyn Backend; 2], texts: &[Text], settings: &EmbedSettings) -> Result<Comparison> {
         let profiles = sides.map(|side| profiles(&side.meta()));
         let mut comparison = Comparison { profiles, ..Comparison::default() };
-        for requests in requests.chunks(CHUNK) {
-            let (first, second) =
-                futures_util::future::join(sides[0].embed(requests.to_vec()), sides[1].embed(requests.to_vec())).await;
+        for texts in texts.chunks(CHUNK) {
+            let call = Call::new(texts.to_vec(), settings.clone());
+            let (first, second) = futures_util::future::join(sides[0].embed(call.clone()), sides[1].embed(call)).await;
             let first = first.map_err(|error| error.context("the first side"))?;
             let second = second.map_err(|error| error.context("the second side"))?;
-            for ((request, first), second) in requests.iter().zip(first).zip(second) {
-                comparison.add(&request.text, [outcome(first), outcome(second)]);
+            for ((text, first), second) in texts.iter().zip(first).zip(second) {
+                comparison.add(text, [outcome(first), outcome(second)]);
             }
         }
         Ok(comparison)

@@ -15,7 +15,7 @@ use crate::backend::remote::startup::{self, Services};
 use crate::backend::remote::{Remote, RemoteOptions};
 use crate::cache::{CacheOptions, Cached};
 use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, UpstreamChoice};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Call;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate::{self, ModelDir};
@@ -272,8 +272,10 @@ async fn load_and_warm(
 }
 
 pub(super) async fn warm(backend: &dyn Backend) -> Result<()> {
-    for warmed in backend.embed(vec![EmbedRequest::passage("warm up"), EmbedRequest::query("warm up")]).await? {
-        warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
+    for call in [Call::passage("warm up"), Call::query("warm up")] {
+        for warmed in backend.embed(call).await? {
+            warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::backend::remote::startup;
 use crate::compare::{self as comparison, Comparison, Verdict};
 use crate::config::{CompareArgs, CompareCommand};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{EmbedSettings, Text};
 use crate::error::{Error, Result};
 
 /// Prints how two sides compare; an error where they should not share a collection.
@@ -18,24 +18,22 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     let CompareCommand { model, remote } = command;
     init_logs(&model);
     let texts = match &args.texts {
-        None => comparison::TEXTS.map(str::to_owned).to_vec(),
+        None => comparison::TEXTS.map(Text::from).to_vec(),
         Some(path) => {
             let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
-            let texts: Vec<String> =
-                std::fs::read_to_string(path).map_err(unreadable)?.lines().map(str::to_owned).collect();
+            let texts: Vec<Text> = std::fs::read_to_string(path).map_err(unreadable)?.lines().map(Text::from).collect();
             if texts.iter().all(|text| text.trim().is_empty()) {
                 return Err(Error::config(format!("{} holds no text: write one per line", path.display())));
             }
             texts
         }
     };
-    let settings = EmbedRequest {
+    let settings = EmbedSettings {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
         dimensions: args.dimensions,
-        ..EmbedRequest::default()
+        prompt: None,
     };
-    let requests: Vec<_> = texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
     let is_url = |side: &String| side.contains("://");
     if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
         return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
@@ -58,7 +56,7 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     for side in &sides {
         check_dimensions(args.dimensions, side.info())?;
     }
-    let comparison = Comparison::run([&*sides[0], &*sides[1]], &requests).await?;
+    let comparison = Comparison::run([&*sides[0], &*sides[1]], &texts, &settings).await?;
     println!("first           {}\nsecond          {}\n{comparison}", args.first, args.second);
     match comparison.verdict() {
         Verdict::Same | Verdict::Interchangeable => Ok(()),

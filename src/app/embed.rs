@@ -9,7 +9,7 @@ use super::assemble::{inference, load};
 use super::logs::init_logs;
 use crate::backend::{Backend, ModelInfo};
 use crate::config::{EmbedArgs, EmbedCommand};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::error::{Error, Result};
 
 /// Lines of standard input that `embed` works on at once.
@@ -32,11 +32,11 @@ pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> 
     init_logs(&model);
     let backend = load(&source, &model, &inference(&model)?).await?;
     check_dimensions(args.dimensions, backend.info())?;
-    let settings = EmbedRequest {
+    let settings = EmbedSettings {
         task_name: Some(args.task.clone().into()),
         pooling: Some(args.pooling.clone()),
         dimensions: args.dimensions,
-        ..EmbedRequest::default()
+        prompt: None,
     };
     let progress = progress_bar(args.texts.len());
     let mut lines: Box<dyn Iterator<Item = std::io::Result<String>>> = if args.texts.is_empty() {
@@ -46,16 +46,16 @@ pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> 
     };
     let mut failed = 0;
     loop {
-        let texts: Vec<String> = lines
+        let texts: Vec<Text> = lines
             .by_ref()
             .take(EMBED_LINES)
+            .map(|line| line.map(Text::from))
             .collect::<std::io::Result<_>>()
             .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
         if texts.is_empty() {
             break;
         }
-        let requests = texts.iter().map(|text| EmbedRequest { text: text.clone(), ..settings.clone() }).collect();
-        let results = backend.embed(requests).await?;
+        let results = backend.embed(Call::new(texts.clone(), settings.clone())).await?;
         let mut out = std::io::stdout().lock();
         for (text, result) in texts.iter().zip(&results) {
             failed += usize::from(result.is_err());

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Call;
 use crate::error::Result;
 pub use crate::model::tokenizer::TextTokenizer;
 
@@ -70,16 +70,16 @@ const RESULTS_PER_TURN: usize = 64;
 /// Texts in, vectors out.
 ///
 /// The outer error is the call's (overload, not ready); the inner one is a text's (bad pooling, empty text), so that a
-/// bulk caller keeps what succeeded. One result per request, in order.
+/// bulk caller keeps what succeeded. One result per text, in order.
 pub trait Backend: Send + Sync {
     /// Embeds the texts. Dropping the future abandons the work that has not begun.
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>>;
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>>;
 
     /// As [`Backend::embed`], telling each text's result, by its index, as soon as it is known. Texts may be told in any
     /// order; one that is never told has no result.
-    fn embed_each<'a>(&'a self, requests: Vec<EmbedRequest>, mut tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
+    fn embed_each<'a>(&'a self, call: Call, mut tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            for (index, result) in self.embed(requests).await?.into_iter().enumerate() {
+            for (index, result) in self.embed(call).await?.into_iter().enumerate() {
                 tell(index, result);
                 if (index + 1).is_multiple_of(RESULTS_PER_TURN) {
                     tokio::task::yield_now().await;

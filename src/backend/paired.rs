@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, join, try_join};
+use futures_util::future::{BoxFuture, join};
 use serde_json::{Map, Value};
 
-use super::{Backend, Embedding, ModelInfo};
-use crate::contract::request::{EmbedRequest, Task};
+use super::{Backend, Embedding, ModelInfo, Tell};
+use crate::contract::call::Call;
+use crate::contract::request::Task;
 use crate::error::{Error, Result};
 
 /// See the module.
@@ -45,24 +46,23 @@ impl Paired {
         };
         Ok(Paired { passage, query, info })
     }
+
+    /// The encoder for texts of this task.
+    fn side(&self, task: Task) -> &dyn Backend {
+        match task {
+            Task::Passage => &*self.passage,
+            Task::Query => &*self.query,
+        }
+    }
 }
 
 impl Backend for Paired {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        Box::pin(async move {
-            let is_query: Vec<bool> = requests.iter().map(|request| request.task() == Task::Query).collect();
-            let (queries, passages): (Vec<_>, Vec<_>) =
-                requests.into_iter().partition(|request| request.task() == Task::Query);
-            let embed = |backend: &Arc<dyn Backend>, requests: Vec<EmbedRequest>| {
-                let backend = backend.clone();
-                async move { if requests.is_empty() { Ok(Vec::new()) } else { backend.embed(requests).await } }
-            };
-            let (passages, queries) = try_join(embed(&self.passage, passages), embed(&self.query, queries)).await?;
-            let (mut passages, mut queries) = (passages.into_iter(), queries.into_iter());
-            let missing = || Err(Error::internal("the backend gave no answer for the text"));
-            let next = |query| if query { queries.next() } else { passages.next() };
-            Ok(is_query.into_iter().map(next).map(|result| result.unwrap_or_else(missing)).collect())
-        })
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        self.side(call.task()).embed(call)
+    }
+
+    fn embed_each<'a>(&'a self, call: Call, tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
+        self.side(call.task()).embed_each(call, tell)
     }
 
     fn info(&self) -> &ModelInfo {
@@ -104,13 +104,14 @@ impl Backend for Paired {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::call::Text;
 
     /// Answers each text with its length and a mark of its own.
     struct Marked(f32, ModelInfo);
 
     impl Backend for Marked {
-        fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-            let embed = |request: EmbedRequest| match request.text.as_str() {
+        fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+            let embed = |text: &Text| match &**text {
                 "bad" => Err(Error::invalid("bad")),
                 text => Ok(Embedding {
                     vector: [self.0, text.len() as f32].into(),
@@ -119,7 +120,7 @@ mod tests {
                     ignored: Vec::new(),
                 }),
             };
-            let results = requests.into_iter().map(embed).collect();
+            let results = call.texts.iter().map(embed).collect();
             Box::pin(async move { Ok(results) })
         }
 
@@ -142,15 +143,18 @@ mod tests {
     #[tokio::test]
     async fn the_task_picks_the_encoder_and_order_is_kept() {
         let pair = Paired::new(marked(1.0, 2), marked(2.0, 2)).expect("a pair");
-        let requests = vec![
-            EmbedRequest::query("a"),
-            EmbedRequest::passage("bb"),
-            EmbedRequest::passage("bad"),
-            EmbedRequest::query("ccc"),
-        ];
-        let results = pair.embed(requests).await.expect("the call");
-        let vectors: Vec<_> = results.iter().map(|result| result.as_ref().ok().map(|e| e.vector.to_vec())).collect();
-        assert_eq!(vectors, [Some(vec![2.0, 1.0]), Some(vec![1.0, 2.0]), None, Some(vec![2.0, 3.0])]);
+        let vectors = async |call| -> Vec<_> {
+            let results = pair.embed(call).await.expect("the call");
+            results.iter().map(|result| result.as_ref().ok().map(|e| e.vector.to_vec())).collect()
+        };
+        assert_eq!(vectors(Call::queries(["a", "ccc"])).await, [Some(vec![2.0, 1.0]), Some(vec![2.0, 3.0])]);
+        assert_eq!(vectors(Call::passages(["bb", "bad"])).await, [Some(vec![1.0, 2.0]), None]);
+        let mut told = Vec::new();
+        let each =
+            pair.embed_each(Call::queries(["a", "bad"]), Box::new(|index, result| told.push((index, result.ok()))));
+        each.await.expect("the call");
+        let told: Vec<_> = told.into_iter().map(|(index, told)| (index, told.map(|e| e.vector.to_vec()))).collect();
+        assert_eq!(told, [(0, Some(vec![2.0, 1.0])), (1, None)]);
         assert_eq!(pair.info().name, "1 + 2");
         assert_eq!(Value::Object(pair.meta()), serde_json::json!({"passage": {"mark": 1.0}, "query": {"mark": 2.0}}));
     }

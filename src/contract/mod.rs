@@ -10,9 +10,10 @@
 //! | object → text | [`object_text`] |
 //! | nearText → texts to embed → one query vector | [`near_text`] |
 //! | local model or URL | [`endpoint`] |
-//! | what an embedding request says | [`request`] |
+//! | what a backend is asked in one call | [`call`], [`request`] |
 //! | the pieces these are made of | [`value`], [`property_value`], [`camel_case`], [`go_format`], [`date`], [`uuid`] |
 
+pub mod call;
 pub mod camel_case;
 pub mod class;
 pub mod date;

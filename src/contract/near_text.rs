@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 
+use super::call::Text;
 use super::{go_format, uuid};
 use crate::error::{Error, Result};
 
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NearText {
     /// Texts as they are: no camel case splitting, no lower-casing. Each is embedded, doubles and empty ones included.
-    pub concepts: Vec<String>,
+    pub concepts: Vec<Text>,
     /// Moves the vector towards something.
     pub move_to: Move,
     /// Moves it away from something, after [`NearText::move_to`].
@@ -35,7 +36,7 @@ pub struct NearText {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Move {
     /// Texts to move to or from; their mean counts once.
-    pub concepts: Option<Vec<String>>,
+    pub concepts: Option<Vec<Text>>,
     /// Objects to move to or from; each counts once.
     pub objects: Option<Vec<MoveObject>>,
     /// How far; used as float32. Zero and less: the move is left out.
@@ -73,9 +74,9 @@ impl NearText {
     }
 
     /// The texts to embed as queries, in order. A move that is left out embeds nothing.
-    pub fn texts(&self) -> Vec<&str> {
+    pub fn texts(&self) -> Vec<&Text> {
         let moves = [&self.move_to, &self.move_away_from].into_iter().filter(|movement| movement.counts());
-        self.concepts.iter().chain(moves.flat_map(Move::concepts)).map(String::as_str).collect()
+        self.concepts.iter().chain(moves.flat_map(Move::concepts)).collect()
     }
 
     /// The query vector, from the vectors of [`NearText::texts`] in their order. No concepts give an empty vector.
@@ -125,7 +126,7 @@ impl Move {
         self.force as f32
     }
 
-    fn concepts(&self) -> impl Iterator<Item = &String> {
+    fn concepts(&self) -> impl Iterator<Item = &Text> {
         self.concepts.iter().flatten()
     }
 

@@ -1,10 +1,7 @@
-//! The words every surface, cache and backend share: what may be asked of an embedding, and by which rules it is made.
+//! The words every surface, cache and backend share: what a text is, how it is pooled, by which rules it is embedded.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Instant;
 
 /// What the text is: something to be found, or something searched with.
 ///
@@ -60,59 +57,6 @@ impl PoolingStrategy {
             "" | "masked_mean" => Some(PoolingStrategy::MaskedMean),
             "cls" => Some(PoolingStrategy::Cls),
             _ => None,
-        }
-    }
-}
-
-/// One text and how it is to be embedded. Settings are kept as the caller wrote them; the backend's profile decides
-/// which of them count (the reference container ignores `pooling` in one mode and `dimensions` in another).
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct EmbedRequest {
-    /// The text, exactly as received.
-    pub text: String,
-    /// The task as the caller wrote it (`passage`, `query`, or any other word: the reference container takes all of them
-    /// and, with prefixes on, puts the word in front of the text). `None` when nothing was said.
-    pub task_name: Option<Cow<'static, str>>,
-    /// `poolingStrategy` as the caller wrote it; empty or `None` means [`PoolingStrategy::MaskedMean`].
-    pub pooling: Option<String>,
-    /// Wanted number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
-    /// what would leave nothing.
-    pub dimensions: Option<i64>,
-    /// Replaces the model's own prompt for the task.
-    pub prompt: Option<String>,
-    /// Until when the request may wait for its turn where much is waiting. Says nothing about the vector.
-    pub deadline: Option<Instant>,
-    /// The trace the request is part of, to be passed on with it. Says nothing about the vector.
-    pub trace: Option<Arc<TraceContext>>,
-}
-
-/// W3C Trace Context and Baggage as the caller sent them, to be passed on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TraceContext {
-    /// The header `traceparent`.
-    pub traceparent: Option<String>,
-    /// The header `tracestate`.
-    pub tracestate: Option<String>,
-    /// The header `baggage`.
-    pub baggage: Option<String>,
-}
-
-impl EmbedRequest {
-    /// A passage with every setting left to its default.
-    pub fn passage(text: impl Into<String>) -> Self {
-        EmbedRequest { text: text.into(), ..EmbedRequest::default() }
-    }
-
-    /// A query with every setting left to its default.
-    pub fn query(text: impl Into<String>) -> Self {
-        EmbedRequest { text: text.into(), task_name: Some(Task::Query.as_str().into()), ..EmbedRequest::default() }
-    }
-
-    /// Only the exact word `query` makes a query; everything else, nothing at all included, is a passage.
-    pub fn task(&self) -> Task {
-        match self.task_name.as_deref() {
-            Some("query") => Task::Query,
-            _ => Task::Passage,
         }
     }
 }

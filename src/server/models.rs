@@ -238,12 +238,12 @@ mod tests {
 
     use super::*;
     use crate::backend::{Embedding, ModelInfo};
-    use crate::contract::request::EmbedRequest;
+    use crate::contract::call::Call;
 
     struct Named(ModelInfo);
 
     impl Backend for Named {
-        fn embed(&self, _: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        fn embed(&self, _: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
             Box::pin(async { Ok(Vec::new()) })
         }
 
@@ -285,7 +285,7 @@ mod tests {
     struct Broken(ModelInfo);
 
     impl Backend for Broken {
-        fn embed(&self, _: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        fn embed(&self, _: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
             Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "broken")) })
         }
 

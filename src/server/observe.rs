@@ -18,7 +18,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use crate::contract::request::TraceContext;
+use crate::contract::call::TraceContext;
 use crate::telemetry::metrics::instrument::Entered;
 use crate::telemetry::metrics::labels::{Code, Surface};
 use crate::telemetry::metrics::metrics;

@@ -14,8 +14,8 @@ use super::models::Readiness;
 use super::observe;
 use super::options::{ModuleOptions, SurfaceOptions};
 use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
+use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::contract::endpoint::Endpoints;
-use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
@@ -91,30 +91,24 @@ impl Service {
     }
 
     /// Embeds the texts of one request; a text over its limit is refused alone.
-    pub(super) async fn embed(&self, mut requests: Vec<EmbedRequest>) -> Result<Vec<Result<Embedding>>> {
+    pub(super) async fn embed(&self, mut texts: Vec<Text>, settings: EmbedSettings) -> Result<Vec<Result<Embedding>>> {
         let backend = self.backend().inspect_err(|error| {
             if error.kind() == ErrorKind::Unavailable {
                 metrics().refused(Refusal::NotReady);
             }
         })?;
-        self.check_texts(requests.len())?;
-        metrics().texts.add(requests.len() as u64);
+        self.check_texts(texts.len())?;
+        metrics().texts.add(texts.len() as u64);
         let deadline = Instant::now().checked_add(self.limits.max_wait);
-        let held = self.answers.admit(requests.len(), backend.info().dimensions).await?;
-        let trace = observe::current();
-        for request in &mut requests {
-            request.deadline = deadline;
-            request.trace.clone_from(&trace);
-        }
+        let held = self.answers.admit(texts.len(), backend.info().dimensions).await?;
         let max = self.limits.max_text_bytes;
-        let too_long: Vec<(usize, usize)> = requests
-            .iter()
-            .enumerate()
-            .filter(|(_, request)| request.text.len() > max)
-            .map(|(index, request)| (index, request.text.len()))
-            .collect();
-        requests.retain(|request| request.text.len() <= max);
-        let mut results = if requests.is_empty() { Vec::new() } else { backend.embed(requests).await? };
+        let lengths = texts.iter().map(|text| text.len()).enumerate();
+        let too_long: Vec<(usize, usize)> = lengths.filter(|&(_, length)| length > max).collect();
+        texts.retain(|text| text.len() <= max);
+        let mut results = Vec::new();
+        if !texts.is_empty() {
+            results = backend.embed(Call { texts, settings, deadline, trace: observe::current() }).await?;
+        }
         if let Some(held) = held {
             keep(held);
         }
@@ -150,8 +144,8 @@ impl Service {
         Ok(())
     }
 
-    pub(super) async fn embed_one(&self, request: EmbedRequest) -> Result<Embedding> {
-        let mut results = self.embed(vec![request]).await?;
+    pub(super) async fn embed_one(&self, text: Text, settings: EmbedSettings) -> Result<Embedding> {
+        let mut results = self.embed(vec![text], settings).await?;
         results.pop().unwrap_or_else(|| Err(Error::internal("the backend gave no answer for the text")))
     }
 

@@ -13,7 +13,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::contract::request::TraceContext;
+use crate::contract::call::TraceContext;
 
 /// Longest `traceparent` and `tracestate` that are read.
 const MAX_TRACE: usize = 512;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
+use text2vec_sidecar::contract::call::Text;
 use text2vec_sidecar::contract::class::{self, Class, MODULE};
 use text2vec_sidecar::contract::endpoint::{Endpoint, Endpoints, InferenceUrls, enabled, request_url};
 use text2vec_sidecar::contract::near_text::{Move, MoveObject, NearText};
@@ -310,7 +311,8 @@ impl MoveInput {
             MoveObject { vector: stored.get(named).cloned(), id, beacon }
         };
         let objects = self.objects.as_ref().map(|entries| entries.iter().map(object).collect());
-        Move { concepts: self.concepts.clone(), objects, force: self.force }
+        let concepts = self.concepts.as_ref().map(|concepts| concepts.iter().map(Text::from).collect());
+        Move { concepts, objects, force: self.force }
     }
 }
 
@@ -335,7 +337,7 @@ fn near_text_moves() {
     for case in cases::<NearTextCase>("near_text_moves") {
         let (name, expected) = (&case.name, &case.expected);
         let near_text = NearText {
-            concepts: case.near_text.concepts.clone(),
+            concepts: case.near_text.concepts.iter().map(Text::from).collect(),
             move_to: case.near_text.move_to.with_vectors(&case.stored_vectors),
             move_away_from: case.near_text.move_away_from.with_vectors(&case.stored_vectors),
             certainty: case.near_text.certainty,
@@ -355,10 +357,10 @@ fn near_text_moves() {
         };
         let mut sent = Vec::new();
         let got = near_text.combine(near_text.texts().into_iter().map(|text| {
-            sent.push(text.to_owned());
+            sent.push(String::from(text.clone()));
             embed(text)
         }));
-        let eager: Vec<_> = near_text.texts().into_iter().map(embed).collect();
+        let eager: Vec<_> = near_text.texts().into_iter().map(|text| embed(text)).collect();
         let eager = near_text.combine(eager);
 
         assert_eq!(Some(sent), expected.texts_sent_as_query, "{name}");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::Value as Json;
+use text2vec_sidecar::contract::call::Text;
 use text2vec_sidecar::contract::class::{Class, MODULE};
 use text2vec_sidecar::contract::date::Date;
 use text2vec_sidecar::contract::near_text::{Move, MoveObject, NearText};
@@ -257,10 +258,10 @@ proptest! {
         let objects = texts.iter().map(|(id, beacon, vector)| {
             MoveObject { id: id.clone(), beacon: format!("weaviate://{beacon}/{id}"), vector: vector.clone() }
         });
-        let concepts = texts.iter().map(|text| text.0.clone()).collect();
+        let concepts = texts.iter().map(|text| Text::from(&text.0)).collect();
         let movement = Move { concepts: Some(concepts), objects: Some(objects.collect()), force };
         let near_text = NearText {
-            concepts: texts.iter().map(|text| text.1.clone()).collect(),
+            concepts: texts.iter().map(|text| Text::from(&text.1)).collect(),
             move_to: Move { objects: None, ..movement.clone() },
             move_away_from: movement,
             ..NearText::default()

@@ -13,7 +13,7 @@ use support::upstream::{Act, Upstream, ok, status};
 use support::{FakeBackend, TestServer};
 use text2vec_sidecar::backend::remote::{Remote, RemoteOptions, startup};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::error::{ErrorKind, Result};
 use text2vec_sidecar::server::{Limits, ServerOptions, SurfaceOptions};
 
@@ -42,9 +42,9 @@ impl Noting {
 }
 
 impl Backend for Noting {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        self.1.lock().expect("lock").push(requests.iter().map(|request| request.text.clone()).collect());
-        self.0.embed(requests)
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        self.1.lock().expect("lock").push(call.texts.iter().cloned().map(String::from).collect());
+        self.0.embed(call)
     }
 
     fn info(&self) -> &ModelInfo {
@@ -100,8 +100,8 @@ fn texts(call: usize, count: usize) -> Vec<String> {
     (0..count).map(|i| format!("{call} {i} {}", "x".repeat(i % 50))).collect()
 }
 
-fn passages(texts: &[String]) -> Vec<EmbedRequest> {
-    texts.iter().map(EmbedRequest::passage).collect()
+fn passages(texts: &[String]) -> Call {
+    Call::passages(texts)
 }
 
 /// The only test here whose upstreams refuse for the number of texts by their own: it counts those of the process.
@@ -230,8 +230,7 @@ async fn halving_ends_with_the_deadline() {
     let remote = connect_with(&upstream.url(), 1).await;
     let (started, texts) = (Instant::now(), texts(0, 64));
     let deadline = Some(started + Duration::from_millis(800));
-    let requests = texts.iter().map(|text| EmbedRequest { deadline, ..EmbedRequest::passage(text) }).collect();
-    let answers = remote.embed(requests).await;
+    let answers = remote.embed(Call { deadline, ..passages(&texts) }).await;
     assert!(started.elapsed() < Duration::from_millis(1600), "{:?}", started.elapsed());
     let answers = answers.expect("some came in time");
     let in_time = answers.iter().take_while(|answer| answer.is_ok()).count();

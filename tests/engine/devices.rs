@@ -12,7 +12,8 @@ use text2vec_engine::device::Card;
 use text2vec_kernel::Kernels;
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions, Precision};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::Result;
 
 fn fixtures(name: &str) -> PathBuf {
@@ -72,9 +73,9 @@ async fn calls_are_shared_out_over_cards_and_have_the_reference_s_vectors() {
         assert_eq!(sidecar["engine"], if family == "model2vec" { "candle" } else { "candle-packed" });
         let mut calls = Vec::new();
         for round in 0..8 {
-            calls.push(backend.embed(texts.iter().map(|text| EmbedRequest::passage(*text)).collect()));
+            calls.push(backend.embed(Call::passages(texts.iter().copied())));
             let text = texts[round % texts.len()];
-            calls.push(backend.embed(vec![EmbedRequest::query(text)]));
+            calls.push(backend.embed(Call::query(text)));
         }
         let answers = join_all(calls).await;
         let mut compared = 0;
@@ -94,9 +95,9 @@ async fn calls_are_shared_out_over_cards_and_have_the_reference_s_vectors() {
 
 #[tokio::test]
 async fn precisions_are_told_apart() {
-    let request = || vec![EmbedRequest::passage("A text about the precision of numbers, of some length.")];
+    let call = || Call::passage("A text about the precision of numbers, of some length.");
     let exact = LocalBackend::load(&options("families/bert")).expect("on the CPU");
-    let wanted = exact.embed(request()).await.expect("the call").remove(0).expect("a vector").vector;
+    let wanted = exact.embed(call()).await.expect("the call").remove(0).expect("a vector").vector;
     let mut fingerprints = Vec::new();
     for (precision, name, least) in [
         (Precision::F32, "f32", 1.0 - 1e-9),
@@ -105,7 +106,7 @@ async fn precisions_are_told_apart() {
     ] {
         let backend = load(1, &LocalOptions { precision, ..options("families/bert") }).expect("it loads");
         assert_eq!(backend.meta()["sidecar"]["precision"], name);
-        let vector = backend.embed(request()).await.expect("the call").remove(0).expect("a vector").vector;
+        let vector = backend.embed(call()).await.expect("the call").remove(0).expect("a vector").vector;
         let found = cosine(&vector, &wanted);
         assert!(found >= least, "{precision}: {found}");
         fingerprints.push(backend.info().fingerprint.clone());

@@ -12,7 +12,8 @@ use text2vec_engine::weights::{Weights, weight_files};
 use text2vec_kernel::{InstructionSet, Kernels, Precision, cores};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::tokenizer::TextTokenizer;
 
 fn config() -> serde_json::Map<String, Value> {
@@ -72,7 +73,7 @@ fn hidden_states_are_those_of_candle_and_bits_do_not_depend_on_batch_or_threads(
 async fn the_engine_can_be_chosen() {
     let vector = async |engine| {
         let backend = LocalBackend::load(&LocalOptions { engine, ..options(Profile::Transformers) }).expect("it loads");
-        let vector = backend.embed(vec![EmbedRequest::passage("The London Eye")]).await.expect("the call").remove(0);
+        let vector = backend.embed(Call::passage("The London Eye")).await.expect("the call").remove(0);
         (backend.engine().0, vector.expect("a vector").vector)
     };
     let (name, auto) = vector(Engine::Auto).await;

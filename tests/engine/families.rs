@@ -10,7 +10,8 @@ use support::{fixture, floats, max_difference};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::sentences::{collapse_whitespace, split_sentences};
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::{Call, EmbedSettings};
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::modules::ModelDescription;
 
 /// max |difference| to the reference.
@@ -39,10 +40,6 @@ fn mode(family: &str, mode: &str) -> (LocalOptions, Option<String>) {
     (LocalOptions { profile: Some(profile), direct_tokenize, ..LocalOptions::new(dir(family)) }, pooling)
 }
 
-fn request(text: &str, pooling: &Option<String>) -> EmbedRequest {
-    EmbedRequest { pooling: pooling.clone(), ..EmbedRequest::passage(text) }
-}
-
 /// Every mode of a family's goldens, all texts in one call and some alone, on our kernels and on Candle, plainly and on packed rows as on a
 /// GPU.
 async fn check(family: &str, modes: usize) {
@@ -57,8 +54,9 @@ async fn check(family: &str, modes: usize) {
         for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
             let backend = LocalBackend::load(&LocalOptions { engine, threads: Some(2), ..options.clone() });
             let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
-            let requests: Vec<_> = texts.iter().map(|text| request(text, &pooling)).collect();
-            let answers = backend.embed(requests.clone()).await.expect("the call");
+            let settings = EmbedSettings { pooling: pooling.clone(), ..EmbedSettings::default() };
+            let call = Call { settings, ..Call::passages(&texts) };
+            let answers = backend.embed(call.clone()).await.expect("the call");
             let (mut worst, mut compared) = (0f64, 0);
             for (number, (answer, expected)) in answers.iter().zip(expected).enumerate() {
                 if expected.is_null() {
@@ -71,7 +69,8 @@ async fn check(family: &str, modes: usize) {
                 assert_eq!(Some(vector.len()), backend.info().dimensions);
                 worst = worst.max(max_difference(vector, &floats(expected)));
                 compared += 1;
-                let alone = backend.embed(vec![requests[number].clone()]).await.expect("the call").remove(0);
+                let alone = Call { texts: vec![call.texts[number].clone()], ..call.clone() };
+                let alone = backend.embed(alone).await.expect("the call").remove(0);
                 let alone = alone.expect("a vector").vector;
                 match engine {
                     Engine::Candle | Engine::CandlePacked => assert!(max_difference(&alone, vector) <= TOLERANCE),
@@ -163,8 +162,7 @@ async fn the_texts_reach_the_limits() {
         for (profile, limit) in ["transformers", "sentence-transformers", "onnx"].into_iter().zip(limits) {
             let backend = LocalBackend::load(&mode(family, profile).0).expect("the model loads");
             assert_eq!(backend.max_tokens(), limit, "{family} {profile}");
-            let requests = texts().iter().map(|text| EmbedRequest::passage(text.as_str())).collect();
-            let answers = backend.embed(requests).await.expect("the call");
+            let answers = backend.embed(Call::passages(texts())).await.expect("the call");
             let truncated = answers.iter().flatten().filter(|answer| answer.truncated).count();
             assert!((1..8).contains(&truncated), "{family} {profile}: {truncated} texts over the limit");
         }

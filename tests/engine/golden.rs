@@ -7,38 +7,40 @@ use serde_json::Value;
 use support::{fixture, floats, max_difference, model_dir, norm, options};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::{Call, EmbedSettings, Text};
+use text2vec_sidecar::contract::request::Profile;
 
 /// Texts of `minilm/texts.json`.
 const TEXTS: usize = 54;
 
-fn requests(config: &Value) -> Vec<(u64, EmbedRequest)> {
+/// Every text alone, by its number.
+fn calls(config: &Value) -> Vec<(u64, Call)> {
     let texts = fixture("minilm/texts.json");
     let word = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
-    let request = |entry: &Value| {
-        let request = EmbedRequest {
-            text: entry["text"].as_str().expect("text").to_owned(),
+    let call = |entry: &Value| {
+        let settings = EmbedSettings {
             task_name: word("task_type").map(Into::into),
             pooling: word("pooling_strategy"),
             dimensions: config.get("dimensions").and_then(Value::as_i64),
-            ..EmbedRequest::default()
+            prompt: None,
         };
-        (entry["id"].as_u64().expect("id"), request)
+        let text = Text::from(entry["text"].as_str().expect("text"));
+        (entry["id"].as_u64().expect("id"), Call::new(vec![text], settings))
     };
-    texts.as_array().expect("a list").iter().map(request).collect()
+    texts.as_array().expect("a list").iter().map(call).collect()
 }
 
 /// Embeds every text alone and compares. Reference statuses other than 200 must be errors here too.
 async fn check(file: &str, options: LocalOptions, tolerance: impl Fn(f64) -> f64) {
     let golden = fixture(&format!("minilm/{file}.json"));
     let backend = LocalBackend::load(&options).expect("the model loads");
-    let requests = requests(&golden["config"]);
+    let calls = calls(&golden["config"]);
     let results = golden["results"].as_array().expect("results");
-    assert_eq!((requests.len(), results.len()), (TEXTS, TEXTS));
+    assert_eq!((calls.len(), results.len()), (TEXTS, TEXTS));
     let (mut worst, mut worst_id, mut refused) = (0f64, 0, 0);
-    for ((id, request), expected) in requests.into_iter().zip(results) {
+    for ((id, call), expected) in calls.into_iter().zip(results) {
         assert_eq!(expected["id"].as_u64(), Some(id));
-        let answer = backend.embed(vec![request]).await.expect("the call").remove(0);
+        let answer = backend.embed(call).await.expect("the call").remove(0);
         if expected["status"].as_u64() == Some(200) {
             let vector = answer.unwrap_or_else(|error| panic!("{file} text {id}: {error}")).vector;
             let expected = floats(&expected["vector"]);
@@ -107,10 +109,9 @@ async fn onnx_profile_in_f32_beside_the_int8_reference() {
     let golden = fixture("minilm/D-avx2.json");
     let backend = LocalBackend::load(&options(Profile::Onnx)).expect("the model loads");
     let mut cosines = Vec::new();
-    for ((id, request), expected) in
-        requests(&golden["config"]).into_iter().zip(golden["results"].as_array().expect("list"))
+    for ((id, call), expected) in calls(&golden["config"]).into_iter().zip(golden["results"].as_array().expect("list"))
     {
-        let vector = backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector").vector;
+        let vector = backend.embed(call).await.expect("the call").remove(0).expect("a vector").vector;
         assert!((norm(&vector) - 1.0).abs() < 1e-6, "text {id} is not normalised");
         let expected = floats(&expected["vector"]);
         cosines.push(vector.iter().zip(&expected).map(|(a, b)| f64::from(a * b)).sum::<f64>());
@@ -126,17 +127,17 @@ async fn onnx_profile_in_f32_beside_the_int8_reference() {
 async fn a_vector_does_not_depend_on_its_batch() {
     for options in [direct(), options(Profile::Transformers), options(Profile::SentenceTransformers)] {
         let backend = LocalBackend::load(&options).expect("the model loads");
-        let batch: Vec<_> = requests(&Value::Null)
+        let batch: Vec<Text> = calls(&Value::Null)
             .into_iter()
-            .map(|(_, request)| request)
-            .filter(|request| !request.text.trim().is_empty())
+            .flat_map(|(_, call)| call.texts)
+            .filter(|text| !text.trim().is_empty())
             .take(32)
             .collect();
         assert_eq!(batch.len(), 32);
-        let together = backend.embed(batch.clone()).await.expect("the call");
+        let together = backend.embed(Call::passages(batch.clone())).await.expect("the call");
         let mut worst = 0f64;
-        for (request, together) in batch.into_iter().zip(together) {
-            let alone = backend.embed(vec![request]).await.expect("the call").remove(0).expect("alone");
+        for (text, together) in batch.into_iter().zip(together) {
+            let alone = backend.embed(Call::passage(text)).await.expect("the call").remove(0).expect("alone");
             worst = worst.max(max_difference(&alone.vector, &together.expect("together").vector));
         }
         println!("{:?}: alone and in a batch differ by at most {worst:e}", options.profile);
@@ -151,7 +152,7 @@ async fn the_tokenizer_file_s_truncation_and_padding_are_ignored() {
         .expect("JSON");
     assert_eq!(file["truncation"]["max_length"], 128, "the trap this test is about");
     let backend = LocalBackend::load(&direct()).expect("the model loads");
-    let embed = |text: String| backend.embed(vec![EmbedRequest::passage(text)]);
+    let embed = |text: String| backend.embed(Call::passage(text));
     let short = embed("a".into()).await.expect("the call").remove(0).expect("a vector");
     assert_eq!((short.tokens, short.truncated), (3, false));
     let long = embed("word ".repeat(300)).await.expect("the call").remove(0).expect("a vector");

@@ -11,7 +11,8 @@ use text2vec_engine::onnx::OnnxEncoder;
 use text2vec_kernel::Kernels;
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 
 const MODELS: [&str; 3] = ["bert-u8", "bert-s8", "xlm-roberta-u8"];
 
@@ -68,8 +69,8 @@ async fn a_directory_of_an_onnx_image_is_served_as_the_reference_does() {
         assert_eq!(backend.meta()["sidecar"]["precision"], "int8 (onnx)");
         let golden = fixture(&format!("onnx/{model}/golden.json"));
         for entry in golden["results"].as_array().expect("results") {
-            let request = EmbedRequest::passage(entry["text"].as_str().expect("text"));
-            let vector = backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector").vector;
+            let call = Call::passage(entry["text"].as_str().expect("text"));
+            let vector = backend.embed(call).await.expect("the call").remove(0).expect("a vector").vector;
             let cosine = cosine(&vector, &floats(&entry["vector"]));
             assert!(cosine > 0.999_999_9, "{model}: {cosine} for {}", entry["text"]);
         }
@@ -103,8 +104,8 @@ async fn the_real_image_gives_the_references_vectors() {
     let mut worst = 0f32;
     for (text, result) in texts.as_array().expect("a list").iter().zip(results) {
         assert_eq!(text["id"], result["id"]);
-        let request = EmbedRequest::passage(text["text"].as_str().expect("text"));
-        let vector = backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector").vector;
+        let call = Call::passage(text["text"].as_str().expect("text"));
+        let vector = backend.embed(call).await.expect("the call").remove(0).expect("a vector").vector;
         let want: Vec<f32> = floats(&result["vector"]);
         cosines.push(cosine(&vector, &want));
         worst = vector.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);

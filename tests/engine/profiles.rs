@@ -10,7 +10,8 @@ use serde_json::json;
 use support::{fixture, floats, max_difference, model_dir, norm, options};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::backend::{Backend, Embedding};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::{Call, EmbedSettings};
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::hub::HubConfig;
 use text2vec_sidecar::model::locate::{self, Layout};
 
@@ -41,8 +42,8 @@ fn load(path: &Path, change: impl FnOnce(&mut LocalOptions)) -> (LocalBackend, L
     (LocalBackend::load(&options).expect("the model loads"), found.layout)
 }
 
-async fn embed(backend: &LocalBackend, request: EmbedRequest) -> Embedding {
-    backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector")
+async fn embed(backend: &LocalBackend, call: Call) -> Embedding {
+    backend.embed(call).await.expect("the call").remove(0).expect("a vector")
 }
 
 #[tokio::test]
@@ -76,7 +77,7 @@ async fn a_model_put_into_an_image_has_the_vectors_of_the_reference_s_custom_ima
         if expected["status"] != 200 {
             continue;
         }
-        let vector = embed(&backend, EmbedRequest::passage(text["text"].as_str().expect("text"))).await.vector;
+        let vector = embed(&backend, Call::passage(text["text"].as_str().expect("text"))).await.vector;
         let expected = floats(&expected["vector"]);
         let dot: f64 = vector.iter().zip(&expected).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
         least = least.min(dot / norm(&vector) / norm(&expected));
@@ -102,17 +103,17 @@ async fn a_sentence_transformers_image_is_a_hub_cache_with_markers_beside_it() {
     assert_eq!(backend.profile(), (Profile::SentenceTransformers, "the marker file model_name"));
     assert_eq!(backend.info().name, "sentence-transformers/all-MiniLM-L6-v2");
     let reference = LocalBackend::load(&options(Profile::SentenceTransformers)).expect("the model loads");
-    let request = EmbedRequest::passage("The London Eye");
-    assert_eq!(embed(&backend, request.clone()).await, embed(&reference, request).await);
+    let call = Call::passage("The London Eye");
+    assert_eq!(embed(&backend, call.clone()).await, embed(&reference, call).await);
 }
 
 #[tokio::test]
 async fn task_prefixes_are_put_in_front_and_the_marker_file_beats_the_variable() {
     let image = tempfile::tempdir().expect("a directory");
     link_model(image.path());
-    let task = |text: &str, task: Option<&'static str>| EmbedRequest {
-        task_name: task.map(Into::into),
-        ..EmbedRequest::passage(text)
+    let task = |text: &str, task: Option<&'static str>| {
+        let settings = EmbedSettings { task_name: task.map(Into::into), ..EmbedSettings::default() };
+        Call::new(vec![text.into()], settings)
     };
     let (plain, _) = load(image.path(), |_| {});
     let (prefixed, _) = load(image.path(), |options| options.reference_prefixes = true);
@@ -140,39 +141,36 @@ async fn the_models_own_prompts_follow_the_task() {
     fs::remove_file(dir.path().join("config_sentence_transformers.json")).expect("remove");
     fs::write(dir.path().join("config_sentence_transformers.json"), prompts.to_string()).expect("write");
     let (prompted, _) = load(dir.path(), |_| {});
-    let vector = async |backend, request| embed(backend, request).await.vector;
-    assert_eq!(
-        vector(&prompted, EmbedRequest::query("x")).await,
-        vector(&plain, EmbedRequest::passage("search: x")).await
-    );
-    assert_eq!(
-        vector(&prompted, EmbedRequest::passage("x")).await,
-        vector(&plain, EmbedRequest::passage("found: x")).await
-    );
+    let vector = async |backend, call| embed(backend, call).await.vector;
+    assert_eq!(vector(&prompted, Call::query("x")).await, vector(&plain, Call::passage("search: x")).await);
+    assert_eq!(vector(&prompted, Call::passage("x")).await, vector(&plain, Call::passage("found: x")).await);
     let (transformers, _) = load(dir.path(), |options| options.profile = Some(Profile::Transformers));
-    assert!(norm(&vector(&transformers, EmbedRequest::query("x")).await) > 2.0, "not normalised, no prompt");
+    assert!(norm(&vector(&transformers, Call::query("x")).await) > 2.0, "not normalised, no prompt");
 }
 
 #[tokio::test]
 async fn dimensions_are_applied_where_told_and_what_had_no_effect_is_counted() {
-    let request = |dimensions| EmbedRequest { dimensions: Some(dimensions), ..EmbedRequest::passage("The London Eye") };
+    let call = |dimensions| {
+        let settings = EmbedSettings { dimensions: Some(dimensions), ..EmbedSettings::default() };
+        Call::new(vec!["The London Eye".into()], settings)
+    };
     let as_reference = LocalBackend::load(&options(Profile::Transformers)).expect("the model loads");
-    let full = embed(&as_reference, request(100)).await;
+    let full = embed(&as_reference, call(100)).await;
     assert_eq!((full.vector.len(), full.ignored), (384, vec!["dimensions"]));
-    let long = EmbedRequest::passage("word ".repeat(600));
+    let long = Call::passage("word ".repeat(600));
     assert!(embed(&as_reference, long).await.truncated);
     let sidecar = &as_reference.meta()["sidecar"];
     assert_eq!((&sidecar["ignored_dimensions"], &sidecar["truncated_texts"]), (&json!(1), &json!(1)));
 
     let applying = LocalOptions { apply_dimensions: true, ..options(Profile::Transformers) };
     let applying = LocalBackend::load(&applying).expect("the model loads");
-    let cut = embed(&applying, request(100)).await;
+    let cut = embed(&applying, call(100)).await;
     assert_eq!((&cut.vector[..], cut.ignored.len()), (&full.vector[..100], 0));
     assert_ne!(applying.info().fingerprint, as_reference.info().fingerprint);
 
     let onnx =
         LocalBackend::load(&LocalOptions { apply_dimensions: true, ..options(Profile::Onnx) }).expect("it loads");
-    let cut = embed(&onnx, request(100)).await;
+    let cut = embed(&onnx, call(100)).await;
     assert!((norm(&cut.vector) - 1.0).abs() < 1e-6 && cut.vector.len() == 100, "cut, then normalised");
     let scaled: Vec<f32> =
         full.vector[..100].iter().map(|v| (f64::from(*v) / norm(&full.vector[..100])) as f32).collect();

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use support::{fixture, floats, max_difference};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::{Call, EmbedSettings};
+use text2vec_sidecar::contract::request::Profile;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sentence_transformers")
@@ -59,8 +60,9 @@ async fn every_pooling_and_dense_layer_gives_the_vectors_of_sentence_transformer
                 .unwrap_or_else(|error| panic!("{}: {error}", case["name"]));
             let mut worst = 0f64;
             for (dimensions, key) in [(None, "vectors"), (Some(7), "cut_to_7")] {
-                let request = |text: &String| EmbedRequest { dimensions, ..EmbedRequest::passage(text.clone()) };
-                let vectors = backend.embed(texts.iter().map(request).collect()).await.expect("the call");
+                let settings = EmbedSettings { dimensions, ..EmbedSettings::default() };
+                let call = Call { settings, ..Call::passages(&texts) };
+                let vectors = backend.embed(call).await.expect("the call");
                 for (index, vector) in vectors.into_iter().enumerate() {
                     let vector = vector.expect("a vector").vector;
                     let expected = floats(&case[key][index]);

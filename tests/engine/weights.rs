@@ -11,7 +11,8 @@ use support::{fixture, floats, max_difference, model_dir};
 use text2vec_engine::weights::{Weights, weight_files};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 
 type Writer = fn(&[Tensor]) -> Vec<u8>;
 
@@ -69,8 +70,8 @@ async fn every_kind_of_file_gives_the_reference_vectors() {
         let backend = LocalBackend::load(&options).unwrap_or_else(|error| panic!("{kind}: {error}"));
         let mut worst = 0f64;
         for index in (0..54).step_by(4) {
-            let request = EmbedRequest::passage(texts[index]["text"].as_str().expect("text"));
-            let vector = backend.embed(vec![request]).await.expect("the call").remove(0).expect("a vector").vector;
+            let call = Call::passage(texts[index]["text"].as_str().expect("text"));
+            let vector = backend.embed(call).await.expect("the call").remove(0).expect("a vector").vector;
             worst = worst.max(max_difference(&vector, &floats(&golden["results"][index]["vector"])));
         }
         println!("{kind}: at most {worst:.2e} from the reference");

@@ -21,7 +21,7 @@ use text2vec_sidecar::backend::remote::{Remote, RemoteOptions, startup};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::cache::{CacheOptions, Cached};
 use text2vec_sidecar::config::ReferenceEnv;
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::{Call, EmbedSettings, Text};
 use text2vec_sidecar::error::{Error, ErrorKind, Result};
 use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::object::Properties;
@@ -37,8 +37,8 @@ async fn connect_with(url: &str, options: &RemoteOptions) -> Arc<Remote> {
     startup::connect(Some(url), Some(url), false, options).await.expect("connected").passage.expect("one")
 }
 
-async fn one(backend: &dyn Backend, request: EmbedRequest) -> Result<Embedding> {
-    backend.embed(vec![request]).await?.pop().expect("a result")
+async fn one(backend: &dyn Backend, call: Call) -> Result<Embedding> {
+    backend.embed(call).await?.pop().expect("a result")
 }
 
 /// A server whose classes may name what listens at 127.0.0.1.
@@ -369,16 +369,17 @@ async fn a_reference_container_is_forwarded_to_bit_by_bit() {
 struct Noise(ModelInfo);
 
 impl Backend for Noise {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        let embed = |request: EmbedRequest| {
-            if request.text == "bad" {
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+        let Call { texts, settings, .. } = call;
+        let embed = |text: Text| {
+            if text == *"bad" {
                 return Err(Error::invalid("this text fails"));
             }
-            let seed = format!("{}{:?}{:?}{:?}", request.text, request.task(), request.pooling, request.prompt);
+            let seed = format!("{}{:?}{:?}{:?}", &*text, settings.task(), settings.pooling, settings.prompt);
             let mut state = seed
                 .bytes()
                 .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-            let length = request.dimensions.map_or(96, |dimensions| dimensions as usize);
+            let length = settings.dimensions.map_or(96, |dimensions| dimensions as usize);
             let vector = (0..length).map(|_| {
                 loop {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -391,11 +392,11 @@ impl Backend for Noise {
             Ok(Embedding {
                 vector: vector.collect(),
                 tokens: 5,
-                truncated: request.text.len() > 3,
+                truncated: text.len() > 3,
                 ignored: vec!["poolingStrategy"],
             })
         };
-        let results = requests.into_iter().map(embed).collect();
+        let results = texts.into_iter().map(embed).collect();
         Box::pin(async move { Ok(results) })
     }
 
@@ -412,34 +413,47 @@ impl Backend for Noise {
 async fn another_sidecar_gives_the_bits_of_the_local_answer() {
     let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: Some(96) }));
     let server = TestServer::start(noise.clone()).await;
-    let requests: Vec<EmbedRequest> = (0..700)
-        .map(|i| EmbedRequest {
+    // 700 texts, a call for each of the settings, with the numbers of its texts.
+    let mut calls: Vec<(Vec<usize>, Call)> = Vec::new();
+    for i in 0..700 {
+        let settings = EmbedSettings {
             task_name: Some(if i % 3 == 0 { "query" } else { "passage" }.into()),
             pooling: Some(if i % 5 == 0 { "cls" } else { "masked_mean" }.into()),
             dimensions: (i % 7 == 0).then_some(32),
-            ..EmbedRequest::passage(if i == 350 { "bad".to_owned() } else { format!("text {}", i % 650) })
-        })
-        .collect();
-    let local = noise.embed(requests.clone()).await.expect("the call");
+            prompt: None,
+        };
+        let text = Text::from(if i == 350 { "bad".to_owned() } else { format!("text {}", i % 650) });
+        match calls.iter_mut().find(|(_, call)| call.settings == settings) {
+            Some((numbers, call)) => {
+                numbers.push(i);
+                call.texts.push(text);
+            }
+            None => calls.push((vec![i], Call::new(vec![text], settings))),
+        }
+    }
+    assert_eq!(calls.len(), 8);
     for scheme in ["grpc", "http", "t2v+http"] {
         let remote = connect(&format!("{scheme}://{}", server.address)).await;
         assert_eq!(remote.info().dimensions, Some(96), "{scheme}");
-        let answers = remote.embed(requests.clone()).await.expect("the call");
-        assert_eq!(answers.len(), local.len());
-        for (i, (got, expected)) in answers.iter().zip(&local).enumerate() {
-            match (got, expected) {
-                (Ok(got), Ok(expected)) => {
-                    let bits = |vector: &[f32]| vector.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(&got.vector), bits(&expected.vector), "{scheme} {i}");
-                    if scheme == "grpc" {
-                        assert_eq!(got, expected, "tokens, truncation and settings as well");
+        for (numbers, call) in &calls {
+            let local = noise.embed(call.clone()).await.expect("the call");
+            let answers = remote.embed(call.clone()).await.expect("the call");
+            assert_eq!(answers.len(), local.len());
+            for (&i, (got, expected)) in numbers.iter().zip(answers.iter().zip(&local)) {
+                match (got, expected) {
+                    (Ok(got), Ok(expected)) => {
+                        let bits = |vector: &[f32]| vector.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&got.vector), bits(&expected.vector), "{scheme} {i}");
+                        if scheme == "grpc" {
+                            assert_eq!(got, expected, "tokens, truncation and settings as well");
+                        }
                     }
+                    (Err(got), Err(_)) => {
+                        assert_eq!((i, got.kind()), (350, ErrorKind::InvalidArgument), "{scheme} {got}");
+                        assert!(got.message().contains("this text fails"), "{scheme}: {got}");
+                    }
+                    other => panic!("{scheme} {i}: {other:?}"),
                 }
-                (Err(got), Err(_)) => {
-                    assert_eq!((i, got.kind()), (350, ErrorKind::InvalidArgument), "{scheme} {got}");
-                    assert!(got.message().contains("this text fails"), "{scheme}: {got}");
-                }
-                other => panic!("{scheme} {i}: {other:?}"),
             }
         }
         let meta = remote.live_meta().await.expect("meta").expect("an object");
@@ -455,8 +469,8 @@ async fn a_sidecar_with_smaller_limits_gets_smaller_batches() {
     let server = TestServer::start_unready(Limits { max_texts: 40, max_text_bytes: 100, ..Limits::default() }).await;
     server.readiness.ready(Arc::new(FakeBackend::new(3)));
     let remote = connect(&format!("grpc://{}", server.address)).await;
-    let texts = (0..300).map(|i| EmbedRequest::passage("x".repeat(if i == 70 { 101 } else { 1 + i % 90 }))).collect();
-    let answers = remote.embed(texts).await.expect("the call");
+    let texts = (0..300).map(|i| "x".repeat(if i == 70 { 101 } else { 1 + i % 90 }));
+    let answers = remote.embed(Call::passages(texts)).await.expect("the call");
     for (i, answer) in answers.into_iter().enumerate() {
         match answer {
             Ok(embedding) => assert_eq!(embedding.vector[0], (1 + i % 90) as f32),
@@ -510,15 +524,15 @@ async fn text_embeddings_inference_is_asked_in_batches() {
     for url in [upstream.url(), upstream.url().replace("http", "tei+http")] {
         let remote = connect(&url).await;
         let before = upstream.count("/embed");
-        let texts: Vec<_> = (0..20).map(|i| EmbedRequest::passage("x".repeat(i + 1))).collect();
-        let answers = remote.embed(texts).await.expect("the call");
+        let texts = (0..20).map(|i| "x".repeat(i + 1));
+        let answers = remote.embed(Call::passages(texts)).await.expect("the call");
         for (i, answer) in answers.iter().enumerate() {
             assert_eq!(&*answer.as_ref().expect("a vector").vector, [i as f32 + 1.0, 0.25], "{url}");
         }
         assert_eq!(upstream.count("/embed") - before, 3, "20 texts in batches of 8");
         // One bad text fails alone, its neighbours have their vectors.
-        let texts = (0..8).map(|i| EmbedRequest::passage(if i == 5 { "bad" } else { "good" })).collect();
-        let answers = remote.embed(texts).await.expect("the call");
+        let texts = (0..8).map(|i| if i == 5 { "bad" } else { "good" });
+        let answers = remote.embed(Call::passages(texts)).await.expect("the call");
         for (i, answer) in answers.iter().enumerate() {
             assert_eq!(answer.as_ref().err().map(Error::kind), (i == 5).then_some(ErrorKind::InvalidArgument), "{i}");
         }
@@ -563,12 +577,11 @@ async fn openai_compatible_servers_are_asked_for_base64() {
         let options = RemoteOptions { credentials: credentials.expect("credentials"), ..RemoteOptions::default() };
         for url in [upstream.url(), format!("openai+{}/v1?model=named", upstream.url())] {
             let remote = connect_with(&url, &options).await;
-            let answers =
-                remote.embed(vec![EmbedRequest::passage("a"), EmbedRequest::passage("b")]).await.expect("call");
+            let answers = remote.embed(Call::passages(["a", "b"])).await.expect("call");
             for answer in answers {
                 assert_eq!(&*answer.expect("a vector").vector, [1.5, 0.1], "{url}");
             }
-            assert_eq!(one(&*remote, EmbedRequest::query("q")).await.expect("a vector").tokens, 4);
+            assert_eq!(one(&*remote, Call::query("q")).await.expect("a vector").tokens, 4);
             assert_eq!(remote.meta()["sidecar"]["upstream"]["kind"], "openai");
         }
     }
@@ -633,8 +646,8 @@ async fn caches_of_upstreams_share_their_room_and_never_mix() {
     let first = Cached::around(one_remote, CacheOptions::default()).expect("a cache");
     let second = first.beside(other_remote);
     for _ in 0..3 {
-        assert_eq!(one(&*first, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 1.0);
-        assert_eq!(one(&*second, EmbedRequest::passage("x")).await.expect("a vector").vector[0], 5.0);
+        assert_eq!(one(&*first, Call::passage("x")).await.expect("a vector").vector[0], 1.0);
+        assert_eq!(one(&*second, Call::passage("x")).await.expect("a vector").vector[0], 5.0);
     }
     // One request each, beside the one at the start.
     assert_eq!((a.count("/vectors"), b.count("/vectors")), (2, 2));

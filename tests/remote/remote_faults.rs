@@ -10,7 +10,7 @@ use support::upstream::{Act, Arrived, Names, Upstream, container, ok, status};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::remote::{RemoteOptions, startup};
 use text2vec_sidecar::cache::{CacheOptions, Cached};
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::Call;
 
 /// A deadline that hanging upstreams are measured against.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -112,8 +112,8 @@ async fn check(Row(cells): &Row) -> Option<String> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let started = Instant::now();
-    let request = EmbedRequest { deadline: Some(started + PATIENCE), ..EmbedRequest::passage("a text") };
-    let answer = cached.embed(vec![request]).await.and_then(|mut results| results.pop().expect("a result"));
+    let call = Call { deadline: Some(started + PATIENCE), ..Call::passage("a text") };
+    let answer = cached.embed(call).await.and_then(|mut results| results.pop().expect("a result"));
     let took = started.elapsed();
     let seen = match &answer {
         Ok(_) => "the vector".to_owned(),
@@ -165,8 +165,8 @@ async fn retries_come_from_a_budget() {
     let remote =
         startup::connect(Some(&url), Some(&url), false, &options).await.expect("connected").passage.expect("one");
     let before = upstream.count("/vectors");
-    let requests: Vec<_> = (0..200).map(|i| EmbedRequest::passage(i.to_string())).collect();
-    let error = remote.embed(requests).await.expect_err("everything fails");
+    let call = Call::passages((0..200).map(|i| i.to_string()));
+    let error = remote.embed(call).await.expect_err("everything fails");
     assert_eq!(error.kind().meaning().http_status, 503, "{error}");
     let asked = upstream.count("/vectors") - before;
     assert!((200..=200 + 16 + 40 + 1).contains(&asked), "{asked} requests for 200 texts");
@@ -184,8 +184,8 @@ async fn a_caller_who_leaves_takes_its_requests_along() {
     let options = RemoteOptions::default();
     let remote =
         startup::connect(Some(&url), Some(&url), false, &options).await.expect("connected").passage.expect("one");
-    let requests = (0..10).map(|i| EmbedRequest::passage(format!("hang {i}"))).collect();
-    let left = tokio::time::timeout(Duration::from_millis(300), remote.embed(requests)).await;
+    let call = Call::passages((0..10).map(|i| format!("hang {i}")));
+    let left = tokio::time::timeout(Duration::from_millis(300), remote.embed(call)).await;
     assert!(left.is_err(), "it hangs");
     let started = Instant::now();
     while upstream.left.load(Ordering::SeqCst) < 10 {
@@ -208,11 +208,11 @@ async fn an_import_does_not_keep_queries_waiting() {
         startup::connect(Some(&url), Some(&url), false, &options).await.expect("connected").passage.expect("one");
     let import = {
         let remote = remote.clone();
-        tokio::spawn(async move { remote.embed((0..64).map(|_| EmbedRequest::passage("slow")).collect()).await })
+        tokio::spawn(async move { remote.embed(Call::passages(["slow"; 64])).await })
     };
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = Instant::now();
-    remote.embed(vec![EmbedRequest::query("quick")]).await.expect("the call")[0].as_ref().expect("a vector");
+    remote.embed(Call::query("quick")).await.expect("the call")[0].as_ref().expect("a vector");
     assert!(started.elapsed() < Duration::from_millis(350), "{:?}", started.elapsed());
     import.abort();
 }
@@ -242,7 +242,7 @@ async fn one_of_three_replicas_may_die_under_load() {
                 let mut times = Vec::new();
                 while Instant::now() < until {
                     let begun = Instant::now();
-                    let result = remote.embed(vec![EmbedRequest::passage("x")]).await;
+                    let result = remote.embed(Call::passage("x")).await;
                     let failed = result.and_then(|mut results| results.pop().expect("a result")).err();
                     times.push((begun, begun.elapsed(), failed));
                 }
@@ -294,9 +294,9 @@ async fn no_retry_after_is_too_long_to_be_read() {
         let options = RemoteOptions { total_timeout: Duration::from_secs(5), ..RemoteOptions::default() };
         let services = startup::connect(Some(&upstream.url()), None, false, &options).await.expect("connected");
         let backend = services.passage.expect("an upstream");
-        let requests = ["a", "busy", "b"].map(EmbedRequest::passage).to_vec();
+        let call = Call::passages(["a", "busy", "b"]);
         let begun = Instant::now();
-        let results = tokio::time::timeout(Duration::from_secs(10), backend.embed(requests)).await.expect("in time");
+        let results = tokio::time::timeout(Duration::from_secs(10), backend.embed(call)).await.expect("in time");
         let results = results.expect("the texts beside are answered");
         assert!(results[0].is_ok() && results[2].is_ok(), "{asked}: {results:?}");
         let error = results[1].as_ref().expect_err("busy");

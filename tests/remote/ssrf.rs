@@ -15,7 +15,7 @@ use text2vec_sidecar::backend::remote::directory::ClassUpstreams;
 use text2vec_sidecar::backend::remote::guard::Allowed;
 use text2vec_sidecar::backend::remote::{RemoteOptions, startup};
 use text2vec_sidecar::backend::{Backend, Directory};
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::error::{Error, ErrorKind};
 use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::{ClassConfig, VectorizeInputRequest};
@@ -36,7 +36,7 @@ fn directory(allowed: &str, names: &Names) -> ClassUpstreams {
 
 async fn embed(directory: &ClassUpstreams, url: &str) -> Result<usize, Error> {
     let backend = directory.backend(url)?;
-    let mut results = backend.embed(vec![EmbedRequest::query("x")]).await?;
+    let mut results = backend.embed(Call::query("x")).await?;
     results.pop().expect("a result").map(|embedding| embedding.vector.len())
 }
 
@@ -322,7 +322,7 @@ async fn metadata_addresses_are_refused_to_the_operator_too() {
     for url in ["http://169.254.169.254", "http://[fd00:ec2::254]:80", "grpc://0.0.0.0:1"] {
         let services = startup::connect(Some(url), Some(url), false, &options).await.expect("not asked yet");
         let remote = services.passage.expect("one");
-        let error = remote.embed(vec![EmbedRequest::passage("x")]).await.expect_err("refused");
+        let error = remote.embed(Call::passage("x")).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{url}: {error}");
     }
 }

@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
 use text2vec_sidecar::backend::local::LocalBackend;
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::Result;
 use text2vec_sidecar::proto::VectorizeRequest;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
@@ -195,13 +196,13 @@ struct Slow {
 }
 
 impl Backend for Slow {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
         Box::pin(async move {
-            if requests.iter().any(|request| request.text == "slow") {
+            if call.texts.iter().any(|text| *text == *"slow") {
                 self.begun.notify_one();
                 self.go.notified().await;
             }
-            self.inner.embed(requests).await
+            self.inner.embed(call).await
         })
     }
 

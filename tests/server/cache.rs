@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::cache::{CacheOptions, CacheStats, Cached};
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::{Call, EmbedSettings, Text};
 use text2vec_sidecar::error::{Error, ErrorKind, Result};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -77,11 +77,11 @@ impl Drop for Abandoned<'_> {
 }
 
 impl Backend for Fake {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Answers> {
+    fn embed(&self, call: Call) -> BoxFuture<'_, Answers> {
         Box::pin(async move {
             let number = {
                 let mut calls = self.calls.lock().expect("calls");
-                calls.push(requests.iter().map(|request| request.text.clone()).collect());
+                calls.push(call.texts.iter().cloned().map(String::from).collect());
                 calls.len()
             };
             let refusal = {
@@ -94,7 +94,7 @@ impl Backend for Fake {
             if let Some(kind) = refusal {
                 return Err(Error::new(kind, format!("call {number}")));
             }
-            let answer = |request: &EmbedRequest| match request.text.as_str() {
+            let answer = |text: &Text| match &**text {
                 "panic" => panic!("as asked"),
                 "invalid" => Err(Error::invalid("invalid")),
                 "too busy" => Err(Error::new(ErrorKind::Overloaded, format!("call {number}"))),
@@ -109,7 +109,7 @@ impl Backend for Fake {
                     })
                 }
             };
-            Ok(requests.iter().map(answer).collect())
+            Ok(call.texts.iter().map(answer).collect())
         })
     }
 
@@ -138,13 +138,13 @@ fn cached(fake: &Arc<Fake>) -> Arc<Cached> {
     Cached::around(fake.clone(), CacheOptions::default()).expect("room")
 }
 
-fn passages(texts: &[&str]) -> Vec<EmbedRequest> {
-    texts.iter().map(|text| EmbedRequest::passage(*text)).collect()
+fn passages(texts: &[&str]) -> Call {
+    Call::passages(texts.iter().copied())
 }
 
 fn spawn(cache: &Arc<Cached>, texts: &[&str]) -> JoinHandle<Answers> {
-    let (cache, requests) = (cache.clone(), passages(texts));
-    tokio::spawn(async move { cache.embed(requests).await })
+    let (cache, call) = (cache.clone(), passages(texts));
+    tokio::spawn(async move { cache.embed(call).await })
 }
 
 async fn embed(cache: &Cached, texts: &[&str]) -> Answers {
@@ -202,20 +202,21 @@ async fn only_misses_reach_the_backend_in_one_call_and_order_is_kept() {
 }
 
 #[tokio::test]
-async fn requests_that_differ_in_any_setting_are_computed_apart() {
+async fn calls_that_differ_in_any_setting_are_computed_apart() {
     let fake = Arc::new(Fake::free());
     let cache = cached(&fake);
-    let requests = vec![
-        EmbedRequest::passage("a"),
-        EmbedRequest::query("a"),
-        EmbedRequest { task_name: Some("passage".into()), ..EmbedRequest::passage("a") },
-        EmbedRequest { pooling: Some("cls".into()), ..EmbedRequest::passage("a") },
-        EmbedRequest { dimensions: Some(1), ..EmbedRequest::passage("a") },
-        EmbedRequest { prompt: Some("cls".into()), ..EmbedRequest::passage("a") },
+    let all = [
+        EmbedSettings::default(),
+        EmbedSettings::query(),
+        EmbedSettings { task_name: Some("passage".into()), ..EmbedSettings::default() },
+        EmbedSettings { pooling: Some("cls".into()), ..EmbedSettings::default() },
+        EmbedSettings { dimensions: Some(1), ..EmbedSettings::default() },
+        EmbedSettings { prompt: Some("cls".into()), ..EmbedSettings::default() },
     ];
-    soon(cache.embed(requests.clone())).await.expect("the call");
-    soon(cache.embed(requests)).await.expect("the call");
-    assert_eq!(fake.calls(), [["a"; 6]]);
+    for settings in all.iter().chain(&all) {
+        soon(cache.embed(Call::new(vec!["a".into()], settings.clone()))).await.expect("the call");
+    }
+    assert_eq!(fake.calls(), [["a"]; 6]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -434,7 +435,7 @@ async fn a_panic_is_an_error_and_the_next_call_is_served() {
 async fn a_backend_that_answers_too_little_is_an_error() {
     struct Silent(ModelInfo);
     impl Backend for Silent {
-        fn embed(&self, _: Vec<EmbedRequest>) -> BoxFuture<'_, Answers> {
+        fn embed(&self, _: Call) -> BoxFuture<'_, Answers> {
             Box::pin(async { Ok(Vec::new()) })
         }
         fn info(&self) -> &ModelInfo {
@@ -455,7 +456,7 @@ async fn an_import_cannot_flush_the_queries() {
     let fake = Arc::new(Fake { dimensions: |_| 384, ..Fake::free() });
     let options = CacheOptions { max_bytes: 1 << 20, ttl: None };
     let cache = Cached::around(fake.clone(), options).expect("room");
-    let queries: Vec<_> = (0..50).map(|number| EmbedRequest::query(format!("query {number}"))).collect();
+    let queries = Call::queries((0..50).map(|number| format!("query {number}")));
     soon(cache.embed(queries.clone())).await.expect("the call");
     for number in 0..3000 {
         embed(&cache, &[&format!("passage {number}")]).await.expect("the call");
@@ -532,22 +533,21 @@ proptest! {
             let cache = Cached::around(fake, CacheOptions { max_bytes, ttl: None }).expect("room");
             let mut asked = 0;
             for call in calls {
-                let requests: Vec<_> = call
-                    .into_iter()
-                    .map(|(query, size, mark)| {
-                        let text = format!("{size} {mark}");
-                        if query { EmbedRequest::query(text) } else { EmbedRequest::passage(text) }
-                    })
-                    .collect();
-                let answers = cache.embed(requests.clone()).await.expect("the call");
-                prop_assert_eq!(answers.len(), requests.len());
-                for (request, answer) in requests.iter().zip(answers) {
-                    prop_assert_eq!(answer.expect("the text").vector.len(), dimensions(&request.text));
+                let (queries, passages): (Vec<_>, Vec<_>) = call.into_iter().partition(|&(query, ..)| query);
+                let text = |(_, size, mark): (bool, usize, u8)| format!("{size} {mark}");
+                let queries = Call::queries(queries.into_iter().map(text));
+                let passages = Call::passages(passages.into_iter().map(text));
+                for call in [passages, queries] {
+                    let answers = cache.embed(call.clone()).await.expect("the call");
+                    prop_assert_eq!(answers.len(), call.texts.len());
+                    for (text, answer) in call.texts.iter().zip(answers) {
+                        prop_assert_eq!(answer.expect("the text").vector.len(), dimensions(text));
+                    }
+                    let stats = cache.stats();
+                    prop_assert!(stats.bytes <= max_bytes, "{:?}", stats);
+                    asked += call.texts.len() as u64;
+                    prop_assert_eq!(stats.hits + stats.misses + stats.coalesced, asked, "each text is counted once");
                 }
-                let stats = cache.stats();
-                prop_assert!(stats.bytes <= max_bytes, "{:?}", stats);
-                asked += requests.len() as u64;
-                prop_assert_eq!(stats.hits + stats.misses + stats.coalesced, asked, "each text is counted once");
             }
             Ok(())
         })?;
@@ -568,8 +568,8 @@ async fn real_memory_is_as_weighed_and_hits_are_quick() {
     let kilobyte = "x".repeat(1000);
     let mut number = 0;
     while cache.stats().evictions < 5_000 {
-        let requests = (0..500).map(|index| EmbedRequest::passage(format!("{number} {index}"))).collect();
-        cache.embed(requests).await.expect("the call");
+        let call = Call::passages((0..500).map(|index| format!("{number} {index}")));
+        cache.embed(call).await.expect("the call");
         number += 1;
     }
     let (grown, stats) = (resident_bytes().saturating_sub(before), cache.stats());
@@ -582,9 +582,9 @@ async fn real_memory_is_as_weighed_and_hits_are_quick() {
     cache.embed(passages(&[&kilobyte])).await.expect("the call");
     let mut times: Vec<Duration> = Vec::new();
     for _ in 0..10_000 {
-        let request = passages(&[&kilobyte]);
+        let call = passages(&[&kilobyte]);
         let start = Instant::now();
-        cache.embed(request).await.expect("the call");
+        cache.embed(call).await.expect("the call");
         times.push(start.elapsed());
     }
     times.sort();

@@ -10,8 +10,9 @@ use support::{FakeBackend, TestServer, floats, model_dir, options};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Inference, LocalBackend};
 use text2vec_sidecar::cache::{CacheOptions, Cached};
+use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::contract::endpoint::Endpoints;
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::proto::module_client::ModuleClient;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
 use text2vec_sidecar::proto::{
@@ -148,19 +149,20 @@ async fn models_that_share_a_thread_and_a_cache_do_not_mix() {
     let [first, second] = profiles.map(|profile| Arc::new(load(profile)) as Arc<dyn Backend>);
     let cache = Cached::around(first, CacheOptions::default()).expect("a cache");
     let together: [Arc<dyn Backend>; 2] = [cache.clone(), cache.beside(second)];
-    let requests = || (0..40).map(|i| EmbedRequest::passage(format!("Text {i} of {}. It has a sentence more.", i * i)));
+    let call = || Call::passages((0..40).map(|i| format!("Text {i} of {}. It has a sentence more.", i * i)));
     let mut calls = Vec::new();
     for round in 0..2 {
         for (model, backend) in together.iter().enumerate() {
             let backend = backend.clone();
-            let call = async move { backend.embed(requests().collect()).await.expect("the call") };
-            calls.push((round, model, tokio::spawn(call)));
+            let call = call();
+            let embed = async move { backend.embed(call).await.expect("the call") };
+            calls.push((round, model, tokio::spawn(embed)));
         }
     }
     let alone = profiles.map(|profile| LocalBackend::load(&options(profile)).expect("the model loads"));
-    for (round, model, call) in calls {
-        let expected = alone[model].embed(requests().collect()).await.expect("the call");
-        for (got, expected) in call.await.expect("a task").into_iter().zip(expected) {
+    for (round, model, answers) in calls {
+        let expected = alone[model].embed(call()).await.expect("the call");
+        for (got, expected) in answers.await.expect("a task").into_iter().zip(expected) {
             let (got, expected) = (got.expect("a vector"), expected.expect("a vector"));
             assert_eq!(got.vector, expected.vector, "round {round}, model {model}");
         }

@@ -16,7 +16,7 @@ use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::remote::client::Tls as ClientTls;
 use text2vec_sidecar::backend::remote::credentials::Credentials;
 use text2vec_sidecar::backend::remote::{Remote, RemoteOptions, startup};
-use text2vec_sidecar::contract::request::EmbedRequest;
+use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::error::{ErrorKind, Result};
 use text2vec_sidecar::proto::VectorizeRequest;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
@@ -397,7 +397,7 @@ async fn through(scheme: &str, server: &TestServer, options: &RemoteOptions) -> 
     let url = format!("{scheme}://{}", server.address);
     let services = startup::connect(Some(&url), Some(&url), false, options).await?;
     let remote: Arc<Remote> = services.passage.expect("an upstream");
-    let embedding = remote.embed(vec![EmbedRequest::passage("abc")]).await?.pop().expect("a result")?;
+    let embedding = remote.embed(Call::passage("abc")).await?.pop().expect("a result")?;
     Ok(embedding.vector.to_vec())
 }
 

@@ -15,7 +15,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::{Call, Text};
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::{Error, Result};
 use text2vec_sidecar::server::{self, Limits, Readiness, ServerOptions};
 use tokio::net::TcpListener;
@@ -112,12 +113,9 @@ impl FakeBackend {
 }
 
 impl Backend for FakeBackend {
-    fn embed(
-        &self,
-        requests: Vec<EmbedRequest>,
-    ) -> futures_util::future::BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+    fn embed(&self, call: Call) -> futures_util::future::BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
         let dimensions = self.info.dimensions.expect("known");
-        let embed = move |request: EmbedRequest| match request.text.as_str() {
+        let embed = move |text: Text| match &*text {
             "fail" => Err(Error::invalid("this text fails")),
             text => Ok(Embedding {
                 vector: (0..dimensions).map(|i| (text.len() + i) as f32).collect(),
@@ -126,7 +124,7 @@ impl Backend for FakeBackend {
                 ignored: Vec::new(),
             }),
         };
-        Box::pin(async move { Ok(requests.into_iter().map(embed).collect()) })
+        Box::pin(async move { Ok(call.texts.into_iter().map(embed).collect()) })
     }
 
     fn info(&self) -> &ModelInfo {

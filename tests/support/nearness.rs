@@ -7,7 +7,8 @@ use std::sync::Arc;
 use text2vec_engine::device::Card;
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions, Precision};
-use text2vec_sidecar::contract::request::{EmbedRequest, Profile};
+use text2vec_sidecar::contract::call::Call;
+use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::Result;
 
 use super::{fixture, max_difference, repository};
@@ -58,14 +59,14 @@ pub(crate) async fn nearness(model: &Path, cards: &[Card], precision: Precision,
     let cpu = LocalBackend::load(&options).unwrap_or_else(|error| panic!("{}: {error}", model.display()));
     let device = load_on(cards.to_vec(), &LocalOptions { precision, ..options });
     let device = device.unwrap_or_else(|error| panic!("{} in {precision}: {error}", model.display()));
-    let requests = |texts: &[&str]| texts.iter().map(|&text| EmbedRequest::passage(text)).collect::<Vec<_>>();
-    let wanted = cpu.embed(requests(texts)).await.expect("the CPU's vectors");
-    let mut found = vec![device.embed(requests(texts)).await.expect("the device's vectors")];
-    let alone = futures_util::future::join_all(texts.iter().map(|&text| device.embed(requests(&[text])))).await;
+    let call = |texts: &[&str]| Call::passages(texts.iter().copied());
+    let wanted = cpu.embed(call(texts)).await.expect("the CPU's vectors");
+    let mut found = vec![device.embed(call(texts)).await.expect("the device's vectors")];
+    let alone = futures_util::future::join_all(texts.iter().map(|&text| device.embed(call(&[text])))).await;
     found.push(alone.into_iter().map(|answer| answer.expect("a call").remove(0)).collect());
     let mut first = Vec::new();
     for &text in texts.iter().take(4) {
-        first.push(device.embed(requests(&[text])).await.expect("a call").remove(0));
+        first.push(device.embed(call(&[text])).await.expect("a call").remove(0));
     }
     found.push(first);
     let mut nearness = Nearness { vectors: 0, difference: 0.0, cosine: 1.0 };

@@ -9,12 +9,12 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::batcher::{Ask, Piece};
-use super::call::Call;
 use super::inference::{Pooled, Sequence, Text};
 use super::model::Model;
-use super::plan::{Pieces, Treatment};
+use super::plan::{Pieces, Plan, Treatment};
+use super::timeline::Timeline;
 use crate::backend::Embedding;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{self, EmbedSettings};
 use crate::error::{Error, Result};
 use crate::model::tokenizer::TextTokenizer;
 use crate::telemetry::metrics::labels::Stage;
@@ -68,17 +68,19 @@ impl Feed {
     pub(super) fn new(
         preparation: &Arc<Preparation>,
         model: &Arc<Model>,
-        call: &Arc<Call>,
-        requests: Vec<EmbedRequest>,
+        timeline: &Arc<Timeline>,
+        texts: Vec<call::Text>,
+        settings: &EmbedSettings,
     ) -> (Feed, Vec<Answer>) {
-        let inline = requests.iter().map(|request| request.text.len()).sum::<usize>() <= INLINE_BYTES;
-        let span = tracing::debug_span!("tokenize", t2v.texts = requests.len(), t2v.tokens = Empty);
-        let (replies, answers): (Vec<_>, Vec<_>) = requests.iter().map(|_| oneshot::channel()).unzip();
+        let inline = texts.iter().map(|text| text.len()).sum::<usize>() <= INLINE_BYTES;
+        let span = tracing::debug_span!("tokenize", t2v.texts = texts.len(), t2v.tokens = Empty);
+        let (replies, answers): (Vec<_>, Vec<_>) = texts.iter().map(|_| oneshot::channel()).unzip();
         let texts = Texts {
             preparation: preparation.clone(),
             model: model.clone(),
-            call: call.clone(),
-            coming: requests.into_iter().zip(replies).collect::<Vec<_>>().into_iter(),
+            timeline: timeline.clone(),
+            plan: preparation.treatment.plan(settings),
+            coming: texts.into_iter().zip(replies).collect::<Vec<_>>().into_iter(),
             current: None,
             ahead: None,
             tokens: 0,
@@ -132,8 +134,10 @@ impl Feed {
 struct Texts {
     preparation: Arc<Preparation>,
     model: Arc<Model>,
-    call: Arc<Call>,
-    coming: std::vec::IntoIter<(EmbedRequest, oneshot::Sender<Result<Embedding>>)>,
+    timeline: Arc<Timeline>,
+    /// What is done with each of them; settings that are refused are each text's error.
+    plan: Result<Plan>,
+    coming: std::vec::IntoIter<(call::Text, oneshot::Sender<Result<Embedding>>)>,
     /// The text whose pieces are being tokenized.
     current: Option<(Arc<Text>, Pieces)>,
     /// A sequence that was too much for its portion.
@@ -168,15 +172,16 @@ impl Texts {
     fn next(&mut self, bytes: &mut usize, present: &impl Fn() -> bool) -> Option<Sequence> {
         while present() {
             let Some((text, pieces)) = &mut self.current else {
-                let (request, reply) = self.coming.next()?;
-                match self.preparation.treatment.plan(request) {
-                    Ok(plan) => {
+                let (text, reply) = self.coming.next()?;
+                let planned = self.plan.as_ref().map_err(Error::clone);
+                match planned.and_then(|plan| Ok((plan, plan.pieces(text)?))) {
+                    Ok((plan, pieces)) => {
                         let pooled = Pooled {
-                            pooling: plan.pooling,
+                            pooling: plan.pooling.clone(),
                             finish: plan.finish,
                             pooling_ignored: plan.pooling_ignored,
                         };
-                        self.current = Some((Text::new(&self.model, &self.call, pooled, reply), plan.pieces));
+                        self.current = Some((Text::new(&self.model, &self.timeline, pooled, reply), pieces));
                     }
                     Err(error) => {
                         // The caller may have left meanwhile.

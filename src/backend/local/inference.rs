@@ -18,10 +18,10 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::batcher::{Batcher, FAILED, Options, Piece};
-use super::call::Call;
 use super::model::Model;
 use super::plan::Finish;
 use super::report::ReportedQueue;
+use super::timeline::Timeline;
 use crate::backend::Embedding;
 use crate::error::{Error, Result};
 use crate::model::tokenizer::Tokens;
@@ -189,7 +189,7 @@ impl std::fmt::Debug for Sequence {
 /// A text whose sequences are being made and computed.
 pub(super) struct Text {
     model: Arc<Model>,
-    call: Arc<Call>,
+    timeline: Arc<Timeline>,
     treatment: Pooled,
     progress: Mutex<Progress>,
 }
@@ -257,7 +257,7 @@ fn work(batcher: &Batcher<Sequence>, worker: Worker) {
             // A text's sequences follow each other.
             let texts = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.text, &b.text)).count();
             for sequence in sequences {
-                sequence.text.call.dispatched(pass, begun, texts, tokens);
+                sequence.text.timeline.dispatched(pass, begun, texts, tokens);
             }
             compute_together(sequences, worker);
             metrics().stage(Stage::Forward, begun.elapsed());
@@ -313,7 +313,7 @@ impl Text {
     /// A text whose sequences are to be computed by a model.
     pub(super) fn new(
         model: &Arc<Model>,
-        call: &Arc<Call>,
+        timeline: &Arc<Timeline>,
         treatment: Pooled,
         reply: oneshot::Sender<Result<Embedding>>,
     ) -> Arc<Text> {
@@ -327,7 +327,7 @@ impl Text {
             early: BTreeMap::new(),
             reply: Some(reply),
         };
-        Arc::new(Text { model: model.clone(), call: call.clone(), treatment, progress: Mutex::new(progress) })
+        Arc::new(Text { model: model.clone(), timeline: timeline.clone(), treatment, progress: Mutex::new(progress) })
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -395,7 +395,7 @@ impl Text {
         drop(progress);
         if let Some(reply) = reply {
             self.model.counters.failed_texts.fetch_add(1, Ordering::Relaxed);
-            self.call.log(|| tracing::error!("a text of {tokens} tokens could not be embedded: {error}"));
+            self.timeline.log(|| tracing::error!("a text of {tokens} tokens could not be embedded: {error}"));
             // The caller may have left meanwhile.
             let _ = reply.send(Err(error));
         }
@@ -462,7 +462,7 @@ mod tests {
         let tokens = |ids: &&[u32]| Tokens { ids: ids.to_vec(), type_ids: vec![0; ids.len()], truncated: false };
         let treatment = Pooled { pooling: vec![PoolingMode::Mean], ..Pooled::default() };
         let (reply, answer) = oneshot::channel();
-        let text = Text::new(model, &Arc::new(Call::new(1, Class::Passage)), treatment, reply);
+        let text = Text::new(model, &Arc::new(Timeline::new(1, Class::Passage)), treatment, reply);
         let sequences = ids.iter().map(|ids| text.sequence(tokens(ids))).collect();
         text.complete(ids.len());
         (sequences, answer)
@@ -483,8 +483,8 @@ mod tests {
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 0, 1, 3]] {
             for complete_after in 0..=4 {
                 let (reply, mut answer) = oneshot::channel();
-                let call = Arc::new(Call::new(1, Class::Passage));
-                let text = Text::new(&model, &call, Pooled::default(), reply);
+                let timeline = Arc::new(Timeline::new(1, Class::Passage));
+                let text = Text::new(&model, &timeline, Pooled::default(), reply);
                 let made = vectors
                     .each_ref()
                     .map(|_| text.sequence(Tokens { ids: vec![7], type_ids: vec![0], truncated: false }));

@@ -1,13 +1,13 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod batcher;
-mod call;
 mod feed;
 mod inference;
 mod model;
 pub mod plan;
 mod report;
 pub mod sentences;
+mod timeline;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,16 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use self::batcher::{Class, Submission, Wanted};
-use self::call::Call;
 use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
 use self::inference::Sequence;
 use self::model::Model;
 use self::plan::{Switches, Treatment};
 use self::report::ReportedModel;
+use self::timeline::Timeline;
 use crate::backend::{Backend, Embedding, ModelInfo, Tell};
-use crate::contract::request::{EmbedRequest, Profile, Task};
+use crate::contract::call::Call;
+use crate::contract::request::{Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::card;
 use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number};
@@ -274,12 +275,12 @@ pub fn open_encoder(
 }
 
 impl LocalBackend {
-    async fn embed_all(&self, requests: Vec<EmbedRequest>, tell: impl FnMut(usize, Result<Embedding>)) -> Result<()> {
-        let deadline = requests.iter().filter_map(|request| request.deadline).min();
-        let queries = self.queries_first && requests.iter().all(|request| request.task() == Task::Query);
+    async fn embed_all(&self, call: Call, tell: impl FnMut(usize, Result<Embedding>)) -> Result<()> {
+        let queries = self.queries_first && call.task() == Task::Query;
         let class = if queries { Class::Query } else { Class::Passage };
-        let call = Arc::new(Call::new(requests.len(), class));
-        let (mut feed, answers) = Feed::new(&self.preparation, &self.model, &call, requests);
+        let timeline = Arc::new(Timeline::new(call.texts.len(), class));
+        let Call { texts, settings, deadline, trace: _ } = call;
+        let (mut feed, answers) = Feed::new(&self.preparation, &self.model, &timeline, texts, &settings);
         let wanted = self.inference.batcher().wanted(class);
         let first = feed.portion(wanted.tokens);
         let mut portion = match deadline {
@@ -290,7 +291,7 @@ impl LocalBackend {
             self.pass_on(answers, tell).await;
             return Ok(());
         }
-        call.ask();
+        timeline.ask();
         // Held until every text is answered: who leaves earlier takes what is still waiting along.
         let submission = self.admit(class, &mut portion, wanted, deadline).await?;
         let feeding = self.feed(&mut feed, portion, &submission);
@@ -306,7 +307,7 @@ impl LocalBackend {
             },
         };
         done?;
-        call.finish(self.info.dimensions);
+        timeline.finish(self.info.dimensions);
         Ok(())
     }
 
@@ -355,16 +356,16 @@ impl LocalBackend {
 }
 
 impl Backend for LocalBackend {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
         Box::pin(async move {
-            let mut results = Vec::with_capacity(requests.len());
-            self.embed_all(requests, |_, result| results.push(result)).await?;
+            let mut results = Vec::with_capacity(call.texts.len());
+            self.embed_all(call, |_, result| results.push(result)).await?;
             Ok(results)
         })
     }
 
-    fn embed_each<'a>(&'a self, requests: Vec<EmbedRequest>, tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.embed_all(requests, tell))
+    fn embed_each<'a>(&'a self, call: Call, tell: Tell<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.embed_all(call, tell))
     }
 
     fn info(&self) -> &ModelInfo {

@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
-use super::sentences::{Sentences, collapse_whitespace};
-use crate::contract::request::{EmbedRequest, PoolingStrategy, Profile, Task};
+use super::sentences::{Sentences, collapse_joined};
+use crate::contract::call::{EmbedSettings, Text};
+use crate::contract::request::{PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
 use crate::model::modules::ModelDescription;
 use text2vec_engine::pooling;
@@ -57,11 +58,13 @@ pub struct Switches {
     pub apply_dimensions: bool,
 }
 
-/// What is to be done for one text.
+/// What is to be done for the texts of one call.
 #[derive(Debug)]
 pub struct Plan {
-    /// What is tokenized.
-    pub pieces: Pieces,
+    /// Goes in front of each text.
+    prefix: String,
+    /// What is tokenized of it then.
+    cut: Cut,
     /// How a piece's token states become one vector; several modes are concatenated.
     pub pooling: Vec<PoolingMode>,
     /// What happens to the mean of the pieces' vectors.
@@ -70,40 +73,82 @@ pub struct Plan {
     pub pooling_ignored: bool,
 }
 
+/// Which pieces of a text become sequences.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// All of it is one.
+    Whole,
+    /// The same, without whitespace at its ends, and lower-cased if so told.
+    Stripped { lower_case: bool },
+    /// The first of every `step` sentences.
+    Sentences { step: usize },
+}
+
+impl Plan {
+    /// The pieces of one text, which is copied only where it is changed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a text that has no piece.
+    pub fn pieces(&self, text: Text) -> Result<Pieces> {
+        let prefixed =
+            |text: Text| if self.prefix.is_empty() { text } else { format!("{}{}", self.prefix, &*text).into() };
+        match self.cut {
+            Cut::Whole => Ok(Pieces::whole(prefixed(text))),
+            Cut::Stripped { lower_case } => {
+                let text = prefixed(text);
+                let part = stripped(&text);
+                Ok(if lower_case { Pieces::whole(text[part].to_lowercase().into()) } else { Pieces::part(text, part) })
+            }
+            Cut::Sentences { step } => Pieces::sentences(collapse_joined(&[&self.prefix, &text]).into(), step),
+        }
+    }
+}
+
+/// What Python's `strip()` leaves of a text.
+fn stripped(text: &str) -> Range<usize> {
+    let is_whitespace = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    let end = text.trim_end_matches(is_whitespace).len();
+    let start = end - text[..end].trim_start_matches(is_whitespace).len();
+    start..end
+}
+
 /// The texts to tokenize, each a sequence of its own, one after the other. There is at least one.
 #[derive(Debug)]
 pub struct Pieces {
-    text: String,
-    /// `None`: the whole text is one piece.
+    text: Text,
+    /// `None`: there is one piece.
     sentences: Option<Sentences>,
     /// The first of every so many sentences counts.
     step: usize,
-    /// Sentences, or whole texts, that came so far, those that do not count included.
+    /// Pieces that came so far, those that do not count included.
     seen: usize,
-    /// A sentence that was looked for before.
+    /// The first piece.
     first: Option<Range<usize>>,
 }
 
 impl Pieces {
-    fn whole(text: String) -> Pieces {
-        Pieces { text, sentences: None, step: 1, seen: 0, first: None }
+    fn whole(text: Text) -> Pieces {
+        let all = 0..text.len();
+        Pieces::part(text, all)
     }
 
-    /// The first of every `step` sentences of a text; `None` if it has no sentence.
-    fn sentences(text: &str, step: usize) -> Option<Pieces> {
-        let (text, mut sentences) = (collapse_whitespace(text), Sentences::default());
-        let first = sentences.next(&text)?;
-        Some(Pieces { text, sentences: Some(sentences), step, seen: 0, first: Some(first) })
+    fn part(text: Text, part: Range<usize>) -> Pieces {
+        Pieces { text, sentences: None, step: 1, seen: 0, first: Some(part) }
+    }
+
+    /// The first of every `step` sentences of a text whose whitespace is collapsed.
+    fn sentences(text: Text, step: usize) -> Result<Pieces> {
+        let mut sentences = Sentences::default();
+        let first = sentences.next(&text).ok_or_else(|| {
+            Error::invalid("the text is empty: without a sentence there is no vector under the transformers profile")
+        })?;
+        Ok(Pieces { text, sentences: Some(sentences), step, seen: 0, first: Some(first) })
     }
 
     /// The next piece.
     pub fn advance(&mut self) -> Option<&str> {
-        let Some(sentences) = &mut self.sentences else {
-            self.seen += 1;
-            return (self.seen == 1).then_some(&*self.text);
-        };
         loop {
-            let range = self.first.take().or_else(|| sentences.next(&self.text))?;
+            let range = self.first.take().or_else(|| self.sentences.as_mut()?.next(&self.text))?;
             self.seen += 1;
             if (self.seen - 1).is_multiple_of(self.step) {
                 return Some(&self.text[range]);
@@ -212,26 +257,14 @@ impl Treatment {
         }
     }
 
-    /// Plans one text.
+    /// Plans the texts of a call.
     ///
     /// # Errors
     /// `InvalidArgument` for settings that this profile refuses.
-    pub fn plan(&self, request: EmbedRequest) -> Result<Plan> {
-        let task = request.task();
-        let requested = request.pooling.as_deref().unwrap_or_default();
-        let mut text = match (self.task_prefixes, &request.task_name) {
-            (true, Some(task)) => format!("{task}: {}", request.text),
-            _ => request.text,
-        };
-        let own_prompt = match (self.profile, task) {
-            (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
-            (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
-            _ => None,
-        };
-        if let Some(prompt) = request.prompt.as_deref().or(own_prompt) {
-            text.insert_str(0, prompt);
-        }
-        let finish = Finish { dimensions: request.dimensions, cut: self.apply_dimensions, normalize: true };
+    pub fn plan(&self, settings: &EmbedSettings) -> Result<Plan> {
+        let requested = settings.pooling.as_deref().unwrap_or_default();
+        let finish = Finish { dimensions: settings.dimensions, cut: self.apply_dimensions, normalize: true };
+        let prefix = self.prefix(settings);
         match self.profile {
             Profile::Transformers => {
                 let pooling = match PoolingStrategy::from_wire(requested) {
@@ -245,34 +278,39 @@ impl Treatment {
                     }
                 };
                 let step = if self.dpr { SENTENCE_BATCH } else { 1 };
-                let pieces =
-                    if self.direct_tokenize { Some(Pieces::whole(text)) } else { Pieces::sentences(&text, step) };
-                let pieces = pieces.ok_or_else(|| {
-                    Error::invalid(
-                        "the text is empty: without a sentence there is no vector under the transformers profile",
-                    )
-                })?;
+                let cut = if self.direct_tokenize { Cut::Whole } else { Cut::Sentences { step } };
                 let finish = Finish { normalize: false, ..finish };
                 let pooling = vec![pooling];
                 let pooling_ignored = self.dpr && ignores(requested, &pooling);
-                Ok(Plan { pieces, pooling, finish, pooling_ignored })
+                Ok(Plan { prefix, cut, pooling, finish, pooling_ignored })
             }
-            Profile::SentenceTransformers => {
-                // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
-                let stripped = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
-                let piece = if self.do_lower_case { stripped.to_lowercase() } else { stripped.to_owned() };
-                Ok(Plan {
-                    pieces: Pieces::whole(piece),
-                    pooling: self.model_pooling.clone(),
-                    finish: Finish { cut: true, ..finish },
-                    pooling_ignored: ignores(requested, &self.model_pooling),
-                })
-            }
+            // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
+            Profile::SentenceTransformers => Ok(Plan {
+                prefix,
+                cut: Cut::Stripped { lower_case: self.do_lower_case },
+                pooling: self.model_pooling.clone(),
+                finish: Finish { cut: true, ..finish },
+                pooling_ignored: ignores(requested, &self.model_pooling),
+            }),
             Profile::Onnx => {
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
-                Ok(Plan { pieces: Pieces::whole(text), pooling, finish, pooling_ignored })
+                Ok(Plan { prefix, cut: Cut::Whole, pooling, finish, pooling_ignored })
             }
+        }
+    }
+
+    /// What goes in front of texts with these settings: the prompt, then the task's name.
+    fn prefix(&self, settings: &EmbedSettings) -> String {
+        let own_prompt = match (self.profile, settings.task()) {
+            (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
+            (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
+            _ => None,
+        };
+        let prompt = settings.prompt.as_deref().or(own_prompt).unwrap_or_default();
+        match (self.task_prefixes, &settings.task_name) {
+            (true, Some(task)) => format!("{prompt}{task}: "),
+            _ => prompt.to_owned(),
         }
     }
 }
@@ -291,8 +329,15 @@ fn ignores(requested: &str, used: &[PoolingMode]) -> bool {
 mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::future::BoxFuture;
+    use serde_json::{Map, Value};
 
     use super::*;
+    use crate::backend::{Backend, Embedding, ModelInfo};
+    use crate::cache::{CacheOptions, Cached};
+    use crate::contract::call::Call;
     use crate::model::modules::{Markers, Pipeline};
 
     fn model() -> ModelDescription {
@@ -334,22 +379,24 @@ mod tests {
     fn prompts_and_prefixes_come_in_the_reference_order() {
         let switches = Switches { task_prefixes: true, ..Switches::default() };
         let treatment = Treatment::new(Profile::SentenceTransformers, switches, &model());
-        let pieces = |request: EmbedRequest| treatment.plan(request).map(|plan| all(plan.pieces).0);
-        assert_eq!(pieces(EmbedRequest::query(" x ")), Ok(vec!["Q: query:  x".to_owned()]));
-        assert_eq!(pieces(EmbedRequest::passage(" x ")), Ok(vec!["x".to_owned()]));
-        let odd = EmbedRequest { task_name: Some("foo".into()), ..EmbedRequest::passage("x") };
-        assert_eq!(pieces(odd), Ok(vec!["foo: x".to_owned()]));
-        let own = EmbedRequest { prompt: Some("mine ".into()), ..EmbedRequest::query("x") };
-        assert_eq!(pieces(own), Ok(vec!["mine query: x".to_owned()]));
+        let pieces = |settings: EmbedSettings, text: &str| {
+            treatment.plan(&settings).and_then(|plan| plan.pieces(text.into())).map(|pieces| all(pieces).0)
+        };
+        assert_eq!(pieces(EmbedSettings::query(), " x "), Ok(vec!["Q: query:  x".to_owned()]));
+        assert_eq!(pieces(EmbedSettings::default(), " x "), Ok(vec!["x".to_owned()]));
+        let odd = EmbedSettings { task_name: Some("foo".into()), ..EmbedSettings::default() };
+        assert_eq!(pieces(odd, "x"), Ok(vec!["foo: x".to_owned()]));
+        let own = EmbedSettings { prompt: Some("mine ".into()), ..EmbedSettings::query() };
+        assert_eq!(pieces(own, "x"), Ok(vec!["mine query: x".to_owned()]));
     }
 
     #[test]
     fn only_the_transformers_profile_minds_the_pooling_strategy() {
-        let request = |pooling: &str| EmbedRequest { pooling: Some(pooling.into()), ..EmbedRequest::passage("x") };
+        let pooled = |pooling: &str| EmbedSettings { pooling: Some(pooling.into()), ..EmbedSettings::default() };
         let transformers = treatment(Profile::Transformers);
-        assert_eq!(transformers.plan(request("")).expect("default").pooling, [PoolingMode::Mean]);
-        assert_eq!(transformers.plan(request("cls")).expect("cls").pooling, [PoolingMode::Cls]);
-        let error = transformers.plan(request("CLS")).expect_err("letter case counts");
+        assert_eq!(transformers.plan(&pooled("")).expect("default").pooling, [PoolingMode::Mean]);
+        assert_eq!(transformers.plan(&pooled("cls")).expect("cls").pooling, [PoolingMode::Cls]);
+        let error = transformers.plan(&pooled("CLS")).expect_err("letter case counts");
         assert!(error.message().starts_with("invalid pooling method 'CLS'"), "{error}");
         for (profile, pooling, ignored) in [
             (Profile::SentenceTransformers, "masked_mean", false),
@@ -358,7 +405,7 @@ mod tests {
             (Profile::Onnx, "cls", true),
             (Profile::Onnx, "", false),
         ] {
-            let plan = treatment(profile).plan(request(pooling)).expect("accepted");
+            let plan = treatment(profile).plan(&pooled(pooling)).expect("accepted");
             assert_eq!(plan.pooling_ignored, ignored, "{profile} {pooling}");
         }
     }
@@ -368,17 +415,19 @@ mod tests {
         let mut dpr = model();
         dpr.config.insert("model_type".into(), "dpr".into());
         let text: String = (0..60).map(|number| format!("This is sentence {number}. ")).collect();
-        let request = EmbedRequest { pooling: Some("nonsense".into()), ..EmbedRequest::passage(text) };
+        let (text, settings) =
+            (Text::from(text), EmbedSettings { pooling: Some("nonsense".into()), ..EmbedSettings::default() });
         let treatment = Treatment::new(Profile::Transformers, Switches::default(), &dpr);
-        let plan = treatment.plan(request.clone()).expect("a plan");
+        let plan = treatment.plan(&settings).expect("a plan");
         assert_eq!((&plan.pooling[..], plan.pooling_ignored), (&[PoolingMode::Cls][..], true));
-        let (pieces, divisor) = all(plan.pieces);
+        let (pieces, divisor) = all(plan.pieces(text.clone()).expect("sentences"));
         assert_eq!(pieces, ["This is sentence 0.", "This is sentence 25.", "This is sentence 50."]);
         assert_eq!(divisor, 60);
         assert_eq!(treatment.quirks().len(), 1);
         let direct = Switches { direct_tokenize: true, ..Switches::default() };
         let direct = Treatment::new(Profile::Transformers, direct, &dpr);
-        let (pieces, divisor) = all(direct.plan(request).expect("a plan").pieces);
+        let plan = direct.plan(&settings).expect("a plan");
+        let (pieces, divisor) = all(plan.pieces(text).expect("a piece"));
         assert_eq!((pieces.len(), divisor), (1, 1));
         assert!(direct.quirks().is_empty());
     }
@@ -408,9 +457,75 @@ mod tests {
     #[test]
     fn a_text_without_a_sentence_is_refused_only_where_sentences_are_made() {
         for text in ["", " \n\u{1f}\u{2003}"] {
-            assert!(treatment(Profile::Transformers).plan(EmbedRequest::passage(text)).is_err());
-            assert!(treatment(Profile::Onnx).plan(EmbedRequest::passage(text)).is_ok());
-            assert!(treatment(Profile::SentenceTransformers).plan(EmbedRequest::passage(text)).is_ok());
+            let pieces =
+                |profile| treatment(profile).plan(&EmbedSettings::default()).expect("a plan").pieces(text.into());
+            assert!(pieces(Profile::Transformers).is_err());
+            assert!(pieces(Profile::Onnx).is_ok());
+            assert!(pieces(Profile::SentenceTransformers).is_ok());
+        }
+    }
+
+    #[test]
+    fn only_whitespace_at_the_ends_is_stripped() {
+        for (text, left) in [("", ""), (" \u{1f}\u{2003}", ""), ("a", "a"), ("\n a b\u{1c}", "a b"), ("\u{a0}é ", "é")]
+        {
+            assert_eq!(&text[stripped(text)], left, "{text:?}");
+        }
+    }
+
+    /// Notes at which address the first piece of each text is.
+    struct Planning {
+        treatment: Treatment,
+        info: ModelInfo,
+        addresses: Mutex<Vec<usize>>,
+    }
+
+    impl Backend for Planning {
+        fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+            let plan = self.treatment.plan(&call.settings).expect("a plan");
+            let answer = |text| {
+                let mut pieces = plan.pieces(text)?;
+                let piece = pieces.advance().expect("a piece");
+                self.addresses.lock().expect("lock").push(piece.as_ptr().addr());
+                Ok(Embedding { vector: [1.0].into(), tokens: 1, truncated: false, ignored: Vec::new() })
+            };
+            let answers = call.texts.into_iter().map(answer).collect();
+            Box::pin(async move { Ok(answers) })
+        }
+
+        fn info(&self) -> &ModelInfo {
+            &self.info
+        }
+
+        fn meta(&self) -> Map<String, Value> {
+            Map::new()
+        }
+    }
+
+    /// From the call through the cache to what the tokenizer is given.
+    #[tokio::test]
+    async fn a_text_that_is_not_changed_is_not_copied() {
+        let direct = Switches { direct_tokenize: true, ..Switches::default() };
+        for (profile, switches, prompt, shared) in [
+            (Profile::Onnx, Switches::default(), None, true),
+            (Profile::Transformers, direct, None, true),
+            (Profile::SentenceTransformers, Switches::default(), None, true),
+            (Profile::SentenceTransformers, Switches::default(), Some("Q: "), false),
+            (Profile::Transformers, Switches::default(), None, false),
+        ] {
+            let planning = Arc::new(Planning {
+                treatment: Treatment::new(profile, switches, &model()),
+                info: ModelInfo { name: "planning".into(), fingerprint: "0".into(), dimensions: Some(1) },
+                addresses: Mutex::default(),
+            });
+            let cache = Cached::around(planning.clone(), CacheOptions::default()).expect("room");
+            let came = " A text. \n".to_owned();
+            let memory = came.as_ptr().addr()..came.as_ptr().addr() + came.len();
+            let settings = EmbedSettings { prompt: prompt.map(str::to_owned), ..EmbedSettings::default() };
+            cache.embed(Call::new(vec![came.into()], settings)).await.expect("the call").remove(0).expect("the text");
+            let given = planning.addresses.lock().expect("lock").clone();
+            assert_eq!(given.len(), 1);
+            assert_eq!(memory.contains(&given[0]), shared, "{profile} {prompt:?}");
         }
     }
 }

@@ -24,12 +24,25 @@ use unicode_general_category::{GeneralCategory, get_general_category};
 ///
 /// Whitespace is Unicode's, and the four separators U+001C to U+001F, which Python counts as such.
 pub fn collapse_whitespace(text: &str) -> String {
-    let mut collapsed = String::with_capacity(text.len());
-    for word in text.split(is_whitespace).filter(|word| !word.is_empty()) {
-        if !collapsed.is_empty() {
-            collapsed.push(' ');
+    collapse_joined(&[text])
+}
+
+/// The same of a text that comes in parts, so that it need not be joined before.
+pub fn collapse_joined(parts: &[&str]) -> String {
+    let mut collapsed = String::with_capacity(parts.iter().map(|part| part.len()).sum());
+    // Whether whitespace came since the last word: a part's end alone ends none.
+    let mut apart = false;
+    for part in parts {
+        for (index, word) in part.split(is_whitespace).enumerate() {
+            apart |= index > 0;
+            if word.is_empty() {
+                continue;
+            }
+            if std::mem::take(&mut apart) && !collapsed.is_empty() {
+                collapsed.push(' ');
+            }
+            collapsed.push_str(word);
         }
-        collapsed.push_str(word);
     }
     collapsed
 }
@@ -506,6 +519,17 @@ mod tests {
         assert!(PARAMETERS.collocations.contains(&("##number##", "pay-fone")));
         assert_eq!(Orthography::of("hanging").0, 34);
         assert_eq!(Orthography::of("no such word").0, 0);
+    }
+
+    #[test]
+    fn a_text_in_parts_is_collapsed_as_if_joined() {
+        for parts in
+            [["", " a  b "], ["Q:", "a b"], ["Q: ", " a"], ["Q:\n", "\u{1f}a"], ["a", ""], [" ", " "], [" ", "é\t"]]
+        {
+            assert_eq!(collapse_joined(&parts), collapse_whitespace(&parts.concat()), "{parts:?}");
+        }
+        assert_eq!(collapse_joined(&["Q: ", " a\n b"]), "Q: a b");
+        assert_eq!(collapse_joined(&["pre", "fix"]), "prefix");
     }
 
     #[test]

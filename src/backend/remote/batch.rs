@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Text;
 
 /// Bytes of text in one request, where several go into one.
 const BYTES: usize = 1024 * 1024;
@@ -29,9 +29,9 @@ pub struct Size {
 }
 
 impl Size {
-    /// The size of some texts of a call.
-    pub fn of(requests: &[EmbedRequest], texts: &[usize]) -> Size {
-        Size { texts: texts.len(), bytes: texts.iter().map(|&text| requests[text].text.len()).sum() }
+    /// The size of those texts of a call that have these indices.
+    pub fn of(texts: &[Text], indices: &[usize]) -> Size {
+        Size { texts: indices.len(), bytes: indices.iter().map(|&index| texts[index].len()).sum() }
     }
 
     /// Whether a batch of this size may be sent. A text alone always may.
@@ -74,35 +74,24 @@ impl Learned {
     }
 }
 
-/// Texts of a call by settings, in order, in batches of at most so much.
-pub fn batches(requests: &[EmbedRequest], texts: impl IntoIterator<Item = usize>, most: Size) -> Vec<Vec<usize>> {
-    let alike = |a: &EmbedRequest, b: &EmbedRequest| {
-        (&a.task_name, &a.pooling, a.dimensions, &a.prompt) == (&b.task_name, &b.pooling, b.dimensions, &b.prompt)
-    };
-    let mut full: Vec<Vec<usize>> = Vec::new();
-    // The batch that is being filled, for each of the settings met so far.
-    let mut open: Vec<(Vec<usize>, usize)> = Vec::new();
-    for text in texts {
-        if most.texts <= 1 {
-            full.push(vec![text]);
-            continue;
-        }
-        let request = &requests[text];
-        let length = request.text.len();
-        match open.iter_mut().find(|(batch, _)| alike(&requests[batch[0]], request)) {
-            None => open.push((vec![text], length)),
-            Some((batch, bytes)) if !(Size { texts: batch.len() + 1, bytes: *bytes + length }).fits(most) => {
-                full.push(std::mem::replace(batch, vec![text]));
-                *bytes = length;
+/// Texts of a call, by their indices, in order, in batches of at most so much.
+pub fn batches(texts: &[Text], indices: impl IntoIterator<Item = usize>, most: Size) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut bytes = 0;
+    for index in indices {
+        let length = texts[index].len();
+        match batches.last_mut() {
+            Some(last) if (Size { texts: last.len() + 1, bytes: bytes + length }).fits(most) => {
+                last.push(index);
+                bytes += length;
             }
-            Some((batch, bytes)) => {
-                batch.push(text);
-                *bytes += length;
+            _ => {
+                batches.push(vec![index]);
+                bytes = length;
             }
         }
     }
-    full.extend(open.into_iter().map(|(batch, _)| batch));
-    full
+    batches
 }
 
 #[cfg(test)]
@@ -110,14 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_batched_by_settings_number_and_size() {
-        let mut requests: Vec<EmbedRequest> = (0..5).map(|i| EmbedRequest::passage(i.to_string())).collect();
-        requests.insert(1, EmbedRequest::query("q"));
+    fn texts_are_batched_by_number_and_size() {
+        let texts: Vec<Text> = (0..6).map(|i| Text::from(i.to_string())).collect();
         let most = |texts| Size { texts, bytes: BYTES };
-        assert_eq!(batches(&requests, 0..6, most(2)), [vec![0, 2], vec![3, 4], vec![5], vec![1]]);
-        assert_eq!(batches(&requests, [5, 0, 2], most(2)), [vec![5, 0], vec![2]]);
-        assert_eq!(batches(&requests, 0..2, most(1)), [vec![0], vec![1]]);
-        let large = vec![EmbedRequest::passage("x".repeat(BYTES - 1)); 3];
+        assert_eq!(batches(&texts, 0..5, most(2)), [vec![0, 1], vec![2, 3], vec![4]]);
+        assert_eq!(batches(&texts, [5, 0, 2], most(2)), [vec![5, 0], vec![2]]);
+        assert_eq!(batches(&texts, 0..2, most(1)), [vec![0], vec![1]]);
+        let large = vec![Text::from("x".repeat(BYTES - 1)); 3];
         assert_eq!(batches(&large, 0..3, most(10)).len(), 3);
         assert!(batches(&[], [], most(10)).is_empty());
     }

@@ -6,7 +6,7 @@
 //! | the options of all upstreams | [`options`] |
 //! | URL schemes, user-info, what may be shown | [`address`], [`base_url`] |
 //! | which addresses may be dialled (the SSRF guard) | [`guard`] |
-//! | one call's texts cut into requests; how many, learned | `call`, [`batch`] |
+//! | one call's texts cut into requests; how many, learned | `sending`, [`batch`] |
 //! | balancing, attempts | [`pool`], [`retry`] |
 //! | replicas found by name, their health | [`lookup`], [`replica`] |
 //! | connections, TLS, one HTTP exchange | [`client`], [`resolve`], [`credentials`] |
@@ -50,7 +50,6 @@
 pub mod address;
 pub mod base_url;
 pub mod batch;
-mod call;
 pub mod client;
 pub mod credentials;
 pub mod directory;
@@ -66,6 +65,7 @@ pub mod probe;
 pub mod replica;
 pub mod resolve;
 pub mod retry;
+mod sending;
 pub mod startup;
 pub mod upstream;
 

@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::probe;
 use super::upstream::Remote;
 use crate::backend::Backend;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::{Source, metrics};
 
@@ -195,9 +195,8 @@ async fn open(pool: Arc<Pool>, options: &RemoteOptions) -> Arc<Remote> {
         remote = remote.named_as(name);
     }
     remote = remote.with_meta(meta);
-    let first =
-        EmbedRequest { deadline: Some(Instant::now() + options.attempt_timeout), ..EmbedRequest::passage("warm up") };
-    match remote.embed(vec![first]).await.map(|mut results| results.pop()) {
+    let first = Call { deadline: Some(Instant::now() + options.attempt_timeout), ..Call::passage("warm up") };
+    match remote.embed(first).await.map(|mut results| results.pop()) {
         Ok(Some(Ok(embedding))) => remote = remote.with_dimensions(embedding.vector.len()),
         Ok(Some(Err(error))) | Err(error) => tracing::warn!("the upstream does not embed a first text: {error}"),
         Ok(None) => {}

@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use super::batch::Learned;
-use super::call::Call;
 use super::formats::{self, Format, Models};
 use super::identity::{self, UNNAMED};
 use super::pool::Pool;
+use super::sending::Sending;
 use crate::backend::{Backend, Embedding, ModelInfo};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::{Report, Source, UpstreamModel};
 
@@ -115,22 +115,22 @@ impl Remote {
         Ok(&**self.format.get_or_try_init(|| formats::detect(&self.pool)).await?)
     }
 
-    async fn embed_all(&self, requests: &[EmbedRequest]) -> Result<Vec<Result<Embedding>>> {
-        let call = Call {
+    async fn embed_all(&self, call: &Call) -> Result<Vec<Result<Embedding>>> {
+        let sending = Sending {
             pool: &self.pool,
             format: self.format().await?,
             learned: &self.learned,
-            requests,
+            call,
             dimensions: self.info.dimensions,
-            no_later: Instant::now() + self.total_timeout,
+            deadline: call.deadline.unwrap_or_else(|| Instant::now() + self.total_timeout),
         };
-        let results = call.answers().await;
+        let results = sending.answers().await;
         let missing = || Err(Error::internal("the upstream gave no answer for the text"));
         let results: Vec<Result<Embedding>> = results
             .into_iter()
-            .zip(requests)
-            .map(|(result, request)| {
-                let checked = result.unwrap_or_else(missing).and_then(|embedding| self.checked(embedding, request));
+            .map(|result| {
+                let checked = result.unwrap_or_else(missing);
+                let checked = checked.and_then(|embedding| self.checked(embedding, call.settings.dimensions));
                 checked.map_err(|error| self.named(error))
             })
             .collect();
@@ -147,8 +147,9 @@ impl Remote {
         Ok(results)
     }
 
-    /// Lets through only what can be a vector of this upstream: some finite numbers, as many as always.
-    fn checked(&self, embedding: Embedding, request: &EmbedRequest) -> Result<Embedding> {
+    /// Lets through only what can be a vector of this upstream: some finite numbers, as many as always where so many
+    /// `dimensions` were asked for.
+    fn checked(&self, embedding: Embedding, dimensions: Option<i64>) -> Result<Embedding> {
         let vector = &embedding.vector;
         let wrong = |text: String| Err(Error::new(ErrorKind::Upstream, text));
         if vector.is_empty() {
@@ -158,7 +159,7 @@ impl Remote {
             return wrong(format!("the vector has {} at position {position}", vector[position]));
         }
         let mut lengths = self.lengths.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lengths.get(&request.dimensions).copied();
+        let known = lengths.get(&dimensions).copied();
         match known {
             Some(length) if length != vector.len() => wrong(format!(
                 "the vector has {} dimensions, before they were {length}: if the model there was changed, import again and \
@@ -168,7 +169,7 @@ impl Remote {
             Some(_) => Ok(embedding),
             None => {
                 if lengths.len() < LENGTHS {
-                    lengths.insert(request.dimensions, vector.len());
+                    lengths.insert(dimensions, vector.len());
                 }
                 drop(lengths);
                 Ok(embedding)
@@ -207,10 +208,10 @@ impl Remote {
 }
 
 impl Backend for Remote {
-    fn embed(&self, requests: Vec<EmbedRequest>) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
+    fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
         Box::pin(async move {
             let named = |error: Error| self.named(error);
-            if requests.is_empty() { Ok(Vec::new()) } else { self.embed_all(&requests).await.map_err(named) }
+            if call.texts.is_empty() { Ok(Vec::new()) } else { self.embed_all(&call).await.map_err(named) }
         })
     }
 

@@ -13,11 +13,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::call::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use super::value::{from_struct, json_to_struct, to_struct};
 use crate::backend::Embedding;
+use crate::contract::call::{EmbedSettings, Text};
 use crate::contract::class::{self, Class, Settings};
 use crate::contract::endpoint::Endpoint;
 use crate::contract::near_text::{self, Move, MoveObject, NearText};
 use crate::contract::object_text::{Object, object_text};
-use crate::contract::request::{EmbedRequest, Task};
+use crate::contract::request::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto;
 use crate::proto::module_server::Module;
@@ -39,7 +40,7 @@ struct Target {
 /// What becomes of an object before anything is embedded.
 enum Assembled {
     /// To be embedded.
-    Text(String),
+    Text(Text),
     /// Empty text, or asked to skip.
     Skipped,
     /// Not an object of the class.
@@ -90,7 +91,7 @@ impl Service {
         self.check_texts(objects.len())?;
         // Whether this can be served at all does not depend on the objects.
         let service = self.serving(&target, Task::Passage)?;
-        let settings = module_request(&target.settings, Task::Passage, String::new());
+        let settings = embed_settings(&target.settings, Task::Passage);
         let lowercase = self.module.lowercase_input;
         let inline = objects.len() <= INLINE_OBJECTS;
         let assemble = move || -> Vec<Assembled> {
@@ -103,24 +104,27 @@ impl Service {
             let failed = |error| Error::internal(format!("putting the objects' texts together failed: {error}"));
             tokio::task::spawn_blocking(assemble).await.map_err(failed)?
         };
-        let requests: Vec<_> = assembled
+        let texts: Vec<Text> = assembled
             .iter()
             .filter_map(|assembled| match assembled {
-                Assembled::Text(text) => Some(EmbedRequest { text: text.clone(), ..settings.clone() }),
+                Assembled::Text(text) => Some(text.clone()),
                 Assembled::Skipped | Assembled::Refused(_) => None,
             })
             .collect();
-        let mut embedded = if requests.is_empty() { Vec::new() } else { service.embed(requests).await? }.into_iter();
+        let mut embedded = Vec::new().into_iter();
+        if !texts.is_empty() {
+            embedded = service.embed(texts, settings).await?.into_iter();
+        }
         let result = |assembled| {
             let (outcome, text) = match assembled {
-                Assembled::Skipped => (Outcome::Skipped(true), String::new()),
-                Assembled::Refused(error) => (Outcome::Error(error.into()), String::new()),
+                Assembled::Skipped => (Outcome::Skipped(true), Text::default()),
+                Assembled::Refused(error) => (Outcome::Error(error.into()), Text::default()),
                 Assembled::Text(text) => {
                     let missing = || Err(Error::internal("the backend gave no answer for the text"));
                     (vector_or_error(embedded.next().unwrap_or_else(missing)), text)
                 }
             };
-            proto::ObjectResult { result: Some(outcome), text: if return_text { text } else { String::new() } }
+            proto::ObjectResult { result: Some(outcome), text: if return_text { text.into() } else { String::new() } }
         };
         Ok(assembled.into_iter().map(result).collect())
     }
@@ -136,14 +140,13 @@ impl Service {
     }
 }
 
-/// A text as the module would send it for this task.
-fn module_request(settings: &Settings, task: Task, text: String) -> EmbedRequest {
-    EmbedRequest {
-        text,
+/// How the module would have texts of this task embedded.
+fn embed_settings(settings: &Settings, task: Task) -> EmbedSettings {
+    EmbedSettings {
         task_name: Some(task.as_str().into()),
         pooling: Some(settings.pooling_strategy.clone()),
         dimensions: settings.dimensions,
-        ..EmbedRequest::default()
+        prompt: None,
     }
 }
 
@@ -162,7 +165,7 @@ impl Target {
         let id = object.id.clone();
         let text = read_object(object).and_then(|object| object_text(&object, &self.class, &self.settings, lowercase));
         match text {
-            Ok(Some(text)) => Assembled::Text(text),
+            Ok(Some(text)) => Assembled::Text(text.into()),
             Ok(None) => Assembled::Skipped,
             Err(error) if id.is_empty() => Assembled::Refused(error),
             Err(error) => Assembled::Refused(error.context(format_args!("object {id}"))),
@@ -187,7 +190,7 @@ impl From<proto::Move> for Move {
             vector: object.vector.map(|vector| vector.values),
         };
         Move {
-            concepts: movement.concepts.map(|list| list.values),
+            concepts: movement.concepts.map(|list| list.values.into_iter().map(Text::from).collect()),
             // An empty list cannot be told from none on this wire.
             objects: (!movement.objects.is_empty()).then(|| movement.objects.into_iter().map(object).collect()),
             force: movement.force,
@@ -198,7 +201,7 @@ impl From<proto::Move> for Move {
 impl From<proto::NearText> for NearText {
     fn from(near_text: proto::NearText) -> NearText {
         NearText {
-            concepts: near_text.concepts,
+            concepts: near_text.concepts.into_iter().map(Text::from).collect(),
             move_to: near_text.move_to.map(Into::into).unwrap_or_default(),
             move_away_from: near_text.move_away_from.map(Into::into).unwrap_or_default(),
             certainty: near_text.certainty,
@@ -325,8 +328,9 @@ impl Module for Service {
         let values = within_deadline(&metadata, async {
             let target = self.target(request.config)?;
             let service = self.serving(&target, Task::Query)?;
-            let request = module_request(&target.settings, Task::Query, request.input);
-            near_text::input_vector(service.embed_one(request).await.map(|embedding| embedding.vector))
+            let settings = embed_settings(&target.settings, Task::Query);
+            let embedded = service.embed_one(request.input.into(), settings).await;
+            near_text::input_vector(embedded.map(|embedding| embedding.vector))
         });
         Ok(Response::new(proto::VectorizeInputResponse { vector: Some(proto::Vector { values: values.await? }) }))
     }
@@ -340,14 +344,13 @@ impl Module for Service {
             let target = self.target(request.config)?;
             let near_text: NearText = request.near_text.unwrap_or_default().into();
             near_text.validate()?;
-            let texts = near_text.texts().into_iter();
-            let requests: Vec<_> =
-                texts.map(|text| module_request(&target.settings, Task::Query, text.to_owned())).collect();
-            let embedded = match requests.is_empty() {
+            let texts: Vec<Text> = near_text.texts().into_iter().cloned().collect();
+            let embedded = match texts.is_empty() {
                 true => Vec::new(),
                 // An error of the whole call is the first text's: it gets Weaviate's words as one.
                 false => {
-                    let embedded = self.serving(&target, Task::Query)?.embed(requests).await;
+                    let settings = embed_settings(&target.settings, Task::Query);
+                    let embedded = self.serving(&target, Task::Query)?.embed(texts, settings).await;
                     embedded.unwrap_or_else(|error| vec![Err(error)])
                 }
             };

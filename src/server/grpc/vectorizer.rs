@@ -5,7 +5,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::call::{AnswerStream, STREAM_IN_FLIGHT, within_deadline};
 use crate::backend::Embedding;
-use crate::contract::request::{EmbedRequest, Task};
+use crate::contract::call::{EmbedSettings, Text};
+use crate::contract::request::Task;
 use crate::error::{Error, Result};
 use crate::proto;
 use crate::proto::vectorizer_server::Vectorizer;
@@ -26,8 +27,8 @@ impl From<Result<Embedding>> for proto::VectorizeResult {
     }
 }
 
-/// The settings of a request without a text, and the service by the model they name.
-fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Result<(Service, EmbedRequest)> {
+/// The settings of a request, and the service by the model they name.
+fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Result<(Service, EmbedSettings)> {
     let options = options.unwrap_or_default();
     let service = service.of_model(&options.model)?;
     let task = match proto::Task::try_from(options.task) {
@@ -38,14 +39,11 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
     if let Some(wanted) = options.dimensions {
         service.check_dimensions(wanted)?;
     }
-    let settings = EmbedRequest {
-        text: String::new(),
+    let settings = EmbedSettings {
         task_name: Some(task.as_str().into()),
         pooling: Some(options.pooling_strategy),
         dimensions: options.dimensions,
         prompt: options.prompt,
-        deadline: None,
-        trace: None,
     };
     Ok((service, settings))
 }
@@ -59,8 +57,8 @@ impl Vectorizer for Service {
         let (metadata, _, request) = request.into_parts();
         let response = within_deadline(&metadata, async {
             let (service, settings) = settings(self, request.options)?;
-            let requests = request.texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect();
-            let results = service.embed(requests).await?.into_iter().map(Into::into).collect();
+            let texts = request.texts.into_iter().map(Text::from).collect();
+            let results = service.embed(texts, settings).await?.into_iter().map(Into::into).collect();
             let backend = service.backend()?;
             let info = backend.info();
             Ok(proto::VectorizeResponse { results, model: info.name.clone(), fingerprint: info.fingerprint.clone() })
@@ -82,7 +80,7 @@ impl Vectorizer for Service {
                 let result = async {
                     let _room = service.bodies.hold_text(text.len()).await?;
                     let (service, settings) = settings(&service, options)?;
-                    service.embed_one(EmbedRequest { text, ..settings }).await
+                    service.embed_one(text.into(), settings).await
                 };
                 let result = result.await;
                 Ok(proto::VectorizeStreamResponse { id, result: Some(result.into()) })

@@ -40,10 +40,10 @@ pub(super) async fn embed_many(
     let answer = async {
         let mut fields = Fields::read(&service, body)?;
         let (model, service) = model(&mut fields, &service)?;
-        let requests = fields.texts("input")?.into_iter().map(without_task).collect();
+        let texts = fields.texts("input")?;
         let may_cut = fields.boolean("truncate")?.unwrap_or(true);
         let normalize = service.surfaces.normalize;
-        let embeddings = embed(&service, &headers, requests, fields.dimensions()?, normalize).await?;
+        let embeddings = embed(&service, &headers, texts, without_task(), fields.dimensions()?, normalize).await?;
         if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
             let message =
                 "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
@@ -55,7 +55,7 @@ pub(super) async fn embed_many(
         let end = format!(
             r#","total_duration":{total_duration},"load_duration":0,"prompt_eval_count":{prompt_eval_count}}}"#
         );
-        let parts = [fixed(r#"{"model":"#), Part::Text(model), fixed(r#","embeddings":"#)]
+        let parts = [fixed(r#"{"model":"#), Part::Text(model.into()), fixed(r#","embeddings":"#)]
             .into_iter()
             .chain(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)])))
             .chain([Part::Json(end.into())]);
@@ -75,7 +75,7 @@ pub(super) async fn embed_one(
         let (_, service) = model(&mut fields, &service)?;
         let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
         let normalize = service.surfaces.normalize;
-        let embeddings = embed(&service, &headers, vec![without_task(text)], None, normalize).await?;
+        let embeddings = embed(&service, &headers, vec![text], without_task(), None, normalize).await?;
         let vector = embeddings.into_iter().next().map(|embedding| embedding.vector).unwrap_or_default();
         Ok(written([fixed(r#"{"embedding":"#), Part::Vector(vector), fixed("}")]))
     };

@@ -56,8 +56,8 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
         Some(other) => return Err(Error::invalid(format!("'encoding_format' is '{other}': use float or base64"))),
     };
     let dimensions = fields.dimensions()?;
-    let requests = texts.into_iter().map(without_task).collect();
-    let embeddings = embed(&service, headers, requests, dimensions, service.surfaces.normalize).await?;
+    let normalize = service.surfaces.normalize;
+    let embeddings = embed(&service, headers, texts, without_task(), dimensions, normalize).await?;
     let prompt_tokens = tokens(&embeddings);
     let model = if model.is_empty() { service.backend()?.info().name.clone() } else { model };
     let entry = move |(index, embedding): (usize, Embedding)| {
@@ -71,7 +71,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let usage = json!({"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens});
     let parts = std::iter::once(fixed(r#"{"object":"list","data":"#))
         .chain(list(embeddings.into_iter().enumerate().map(entry)))
-        .chain([fixed(r#","model":"#), Part::Text(model), fixed(r#","usage":"#), value(&usage), fixed("}")]);
+        .chain([fixed(r#","model":"#), Part::Text(model.into()), fixed(r#","usage":"#), value(&usage), fixed("}")]);
     let mut response = written(parts);
     for (name, value) in NO_RATE_LIMIT {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

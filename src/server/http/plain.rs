@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::asked::{read_body, within_deadline};
 use super::json::{self, Object};
 use crate::backend::Embedding;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{EmbedSettings, Text};
 use crate::error::{Error, Result};
 use crate::server::service::{Service, beyond};
 
@@ -171,9 +171,9 @@ impl List {
     }
 }
 
-/// A request without task, prompt and prefix.
-pub(super) fn without_task(text: String) -> EmbedRequest {
-    EmbedRequest { text, prompt: Some(String::new()), ..EmbedRequest::default() }
+/// Without task, prompt and prefix.
+pub(super) fn without_task() -> EmbedSettings {
+    EmbedSettings { prompt: Some(String::new()), ..EmbedSettings::default() }
 }
 
 /// Embeds all texts or none: an error says which text it is about. `dimensions` cuts the vectors and scales them to
@@ -181,7 +181,8 @@ pub(super) fn without_task(text: String) -> EmbedRequest {
 pub(super) async fn embed(
     service: &Service,
     headers: &HeaderMap,
-    requests: Vec<EmbedRequest>,
+    texts: Vec<String>,
+    settings: EmbedSettings,
     dimensions: Option<usize>,
     normalize: bool,
 ) -> Result<Vec<Embedding>> {
@@ -189,8 +190,9 @@ pub(super) async fn embed(
         service.check_dimensions(i64::try_from(wanted).unwrap_or(i64::MAX))?;
     }
     let model = service.backend()?.info().name.clone();
-    let only_one = requests.len() == 1;
-    let results = within_deadline(headers, service.embed(requests)).await?;
+    let only_one = texts.len() == 1;
+    let texts = texts.into_iter().map(Text::from).collect();
+    let results = within_deadline(headers, service.embed(texts, settings)).await?;
     let whole = |(index, result): (usize, Result<Embedding>)| match (result, dimensions) {
         (Ok(embedding), Some(wanted)) if wanted > embedding.vector.len() => {
             Err(beyond(wanted, embedding.vector.len(), &model))

@@ -19,7 +19,7 @@ use super::json::{self, Object};
 use super::path::Scoped;
 use super::written::{Part, fixed, list, value, written};
 use crate::backend::Embedding;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{EmbedSettings, Text};
 use crate::error::Error;
 use crate::server::service::Service;
 
@@ -42,8 +42,8 @@ pub(super) async fn vectors(
         Err(error) => return error_response(&error),
     };
     match parse(&headers, &body, service.limits.max_texts) {
-        Ok(Body::One(request)) => one(&service, &headers, request).await,
-        Ok(Body::Many(requests)) => many(&service, &headers, requests).await,
+        Ok(Body::One(text, settings)) => one(&service, &headers, text, settings).await,
+        Ok(Body::Many(texts, settings)) => many(&service, &headers, texts, settings).await,
         Ok(Body::TooMany(texts)) => match service.check_texts(texts) {
             Ok(()) => error_response(&Error::internal("too many texts that are not too many")),
             Err(error) => error_response(&error),
@@ -52,9 +52,8 @@ pub(super) async fn vectors(
     }
 }
 
-async fn one(service: &Service, headers: &HeaderMap, request: EmbedRequest) -> Response {
-    let text = request.text.clone();
-    match within_deadline(headers, service.embed_one(request)).await {
+async fn one(service: &Service, headers: &HeaderMap, text: Text, settings: EmbedSettings) -> Response {
+    match within_deadline(headers, service.embed_one(text.clone(), settings)).await {
         Ok(embedding) => {
             let dim = dimensions(embedding.vector.len());
             let (text, vector) = (Part::Text(text), Part::Vector(embedding.vector));
@@ -64,9 +63,8 @@ async fn one(service: &Service, headers: &HeaderMap, request: EmbedRequest) -> R
     }
 }
 
-async fn many(service: &Service, headers: &HeaderMap, requests: Vec<EmbedRequest>) -> Response {
-    let texts: Vec<String> = requests.iter().map(|request| request.text.clone()).collect();
-    let results = match within_deadline(headers, service.embed(requests)).await {
+async fn many(service: &Service, headers: &HeaderMap, texts: Vec<Text>, settings: EmbedSettings) -> Response {
+    let results = match within_deadline(headers, service.embed(texts.clone(), settings)).await {
         Ok(results) => results,
         Err(error) => return error_response(&error),
     };
@@ -98,8 +96,8 @@ fn dimensions(dim: usize) -> Part {
 }
 
 enum Body {
-    One(EmbedRequest),
-    Many(Vec<EmbedRequest>),
+    One(Text, EmbedSettings),
+    Many(Vec<Text>, EmbedSettings),
     /// More texts than one request may have: so many.
     TooMany(usize),
 }
@@ -224,7 +222,7 @@ fn read_object(whole: &str, max_texts: usize) -> Result<Body, Refusal> {
                     entry.location.push(index.into());
                     details.push(entry);
                 } else if is_text(raw) && count <= max_texts {
-                    texts.push(serde_json::from_str(raw)?);
+                    texts.push(Text::from(serde_json::from_str::<String>(raw)?));
                 }
                 Ok(())
             });
@@ -237,14 +235,14 @@ fn read_object(whole: &str, max_texts: usize) -> Result<Body, Refusal> {
         (None, None) => details.push(detail("missing", &["body", "text"], "Field required", echo(whole))),
     }
     let settings = match object.take("config") {
-        None => EmbedRequest::default(),
+        None => EmbedSettings::default(),
         Some(config) => read_config(config.get(), &mut details)?,
     };
     match text {
         _ if !details.is_empty() => Err(Refusal::Details(details)),
-        Some(text) => Ok(Body::One(EmbedRequest { text, ..settings })),
+        Some(text) => Ok(Body::One(text.into(), settings)),
         None if count > max_texts => Ok(Body::TooMany(count)),
-        None => Ok(Body::Many(texts.into_iter().map(|text| EmbedRequest { text, ..settings.clone() }).collect())),
+        None => Ok(Body::Many(texts, settings)),
     }
 }
 
@@ -260,15 +258,15 @@ fn text_of(json: &str) -> Result<String, Refusal> {
     serde_json::from_str(json).map_err(|error| invalid_json(json, &error))
 }
 
-/// `config` as an [`EmbedRequest`] without text.
-fn read_config(config: &str, details: &mut Vec<Detail>) -> Result<EmbedRequest, Refusal> {
-    let mut request = EmbedRequest::default();
+/// `config` as [`EmbedSettings`].
+fn read_config(config: &str, details: &mut Vec<Detail>) -> Result<EmbedSettings, Refusal> {
+    let mut settings = EmbedSettings::default();
     let mut config = match config.as_bytes().first() {
-        Some(b'n') => return Ok(request),
+        Some(b'n') => return Ok(settings),
         Some(b'{') => object_of(config)?,
         _ => {
             details.push(detail(NOT_AN_OBJECT.0, &["body", "config"], NOT_AN_OBJECT.1, echo(config)));
-            return Ok(request);
+            return Ok(settings);
         }
     };
     let mut string = |key: &str| match config.take(key).filter(|raw| raw.get() != "null") {
@@ -279,16 +277,16 @@ fn read_config(config: &str, details: &mut Vec<Detail>) -> Result<EmbedRequest, 
             Ok(None)
         }
     };
-    request.pooling = string("pooling_strategy")?;
-    request.task_name = string("task_type")?.map(Into::into);
+    settings.pooling = string("pooling_strategy")?;
+    settings.task_name = string("task_type")?.map(Into::into);
     if let Some(raw) = config.take("dimensions").filter(|raw| raw.get() != "null") {
         let value = echo(raw.get());
         match lenient_integer(&value) {
-            Ok(dimensions) => request.dimensions = Some(dimensions),
+            Ok(dimensions) => settings.dimensions = Some(dimensions),
             Err((kind, message)) => details.push(detail(kind, &["body", "config", "dimensions"], message, value)),
         }
     }
-    Ok(request)
+    Ok(settings)
 }
 
 /// Pydantic's lenient integers: `256`, `256.0`, `"256"`, `true`. Numbers beyond 64 bits stay as large as they can be.

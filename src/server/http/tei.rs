@@ -20,7 +20,7 @@ use super::errors::{json_response, tei_error};
 use super::path::Scoped;
 use super::plain::{Fields, Input, embed, without_task};
 use super::written::{Part, list, written};
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::EmbedSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::service::Service;
 use crate::telemetry::metrics::labels::Refusal;
@@ -45,10 +45,10 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
         return Err(Error::invalid("'inputs' is an empty list: send a text"));
     }
     let texts = within_deadline(headers, texts_of(service, inputs)).await?;
-    let request: fn(String) -> EmbedRequest = match fields.string("prompt_name")?.as_deref() {
-        None => without_task,
-        Some("query") => |text| EmbedRequest::query(text),
-        Some("passage" | "document") => |text| EmbedRequest::passage(text),
+    let settings = match fields.string("prompt_name")?.as_deref() {
+        None => without_task(),
+        Some("query") => EmbedSettings::query(),
+        Some("passage" | "document") => EmbedSettings::default(),
         Some(other) => {
             return Err(Error::invalid(format!("no prompt is named '{other}': use query, passage or document")));
         }
@@ -59,8 +59,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let normalize = fields.boolean("normalize")?.unwrap_or(true);
     let may_cut = fields.boolean("truncate")?.unwrap_or(true);
     let dimensions = fields.dimensions()?;
-    let requests = texts.into_iter().map(request).collect();
-    let embeddings = embed(service, headers, requests, dimensions, normalize).await?;
+    let embeddings = embed(service, headers, texts, settings, dimensions, normalize).await?;
     if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
         let message = "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
         return Err(Error::new(ErrorKind::TooLarge, format!("'inputs[{index}]' {message}")));

@@ -16,6 +16,8 @@ use base64::prelude::BASE64_STANDARD;
 use hyper::body::{Body as HttpBody, Frame};
 use serde::Serialize;
 
+use crate::contract::call::Text;
+
 /// Bytes of text that are written before they are sent. A number, or a stretch of a text, may go beyond.
 const PIECE: usize = 32 * 1024;
 
@@ -30,7 +32,7 @@ pub(super) enum Part {
     /// JSON as it is.
     Json(Cow<'static, str>),
     /// A text, to be quoted.
-    Text(String),
+    Text(Text),
     /// A list of numbers, each in the fewest digits that read back to the same float32.
     Vector(Arc<[f32]>),
     /// The same as a quoted text: float32, little-endian, in base64.
@@ -211,7 +213,7 @@ mod tests {
                 let numbers = vector(length);
                 let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
                 let entry = |numbers: &Arc<[f32]>, text: &str| {
-                    [Part::Vector(numbers.clone()), fixed(","), Part::Text(text.to_owned()), fixed(",")]
+                    [Part::Vector(numbers.clone()), fixed(","), Part::Text(text.into()), fixed(",")]
                         .into_iter()
                         .chain([Part::Base64(numbers.clone())])
                 };

@@ -11,14 +11,18 @@ use serde_json::{Map, Value};
 use crate::backend::Embedding;
 use crate::backend::remote::kind::Kind;
 use crate::backend::remote::pool::Pool;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::{EmbedSettings, TraceContext};
 use crate::error::Result;
 
-/// Texts of one setting that go into one request.
+/// Texts of a call that go into one request.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
     /// As many as [`Format::at_once`] says, at most.
-    pub requests: &'a [&'a EmbedRequest],
+    pub texts: &'a [&'a str],
+    /// How they are embedded.
+    pub settings: &'a EmbedSettings,
+    /// The trace they are part of.
+    pub trace: Option<&'a TraceContext>,
     /// Length of the upstream's full vectors, if it is known.
     pub dimensions: Option<usize>,
     /// For all attempts.
@@ -29,7 +33,7 @@ impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the texts.
         f.debug_struct("Batch")
-            .field("texts", &self.requests.len())
+            .field("texts", &self.texts.len())
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }

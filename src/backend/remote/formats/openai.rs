@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +23,6 @@ use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe::{self, META};
 use crate::backend::remote::retry::Failure;
-use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Texts in one request.
@@ -102,7 +100,7 @@ impl Format for OpenAi {
     }
 
     fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
-        Box::pin(self.many(pool, batch.requests, batch.deadline))
+        Box::pin(self.many(pool, batch))
     }
 
     /// There is no such thing.
@@ -125,27 +123,23 @@ impl OpenAi {
         OpenAi { model, others: Vec::new(), refuses_base64: AtomicBool::new(false) }
     }
 
-    /// The vectors of texts of one setting.
-    async fn many(
-        &self,
-        pool: &Arc<Pool>,
-        requests: &[&EmbedRequest],
-        deadline: Instant,
-    ) -> Result<Vec<Result<Embedding>>> {
-        let Some(&first) = requests.first() else { return Ok(Vec::new()) };
+    /// The vectors of a batch.
+    async fn many(&self, pool: &Arc<Pool>, batch: Batch<'_>) -> Result<Vec<Result<Embedding>>> {
+        if batch.texts.is_empty() {
+            return Ok(Vec::new());
+        }
         let base64 = !self.refuses_base64.load(Ordering::Relaxed);
         let refused = AtomicBool::new(false);
-        let answer = self.ask(pool, requests, first, deadline, base64.then_some(&refused)).await;
+        let answer = self.ask(pool, batch, base64.then_some(&refused)).await;
         let answer = match answer {
             Err(_) if refused.load(Ordering::Relaxed) => {
                 self.refuses_base64.store(true, Ordering::Relaxed);
-                self.ask(pool, requests, first, deadline, None).await?
+                self.ask(pool, batch, None).await?
             }
             answer => answer?,
         };
         let Answers { vectors, tokens } = answer;
-        let mut embeddings: Vec<_> =
-            requests.iter().zip(vectors).map(|(request, vector)| Ok(embedding(vector, request))).collect();
+        let mut embeddings: Vec<_> = vectors.into_iter().map(|vector| Ok(embedding(vector, batch.settings))).collect();
         // The count is of the whole request.
         if let [Ok(embedding)] = embeddings.as_mut_slice() {
             embedding.tokens = tokens;
@@ -154,35 +148,28 @@ impl OpenAi {
     }
 
     /// `base64`: vectors are asked for so, and here is noted that the server does not know this.
-    async fn ask(
-        &self,
-        pool: &Arc<Pool>,
-        requests: &[&EmbedRequest],
-        first: &EmbedRequest,
-        deadline: Instant,
-        base64: Option<&AtomicBool>,
-    ) -> Result<Answers> {
-        let texts: Vec<&str> = requests.iter().map(|request| request.text.as_str()).collect();
+    async fn ask(&self, pool: &Arc<Pool>, batch: Batch<'_>, base64: Option<&AtomicBool>) -> Result<Answers> {
+        let Batch { texts, settings, trace, deadline, .. } = batch;
         let mut body = json!({
             "model": self.model,
             "input": texts,
             "encoding_format": if base64.is_some() { "base64" } else { "float" },
         });
-        if let (Some(dimensions), Some(object)) = (first.dimensions, body.as_object_mut()) {
+        if let (Some(dimensions), Some(object)) = (settings.dimensions, body.as_object_mut()) {
             object.insert("dimensions".into(), json!(dimensions));
         }
         let body = &body.to_string();
-        pool.call(first.task(), requests.len(), deadline, |replica, limit| {
+        pool.call(settings.task(), texts.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let path = replica.address.in_api(ROOT, PATH);
                 let what = format!("send POST request: Post \"{}{path}\"", replica.address.shown());
                 let send = replica.client.post(replica.address.below(&path)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                let answer = exchange(traced(send, first), &what, limit).await?;
+                let answer = exchange(traced(send, trace), &what, limit).await?;
                 if let Some(refused) = base64 {
                     refused.store(refuses_encoding(&answer), Ordering::Relaxed);
                 }
-                read(&answer, requests.len())
+                read(&answer, texts.len())
             })
         })
         .await

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use reqwest::Client;
@@ -26,7 +26,8 @@ use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
 use crate::backend::remote::replica::Replica;
 use crate::backend::remote::retry::Failure;
-use crate::contract::request::{EmbedRequest, Task};
+use crate::contract::call::TraceContext;
+use crate::contract::request::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto;
 use crate::proto::vectorize_result::Result as Outcome;
@@ -79,7 +80,7 @@ impl Format for Sidecar {
     }
 
     fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
-        Box::pin(many(pool, batch.requests, &self.model, batch.dimensions, batch.deadline))
+        Box::pin(many(pool, batch, &self.model))
     }
 
     fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
@@ -100,39 +101,35 @@ impl Format for Sidecar {
     }
 }
 
-/// The vectors of texts of one setting. `model`: by its name there, empty for the default one; `known`: the length of its
-/// vectors.
-async fn many(
-    pool: &Arc<Pool>,
-    requests: &[&EmbedRequest],
-    model: &str,
-    known: Option<usize>,
-    deadline: Instant,
-) -> Result<Vec<Result<Embedding>>> {
-    let Some(&first) = requests.first() else { return Ok(Vec::new()) };
-    let task = match first.task() {
+/// The vectors of a batch. `model`: by its name there, empty for the default one.
+async fn many(pool: &Arc<Pool>, batch: Batch<'_>, model: &str) -> Result<Vec<Result<Embedding>>> {
+    let Batch { texts, settings, trace, dimensions: known, deadline } = batch;
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let task = match settings.task() {
         Task::Passage => proto::Task::Passage,
         Task::Query => proto::Task::Query,
     };
     let message = &proto::VectorizeRequest {
-        texts: requests.iter().map(|request| request.text.clone()).collect(),
+        texts: texts.iter().map(|&text| text.to_owned()).collect(),
         options: Some(proto::VectorizeOptions {
             task: task as i32,
-            pooling_strategy: first.pooling.clone().unwrap_or_default(),
+            pooling_strategy: settings.pooling.clone().unwrap_or_default(),
             // What the reference container takes for nothing asked is refused on this wire.
-            dimensions: first.dimensions.filter(|&wanted| {
+            dimensions: settings.dimensions.filter(|&wanted| {
                 wanted != 0 && usize::try_from(wanted).ok().zip(known).is_none_or(|(wanted, known)| wanted <= known)
             }),
-            prompt: first.prompt.clone(),
+            prompt: settings.prompt.clone(),
             model: model.to_owned(),
         }),
     };
     let results = pool
-        .call(first.task(), requests.len(), deadline, |replica, limit| {
+        .call(settings.task(), texts.len(), deadline, |replica, limit| {
             Box::pin(async move {
-                let results = vectorize(&replica, message.clone(), first, limit).await?;
-                if results.len() != requests.len() {
-                    let text = format!("{} results for {} texts", results.len(), requests.len());
+                let results = vectorize(&replica, message.clone(), trace, limit).await?;
+                if results.len() != texts.len() {
+                    let text = format!("{} results for {} texts", results.len(), texts.len());
                     return Err(Failure::Fault(Error::new(ErrorKind::Upstream, text)));
                 }
                 Ok(results)
@@ -145,11 +142,11 @@ async fn many(
 async fn vectorize(
     replica: &Replica,
     message: proto::VectorizeRequest,
-    first: &EmbedRequest,
+    trace: Option<&TraceContext>,
     limit: Duration,
 ) -> Result<Vec<proto::VectorizeResult>, Failure> {
     let mut headers = replica.headers();
-    headers.extend(trace_headers(first));
+    headers.extend(trace_headers(trace));
     let wire = Wire { client: replica.client.clone(), base: replica.address.below("").to_string(), headers };
     let mut client = VectorizerClient::new(wire).max_decoding_message_size(MAX_ANSWER);
     let mut request = tonic::Request::new(message);

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -25,8 +24,8 @@ use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
 use crate::backend::remote::retry::Failure;
+use crate::contract::call::EmbedSettings;
 use crate::contract::go_format;
-use crate::contract::request::EmbedRequest;
 use crate::contract::value::Value;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -87,9 +86,10 @@ impl Format for T2v {
 
     fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
         Box::pin(async move {
-            match batch.requests {
-                [request] => one(pool, request, batch.deadline).await.map(|embedding| vec![Ok(embedding)]),
-                requests => many(pool, requests, batch.deadline).await,
+            match batch.texts {
+                [] => Ok(Vec::new()),
+                [text] => one(pool, batch, text).await.map(|embedding| vec![Ok(embedding)]),
+                _ => many(pool, batch).await,
             }
         })
     }
@@ -112,42 +112,41 @@ impl Format for T2v {
     }
 }
 
-/// One text's vector.
-async fn one(pool: &Arc<Pool>, request: &EmbedRequest, deadline: Instant) -> Result<Embedding> {
-    let json =
-        format!("{{\"text\":{},\"dims\":0,\"vector\":null,\"error\":\"\",{}}}", quoted(&request.text), config(request));
-    let vector = post(pool, (request, 1), json, deadline, |answer| read_one(&answer)).await?;
-    Ok(embedding(vector, request))
+/// The vector of a batch's only text.
+async fn one(pool: &Arc<Pool>, batch: Batch<'_>, text: &str) -> Result<Embedding> {
+    let config = config(batch.settings);
+    let json = format!("{{\"text\":{},\"dims\":0,\"vector\":null,\"error\":\"\",{config}}}", quoted(text));
+    let vector = post(pool, batch, json, |answer| read_one(&answer)).await?;
+    Ok(embedding(vector, batch.settings))
 }
 
-/// Several texts' vectors in one request, from servers known to answer `texts`: other sidecars. All of one setting.
-async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
-    let Some(&first) = requests.first() else { return Ok(Vec::new()) };
-    let texts: Vec<String> = requests.iter().map(|request| quoted(&request.text)).collect();
-    let json = format!("{{\"texts\":[{}],{}}}", texts.join(","), config(first));
-    let count = requests.len();
-    let vectors = post(pool, (first, count), json, deadline, move |answer| read_many(&answer, count)).await?;
-    Ok(requests.iter().zip(vectors).map(|(request, vector)| Ok(embedding(vector?, request))).collect())
+/// Several texts' vectors in one request, from servers known to answer `texts`: other sidecars.
+async fn many(pool: &Arc<Pool>, batch: Batch<'_>) -> Result<Vec<Result<Embedding>>> {
+    let texts: Vec<String> = batch.texts.iter().map(|text| quoted(text)).collect();
+    let json = format!("{{\"texts\":[{}],{}}}", texts.join(","), config(batch.settings));
+    let count = texts.len();
+    let vectors = post(pool, batch, json, move |answer| read_many(&answer, count)).await?;
+    Ok(vectors.into_iter().map(|vector| Ok(embedding(vector?, batch.settings))).collect())
 }
 
 async fn post<T>(
     pool: &Arc<Pool>,
-    (request, texts): (&EmbedRequest, usize),
+    batch: Batch<'_>,
     json: String,
-    deadline: Instant,
     read: impl Fn(Answer) -> Result<T, Failure> + Sync,
 ) -> Result<T>
 where
     T: Send,
 {
+    let Batch { texts, settings, trace, deadline, .. } = batch;
     let (json, read) = (&json, &read);
-    pool.call(request.task(), texts, deadline, |replica, limit| {
+    pool.call(settings.task(), texts.len(), deadline, |replica, limit| {
         Box::pin(async move {
             let url = replica.address.joined(PATH).map_err(Failure::Refused)?;
             let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
             // No Content-Type: Weaviate sends none, so every container takes it so.
             let send = replica.client.post(url).headers(replica.headers()).body(json.clone());
-            read(exchange(traced(send, request), &what, limit).await?)
+            read(exchange(traced(send, trace), &what, limit).await?)
         })
     })
     .await
@@ -158,15 +157,15 @@ fn quoted(text: &str) -> String {
 }
 
 /// The `config` member, in Go's order of fields.
-fn config(request: &EmbedRequest) -> String {
+fn config(settings: &EmbedSettings) -> String {
     let mut fields = Vec::new();
-    if let Some(pooling) = request.pooling.as_deref().filter(|pooling| !pooling.is_empty()) {
+    if let Some(pooling) = settings.pooling.as_deref().filter(|pooling| !pooling.is_empty()) {
         fields.push(format!("\"pooling_strategy\":{}", quoted(pooling)));
     }
-    if let Some(task) = request.task_name.as_deref().filter(|task| !task.is_empty()) {
+    if let Some(task) = settings.task_name.as_deref().filter(|task| !task.is_empty()) {
         fields.push(format!("\"task_type\":{}", quoted(task)));
     }
-    if let Some(dimensions) = request.dimensions {
+    if let Some(dimensions) = settings.dimensions {
         fields.push(format!("\"dimensions\":{dimensions}"));
     }
     format!("\"config\":{{{}}}", fields.join(","))

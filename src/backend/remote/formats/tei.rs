@@ -4,7 +4,6 @@
 //! default (they do), and so are its prompts.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -20,7 +19,6 @@ use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
 use crate::backend::remote::retry::Failure;
-use crate::contract::request::EmbedRequest;
 use crate::error::{Error, ErrorKind, Result};
 
 const PATH: &str = "/embed";
@@ -72,7 +70,7 @@ impl Format for Tei {
     }
 
     fn embed<'a>(&'a self, pool: &'a Arc<Pool>, batch: Batch<'a>) -> BoxFuture<'a, Result<Vec<Result<Embedding>>>> {
-        Box::pin(many(pool, batch.requests, batch.deadline))
+        Box::pin(many(pool, batch))
     }
 
     fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
@@ -80,26 +78,28 @@ impl Format for Tei {
     }
 }
 
-/// The vectors of texts of one setting.
-async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -> Result<Vec<Result<Embedding>>> {
-    let Some(&first) = requests.first() else { return Ok(Vec::new()) };
-    let texts: Vec<&str> = requests.iter().map(|request| request.text.as_str()).collect();
+/// The vectors of a batch.
+async fn many(pool: &Arc<Pool>, batch: Batch<'_>) -> Result<Vec<Result<Embedding>>> {
+    let Batch { texts, settings, trace, deadline, .. } = batch;
+    if texts.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut body = json!({"inputs": texts, "truncate": true});
-    if let (Some(dimensions), Some(object)) = (first.dimensions, body.as_object_mut()) {
+    if let (Some(dimensions), Some(object)) = (settings.dimensions, body.as_object_mut()) {
         object.insert("dimensions".into(), json!(dimensions));
     }
     let body = &body.to_string();
     let vectors = pool
-        .call(first.task(), requests.len(), deadline, |replica, limit| {
+        .call(settings.task(), texts.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
                 let send = replica.client.post(replica.address.below(PATH)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                read(&exchange(traced(send, first), &what, limit).await?, requests.len())
+                read(&exchange(traced(send, trace), &what, limit).await?, texts.len())
             })
         })
         .await?;
-    Ok(requests.iter().zip(vectors).map(|(request, vector)| Ok(embedding(vector, request))).collect())
+    Ok(vectors.into_iter().map(|vector| Ok(embedding(vector, settings))).collect())
 }
 
 fn read(answer: &Answer, count: usize) -> Result<Vec<Vec<f32>>, Failure> {

@@ -3,17 +3,17 @@
 use reqwest::RequestBuilder;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::TraceContext;
 use crate::telemetry;
 
-/// The trace context of an attempt, as headers.
-pub fn trace_headers(request: &EmbedRequest) -> HeaderMap {
-    let context = telemetry::context::outgoing(request.trace.as_deref()).into_iter();
+/// The trace context of an attempt, as headers; `trace` is what the call came with.
+pub fn trace_headers(trace: Option<&TraceContext>) -> HeaderMap {
+    let context = telemetry::context::outgoing(trace).into_iter();
     let header = |(name, value): (_, String)| Some((HeaderName::from_static(name), value.try_into().ok()?));
     context.filter_map(header).collect::<HeaderMap<HeaderValue>>()
 }
 
 /// The request of an attempt with its trace context.
-pub fn traced(send: RequestBuilder, request: &EmbedRequest) -> RequestBuilder {
-    send.headers(trace_headers(request))
+pub fn traced(send: RequestBuilder, trace: Option<&TraceContext>) -> RequestBuilder {
+    send.headers(trace_headers(trace))
 }

@@ -1,7 +1,7 @@
 //! Vectors as upstreams write them in JSON, and what is made of them.
 
 use crate::backend::Embedding;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::EmbedSettings;
 
 /// The numbers of a JSON list, each rounded once, from its digits to float32; `None` for null. A null within it is no
 /// number: many writers of JSON put it where they had a NaN.
@@ -30,9 +30,10 @@ pub fn floats(json: &str) -> Result<Option<Vec<f32>>, String> {
 }
 
 /// A vector as an upstream without token counts gives it.
-pub fn embedding(vector: Vec<f32>, request: &EmbedRequest) -> Embedding {
+pub fn embedding(vector: Vec<f32>, settings: &EmbedSettings) -> Embedding {
     // A length that was asked for and not given: the setting had no effect.
-    let asked = request.dimensions.and_then(|dimensions| usize::try_from(dimensions).ok()).filter(|&length| length > 0);
+    let asked =
+        settings.dimensions.and_then(|dimensions| usize::try_from(dimensions).ok()).filter(|&length| length > 0);
     let ignored = if asked.is_some_and(|length| length != vector.len()) { vec!["dimensions"] } else { Vec::new() };
     Embedding { vector: vector.into(), tokens: 0, truncated: false, ignored }
 }

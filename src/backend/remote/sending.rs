@@ -1,4 +1,4 @@
-//! One call's texts on their way: cut into requests, as many at once as there may be, and what is refused for its size
+//! The sending of one call's texts: cut into requests, as many at once as there may be, and what is refused for its size
 //! cut smaller.
 
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use super::batch::{Learned, Size, batches};
 use super::formats::{Batch, Format};
 use super::pool::Pool;
 use crate::backend::Embedding;
-use crate::contract::request::EmbedRequest;
+use crate::contract::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Texts of a call that go into one request.
@@ -28,39 +28,39 @@ struct Halving {
     accepted: Vec<Size>,
 }
 
-/// A call's texts, and who is asked for them.
-pub(super) struct Call<'a> {
+/// A call, and who is asked for its texts.
+pub(super) struct Sending<'a> {
     /// Whom to ask.
     pub pool: &'a Arc<Pool>,
     /// What speaks there.
     pub format: &'a dyn Format,
     /// How much it takes at once.
     pub learned: &'a Learned,
-    /// The texts.
-    pub requests: &'a [EmbedRequest],
+    /// The texts and their settings.
+    pub call: &'a Call,
     /// Length of the upstream's full vectors, if it is known.
     pub dimensions: Option<usize>,
-    /// For texts without a deadline of their own.
-    pub no_later: Instant,
+    /// Until when the answers are waited for.
+    pub deadline: Instant,
 }
 
-impl Call<'_> {
+impl Sending<'_> {
     /// Asks for the texts, as many batches at once as there may be: each text's answer, in its place. A batch that is
     /// refused for its size or for one of its texts is halved until it is accepted or that text stands alone: in the
     /// first case at no cost, as the upstream did no work for it, in the second from the retries' budget.
     pub(super) async fn answers(&self) -> Vec<Option<Result<Embedding>>> {
-        let requests = self.requests;
-        let mut results: Vec<Option<Result<Embedding>>> = vec![None; requests.len()];
+        let all = &self.call.texts;
+        let mut results: Vec<Option<Result<Embedding>>> = vec![None; all.len()];
         let most = || self.learned.most(self.format.at_once(), Instant::now());
         let mut halvings: Vec<Halving> = Vec::new();
         let whole = |texts| Part { texts, of: None };
-        let mut waiting: VecDeque<Part> = batches(requests, 0..requests.len(), most()).into_iter().map(whole).collect();
+        let mut waiting: VecDeque<Part> = batches(all, 0..all.len(), most()).into_iter().map(whole).collect();
         let mut asked = FuturesUnordered::new();
         loop {
             while asked.len() < self.pool.concurrency()
                 && let Some(part) = waiting.pop_front()
             {
-                let smaller = batches(requests, part.texts.iter().copied(), most());
+                let smaller = batches(all, part.texts.iter().copied(), most());
                 // Learned since it was cut.
                 if smaller.len() > 1 {
                     smaller.into_iter().rev().for_each(|texts| waiting.push_front(whole(texts)));
@@ -73,7 +73,7 @@ impl Call<'_> {
             match answer {
                 Ok(answers) => {
                     if let Some(halving) = of.and_then(|of| halvings.get_mut(of)) {
-                        halving.accepted.push(Size::of(requests, &texts));
+                        halving.accepted.push(Size::of(all, &texts));
                         self.learn(halving);
                     }
                     let alone = texts.len() == 1;
@@ -88,7 +88,7 @@ impl Call<'_> {
                     }
                 }
                 Err(error) if texts.len() > 1 && self.may_be_halved(&error) => {
-                    halvings.push(Halving { whole: Size::of(requests, &texts), accepted: Vec::new() });
+                    halvings.push(Halving { whole: Size::of(all, &texts), accepted: Vec::new() });
                     let of = Some(halvings.len() - 1);
                     let second = texts.split_off(texts.len() / 2);
                     // In front: of many batches, few are refused before it is known what is accepted.
@@ -124,14 +124,15 @@ impl Call<'_> {
 
     /// The answers for one batch.
     async fn ask(&self, part: Part) -> (Part, Result<Vec<Result<Embedding>>>) {
-        let asked: Vec<&EmbedRequest> = part.texts.iter().map(|&text| &self.requests[text]).collect();
-        let deadline = asked.first().and_then(|first| first.deadline).unwrap_or(self.no_later);
+        let Call { texts, settings, trace, .. } = self.call;
         // Nothing of it is the upstream's fault.
-        if Instant::now() >= deadline {
+        if Instant::now() >= self.deadline {
             let late = Error::new(ErrorKind::DeadlineExceeded, "no time was left to ask for this text");
             return (part, Err(late));
         }
-        let batch = Batch { requests: &asked, dimensions: self.dimensions, deadline };
+        let texts: Vec<&str> = part.texts.iter().map(|&text| &*texts[text]).collect();
+        let (trace, deadline) = (trace.as_deref(), self.deadline);
+        let batch = Batch { texts: &texts, settings, trace, dimensions: self.dimensions, deadline };
         let answer = self.format.embed(self.pool, batch).await;
         (part, answer)
     }

@@ -13,7 +13,7 @@ use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
 
 /// See the module.
-pub(super) struct Call {
+pub(super) struct Timeline {
     /// What the call is a part of.
     parent: Span,
     texts: usize,
@@ -40,11 +40,11 @@ struct Spans {
     pass_tokens: AtomicU64,
 }
 
-impl Call {
+impl Timeline {
     /// A call of so many texts.
-    pub(super) fn new(texts: usize, class: Class) -> Call {
+    pub(super) fn new(texts: usize, class: Class) -> Timeline {
         let (queued, dispatched) = (OnceLock::new(), AtomicBool::new(false));
-        Call { parent: Span::current(), texts, class, queued, dispatched }
+        Timeline { parent: Span::current(), texts, class, queued, dispatched }
     }
 
     /// It asks for its turn now.

@@ -6,6 +6,7 @@
 //! ```text
 //! transformer  a stack of blocks: weights packed once, forward passes shared out over a team     ── the way in
 //! team         threads that share out a phase's items; a phase ends when all items are done
+//! sync         what its threads meet by
 //! cores        how many cores this process may use
 //! linear       weights in column panels, products with bias, activation or residual
 //! attention    one head of one sequence: scores, softmax, context
@@ -67,6 +68,7 @@ mod portable;
 mod position_bias;
 mod precision;
 pub mod quantized;
+mod sync;
 mod table;
 mod team;
 #[cfg(any(test, feature = "testing"))]

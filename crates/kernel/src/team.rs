@@ -12,12 +12,13 @@ use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{JoinHandle, Thread};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::sync::thread::{self, JoinHandle, Thread};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Instant, Mutex, MutexGuard, fence};
 
 // Measured with all-MiniLM-L6-v2 in f32 on two cores of an AMD EPYC (Zen 4), two threads, 32 tokens, milliseconds at the
 // median and at the 99th percentile (medians of 4 rounds), beside ONNX Runtime 1.32 with its defaults:
@@ -150,8 +151,7 @@ impl Team {
         let mut team = Team { shared, threads: Vec::new() };
         for index in 1..size {
             let shared = Arc::clone(&team.shared);
-            let thread =
-                std::thread::Builder::new().name(format!("encoder-{index}")).spawn(move || shared.serve(index));
+            let thread = thread::Builder::new().name(format!("encoder-{index}")).spawn(move || shared.serve(index));
             let thread = thread.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
             // Set once, here.
             let _ = team.shared.handles[index].set(thread.thread().clone());
@@ -176,7 +176,7 @@ impl Team {
         let round = Claim::first(shared.claim().round() + 1, 0).round();
         shared.done.0.store(0, Ordering::Relaxed);
         shared.broken.store(false, Ordering::Relaxed);
-        let job = Job { round, function, caller: std::thread::current() };
+        let job = Job { round, function, caller: thread::current() };
         *lock(&shared.job) = Some(job.clone());
         shared.claim.0.store(Claim::first(round, 0).0, Ordering::SeqCst);
         shared.wake(0, &job.caller);
@@ -260,7 +260,7 @@ impl Shared {
     /// Waits for the threads that found the job before it was taken back: they have been counted before.
     fn wait_until_all_have_left(&self) {
         while self.inside.0.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
@@ -288,9 +288,9 @@ impl Shared {
         while !holds() {
             self.parked[index].store(true, Ordering::SeqCst);
             // Looks again, now that it will be woken.
-            std::sync::atomic::fence(Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             if !holds() {
-                std::thread::park();
+                thread::park();
             }
             self.parked[index].store(false, Ordering::Relaxed);
         }

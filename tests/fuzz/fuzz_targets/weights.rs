@@ -4,7 +4,7 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../../crates/engine/src/weights/pickle.rs"]
+#[path = "../../../crates/engine/src/weights/pickle/mod.rs"]
 mod pickle;
 #[path = "../../../crates/engine/src/weights/safetensors.rs"]
 mod safetensors;

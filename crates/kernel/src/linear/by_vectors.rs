@@ -28,8 +28,7 @@ impl Task for LinearTask<'_> {
         let words = self.linear.panels.words;
         let right_stride = if precision == Precision::F16 { width / 2 } else { width };
         let values = self.arena.values();
-        let (panels, bias) = (&values[self.linear.panels.range()], &values[self.linear.bias.clone()]);
-        let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
+        let panels = &values[self.linear.panels.range()];
         let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
         let most_rows = (CACHED_INPUT / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
@@ -50,16 +49,8 @@ impl Task for LinearTask<'_> {
                     } else {
                         self.then
                     };
-                    let bias = bias[first..][..width].as_ptr();
-                    let scales = match precision {
-                        Precision::Int8 => Some(Scales {
-                            row: scale_at(self.linear.inputs),
-                            factors: factors[first..][..width].as_ptr(),
-                            sums: sums[first..].as_ptr(),
-                            sums_stride: factors.len(),
-                        }),
-                        _ => None,
-                    };
+                    let bias = values[self.linear.bias.clone()][first..][..width].as_ptr();
+                    let scales = self.scales(first, width);
                     let columns = (self.linear.outputs - first).min(width);
                     // SAFETY: by the promise made to `new`, input, residual and out hold these rows and columns; `right`,
                     // `bias` and scales were just sliced to whole panels.
@@ -73,13 +64,7 @@ impl Task for LinearTask<'_> {
                             resume: start > 0,
                             scales,
                             columns,
-                            finish: match self.epilogue {
-                                _ if !is_last => Finish::Plain,
-                                Epilogue::Bias | Epilogue::Activation(_) | Epilogue::Gated(..) => Finish::Bias(bias),
-                                Epilogue::Residual(residual, stride) => {
-                                    Finish::BiasResidual { bias, residual: residual.add(first), stride }
-                                }
-                            },
+                            finish: if is_last { self.finish(first, bias) } else { Finish::Plain },
                             out: self.out.add(first),
                             out_stride: self.out_stride,
                             ahead: next.map_or(Ahead::nothing(bias), |next| {
@@ -87,14 +72,8 @@ impl Task for LinearTask<'_> {
                             }),
                         };
                         product.compute_in(s, precision, rows.clone());
-                        if !is_last {
-                            continue;
-                        }
-                        if let Epilogue::Activation(activation) | Epilogue::Gated(activation, ..) = self.epilogue {
-                            activate(s, activation, product, rows.clone());
-                        }
-                        if let Epilogue::Gated(_, gate, stride) = self.epilogue {
-                            multiply(s, product, rows.clone(), (gate.add(first), stride));
+                        if is_last {
+                            self.follow(s, product, rows.clone(), first);
                         }
                     }
                 }
@@ -113,6 +92,54 @@ impl LinearTask<'_> {
         // What `out` has to begin with must not be lost before it is added.
         let in_place = matches!(self.epilogue, Epilogue::Residual(residual, _) if std::ptr::eq(residual, self.out));
         if fits || in_place || self.linear.precision == Precision::Int8 { depth } else { 2 * DEPTH_PART }
+    }
+
+    /// Of bytes: the scales of a panel, whose first column is given.
+    #[inline(always)]
+    fn scales(&self, first: usize, width: usize) -> Option<Scales> {
+        if self.linear.precision != Precision::Int8 {
+            return None;
+        }
+        let values = self.arena.values();
+        let (factors, sums) = (&values[self.linear.factors.clone()], &values[self.linear.sums.clone()]);
+        Some(Scales {
+            row: scale_at(self.linear.inputs),
+            factors: factors[first..][..width].as_ptr(),
+            sums: sums[first..].as_ptr(),
+            sums_stride: factors.len(),
+        })
+    }
+
+    /// What is added to the sums of a panel, whose first column and bias are given.
+    ///
+    /// # Safety
+    /// The residual must have that column.
+    #[inline(always)]
+    unsafe fn finish(&self, first: usize, bias: *const f32) -> Finish {
+        match self.epilogue {
+            Epilogue::Bias | Epilogue::Activation(_) | Epilogue::Gated(..) => Finish::Bias(bias),
+            Epilogue::Residual(residual, stride) => {
+                // SAFETY: by the caller's promise.
+                let residual = unsafe { residual.add(first) };
+                Finish::BiasResidual { bias, residual, stride }
+            }
+        }
+    }
+
+    /// What is done with a product that was just stored, whose first column is given.
+    ///
+    /// # Safety
+    /// `product.out` must be writable for these rows and columns, and the gate readable.
+    #[inline(always)]
+    unsafe fn follow<S: Simd>(&self, s: S, product: Product, rows: Range<usize>, first: usize) {
+        if let Epilogue::Activation(activation) | Epilogue::Gated(activation, ..) = self.epilogue {
+            // SAFETY: by the caller's promise.
+            unsafe { activate(s, activation, product, rows.clone()) };
+        }
+        if let Epilogue::Gated(_, gate, stride) = self.epilogue {
+            // SAFETY: by the caller's promise.
+            unsafe { multiply(s, product, rows, (gate.add(first), stride)) };
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::on_unit::SCRATCH;
-use super::packing::{Arena, Dense, Linear};
+use super::packing::{Arena, Dense, Linear, Packing};
 use super::task::{Epilogue, LinearTask};
 use crate::dispatch::Kernels;
 use crate::error::Result;
@@ -28,8 +28,9 @@ impl PackedLinear {
     /// there are more inputs than int8 can sum up.
     pub fn new(kernels: Kernels, precision: Precision, dense: &Dense, inputs: usize) -> Result<PackedLinear> {
         let outputs = dense.weight.len() / inputs.max(1);
-        let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, inputs));
-        let linear = Linear::pack((kernels, precision), &mut arena, &[(dense, 1.0)], inputs)?;
+        let packing = Packing { kernels, precision };
+        let mut arena = Arena::with_room(packing.room(outputs, inputs));
+        let linear = Linear::pack(packing, &mut arena, &[(dense, 1.0)], inputs)?;
         Ok(PackedLinear { kernels, linear, arena })
     }
 

@@ -296,9 +296,10 @@ fn parts_side_by_side_with_factors_and_a_residual_match_f64() {
     for (kernels, precision) in
         Kernels::available().into_iter().flat_map(|set| [Precision::F32, Precision::F16].map(|it| (set, it)))
     {
-        let mut arena = Arena::with_room(Linear::room((kernels, precision), outputs, depth));
+        let packing = Packing { kernels, precision };
+        let mut arena = Arena::with_room(packing.room(outputs, depth));
         let parts: Vec<_> = parts.iter().zip(factors).collect();
-        let linear = Linear::pack((kernels, precision), &mut arena, &parts, depth).unwrap();
+        let linear = Linear::pack(packing, &mut arena, &parts, depth).unwrap();
         let tolerance = if precision == Precision::F32 { 1e-5 } else { 1e-2 };
         // A wider output, so that a store beyond the columns shows.
         let mut out = vec![7f32; rows * (outputs + 5)];
@@ -343,5 +344,5 @@ fn weights_that_do_not_fit_are_errors() {
         assert!(PackedLinear::new(kernels, Precision::F32, &dense, inputs).is_err(), "{dense:?}");
     }
     let mut small = Arena::with_room(8);
-    assert!(Linear::pack((kernels, Precision::F32), &mut small, &[(&good, 1.0)], 6).is_err());
+    assert!(Linear::pack(Packing { kernels, precision: Precision::F32 }, &mut small, &[(&good, 1.0)], 6).is_err());
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::shape::{Block, Norm, Outer, Shape};
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
-use crate::linear::{Arena, Dense, Linear};
+use crate::linear::{Arena, Dense, Linear, Packing};
 use crate::position_bias::PositionBias;
 use crate::precision::Precision;
 use crate::table::Table;
@@ -107,10 +107,11 @@ impl Transformer {
         let width = shape.attention_width();
         let norm_room = 2 * Arena::room(hidden);
         let ups = if style.gated { 2 } else { 1 };
-        let block_room = Linear::room((kernels, precision), 3 * width, hidden)
-            + Linear::room((kernels, precision), hidden, width)
-            + ups * Linear::room((kernels, precision), intermediate, hidden)
-            + Linear::room((kernels, precision), hidden, intermediate)
+        let packing = Packing { kernels, precision };
+        let block_room = packing.room(3 * width, hidden)
+            + packing.room(hidden, width)
+            + ups * packing.room(intermediate, hidden)
+            + packing.room(hidden, intermediate)
             + 2 * norm_room;
         let mut arena = Arena::with_room(2 * norm_room + layers * block_room);
         let embedding_norm = embedding_norm.map(|norm| pack_norm(&mut arena, &norm, shape)).transpose()?;
@@ -129,7 +130,7 @@ impl Transformer {
                         )));
                     }
                 }
-                Linear::pack((kernels, precision), &mut arena, parts, inputs)
+                Linear::pack(packing, &mut arena, parts, inputs)
             };
             let Block { query, key, value, .. } = &parameters;
             let projection = pack(&[(query, scale), (key, 1.0), (value, 1.0)], hidden, width)?;

@@ -1,12 +1,28 @@
 //! What waits of one class: calls that take turns.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::batch::{Batch, Piece};
 use super::room::Room;
-use super::{Batch, Depth, Piece};
+use super::sync::oneshot;
+
+/// How much of a class waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Calls with pieces in the queue.
+    pub calls: usize,
+    /// Pieces in the queue.
+    pub pieces: usize,
+    /// Tokens in the queue.
+    pub tokens: usize,
+    /// For how long the oldest call in the queue has been there.
+    pub oldest: Option<Duration>,
+    /// Calls that wait for room, outside the queue.
+    pub at_the_door: usize,
+    /// Pieces dropped since the start because their caller had left.
+    pub dropped: u64,
+}
 
 /// The waiting calls of a class. Nothing here looks at more calls than it serves.
 pub(super) struct Lane<P> {

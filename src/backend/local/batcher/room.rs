@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::oneshot;
+use super::sync::oneshot;
 
 /// Room for so many tokens, with a line at its door.
 pub(super) struct Room {

@@ -5,15 +5,18 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::task::noop_waker;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::error::{ErrorKind, Result};
 
 const OPTIONS: Options = Options {
     batch_tokens: 100,

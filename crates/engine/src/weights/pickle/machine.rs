@@ -1,179 +1,14 @@
-//! The pickle inside a file of `torch.save`, as far as a dictionary of tensors needs it. Nothing is executed.
-//!
-//! A pickle is a program for a stack machine that may call any Python function. This machine knows containers, numbers,
-//! strings and a few names, whose "calls" only note down what the tensor looks like. Any other name is refused.
-//!
-//! Work and memory grow with the length of the pickle alone: values are shared by index into lists that only grow, so
-//! that neither a loop nor deep nesting costs a recursion, and numbers in the pickle never become sizes of allocations.
+//! The stack machine whose program a pickle is.
 
 use std::collections::HashMap;
 
-/// What a pickle holds.
-#[derive(Debug)]
-pub struct Pickle<'a> {
-    root: Value<'a>,
-    heap: Heap<'a>,
-}
-
-/// A tensor as the pickle describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PickledTensor<'a> {
-    /// Where its numbers are.
-    pub storage: Storage<'a>,
-    /// First number in the storage.
-    pub offset: usize,
-    /// Dimensions.
-    pub shape: Vec<usize>,
-    /// Distance of neighbours in each dimension, in numbers.
-    pub strides: Vec<usize>,
-}
-
-/// A run of numbers kept outside the pickle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Storage<'a> {
-    /// Its name in the file.
-    pub key: &'a str,
-    /// Name of the torch class, such as `FloatStorage`.
-    pub class: &'static str,
-    /// Numbers in it, as the pickle has it.
-    pub length: usize,
-}
-
-/// Torch's classes of storage, one per type of number.
-const STORAGES: [&str; 10] = [
-    "FloatStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "DoubleStorage",
-    "LongStorage",
-    "IntStorage",
-    "ShortStorage",
-    "CharStorage",
-    "ByteStorage",
-    "BoolStorage",
-];
+use super::value::{Function, Heap, PickledTensor, Storage, Value};
 
 /// No weight has more dimensions.
 const MOST_DIMENSIONS: usize = 8;
 
-#[derive(Debug, Clone, Copy)]
-enum Value<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    Text(&'a str),
-    /// Floats, bytes and long integers: allowed beside tensors, without meaning here.
-    Other,
-    Tuple(usize),
-    List(usize),
-    Dict(usize),
-    Function(Function),
-    Storage(usize),
-    Tensor(usize),
-}
-
-/// The names a pickle may use.
-#[derive(Debug, Clone, Copy)]
-enum Function {
-    StorageClass(&'static str),
-    RebuildTensor,
-    RebuildParameter,
-    OrderedDict,
-}
-
-impl Function {
-    fn find(module: &str, name: &str) -> Result<Function, String> {
-        let storage = STORAGES.iter().find(|&&class| class == name);
-        match (module, name, storage) {
-            ("torch", _, Some(class)) => Ok(Function::StorageClass(class)),
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2", _) => Ok(Function::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter", _) => Ok(Function::RebuildParameter),
-            ("collections", "OrderedDict", _) => Ok(Function::OrderedDict),
-            _ => {
-                let shown = |text: &str| text.chars().take(60).collect::<String>().escape_debug().to_string();
-                Err(format!(
-                    "it uses {}.{}, which no dictionary of tensors needs; nothing was run",
-                    shown(module),
-                    shown(name)
-                ))
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Heap<'a> {
-    tuples: Vec<Vec<Value<'a>>>,
-    lists: Vec<Vec<Value<'a>>>,
-    dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    storages: Vec<Storage<'a>>,
-    tensors: Vec<PickledTensor<'a>>,
-}
-
-impl<'a> Pickle<'a> {
-    /// Reads one pickle from the beginning of `bytes`, and how many bytes it has.
-    ///
-    /// # Errors
-    /// In words, what is wrong: it is cut off, damaged, or calls what no dictionary of tensors needs.
-    pub fn read(bytes: &'a [u8]) -> Result<(Pickle<'a>, usize), String> {
-        let mut machine =
-            Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default() };
-        while machine.step()? {}
-        let root = machine.pop()?;
-        Ok((Pickle { root, heap: machine.heap }, machine.at))
-    }
-
-    /// The tensors of the dictionary that this pickle must be, without other values. Of two with one name the last counts.
-    ///
-    /// # Errors
-    /// In words, if it is no dictionary, or has no tensors.
-    pub fn tensors(&self) -> Result<HashMap<&'a str, &PickledTensor<'a>>, String> {
-        let mut tensors = HashMap::new();
-        for (key, value) in self.entries()? {
-            if let (Value::Text(name), Value::Tensor(index)) = (key, value) {
-                tensors.insert(*name, &self.heap.tensors[*index]);
-            }
-        }
-        if tensors.is_empty() {
-            return Err("it holds no tensors by name: is it a training checkpoint?".into());
-        }
-        Ok(tensors)
-    }
-
-    /// A true or false value of the dictionary that this pickle must be.
-    ///
-    /// # Errors
-    /// In words, if it is no dictionary.
-    pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
-        let found = self.entries()?.iter().rev().find(|(key, _)| matches!(key, Value::Text(text) if *text == name));
-        Ok(found.and_then(|(_, value)| match value {
-            Value::Bool(flag) => Some(*flag),
-            _ => None,
-        }))
-    }
-
-    /// The strings of the list that this pickle must be.
-    ///
-    /// # Errors
-    /// In words, if it is no list, or holds something else.
-    pub fn strings(&self) -> Result<Vec<&'a str>, String> {
-        let Value::List(list) = self.root else { return Err("its list of storages is none".into()) };
-        let text = |value: &Value<'a>| match value {
-            Value::Text(text) => Ok(*text),
-            _ => Err("its list of storages holds something else".to_owned()),
-        };
-        self.heap.lists[list].iter().map(text).collect()
-    }
-
-    fn entries(&self) -> Result<&[(Value<'a>, Value<'a>)], String> {
-        match self.root {
-            Value::Dict(dict) => Ok(&self.heap.dicts[dict]),
-            _ => Err("it is not a dictionary of tensors".into()),
-        }
-    }
-}
-
-struct Machine<'a> {
+/// See the module.
+pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     stack: Vec<Value<'a>>,
@@ -188,9 +23,18 @@ fn malformed() -> String {
 }
 
 impl<'a> Machine<'a> {
+    /// Runs a pickle from its beginning to its end: its value, what that is made of, and how many bytes it has.
+    pub(super) fn run(bytes: &'a [u8]) -> Result<(Value<'a>, Heap<'a>, usize), String> {
+        let mut machine =
+            Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default() };
+        while machine.step()? {}
+        let root = machine.pop()?;
+        Ok((root, machine.heap, machine.at))
+    }
+
     /// Runs one instruction; false is the end.
     fn step(&mut self) -> Result<bool, String> {
-        let instruction = self.number::<1>()?[0];
+        let instruction = self.byte()?;
         match instruction {
             0x80 => _ = self.take(1)?, // PROTO
             0x95 => _ = self.take(8)?, // FRAME
@@ -198,53 +42,64 @@ impl<'a> Machine<'a> {
             b'(' => self.marks.push(self.stack.len()),
             b'0' => _ = self.pop()?,      // POP
             b'1' => _ = self.pop_mark()?, // POP_MARK
-            b'N' => self.stack.push(Value::None),
-            0x88 => self.stack.push(Value::Bool(true)),
-            0x89 => self.stack.push(Value::Bool(false)),
-            b'J' => {
-                let value = i32::from_le_bytes(self.number()?);
-                self.stack.push(Value::Int(value.into()));
+            other => {
+                let known = self.scalar(other)? || self.container(other)? || self.call(other)? || self.memo(other)?;
+                if !known {
+                    return Err(format!(
+                        "its pickle has the instruction {other:#04x}, which no dictionary of tensors needs"
+                    ));
+                }
             }
-            b'K' => {
-                let value = self.number::<1>()?[0];
-                self.stack.push(Value::Int(value.into()));
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.number()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            0x8a => {
-                // LONG1
-                let length = self.number::<1>()?[0].into();
-                self.long(length)?;
-            }
+        }
+        Ok(true)
+    }
+
+    /// An instruction with a number, a text or nothing. Answers whether it is one.
+    fn scalar(&mut self, instruction: u8) -> Result<bool, String> {
+        let value = match instruction {
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'J' => Value::Int(i32::from_le_bytes(self.number()?).into()),
+            b'K' => Value::Int(self.byte()?.into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.number()?).into()),
+            0x8a => self.long()?, // LONG1
             b'G' => {
                 // BINFLOAT
                 self.take(8)?;
-                self.stack.push(Value::Other);
+                Value::Other
             }
             b'U' | 0x8c => {
                 // SHORT_BINSTRING, SHORT_BINUNICODE
-                let length = self.number::<1>()?[0].into();
-                self.text(length)?;
+                let length = self.byte()?.into();
+                self.text(length)?
             }
             b'T' | b'X' => {
                 // BINSTRING, BINUNICODE
-                let length = u32::from_le_bytes(self.number()?) as usize;
-                self.text(length)?;
+                let length = self.word()? as usize;
+                self.text(length)?
             }
             b'C' => {
                 // SHORT_BINBYTES
-                let length = self.number::<1>()?[0].into();
+                let length = self.byte()?.into();
                 self.take(length)?;
-                self.stack.push(Value::Other);
+                Value::Other
             }
             b'B' => {
                 // BINBYTES
-                let length = u32::from_le_bytes(self.number()?) as usize;
+                let length = self.word()? as usize;
                 self.take(length)?;
-                self.stack.push(Value::Other);
+                Value::Other
             }
+            _ => return Ok(false),
+        };
+        self.stack.push(value);
+        Ok(true)
+    }
+
+    /// An instruction that makes or fills a tuple, a list or a dictionary. Answers whether it is one.
+    fn container(&mut self, instruction: u8) -> Result<bool, String> {
+        match instruction {
             b')' => self.push_tuple(Vec::new()),
             0x85..=0x87 => {
                 // TUPLE1 to TUPLE3
@@ -277,6 +132,14 @@ impl<'a> Machine<'a> {
                 let items = self.pop_mark()?;
                 self.set(&items)?;
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// An instruction that names a function, or "calls" one. Answers whether it is one.
+    fn call(&mut self, instruction: u8) -> Result<bool, String> {
+        match instruction {
             b'c' | b'i' => {
                 // GLOBAL; INST is refused by the name it calls, or, should that be a known one, below.
                 let (module, name) = (self.line()?, self.line()?);
@@ -301,28 +164,32 @@ impl<'a> Machine<'a> {
                     return Err(malformed());
                 }
             }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// An instruction that notes down the last value, or brings one back. Answers whether it is one.
+    fn memo(&mut self, instruction: u8) -> Result<bool, String> {
+        match instruction {
             b'q' => {
-                let key = self.number::<1>()?[0].into();
+                let key = self.byte()?.into();
                 self.remember(key)?;
             }
             b'r' => {
-                let key = u32::from_le_bytes(self.number()?);
+                let key = self.word()?;
                 self.remember(key)?;
             }
             0x94 => self.remember(self.memo.len() as u32)?,
             b'h' => {
-                let key = self.number::<1>()?[0].into();
+                let key = self.byte()?.into();
                 self.recall(key)?;
             }
             b'j' => {
-                let key = u32::from_le_bytes(self.number()?);
+                let key = self.word()?;
                 self.recall(key)?;
             }
-            other => {
-                return Err(format!(
-                    "its pickle has the instruction {other:#04x}, which no dictionary of tensors needs"
-                ));
-            }
+            _ => return Ok(false),
         }
         Ok(true)
     }
@@ -337,6 +204,14 @@ impl<'a> Machine<'a> {
         self.take(N)?.try_into().map_err(|_| malformed())
     }
 
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.number::<1>()?[0])
+    }
+
+    fn word(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.number()?))
+    }
+
     fn line(&mut self) -> Result<&'a str, String> {
         let length = self.bytes[self.at..].iter().position(|&byte| byte == b'\n').ok_or("its pickle is cut off")?;
         let line = self.take(length)?;
@@ -344,25 +219,23 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| malformed())
     }
 
-    fn text(&mut self, length: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| malformed())?;
-        self.stack.push(Value::Text(text));
-        Ok(())
+    fn text(&mut self, length: usize) -> Result<Value<'a>, String> {
+        std::str::from_utf8(self.take(length)?).map(Value::Text).map_err(|_| malformed())
     }
 
-    /// A little-endian integer of two's complement. One beyond 64 bits cannot belong to a tensor.
-    fn long(&mut self, length: usize) -> Result<(), String> {
+    /// A length, and so many bytes of a little-endian integer of two's complement. One beyond 64 bits cannot belong to a tensor.
+    fn long(&mut self) -> Result<Value<'a>, String> {
+        let length = usize::from(self.byte()?);
         let digits = self.take(length)?;
         let negative = digits.last().is_some_and(|&top| top >= 0x80);
         let mut bytes = [if negative { 0xFF } else { 0 }; 8];
-        self.stack.push(match bytes.get_mut(..length) {
+        Ok(match bytes.get_mut(..length) {
             Some(low) => {
                 low.copy_from_slice(digits);
                 Value::Int(i64::from_le_bytes(bytes))
             }
             None => Value::Other,
-        });
-        Ok(())
+        })
     }
 
     fn pop(&mut self) -> Result<Value<'a>, String> {

@@ -31,12 +31,12 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared, select, try_join, try_join_all};
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
-use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::backend::meta::{CacheReport, Meta};
 use crate::backend::{Backend, Embedding, ModelInfo, TextTokenizer};
 use crate::contract::request::{EmbedRequest, Task};
 use crate::error::{Error, ErrorKind, Result};
@@ -274,31 +274,19 @@ impl Backend for Cached {
     }
 
     /// The inner backend's meta, with `sidecar.cache`.
-    fn meta(&self) -> Map<String, Value> {
+    fn meta(&self) -> Meta {
         self.with_stats(self.inner.meta())
     }
 
-    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         Box::pin(async move { Ok(self.inner.live_meta().await?.map(|meta| self.with_stats(meta))) })
     }
 }
 
 impl Cached {
-    fn with_stats(&self, mut meta: Map<String, Value>) -> Map<String, Value> {
-        let CacheStats { hits, misses, coalesced, evictions, entries, bytes, max_bytes } = self.stats();
-        let stats = json!({
-            "hits": hits,
-            "misses": misses,
-            "coalesced": coalesced,
-            "evictions": evictions,
-            "entries": entries,
-            "bytes": bytes,
-            "max_bytes": max_bytes,
-            "ttl_seconds": self.store.ttl.map(|ttl| ttl.as_secs_f64()),
-        });
-        if let Value::Object(sidecar) = meta.entry("sidecar").or_insert_with(|| json!({})) {
-            sidecar.insert("cache".into(), stats);
-        }
+    fn with_stats(&self, mut meta: Meta) -> Meta {
+        let ttl_seconds = self.store.ttl.map(|ttl| ttl.as_secs_f64());
+        meta.sidecar.get_or_insert_default().cache = Some(CacheReport { stats: self.stats(), ttl_seconds });
         meta
     }
 }

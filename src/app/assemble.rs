@@ -97,8 +97,6 @@ pub(super) async fn load(
         apply_dimensions: args.apply_dimensions.unwrap_or(false),
         engine: args.engine,
         precision: args.precision,
-        threads: args.threads,
-        waiting_tokens: args.max_waiting_tokens,
         queries_first: args.queries_first,
     };
     let inference = inference.clone();

@@ -18,7 +18,9 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use text2vec_engine::device;
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::{Device, Engine, Inference, LocalBackend, LocalOptions, Precision};
+use text2vec_sidecar::backend::local::{
+    DEFAULT_WAITING_TOKENS, Device, Engine, Inference, LocalBackend, LocalOptions, Precision,
+};
 use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::{Error, Result};
@@ -91,11 +93,11 @@ fn serve(args: &Args, model: PathBuf) -> Result<()> {
     let cards = device::open(&args.device)?;
     let names: Vec<_> = cards.iter().map(|card| card.name.clone()).collect();
     let inference = match cards.is_empty() {
-        true => Inference::start(None, options.waiting_tokens)?,
-        false => Inference::start_on(cards, options.waiting_tokens)?,
+        true => Inference::start(None, DEFAULT_WAITING_TOKENS)?,
+        false => Inference::start_on(cards, DEFAULT_WAITING_TOKENS)?,
     };
     let backend = LocalBackend::load_beside(&options, Arc::new(inference))?;
-    let sidecar = &backend.meta()["sidecar"];
+    let sidecar = &backend.meta().to_json()["sidecar"];
     answer(&format!(
         "ready {} on {} {} {}, batches of {} tokens",
         sidecar["engine"].as_str().unwrap_or_default(),

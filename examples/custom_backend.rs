@@ -32,7 +32,9 @@ impl Words {
         match tokens {
             // The error of this text alone: the call's others have their vectors.
             0 => Err(Error::invalid("the text has no word")),
-            tokens => Ok(Embedding { vector: vector.into(), tokens, truncated: false, ignored: Vec::new() }.normalized()),
+            tokens => {
+                Ok(Embedding { vector: vector.into(), tokens, truncated: false, ignored: Vec::new() }.normalized())
+            }
         }
     }
 }

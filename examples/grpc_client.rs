@@ -4,9 +4,7 @@
 
 use text2vec_sidecar::proto::vectorize_result::Result as Outcome;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
-use text2vec_sidecar::proto::{
-    Task, VectorizeOptions, VectorizeRequest, VectorizeResult, VectorizeStreamRequest,
-};
+use text2vec_sidecar::proto::{Task, VectorizeOptions, VectorizeRequest, VectorizeResult, VectorizeStreamRequest};
 use tonic::Request;
 
 #[tokio::main]

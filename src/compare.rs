@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
-
+use crate::backend::meta::theirs::TheirBlock;
+use crate::backend::meta::{Meta, Served, Subject};
 use crate::backend::{Backend, Embedding};
 use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::error::Result;
@@ -50,23 +50,26 @@ struct Told {
 }
 
 /// Reads a backend's meta.
-pub fn profiles(meta: &Map<String, Value>) -> Profiles {
-    let sides = [meta.get("sidecar"), meta.get("passage"), meta.get("query")];
-    let blocks: Vec<_> = match sides {
-        [Some(whole), ..] => vec![whole],
-        [None, sides @ ..] => sides.into_iter().flatten().filter_map(|side| side.get("sidecar")).collect(),
+pub fn profiles(meta: &Meta) -> Profiles {
+    let told = match (&meta.sidecar, &meta.subject) {
+        (None, Subject::Pair { passage, query }) => [told(passage), told(query)],
+        _ => [told(meta), None],
     };
-    Profiles(blocks.into_iter().filter_map(told).collect())
+    Profiles(told.into_iter().flatten().collect())
 }
 
-/// What a sidecar's block of its meta says; one that forwards shows the upstream's block.
-fn told(sidecar: &Value) -> Option<Told> {
-    let mut block = sidecar;
-    while let Some(theirs) = block.get("upstream").and_then(|upstream| upstream.get("sidecar")) {
-        block = theirs;
+/// What a sidecar says of itself; of one that forwards, what the one at the end says.
+fn told(meta: &Meta) -> Option<Told> {
+    match (meta.sidecar.as_ref()?.served.as_ref()?, &meta.subject) {
+        (Served::Model(model), _) => {
+            Some(Told { profile: model.profile.to_owned(), chosen_by: model.profile_chosen_by.to_owned() })
+        }
+        (Served::Upstream { .. }, Subject::Upstream(theirs)) => {
+            let TheirBlock { profile, profile_chosen_by, .. } = theirs.said.sidecar.as_ref()?.innermost();
+            Some(Told { profile: profile.clone()?, chosen_by: profile_chosen_by.clone().unwrap_or_default() })
+        }
+        (Served::Upstream { .. }, _) => None,
     }
-    let text = |key: &str| block.get(key).and_then(Value::as_str).map(str::to_owned);
-    Some(Told { profile: text("profile")?, chosen_by: text("profile_chosen_by").unwrap_or_default() })
 }
 
 impl Profiles {
@@ -269,7 +272,10 @@ fn difference(first: &[f32], second: &[f32]) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::backend::meta::{ModelReport, UpstreamReport};
 
     fn comparison(outcomes: Vec<[Outcome; 2]>) -> Comparison {
         let mut comparison = Comparison::default();
@@ -294,28 +300,42 @@ mod tests {
         assert_eq!(comparison(vec![[refused(), refused()]]).verdict(), Verdict::Different, "nothing was compared");
     }
 
-    fn told_by(meta: Value) -> Profiles {
-        profiles(meta.as_object().expect("an object"))
+    /// Of a model that is computed here.
+    fn computed(profile: &'static str, profile_chosen_by: &'static str) -> Meta {
+        let model = ModelReport { profile, profile_chosen_by, ..ModelReport::default() };
+        Meta::of(Subject::default(), Served::Model(Box::new(model)))
+    }
+
+    /// Of an upstream that says this.
+    fn forwarded(theirs: &Value) -> Meta {
+        let theirs = theirs.as_object().expect("an object").clone();
+        let served = Served::Upstream { upstream: UpstreamReport::default(), fingerprint: String::new() };
+        Meta::of(Subject::Upstream(theirs.into()), served)
     }
 
     #[test]
     fn profiles_are_read_from_every_meta() {
-        let own = serde_json::json!({"profile": "onnx", "profile_chosen_by": "--profile"});
-        let whole = told_by(serde_json::json!({"sidecar": own, "passage": {}}));
+        let own = json!({"profile": "onnx", "profile_chosen_by": "--profile"});
+        let whole = profiles(&computed("onnx", "--profile"));
         assert_eq!(whole.to_string(), "onnx (chosen by: --profile)");
-        let pair =
-            serde_json::json!({"passage": {"sidecar": {"profile": "a"}}, "query": {"sidecar": {"profile": "b"}}});
-        assert_eq!(told_by(pair).to_string(), "a for passages, b for queries");
-        let forwarded = serde_json::json!({"sidecar": {"upstream": {"sidecar": {"upstream": {"sidecar": own}}}}});
-        assert_eq!(told_by(forwarded), whole);
-        for none in [serde_json::json!({}), serde_json::json!({"sidecar": {"upstream": {"url": "x"}}})] {
-            assert_eq!(told_by(none), Profiles::default());
+        let pair = Meta::pair(computed("a", ""), computed("b", ""));
+        assert_eq!(profiles(&pair).to_string(), "a for passages, b for queries");
+        for theirs in [
+            json!({"sidecar": own, "passage": {}}),
+            json!({"sidecar": {"upstream": {"sidecar": own}}}),
+            json!({"sidecar": {"upstream": {"sidecar": {"upstream": {"sidecar": own}}}}}),
+        ] {
+            assert_eq!(profiles(&forwarded(&theirs)), whole, "{theirs}");
         }
+        for none in [json!({}), json!({"sidecar": {"upstream": {"url": "x"}}})] {
+            assert_eq!(profiles(&forwarded(&none)), Profiles::default(), "{none}");
+        }
+        assert_eq!(profiles(&Meta::default()), Profiles::default());
     }
 
     #[test]
     fn the_verdict_names_profiles_that_differ() {
-        let of = |profile: &str| told_by(serde_json::json!({"sidecar": {"profile": profile}}));
+        let of = |profile| profiles(&computed(profile, ""));
         let printed = |first: Profiles, second: Profiles, x: f32| {
             let mut comparison = comparison(vec![[Ok(vec![3.0, 4.0, 0.0]), Ok(vec![3.0, 4.0, x])]]);
             comparison.profiles = [first, second];

@@ -28,7 +28,8 @@ pub use reference::ReferenceEnv;
 pub use security::{Secret, SecurityArgs};
 pub use serves::{Served, Serves, Side};
 pub use settings::{
-    CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, SecuritySettings, Settings, UpstreamSettings,
+    CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, SecuritySettings, Settings,
+    UpstreamSettings,
 };
 pub use table::{Line, Source, Table};
 pub use upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};

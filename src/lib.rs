@@ -13,7 +13,7 @@
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`app`]: the subcommands. [`compare`]: two backends on the same texts.
-//!   [`telemetry`]: logs, traces and metrics.
+//!   [`telemetry`]: logs, traces and metrics. `hex`: digits of fingerprints and checksums.
 //!
 //! `main` only puts these together.
 
@@ -27,6 +27,7 @@ pub mod compare;
 pub mod config;
 pub mod contract;
 pub mod error;
+mod hex;
 pub mod model;
 pub mod server;
 pub mod telemetry;

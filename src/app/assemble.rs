@@ -93,18 +93,12 @@ pub(super) fn local_options(found: ModelDir, settings: &ModelSettings) -> LocalO
         apply_dimensions: settings.apply_dimensions,
         engine: settings.engine,
         precision: settings.precision,
-        threads: settings.threads,
-        waiting_tokens: settings.max_waiting_tokens,
         queries_first: settings.queries_first,
     }
 }
 
 /// Finds (or downloads) and loads a model.
-pub(super) async fn load(
-    name: &str,
-    settings: &ModelSettings,
-    inference: &Arc<Inference>,
-) -> Result<LocalBackend> {
+pub(super) async fn load(name: &str, settings: &ModelSettings, inference: &Arc<Inference>) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
     let found = locate::locate(name, settings.revision.as_deref(), &hub).await?;

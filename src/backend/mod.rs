@@ -1,6 +1,7 @@
 //! Backends: texts in, vectors out.
 
 pub mod local;
+pub mod meta;
 pub mod paired;
 pub mod remote;
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value};
 
+use self::meta::Meta;
 use crate::contract::call::Call;
 use crate::error::Result;
 pub use crate::model::tokenizer::TextTokenizer;
@@ -102,11 +103,13 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// What `GET /meta` answers, as far as it is known here.
-    fn meta(&self) -> Map<String, Value>;
+    /// What `GET /meta` answers, as far as it is known here: nothing, beside what cache and server say.
+    fn meta(&self) -> Meta {
+        Meta::default()
+    }
 
     /// What `GET /meta` answers, asked for where it is not known here; `None` is JSON's `null`, which an upstream may say.
-    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         std::future::ready(Ok(Some(self.meta()))).boxed()
     }
 }

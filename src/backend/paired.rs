@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, join};
-use serde_json::{Map, Value};
 
+use super::meta::Meta;
 use super::{Backend, Embedding, ModelInfo, Tell};
 use crate::contract::call::Call;
 use crate::contract::request::Task;
@@ -74,22 +74,18 @@ impl Backend for Paired {
     }
 
     /// Like the meta of two containers as Weaviate's module merges it.
-    fn meta(&self) -> Map<String, Value> {
-        let side = |backend: &Arc<dyn Backend>| Value::Object(backend.meta());
-        Map::from_iter([("passage".to_owned(), side(&self.passage)), ("query".to_owned(), side(&self.query))])
+    fn meta(&self) -> Meta {
+        Meta::pair(self.passage.meta(), self.query.meta())
     }
 
     /// The two asked at once. One that answers `null` leaves the other's bare; errors are labelled and joined. Source:
     /// `modules/text2vec-transformers/clients/meta.go`.
-    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         Box::pin(async move {
             let sides = join(self.passage.live_meta(), self.query.live_meta()).await;
             let labelled = |label: &str, error: &Error| format!("[{label}] {error}");
             match sides {
-                (Ok(Some(passage)), Ok(Some(query))) => Ok(Some(Map::from_iter([
-                    ("passage".to_owned(), passage.into()),
-                    ("query".to_owned(), query.into()),
-                ]))),
+                (Ok(Some(passage)), Ok(Some(query))) => Ok(Some(Meta::pair(passage, query))),
                 (Ok(one), Ok(other)) => Ok(one.or(other)),
                 (Err(one), Err(other)) => {
                     Err(Error::new(one.kind(), format!("{}, {}", labelled("passage", &one), labelled("query", &other))))
@@ -103,7 +99,10 @@ impl Backend for Paired {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
+    use crate::backend::meta::Subject;
     use crate::contract::call::Text;
 
     /// Answers each text with its length and a mark of its own.
@@ -128,8 +127,9 @@ mod tests {
             &self.1
         }
 
-        fn meta(&self) -> Map<String, Value> {
-            Map::from_iter([("mark".to_owned(), self.0.into())])
+        fn meta(&self) -> Meta {
+            let fields = Map::from_iter([("mark".to_owned(), self.0.into())]);
+            Meta { subject: Subject::Upstream(fields.into()), sidecar: None }
         }
     }
 
@@ -156,7 +156,8 @@ mod tests {
         let told: Vec<_> = told.into_iter().map(|(index, told)| (index, told.map(|e| e.vector.to_vec()))).collect();
         assert_eq!(told, [(0, Some(vec![2.0, 1.0])), (1, None)]);
         assert_eq!(pair.info().name, "1 + 2");
-        assert_eq!(Value::Object(pair.meta()), serde_json::json!({"passage": {"mark": 1.0}, "query": {"mark": 2.0}}));
+        let meta = serde_json::Value::Object(pair.meta().to_json());
+        assert_eq!(meta, serde_json::json!({"passage": {"mark": 1.0}, "query": {"mark": 2.0}}));
     }
 
     #[test]

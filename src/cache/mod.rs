@@ -28,7 +28,6 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join, try_join_all};
-use serde_json::{Map, Value, json};
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -36,6 +35,7 @@ use self::flights::{Batch, Claim, Flight, Flights, Seat, compute};
 use self::keys::{Key, KeyMaker};
 pub use self::store::CacheOptions;
 use self::store::Store;
+use crate::backend::meta::{CacheReport, Meta};
 use crate::backend::{Backend, Embedding, ModelInfo, TextTokenizer};
 use crate::contract::call::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -245,31 +245,19 @@ impl Backend for Cached {
     }
 
     /// The inner backend's meta, with `sidecar.cache`.
-    fn meta(&self) -> Map<String, Value> {
+    fn meta(&self) -> Meta {
         self.with_stats(self.inner.meta())
     }
 
-    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         Box::pin(async move { Ok(self.inner.live_meta().await?.map(|meta| self.with_stats(meta))) })
     }
 }
 
 impl Cached {
-    fn with_stats(&self, mut meta: Map<String, Value>) -> Map<String, Value> {
-        let CacheStats { hits, misses, coalesced, evictions, entries, bytes, max_bytes } = self.stats();
-        let stats = json!({
-            "hits": hits,
-            "misses": misses,
-            "coalesced": coalesced,
-            "evictions": evictions,
-            "entries": entries,
-            "bytes": bytes,
-            "max_bytes": max_bytes,
-            "ttl_seconds": self.store.ttl.map(|ttl| ttl.as_secs_f64()),
-        });
-        if let Value::Object(sidecar) = meta.entry("sidecar").or_insert_with(|| json!({})) {
-            sidecar.insert("cache".into(), stats);
-        }
+    fn with_stats(&self, mut meta: Meta) -> Meta {
+        let ttl_seconds = self.store.ttl.map(|ttl| ttl.as_secs_f64());
+        meta.sidecar.get_or_insert_default().cache = Some(CacheReport { stats: self.stats(), ttl_seconds });
         meta
     }
 }

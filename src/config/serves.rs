@@ -142,7 +142,9 @@ impl Serves {
             _ if args.passage_model.is_some() => ("", Source::Because("--passage-model and --query-model")),
             (Serves::Named(_), []) => ("", Source::Because("--upstream")),
             (Serves::ByTask { .. }, []) => ("", Source::Because("texts are forwarded")),
-            (_, [model, ..]) if model == IMAGE_MODEL_DIR => (IMAGE_MODEL_DIR, Source::Because("the directory is there")),
+            (_, [model, ..]) if model == IMAGE_MODEL_DIR => {
+                (IMAGE_MODEL_DIR, Source::Because("the directory is there"))
+            }
             (_, [model, ..]) => (&**model, Source::variable_if(reference.model_name.is_some(), "MODEL_NAME")),
         };
         given.note("model", value, source);
@@ -250,10 +252,13 @@ fn note_upstreams(
         ("passage_upstream", &flags.passage_upstream, "TRANSFORMERS_PASSAGE_INFERENCE_API"),
         ("query_upstream", &flags.query_upstream, "TRANSFORMERS_QUERY_INFERENCE_API"),
     ] {
-        let side = |urls: &InferenceUrls| if id == "query_upstream" { urls.query.clone() } else { urls.passage.clone() };
+        let side =
+            |urls: &InferenceUrls| if id == "query_upstream" { urls.query.clone() } else { urls.passage.clone() };
         let otherwise = match (of_flags.as_ref().map(side).filter(|url| !url.is_empty()), of_variables) {
             (Some(url), _) => (url, given.source("upstream")),
-            (None, Some(urls)) if reference.inference_url_is_common => (side(urls), Source::Variable("TRANSFORMERS_INFERENCE_API".into())),
+            (None, Some(urls)) if reference.inference_url_is_common => {
+                (side(urls), Source::Variable("TRANSFORMERS_INFERENCE_API".into()))
+            }
             (None, Some(urls)) => (side(urls), Source::Variable(variable.into())),
             (None, None) => (String::new(), Source::Default),
         };

@@ -50,15 +50,23 @@ fn values_of_other_programs_have_their_variables_for_source() {
     assert_eq!(line(&[(api, "http://a")], &[], "cache-ttl"), (ours("600"), default.clone()));
     assert_eq!(line(&[(api, "http://a")], &["--cache-ttl", "9"], "cache-ttl"), (ours("9"), ours("--cache-ttl")));
     let itself = &["--self-urls", "http://a"];
-    assert_eq!(line(&[(api, "http://a")], itself, "cache-ttl"), (ours("never"), default.clone()), "nothing is forwarded");
+    assert_eq!(
+        line(&[(api, "http://a")], itself, "cache-ttl"),
+        (ours("never"), default.clone()),
+        "nothing is forwarded"
+    );
     assert_eq!(line(&[(api, "http://a")], itself, "model").1, default);
     assert_eq!(line(&[], &["--upstream", "http://a"], "passage-upstream"), (ours("http://a"), ours("--upstream")));
-    let of_pair = [("TRANSFORMERS_PASSAGE_INFERENCE_API", "http://a"), ("TRANSFORMERS_QUERY_INFERENCE_API", "http://a")];
+    let of_pair =
+        [("TRANSFORMERS_PASSAGE_INFERENCE_API", "http://a"), ("TRANSFORMERS_QUERY_INFERENCE_API", "http://a")];
     assert_eq!(line(&of_pair, &[], "query-upstream").1, "TRANSFORMERS_QUERY_INFERENCE_API");
     assert_eq!(line(&[("ENABLE_CACHE", "0")], &[], "cache-bytes"), (ours("0"), ours("ENABLE_CACHE")));
     assert_eq!(line(&[("ENABLE_CACHE", "0")], &["--cache-bytes", "5"], "cache-bytes").0, "5");
     assert_eq!(line(&[("LOG_FORMAT", "json")], &[], "log-format"), (ours("json"), ours("LOG_FORMAT")));
-    assert_eq!(line(&[], &["--passage-model", "a", "--query-model", "b"], "model").1, "--passage-model and --query-model");
+    assert_eq!(
+        line(&[], &["--passage-model", "a", "--query-model", "b"], "model").1,
+        "--passage-model and --query-model"
+    );
     assert_eq!(line(&[], &["--upstream", "a=http://a"], "model").1, "--upstream");
     assert_eq!(line(&[], &["--auth-metrics"], "auth-metrics"), (ours("true"), ours("--auth-metrics")));
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backend::meta::ServerReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
@@ -53,6 +54,28 @@ impl Default for Limits {
             max_tokenize_bytes: 256 * 1024,
             max_answer_bytes: 128 * 1024 * 1024,
             max_write_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+/// For `/meta`; what is no limit is left out.
+impl From<&Limits> for ServerReport {
+    fn from(limits: &Limits) -> Self {
+        ServerReport {
+            max_body_bytes: limits.max_body_bytes,
+            max_texts: limits.max_texts,
+            max_text_bytes: limits.max_text_bytes,
+            max_class_bytes: limits.max_class_bytes,
+            max_wait_seconds: limits.max_wait.as_secs_f64(),
+            max_body_wait_seconds: limits.max_body_wait.as_secs_f64(),
+            max_head_wait_seconds: limits.max_head_wait.as_secs_f64(),
+            max_head_bytes: limits.max_head_bytes,
+            max_connections: limits.max_connections,
+            max_inflight_bytes: limits.max_inflight_bytes,
+            max_tokenize_bytes: limits.max_tokenize_bytes,
+            max_answer_bytes: limits.max_answer_bytes,
+            max_write_wait_seconds: limits.max_write_wait.as_secs_f64(),
+            ..ServerReport::default()
         }
     }
 }

@@ -234,9 +234,9 @@ fn not_ready(reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use futures_util::future::BoxFuture;
-    use serde_json::{Map, Value};
 
     use super::*;
+    use crate::backend::meta::Meta;
     use crate::backend::{Embedding, ModelInfo};
     use crate::contract::call::Call;
 
@@ -251,8 +251,8 @@ mod tests {
             &self.0
         }
 
-        fn meta(&self) -> Map<String, Value> {
-            Map::new()
+        fn meta(&self) -> Meta {
+            Meta::default()
         }
     }
 
@@ -297,8 +297,8 @@ mod tests {
             Some("broken for good")
         }
 
-        fn meta(&self) -> Map<String, Value> {
-            Map::new()
+        fn meta(&self) -> Meta {
+            Meta::default()
         }
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::answers::{AnswerRoom, keep};
@@ -13,6 +12,7 @@ use super::limits::Limits;
 use super::models::Readiness;
 use super::observe;
 use super::options::{ModuleOptions, SurfaceOptions};
+use crate::backend::meta::{Meta, ServerReport};
 use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
 use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::contract::endpoint::Endpoints;
@@ -177,26 +177,17 @@ impl Service {
         asked.await.ok().flatten().ok_or_else(gone)?
     }
 
-    pub(super) async fn meta(&self) -> Result<Map<String, Value>> {
+    /// What is served, by whom, and within which limits.
+    pub(super) async fn meta(&self) -> Result<Meta> {
         let mut meta = self.backend()?.live_meta().await?.unwrap_or_default();
-        let models: Vec<_> = self.readiness.listed().into_iter().map(|(name, _)| name).collect();
-        for sidecar in own_blocks(&mut meta) {
-            sidecar.insert("max_body_bytes".into(), json!(self.limits.max_body_bytes));
-            sidecar.insert("max_texts".into(), json!(self.limits.max_texts));
-            sidecar.insert("max_text_bytes".into(), json!(self.limits.max_text_bytes));
-            sidecar.insert("max_class_bytes".into(), json!(self.limits.max_class_bytes));
-            sidecar.insert("max_wait_seconds".into(), json!(self.limits.max_wait.as_secs_f64()));
-            sidecar.insert("max_body_wait_seconds".into(), json!(self.limits.max_body_wait.as_secs_f64()));
-            sidecar.insert("max_head_wait_seconds".into(), json!(self.limits.max_head_wait.as_secs_f64()));
-            sidecar.insert("max_head_bytes".into(), json!(self.limits.max_head_bytes));
-            sidecar.insert("max_connections".into(), json!(self.limits.max_connections));
-            sidecar.insert("max_inflight_bytes".into(), json!(self.limits.max_inflight_bytes));
-            sidecar.insert("max_tokenize_bytes".into(), json!(self.limits.max_tokenize_bytes));
-            sidecar.insert("surface_normalize".into(), json!(self.surfaces.normalize));
-            sidecar.insert("max_answer_bytes".into(), json!(self.limits.max_answer_bytes));
-            sidecar.insert("max_write_wait_seconds".into(), json!(self.limits.max_write_wait.as_secs_f64()));
-            sidecar.insert("models".into(), json!(models));
-            sidecar.insert("cuda_ignored".into(), json!(self.module.cuda_wanted));
+        let report = ServerReport {
+            surface_normalize: self.surfaces.normalize,
+            models: self.readiness.listed().into_iter().map(|(name, _)| name).collect(),
+            cuda_ignored: self.module.cuda_wanted,
+            ..ServerReport::from(&self.limits)
+        };
+        for sidecar in meta.sidecar_blocks() {
+            sidecar.server = Some(report.clone());
         }
         Ok(meta)
     }
@@ -207,14 +198,4 @@ pub(super) fn beyond(wanted: usize, there_are: usize, model: &str) -> Error {
     Error::invalid(format!(
         "'dimensions' is {wanted}, but the vectors of {model} have {there_are}: ask for as many or fewer"
     ))
-}
-
-/// What this sidecar says of itself in its meta: once, or on each side of a pair.
-fn own_blocks(meta: &mut Map<String, Value>) -> impl Iterator<Item = &mut Map<String, Value>> {
-    let is_whole = meta.contains_key("sidecar");
-    meta.iter_mut().filter_map(move |(name, value)| match name.as_str() {
-        "sidecar" => value.as_object_mut(),
-        "passage" | "query" if !is_whole => value.get_mut("sidecar")?.as_object_mut(),
-        _ => None,
-    })
 }

@@ -13,13 +13,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config/", &["backend", "cache", "config", "contract", "error", "model", "server", "telemetry"]),
     ("server/", &["backend", "contract", "error", "proto", "server", "telemetry"]),
     ("cache/", &["backend", "contract", "error", "telemetry"]),
-    ("backend/", &["backend", "contract", "error", "model", "telemetry"]),
-    ("backend/remote/", &["backend", "contract", "error", "telemetry"]),
+    ("backend/", &["backend", "contract", "error", "hex", "model", "telemetry"]),
+    ("backend/remote/", &["backend", "contract", "error", "hex", "telemetry"]),
     ("backend/remote/formats/sidecar.rs", &["backend", "contract", "error", "proto"]),
-    ("model/", &["contract", "error", "model"]),
+    ("model/", &["contract", "error", "hex", "model"]),
     ("contract/", &["contract", "error"]),
     ("telemetry/", &["contract"]),
     ("error.rs", &[]),
+    ("hex.rs", &[]),
 ];
 
 /// Foreign crates, and the only places that may name each.

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use support::upstream::{Act, Upstream, ok, status};
 use support::{FakeBackend, TestServer};
+use text2vec_sidecar::backend::meta::{Meta, SidecarBlock};
 use text2vec_sidecar::backend::remote::{Remote, RemoteOptions, startup};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::contract::call::Call;
@@ -51,9 +52,9 @@ impl Backend for Noting {
         self.0.info()
     }
 
-    fn meta(&self) -> Map<String, Value> {
+    fn meta(&self) -> Meta {
         // What makes it a sidecar to those who ask.
-        Map::from_iter([("sidecar".to_owned(), json!({}))])
+        Meta { sidecar: Some(SidecarBlock::default()), ..Meta::default() }
     }
 }
 

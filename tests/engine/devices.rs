@@ -68,7 +68,7 @@ async fn calls_are_shared_out_over_cards_and_have_the_reference_s_vectors() {
         let texts: Vec<&str> = texts.collect();
         let backend =
             load(2, &options(&format!("families/{family}"))).unwrap_or_else(|error| panic!("{family}: {error}"));
-        let sidecar = &backend.meta()["sidecar"];
+        let sidecar = &backend.meta().to_json()["sidecar"];
         assert_eq!(sidecar["device"], "cuda:0,1");
         assert_eq!(sidecar["engine"], if family == "model2vec" { "candle" } else { "candle-packed" });
         let mut calls = Vec::new();
@@ -105,7 +105,7 @@ async fn precisions_are_told_apart() {
         (Precision::Bf16, "bf16 throughout", 0.999),
     ] {
         let backend = load(1, &LocalOptions { precision, ..options("families/bert") }).expect("it loads");
-        assert_eq!(backend.meta()["sidecar"]["precision"], name);
+        assert_eq!(backend.meta().to_json()["sidecar"]["precision"], name);
         let vector = backend.embed(call()).await.expect("the call").remove(0).expect("a vector").vector;
         let found = cosine(&vector, &wanted);
         assert!(found >= least, "{precision}: {found}");

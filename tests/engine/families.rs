@@ -4,12 +4,13 @@
 use crate::support;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 use support::{fixture, floats, max_difference};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::sentences::{collapse_whitespace, split_sentences};
-use text2vec_sidecar::backend::local::{Engine, LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Inference, LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::call::{Call, EmbedSettings};
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::modules::ModelDescription;
@@ -52,7 +53,8 @@ async fn check(family: &str, modes: usize) {
         assert!(texts.len() >= 12 && texts.len() == expected.len());
         let (options, pooling) = mode(family, name);
         for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
-            let backend = LocalBackend::load(&LocalOptions { engine, threads: Some(2), ..options.clone() });
+            let inference = Arc::new(Inference::start(Some(2), DEFAULT_WAITING_TOKENS).expect("two threads"));
+            let backend = LocalBackend::load_beside(&LocalOptions { engine, ..options.clone() }, inference);
             let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
             let settings = EmbedSettings { pooling: pooling.clone(), ..EmbedSettings::default() };
             let call = Call { settings, ..Call::passages(&texts) };
@@ -173,7 +175,7 @@ async fn the_texts_reach_the_limits() {
 async fn dpr_says_which_habit_of_the_reference_it_keeps() {
     let quirks = |profile: &str| {
         let backend = LocalBackend::load(&mode("dpr-context", profile).0).expect("the model loads");
-        backend.meta()["sidecar"]["reference_quirks"].clone()
+        backend.meta().to_json()["sidecar"]["reference_quirks"].clone()
     };
     let kept = quirks("transformers");
     assert!(kept[0].as_str().is_some_and(|quirk| quirk.contains("25 sentences")), "{kept}");

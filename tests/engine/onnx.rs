@@ -66,7 +66,7 @@ async fn a_directory_of_an_onnx_image_is_served_as_the_reference_does() {
     for model in MODELS {
         let backend = LocalBackend::load(&LocalOptions::new(dir(model))).expect("the model loads");
         assert_eq!(backend.profile(), (Profile::Onnx, "the marker file onnx_runtime"));
-        assert_eq!(backend.meta()["sidecar"]["precision"], "int8 (onnx)");
+        assert_eq!(backend.meta().to_json()["sidecar"]["precision"], "int8 (onnx)");
         let golden = fixture(&format!("onnx/{model}/golden.json"));
         for entry in golden["results"].as_array().expect("results") {
             let call = Call::passage(entry["text"].as_str().expect("text"));
@@ -378,7 +378,7 @@ fn the_marker_decides_between_graph_and_f32_weights() {
     }
     let load =
         |profile: Option<Profile>| LocalBackend::load(&LocalOptions { profile, ..LocalOptions::new(dir.path()) });
-    let precision = |backend: LocalBackend| backend.meta()["sidecar"]["precision"].clone();
+    let precision = |backend: LocalBackend| backend.meta().to_json()["sidecar"]["precision"].clone();
     let alone = load(None).expect("a graph alone");
     assert_eq!(alone.profile(), (Profile::Onnx, "there are no weights but model_quantized.onnx"));
     assert_eq!(precision(alone), "int8 (onnx)");

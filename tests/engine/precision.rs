@@ -137,7 +137,7 @@ fn the_precision_is_part_of_the_fingerprint_and_candle_has_f32_only() {
     let mut fingerprints = Vec::new();
     for precision in Precision::ALL {
         let backend = load(precision, Engine::Auto).expect("it loads");
-        assert_eq!(backend.meta()["sidecar"]["precision"], precision.name());
+        assert_eq!(backend.meta().to_json()["sidecar"]["precision"], precision.name());
         fingerprints.push(backend.info().fingerprint.clone());
     }
     fingerprints.sort();

@@ -159,7 +159,7 @@ async fn dimensions_are_applied_where_told_and_what_had_no_effect_is_counted() {
     assert_eq!((full.vector.len(), full.ignored), (384, vec!["dimensions"]));
     let long = Call::passage("word ".repeat(600));
     assert!(embed(&as_reference, long).await.truncated);
-    let sidecar = &as_reference.meta()["sidecar"];
+    let sidecar = &as_reference.meta().to_json()["sidecar"];
     assert_eq!((&sidecar["ignored_dimensions"], &sidecar["truncated_texts"]), (&json!(1), &json!(1)));
 
     let applying = LocalOptions { apply_dimensions: true, ..options(Profile::Transformers) };

@@ -96,7 +96,8 @@ fn other_profiles_leave_the_dense_layers_out() {
 fn the_licence_is_in_meta() {
     let golden = fixture("sentence_transformers/vectors.json");
     let dir = assemble(&golden["cases"][0]);
-    let license = || LocalBackend::load(&options(dir.path())).expect("a model").meta()["sidecar"]["license"].clone();
+    let license =
+        || LocalBackend::load(&options(dir.path())).expect("a model").meta().to_json()["sidecar"]["license"].clone();
     assert_eq!(license(), Value::Null);
     fs::write(dir.path().join("README.md"), "---\nlicense: cc-by-nc-4.0\n---\n# A model").expect("write");
     assert_eq!(license(), "cc-by-nc-4.0");

@@ -65,7 +65,8 @@ const SETTINGS: &[Setting] = &[
 /// One setting given in some way, most often not at all.
 fn given((flag, variable, values, others): Setting) -> impl Strategy<Value = Given> {
     let value = || select(values).prop_map(str::to_owned);
-    let other = if others.is_empty() { Just(None).boxed() } else { prop::option::weighted(0.3, select(others)).boxed() };
+    let other =
+        if others.is_empty() { Just(None).boxed() } else { prop::option::weighted(0.3, select(others)).boxed() };
     (prop::option::weighted(0.15, value()), prop::option::weighted(0.15, value()), other).prop_map(
         move |(by_flag, by_variable, other)| {
             let other = other.map(|(name, value)| (name, value.to_owned()));
@@ -218,7 +219,8 @@ fn differences(printed: &BTreeMap<String, String>, meta: &Value) -> Vec<String> 
         same("model", json!("-"), &json!(printed["model"]));
     } else {
         let models = printed["model"].split(',').map(|model| model.split_once('=').map_or(model, |(name, _)| name));
-        let name = |model: &str| Path::new(model).file_name().map_or(json!(model), |name| json!(name.to_string_lossy()));
+        let name =
+            |model: &str| Path::new(model).file_name().map_or(json!(model), |name| json!(name.to_string_lossy()));
         same("model", Value::Array(models.map(name).collect()), &own["models"]);
         same("query-upstream", json!("-"), &json!(printed["query-upstream"]));
     }
@@ -227,7 +229,8 @@ fn differences(printed: &BTreeMap<String, String>, meta: &Value) -> Vec<String> 
 
 #[test]
 fn what_is_printed_is_what_the_started_program_reports() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let _inside = runtime.enter();
     let dir = tempfile::tempdir().expect("a directory");
     let models = models(dir.path());

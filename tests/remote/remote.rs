@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use support::upstream::{Act, Arrived, Upstream, container, ok, status};
 use support::{FakeBackend, TestServer, fixture};
+use text2vec_sidecar::backend::meta::{Meta, ModelReport, Served, Subject};
 use text2vec_sidecar::backend::paired::Paired;
 use text2vec_sidecar::backend::remote::credentials::Credentials;
 use text2vec_sidecar::backend::remote::directory::ClassUpstreams;
@@ -404,8 +405,10 @@ impl Backend for Noise {
         &self.0
     }
 
-    fn meta(&self) -> Map<String, Value> {
-        Map::from_iter([("sidecar".to_owned(), json!({"fingerprint": "noise"}))])
+    fn meta(&self) -> Meta {
+        let (model, fingerprint) = ("noise".to_owned(), "noise".to_owned());
+        let model = ModelReport { model, fingerprint, ..ModelReport::default() };
+        Meta::of(Subject::default(), Served::Model(Box::new(model)))
     }
 }
 
@@ -456,7 +459,7 @@ async fn another_sidecar_gives_the_bits_of_the_local_answer() {
                 }
             }
         }
-        let meta = remote.live_meta().await.expect("meta").expect("an object");
+        let meta = remote.live_meta().await.expect("meta").expect("an object").to_json();
         assert_eq!(meta["sidecar"]["upstream"]["sidecar"]["fingerprint"], "noise", "{scheme}");
     }
     server.stop().await;
@@ -538,7 +541,7 @@ async fn text_embeddings_inference_is_asked_in_batches() {
         }
         let error = answers[5].as_ref().expect_err("refused");
         assert!(error.message().contains("no such token"), "{error}");
-        assert_eq!(remote.live_meta().await.expect("meta").expect("an object")["model_id"], "org/model");
+        assert_eq!(remote.live_meta().await.expect("meta").expect("an object").to_json()["model_id"], "org/model");
     }
 }
 
@@ -582,7 +585,7 @@ async fn openai_compatible_servers_are_asked_for_base64() {
                 assert_eq!(&*answer.expect("a vector").vector, [1.5, 0.1], "{url}");
             }
             assert_eq!(one(&*remote, Call::query("q")).await.expect("a vector").tokens, 4);
-            assert_eq!(remote.meta()["sidecar"]["upstream"]["kind"], "openai");
+            assert_eq!(remote.meta().to_json()["sidecar"]["upstream"]["kind"], "openai");
         }
     }
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use reqwest::{Client, Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
 use text2vec_sidecar::backend::local::LocalBackend;
+use text2vec_sidecar::backend::meta::Meta;
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::contract::request::Profile;
@@ -210,7 +211,7 @@ impl Backend for Slow {
         self.inner.info()
     }
 
-    fn meta(&self) -> Map<String, Value> {
+    fn meta(&self) -> Meta {
         self.inner.meta()
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use text2vec_sidecar::backend::meta::{Meta, ModelReport, Served, Subject};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::cache::{CacheOptions, CacheStats, Cached};
 use text2vec_sidecar::contract::call::{Call, EmbedSettings, Text};
@@ -117,8 +118,9 @@ impl Backend for Fake {
         &self.info
     }
 
-    fn meta(&self) -> Map<String, Value> {
-        Map::from_iter([("sidecar".to_owned(), json!({"model": "fake"}))])
+    fn meta(&self) -> Meta {
+        let model = ModelReport { model: "fake".to_owned(), ..ModelReport::default() };
+        Meta::of(Subject::default(), Served::Model(Box::new(model)))
     }
 }
 
@@ -173,7 +175,7 @@ async fn a_hit_is_the_very_same_vector_with_all_that_belongs_to_it() {
     assert_eq!((hits, misses, coalesced, entries), (3, 3, 0, 3));
     assert!(bytes > 3 * 8);
     assert_eq!(cache.info().name, "fake");
-    let meta = Value::Object(cache.meta());
+    let meta = Value::Object(cache.meta().to_json());
     assert_eq!(meta["sidecar"]["model"], "fake");
     assert_eq!(meta["sidecar"]["cache"]["hits"], 3);
     assert_eq!(meta["sidecar"]["cache"]["bytes"], bytes);
@@ -441,14 +443,14 @@ async fn a_backend_that_answers_too_little_is_an_error() {
         fn info(&self) -> &ModelInfo {
             &self.0
         }
-        fn meta(&self) -> Map<String, Value> {
-            Map::new()
+        fn meta(&self) -> Meta {
+            Meta::default()
         }
     }
     let silent = Silent(ModelInfo { name: "s".into(), fingerprint: "s".into(), dimensions: Some(1) });
     let cache = Cached::around(Arc::new(silent), CacheOptions::default()).expect("room");
     assert_eq!(embed(&cache, &["a"]).await.expect_err("no answers").kind(), ErrorKind::Internal);
-    assert!(cache.meta()["sidecar"]["cache"].is_object(), "also where the backend has no `sidecar`");
+    assert!(cache.meta().to_json()["sidecar"]["cache"].is_object(), "also where the backend has no `sidecar`");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use support::{FakeBackend, TestServer, fixture, floats, max_difference, options};
-use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::proto::VectorizeRequest;
 use text2vec_sidecar::proto::vectorizer_client::VectorizerClient;
@@ -455,7 +455,8 @@ async fn a_caller_may_say_how_long_it_waits() {
 /// The queue is bounded: who finds no room within --max-wait is refused, and told so in the documented way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_finds_no_room_in_time_is_refused_and_told_how() {
-    let backend = LocalBackend::load(&LocalOptions { waiting_tokens: 2000, ..options(Profile::Transformers) });
+    let inference = Arc::new(Inference::start(None, 2000).expect("a thread"));
+    let backend = LocalBackend::load_beside(&options(Profile::Transformers), inference);
     let limits = Limits { max_wait: Duration::from_millis(100), ..Limits::default() };
     let server = TestServer::start_unready(limits).await;
     server.readiness.ready(Arc::new(backend.expect("the model loads")));

@@ -6,6 +6,7 @@ mod cancel;
 mod clients;
 mod grpc;
 mod http;
+mod meta;
 mod models;
 mod module;
 #[path = "../support/mod.rs"]

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::meta::{Meta, SidecarBlock, Subject};
 use text2vec_sidecar::backend::{Backend, Embedding, ModelInfo};
 use text2vec_sidecar::contract::call::{Call, Text};
 use text2vec_sidecar::contract::request::Profile;
@@ -131,8 +132,9 @@ impl Backend for FakeBackend {
         &self.info
     }
 
-    fn meta(&self) -> Map<String, Value> {
-        Map::from_iter([("model".to_owned(), Value::from("fake")), ("sidecar".to_owned(), Value::Object(Map::new()))])
+    fn meta(&self) -> Meta {
+        let fields = Map::from_iter([("model".to_owned(), Value::from("fake"))]);
+        Meta { subject: Subject::Upstream(fields.into()), sidecar: Some(SidecarBlock::default()) }
     }
 }
 

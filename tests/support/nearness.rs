@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use text2vec_engine::device::Card;
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::{Inference, LocalBackend, LocalOptions, Precision};
+use text2vec_sidecar::backend::local::{DEFAULT_WAITING_TOKENS, Inference, LocalBackend, LocalOptions, Precision};
 use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::Result;
@@ -48,7 +48,7 @@ impl fmt::Display for Nearness {
 
 /// A model on these cards.
 pub(crate) fn load_on(cards: Vec<Card>, options: &LocalOptions) -> Result<LocalBackend> {
-    let inference = Inference::start_on(cards, options.waiting_tokens)?;
+    let inference = Inference::start_on(cards, DEFAULT_WAITING_TOKENS)?;
     LocalBackend::load_beside(options, Arc::new(inference))
 }
 

@@ -2,107 +2,47 @@
 
 pub mod batcher;
 mod feed;
+mod fingerprint;
 mod inference;
+mod load;
+mod meta;
 mod model;
+mod options;
 pub mod plan;
 mod report;
 pub mod sentences;
 mod timeline;
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::{Map, Value};
 
 use self::batcher::{Class, Submission, Wanted};
 use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
 use self::inference::Sequence;
+pub use self::load::{Chosen, chosen};
 use self::model::Model;
-use self::plan::{Switches, Treatment};
+pub use self::options::{DEFAULT_WAITING_TOKENS, LocalOptions};
 use self::report::ReportedModel;
 use self::timeline::Timeline;
+use crate::backend::meta::{Meta, ModelReport};
 use crate::backend::{Backend, Embedding, ModelInfo, Tell};
 use crate::contract::call::Call;
 use crate::contract::request::{Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::card;
-use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number};
-use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
+use crate::model::modules::ModelDescription;
+use crate::model::tokenizer::TextTokenizer;
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
-use text2vec_engine::dense::DenseHead;
 pub use text2vec_engine::device::Device;
 use text2vec_engine::encoder::Encoder;
-use text2vec_engine::onnx;
 pub use text2vec_engine::open::Engine;
 use text2vec_engine::open::{self, Source};
-use text2vec_engine::weights::weight_files;
 pub use text2vec_kernel::Precision;
-
-/// Default of `--max-waiting-tokens`: about 1,000 passages of 64 tokens.
-pub const DEFAULT_WAITING_TOKENS: usize = 65_536;
-
-/// Which model is loaded, and how it is to treat texts.
-#[derive(Debug, Clone)]
-pub struct LocalOptions {
-    /// Directory with `config.json`, `tokenizer.json` and weights.
-    pub dir: PathBuf,
-    /// Where the reference image's marker files are, if not in `dir`.
-    pub marker_root: Option<PathBuf>,
-    /// The Hub id the model came from, when known.
-    pub id: Option<String>,
-    /// The profile; `None` is `auto`.
-    pub profile: Option<Profile>,
-    /// What the reference container's variables say about the profile.
-    pub hints: ProfileHints,
-    /// The operator's switches; `None` leaves a switch to the marker files and reference variables.
-    pub direct_tokenize: bool,
-    /// `--task-prefixes`; `None` asks the marker file, then `reference_prefixes`.
-    pub task_prefixes: Option<bool>,
-    /// `USE_QUERY_PASSAGE_PREFIXES`, as the reference reads it.
-    pub reference_prefixes: bool,
-    /// Honour `dimensions` under every profile.
-    pub apply_dimensions: bool,
-    /// What runs the encoder.
-    pub engine: Engine,
-    /// Numbers of the weights; other ones than f32 need our kernels.
-    pub precision: Precision,
-    /// Threads of a forward pass; `None` takes what the process may use (CPU set and cgroup quota).
-    pub threads: Option<usize>,
-    /// Tokens that may wait to be computed before callers wait for room.
-    pub waiting_tokens: usize,
-    /// Queries are served before passages that came earlier.
-    pub queries_first: bool,
-}
-
-impl LocalOptions {
-    /// A plain directory, everything else at its default.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        LocalOptions {
-            dir: dir.into(),
-            marker_root: None,
-            id: None,
-            profile: None,
-            hints: ProfileHints::default(),
-            direct_tokenize: false,
-            task_prefixes: None,
-            reference_prefixes: false,
-            apply_dimensions: false,
-            engine: Engine::Auto,
-            precision: Precision::F32,
-            threads: None,
-            waiting_tokens: DEFAULT_WAITING_TOKENS,
-            queries_first: true,
-        }
-    }
-}
 
 /// Embeds in this process: a tokenizer, an encoder on an inference thread, and the rules between them.
 pub struct LocalBackend {
@@ -110,12 +50,12 @@ pub struct LocalBackend {
     inference: Arc<Inference>,
     model: Arc<Model>,
     info: ModelInfo,
-    description: ModelDescription,
-    license: Option<String>,
-    profile_reason: &'static str,
-    engine: &'static str,
-    precision: &'static str,
-    device: String,
+    /// Its `config.json`.
+    config: Map<String, Value>,
+    /// Where that is.
+    path: String,
+    /// For `/meta`: what was so when it was loaded.
+    loaded: ModelReport,
     queries_first: bool,
     /// Kept for as long as this model is to be in the metrics.
     _reported: Arc<ReportedModel>,
@@ -123,135 +63,27 @@ pub struct LocalBackend {
 
 impl std::fmt::Debug for LocalBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalBackend").field("info", &self.info).field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("LocalBackend")
+            .field("info", &self.info)
+            .field("engine", &self.loaded.engine)
+            .finish_non_exhaustive()
     }
 }
 
 impl LocalBackend {
-    /// Loads a model, with an inference thread of its own. Blocking: reads and hashes the weights.
-    ///
-    /// # Errors
-    /// As [`LocalBackend::load_beside`] and [`Inference::start`].
-    pub fn load(options: &LocalOptions) -> Result<LocalBackend> {
-        LocalBackend::load_beside(options, Arc::new(Inference::start(options.threads, options.waiting_tokens)?))
-    }
-
-    /// Loads a model to be computed by this inference thread, whose sizes count instead of those in `options`. Blocking,
-    /// as [`LocalBackend::load`].
-    ///
-    /// # Errors
-    /// `Config` for a directory that cannot be served as it is asked for, with its name and what to do.
-    pub fn load_beside(options: &LocalOptions, inference: Arc<Inference>) -> Result<LocalBackend> {
-        if !options.dir.is_dir() {
-            return Err(Error::config(format!(
-                "the model directory {} does not exist: --model takes a directory or a Hub id",
-                options.dir.display()
-            )));
-        }
-        let marker_root = options.marker_root.as_deref().unwrap_or(&options.dir);
-        let description = ModelDescription::read(&options.dir, marker_root)?;
-        let (profile, profile_reason) = match options.profile {
-            Some(profile) => (profile, "--profile"),
-            None if !description.markers.onnx_runtime && onnx::is_only_weights(&options.dir) => {
-                (Profile::Onnx, "there are no weights but model_quantized.onnx")
-            }
-            None => description.auto_profile(options.hints, options.id.as_deref()),
-        };
-        if profile_reason == MODULES_JSON {
-            tracing::warn!(
-                "{}: its modules.json alone chose the profile {profile}; the reference container, without marker files, \
-                 serves such a directory under {}, and those are other vectors: --profile says which is meant",
-                options.dir.display(),
-                Profile::Transformers
-            );
-        }
-        if description.is_static() && profile != Profile::SentenceTransformers {
-            return Err(Error::config(format!(
-                "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
-                 reference does"
-            )));
-        }
-        let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
-        let source = Source::choose(&description.dir, marked)?;
-        let switches = Switches {
-            direct_tokenize: options.direct_tokenize,
-            task_prefixes: options
-                .task_prefixes
-                .or(description.markers.use_query_passage_prefixes)
-                .unwrap_or(options.reference_prefixes),
-            apply_dimensions: options.apply_dimensions,
-        };
-        let treatment = Treatment::new(profile, switches, &description);
-        let in_directory = |error: text2vec_kernel::Error| match error.message() {
-            said if said.contains(&*options.dir.to_string_lossy()) => Error::from(error),
-            _ => Error::from(error).context(options.dir.display()),
-        };
-        let on = (inference.threads(), inference.cards());
-        let (mut encoders, engine) =
-            open::encoders(description.encoder(), &source, options.engine, options.precision, on)
-                .map_err(in_directory)?;
-        let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
-        if description.is_static() {
-            tokenizer = tokenizer.without_special_tokens();
-        }
-        check_vocabulary(&tokenizer, &description)?;
-        for encoder in &mut encoders {
-            if let Some(tokens) = encoder.warm_up(treatment.max_tokens())? {
-                tracing::info!(tokens, "batches of this size are fastest");
-                inference.widen(tokens);
-            }
-        }
-        let width = encoders.first().map_or(0, |encoder| encoder.hidden_size());
-        let (pooled, dense) = match (&description.pipeline, profile) {
-            (Some(pipeline), Profile::SentenceTransformers) => {
-                (width * pipeline.pooling.len().max(1), pipeline.dense.clone())
-            }
-            _ => (width, Vec::new()),
-        };
-        let head = DenseHead::load(&dense, pooled)?;
-        let dimensions = head.outputs().unwrap_or(pooled);
-        let license = card::license(&options.dir, options.id.as_deref());
-        if let Some(license) = license.as_deref().filter(|license| card::is_non_commercial(license)) {
-            tracing::warn!("this model's licence, {license}, forbids commercial use");
-        }
-        let name = options.id.clone().unwrap_or_else(|| directory_name(&options.dir));
-        let precision = source.precision(options.precision, engine);
-        let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
-        let info = ModelInfo { name, fingerprint, dimensions: Some(dimensions) };
-        let model = Arc::new(Model::new(encoders, head));
-        let device = inference.device();
-        let reported = ReportedModel::new(&info, profile, (&device, precision), model.clone());
-        let preparation = Arc::new(Preparation::new(tokenizer, treatment, text2vec_kernel::cores()));
-        let queries_first = options.queries_first;
-        Ok(LocalBackend {
-            preparation,
-            inference,
-            model,
-            info,
-            description,
-            license,
-            profile_reason,
-            engine,
-            precision,
-            device,
-            queries_first,
-            _reported: reported,
-        })
-    }
-
     /// The profile texts are treated by, and what chose it.
     pub fn profile(&self) -> (Profile, &'static str) {
-        (self.preparation.treatment.profile, self.profile_reason)
+        (self.preparation.treatment.profile, self.loaded.profile_chosen_by)
     }
 
     /// What runs the encoder (an instruction set of our kernels, or candle), and on how many threads.
     pub fn engine(&self) -> (&'static str, usize) {
-        (self.engine, self.inference.threads())
+        (self.loaded.engine, self.inference.threads())
     }
 
     /// Where it runs: `cpu`, or the GPUs' numbers.
     pub fn device(&self) -> &str {
-        &self.device
+        &self.loaded.device
     }
 
     /// Tokens per sequence, special ones included.
@@ -380,46 +212,8 @@ impl Backend for LocalBackend {
         Some(&self.preparation.tokenizer)
     }
 
-    fn meta(&self) -> Map<String, Value> {
-        let treatment = &self.preparation.treatment;
-        let (counters, batcher) = (&self.model.counters, self.inference.batcher());
-        let waiting = |class| batcher.depth(class).tokens;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let pooling: Vec<_> = treatment.pooling().iter().map(|mode| mode.as_str()).collect();
-        let mut meta = Map::new();
-        meta.insert("model".into(), Value::Object(self.description.config.clone()));
-        meta.insert("model_path".into(), json!(self.description.dir.display().to_string()));
-        meta.insert(
-            "sidecar".into(),
-            json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "model": self.info.name,
-                "fingerprint": self.info.fingerprint,
-                "license": self.license,
-                "profile": treatment.profile.as_str(),
-                "profile_chosen_by": self.profile_reason,
-                "dimensions": self.info.dimensions,
-                "max_tokens": treatment.max_tokens(),
-                "pooling": pooling.join("+"),
-                "direct_tokenize": treatment.direct_tokenize,
-                "task_prefixes": treatment.task_prefixes,
-                "reference_quirks": treatment.quirks(),
-                "apply_dimensions": treatment.apply_dimensions,
-                "precision": self.precision,
-                "device": self.device,
-                "engine": self.engine,
-                "threads": self.inference.threads(),
-                "truncated_texts": count(&counters.truncated_texts),
-                "ignored_dimensions": count(&counters.ignored_dimensions),
-                "ignored_pooling": count(&counters.ignored_pooling),
-                "failed_texts": count(&counters.failed_texts),
-                "queries_first": self.queries_first,
-                "batch_tokens": batcher.options().batch_tokens,
-                "max_waiting_tokens": batcher.options().waiting_tokens,
-                "waiting_tokens": {"query": waiting(Class::Query), "passage": waiting(Class::Passage)},
-            }),
-        );
-        meta
+    fn meta(&self) -> Meta {
+        self.report()
     }
 }
 
@@ -429,60 +223,4 @@ fn too_late() -> Error {
     let message = "too much work is waiting: the turn of this request did not come in time; try again later, or raise \
                    --max-wait if the caller waits longer";
     Error::new(ErrorKind::Overloaded, message)
-}
-
-/// A vocabulary of more entries than the model has embeddings belongs to another model.
-fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -> Result<()> {
-    match number(&description.config, "vocab_size") {
-        Some(size) if size < tokenizer.vocabulary() => Err(Error::config(format!(
-            "the tokenizer in {} makes ids up to {}, but config.json's vocab_size is {size}: they belong to different \
-             models",
-            description.dir.display(),
-            tokenizer.vocabulary() - 1
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// 128 bits, as hex, over everything that can change a vector. `root` is the model's directory, in which the
-/// transformer's own may be another.
-fn fingerprint(
-    root: &Path,
-    description: &ModelDescription,
-    source: &Source,
-    treatment: &Treatment,
-    precision: &str,
-) -> Result<String> {
-    let mut hash = Sha256::new();
-    let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
-    hash.update(format!("{} {} {switches:?} {precision}\n", treatment.profile, treatment.max_tokens()));
-    let dir = &description.dir;
-    let mut files = vec![dir.join("config.json")];
-    files.extend(tokenizer_files(dir)?);
-    files.extend(["modules.json", "1_Pooling/config.json"].map(|name| root.join(name)));
-    files.push(dir.join("sentence_bert_config.json"));
-    files.push(root.join("config_sentence_transformers.json"));
-    files.extend_from_slice(source.files());
-    for dense in description.pipeline.iter().flat_map(|pipeline| &pipeline.dense) {
-        files.push(dense.join("config.json"));
-        files.extend(weight_files(dense)?);
-    }
-    let mut buffer = vec![0u8; 1 << 20];
-    for path in files.into_iter().filter(|path| path.is_file()) {
-        let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
-        let mut file = std::fs::File::open(&path).map_err(unreadable)?;
-        hash.update(format!("{}\n", file.metadata().map_err(unreadable)?.len()));
-        loop {
-            match file.read(&mut buffer).map_err(unreadable)? {
-                0 => break,
-                read => hash.update(&buffer[..read]),
-            }
-        }
-    }
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn directory_name(dir: &Path) -> String {
-    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }

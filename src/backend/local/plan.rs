@@ -332,7 +332,6 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use futures_util::future::BoxFuture;
-    use serde_json::{Map, Value};
 
     use super::*;
     use crate::backend::{Backend, Embedding, ModelInfo};
@@ -495,10 +494,6 @@ mod tests {
 
         fn info(&self) -> &ModelInfo {
             &self.info
-        }
-
-        fn meta(&self) -> Map<String, Value> {
-            Map::new()
         }
     }
 

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
@@ -25,6 +24,7 @@ use super::lookup::{Lookup, Replicas};
 use super::options::RemoteOptions;
 use super::replica::{Lease, Replica};
 use super::retry::{ATTEMPTS, Budget, Failure};
+use crate::backend::meta::ReplicaReport;
 use crate::contract::request::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::{Refusal, Stage};
@@ -90,15 +90,13 @@ impl Pool {
     }
 
     /// For `/meta`: where each replica is and how it does.
-    pub fn report(&self) -> Value {
+    pub fn report(&self) -> Vec<ReplicaReport> {
         let replicas: Replicas = self.lookup.known();
-        let report = |replica: &Arc<Replica>| {
-            json!({
-                "url": replica.address.shown(),
-                "address": replica.at.to_string(),
-                "in_flight": replica.in_flight(),
-                "in_service": replica.is_in(),
-            })
+        let report = |replica: &Arc<Replica>| ReplicaReport {
+            url: replica.address.shown().to_owned(),
+            address: replica.at.to_string(),
+            in_flight: replica.in_flight(),
+            in_service: replica.is_in(),
         };
         replicas.iter().map(report).collect()
     }

@@ -10,6 +10,7 @@ use super::itself;
 use super::pool::Pool;
 use super::replica::Replica;
 use super::retry::Failure;
+use crate::backend::meta::theirs::Theirs;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long `/meta` and what it is made of may take to be answered.
@@ -73,12 +74,14 @@ async fn ask(
 ///
 /// # Errors
 /// In Weaviate's words: as [`get`], and `Upstream` for another status than success and for what is no object.
-pub async fn meta(pool: &Arc<Pool>, path: &str) -> Result<Option<Map<String, Value>>> {
+pub async fn meta(pool: &Arc<Pool>, path: &str) -> Result<Option<Theirs>> {
     let answer =
         get(pool, path, "send GET meta request: Get", META).await.map_err(|failure| failure.error().clone())?;
     let upstream = |text: String| Error::new(ErrorKind::Upstream, text);
     if !(200..=299).contains(&answer.status) {
         return Err(upstream(format!("unexpected status code '{}' of meta request", answer.status)));
     }
-    serde_json::from_slice(&answer.body).map_err(|error| upstream(format!("unmarshal meta response body: {error}")))
+    let meta: Option<Map<String, Value>> = serde_json::from_slice(&answer.body)
+        .map_err(|error| upstream(format!("unmarshal meta response body: {error}")))?;
+    Ok(meta.map(Theirs::from))
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use super::batch::Learned;
@@ -14,6 +13,8 @@ use super::formats::{self, Format, Models};
 use super::identity::{self, UNNAMED};
 use super::pool::Pool;
 use super::sending::Sending;
+use crate::backend::meta::theirs::Theirs;
+use crate::backend::meta::{Meta, Served, Subject, UpstreamReport};
 use crate::backend::{Backend, Embedding, ModelInfo};
 use crate::contract::call::Call;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +37,7 @@ pub struct Remote {
     total_timeout: Duration,
     info: ModelInfo,
     /// What the upstream's meta was at start.
-    meta: Map<String, Value>,
+    meta: Theirs,
 }
 
 impl fmt::Debug for Remote {
@@ -62,7 +63,7 @@ impl Remote {
             lengths: Mutex::default(),
             learned: Learned::default(),
             info,
-            meta: Map::new(),
+            meta: Theirs::default(),
         }
     }
 
@@ -73,7 +74,7 @@ impl Remote {
     }
 
     /// The same upstream with what it said of itself at start.
-    pub(super) fn with_meta(mut self, meta: Map<String, Value>) -> Remote {
+    pub(super) fn with_meta(mut self, meta: Theirs) -> Remote {
         self.meta = meta;
         self
     }
@@ -106,7 +107,7 @@ impl Remote {
     /// The same upstream, asked for another of its models.
     fn of_model(&self, name: &str) -> Option<Arc<Remote>> {
         let (pool, format) = self.found()?.of_model(&self.pool, name)?;
-        let fingerprint = identity::fingerprint(&format!("{name} of {}", self.info.fingerprint), &Map::new());
+        let fingerprint = identity::fingerprint(&format!("{name} of {}", self.info.fingerprint), &Theirs::default());
         Some(Arc::new(Remote::new(pool, Some(format), fingerprint).named_as(name.to_owned())))
     }
 
@@ -186,24 +187,12 @@ impl Remote {
         Error::new(error.kind(), format!("{} (upstream {shown})", error.message()))
     }
 
-    /// The `sidecar` block of `/meta`; what a sidecar at the other end says of itself goes into it.
-    fn report(&self, theirs: Option<Value>) -> Value {
+    /// What the upstream says, and what is known of it here; what a sidecar there says of itself goes into the latter.
+    fn with_report(&self, mut meta: Theirs) -> Meta {
+        let sidecar = meta.fields.remove("sidecar");
         let kind = self.found().map(|format| format.kind().name);
-        let mut upstream = json!({
-            "url": self.pool.shown(),
-            "kind": kind,
-            "replicas": self.pool.report(),
-        });
-        if let (Some(theirs), Some(object)) = (theirs, upstream.as_object_mut()) {
-            object.insert("sidecar".into(), theirs);
-        }
-        json!({"upstream": upstream, "fingerprint": self.info.fingerprint})
-    }
-
-    fn with_report(&self, mut meta: Map<String, Value>) -> Map<String, Value> {
-        let theirs = meta.remove("sidecar");
-        meta.insert("sidecar".into(), self.report(theirs));
-        meta
+        let upstream = UpstreamReport { url: self.pool.shown(), kind, replicas: self.pool.report(), sidecar };
+        Meta::of(Subject::Upstream(meta), Served::Upstream { upstream, fingerprint: self.info.fingerprint.clone() })
     }
 }
 
@@ -220,12 +209,12 @@ impl Backend for Remote {
     }
 
     /// As it was at start.
-    fn meta(&self) -> Map<String, Value> {
+    fn meta(&self) -> Meta {
         self.with_report(self.meta.clone())
     }
 
     /// As the upstream has it now.
-    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Map<String, Value>>>> {
+    fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         Box::pin(async move {
             let format = self.format().await?;
             Ok(format.meta(&self.pool).await?.map(|meta| self.with_report(meta)))
@@ -235,14 +224,14 @@ impl Backend for Remote {
 
 impl Source for Remote {
     fn report(&self, to: &mut Report) {
-        let theirs = |path: &str| self.meta.get("sidecar").and_then(|sidecar| sidecar.get(path)?.as_str());
+        let theirs = self.meta.said.sidecar.as_ref();
         let known = self.lengths.lock().unwrap_or_else(PoisonError::into_inner).get(&None).copied();
         to.upstream(UpstreamModel {
             // The operator's own page: upstreams without names are told apart by their URLs.
             name: if self.names_its_model() { self.info.name.clone() } else { self.pool.shown() },
-            profile: theirs("profile").unwrap_or_default().to_owned(),
+            profile: theirs.and_then(|theirs| theirs.profile.clone()).unwrap_or_default(),
             dimensions: known,
-            dtype: theirs("precision").unwrap_or_default().to_owned(),
+            dtype: theirs.and_then(|theirs| theirs.precision.clone()).unwrap_or_default(),
         });
     }
 }

@@ -102,5 +102,5 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 pub(super) fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::hex(&hash.finalize())
 }

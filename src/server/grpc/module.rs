@@ -217,7 +217,7 @@ impl Module for Service {
         request: Request<proto::MetaInfoRequest>,
     ) -> Result<Response<proto::MetaInfoResponse>, Status> {
         let meta = self.of_model(&request.into_inner().model)?.meta().await?;
-        Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(meta)) }))
+        Ok(Response::new(proto::MetaInfoResponse { meta: Some(json_to_struct(meta.to_json())) }))
     }
 
     async fn class_config_defaults(

@@ -18,6 +18,7 @@ use super::errors::{error_response, json_response};
 use super::plain::{Fields, embed, tokens, without_task};
 use super::written::{Part, fixed, list, written};
 use crate::backend::Backend;
+use crate::backend::meta::Meta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::service::Service;
 
@@ -104,9 +105,9 @@ fn tagged(name: &str) -> String {
 }
 
 /// What is known of a model; what is not, as of one that texts are forwarded to, is an empty text, which clients read.
-fn details(meta: &Map<String, Value>) -> Value {
-    let text = |part: &str, key: &str| meta.get(part).and_then(|part| part.get(key)?.as_str()).unwrap_or("");
-    let (family, precision) = (text("model", "model_type"), text("sidecar", "precision"));
+fn details(meta: &Meta) -> Value {
+    let family = meta.model_type().unwrap_or_default();
+    let precision = meta.model().map_or("", |model| model.precision);
     let families = if family.is_empty() { vec![] } else { vec![family] };
     let format = match precision {
         "" => "",
@@ -151,7 +152,7 @@ pub(super) async fn running(State(service): State<Service>) -> Response {
             "details": details(&meta),
             "expires_at": NEVER,
             "size_vram": 0,
-            "context_length": max_tokens(&meta).unwrap_or_default(),
+            "context_length": meta.model().map_or(0, |model| model.max_tokens),
         })
     };
     let models: Vec<_> = service.readiness.listed().into_iter().map(entry).collect();
@@ -172,14 +173,14 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
         about.insert("general.architecture".into(), family.clone().into());
         about.insert("general.basename".into(), backend.info().name.clone().into());
         for (key, number) in [
-            ("embedding_length", backend.info().dimensions.map(|dimensions| dimensions as u64)),
-            ("context_length", max_tokens(&meta)),
+            ("embedding_length", backend.info().dimensions),
+            ("context_length", meta.model().map(|model| model.max_tokens)),
         ] {
             if let Some(number) = number {
                 about.insert(format!("{family}.{key}"), number.into());
             }
         }
-        let license = meta.get("sidecar").and_then(|own| own.get("license")?.as_str()).unwrap_or_default();
+        let license = meta.model().and_then(|model| model.license.as_deref()).unwrap_or_default();
         let answer = json!({
             "license": license,
             "modelfile": "",
@@ -193,10 +194,6 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
         Ok(json_response(StatusCode::OK, &answer))
     };
     answer().unwrap_or_else(|error: Error| error_response(&error))
-}
-
-fn max_tokens(meta: &Map<String, Value>) -> Option<u64> {
-    meta.get("sidecar")?.get("max_tokens")?.as_u64()
 }
 
 /// `GET /api/version`: ours, which some clients ask for before anything else.

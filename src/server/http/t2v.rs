@@ -26,7 +26,7 @@ use crate::server::service::Service;
 /// `GET /meta`: the model's `config.json`, its path, and what this sidecar does with it.
 pub(super) async fn meta(Scoped(service): Scoped) -> Response {
     match service.meta().await {
-        Ok(meta) => json_response(StatusCode::OK, &meta),
+        Ok(meta) => json_response(StatusCode::OK, &meta.to_json()),
         Err(error) => error_response(&error),
     }
 }

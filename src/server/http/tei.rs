@@ -158,26 +158,25 @@ pub(super) async fn info(Scoped(service): Scoped) -> Response {
         (Ok(backend), Ok(meta)) => (backend, meta),
         (Err(error), _) | (_, Err(error)) => return tei_error(&error),
     };
-    let about = |key: &str| meta.get("sidecar").and_then(|sidecar| sidecar.get(key)).cloned().unwrap_or_default();
-    let precision = about("precision");
-    let dtype = match precision.as_str() {
-        Some("f32") => json!("float32"),
-        Some("f16") => json!("float16"),
-        Some("bf16") => json!("bfloat16"),
-        _ => precision,
-    };
+    let model = meta.model();
+    let dtype = model.map(|model| match model.precision {
+        "f32" => "float32",
+        "f16" => "float16",
+        "bf16" => "bfloat16",
+        other => other,
+    });
     let body = json!({
         "model_id": backend.info().name,
         "model_sha": null,
         "model_dtype": dtype,
-        "model_type": {"embedding": {"pooling": about("pooling")}},
+        "model_type": {"embedding": {"pooling": model.map(|model| &model.pooling)}},
         "max_concurrent_requests": service.limits.max_connections,
-        "max_input_length": about("max_tokens"),
-        "max_batch_tokens": about("max_waiting_tokens"),
+        "max_input_length": model.map(|model| model.max_tokens),
+        "max_batch_tokens": model.map(|model| model.max_waiting_tokens),
         "max_batch_requests": null,
         "max_client_batch_size": service.limits.max_texts,
         "auto_truncate": true,
-        "tokenization_workers": about("threads"),
+        "tokenization_workers": model.map(|model| model.threads),
         "version": env!("CARGO_PKG_VERSION"),
         "sha": null,
         "docker_label": null,

@@ -15,6 +15,8 @@ pub mod process;
 use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use self::instrument::{Counter, Gauge, Histogram};
 use self::labels::{Code, GRPC_CODES, HTTP_CODES, Priority, Refusal, Stage, Surface, UpstreamError};
 use self::page::Page;
@@ -102,8 +104,8 @@ pub struct Queue {
     pub at_the_door: u64,
 }
 
-/// What a cache has done and holds, or all of them. Counts are of texts since the start.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// What a cache has done and holds, or all of them. Counts are of texts since the start; `/meta` has the same names.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct CacheStats {
     /// Answered from memory.
     pub hits: u64,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, mpsc};
 
 use libfuzzer_sys::fuzz_target;
-use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::local::{DEFAULT_WAITING_TOKENS, Inference, LocalBackend, LocalOptions};
 use text2vec_sidecar::server::{self, Readiness, ServerOptions};
 
 const PATHS: [&str; 10] = [
@@ -30,9 +30,10 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/families/bert");
-            let options = LocalOptions { threads: Some(1), ..LocalOptions::new(model) };
+            let inference = Inference::start(Some(1), DEFAULT_WAITING_TOKENS).expect("a thread");
+            let backend = LocalBackend::load_beside(&LocalOptions::new(model), Arc::new(inference));
             let readiness = Readiness::default();
-            readiness.ready(Arc::new(LocalBackend::load(&options).expect("the model loads")));
+            readiness.ready(Arc::new(backend.expect("the model loads")));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             send.send(listener.local_addr().expect("an address")).expect("somebody waits");
             let _ = server::run(listener, readiness, ServerOptions::default(), std::future::pending()).await;

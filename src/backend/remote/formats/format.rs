@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value};
 
 use crate::backend::Embedding;
+use crate::backend::meta::theirs::Theirs;
 use crate::backend::remote::kind::Kind;
 use crate::backend::remote::pool::Pool;
 use crate::contract::call::{EmbedSettings, TraceContext};
@@ -50,9 +50,8 @@ pub struct Models {
 
 impl Models {
     /// As a sidecar lists them in its meta: the one that it serves by default first.
-    pub fn of_sidecar(meta: &Map<String, Value>) -> Models {
-        let told = meta.get("sidecar").and_then(|sidecar| sidecar.get("models")?.as_array());
-        let mut told = told.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    pub fn of_sidecar(meta: &Theirs) -> Models {
+        let mut told = meta.said.sidecar.iter().flat_map(|sidecar| sidecar.models.iter().cloned());
         Models { own: told.next(), others: told.collect() }
     }
 }
@@ -101,10 +100,10 @@ pub trait Format: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`probe::meta`](crate::backend::remote::probe::meta).
-    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>>;
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Theirs>>>;
 
     /// The models there, by what was asked at start; `meta` is the upstream's.
-    fn models(&self, _meta: &Map<String, Value>) -> Models {
+    fn models(&self, _meta: &Theirs) -> Models {
         Models::default()
     }
 

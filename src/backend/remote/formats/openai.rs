@@ -18,6 +18,7 @@ use super::said::said;
 use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::meta::theirs::Theirs;
 use crate::backend::remote::client::{Answer, exchange};
 use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
@@ -104,11 +105,11 @@ impl Format for OpenAi {
     }
 
     /// There is no such thing.
-    fn meta<'a>(&'a self, _pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
-        Box::pin(async move { Ok(Some(Map::from_iter([("model".into(), self.model.clone().into())]))) })
+    fn meta<'a>(&'a self, _pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Theirs>>> {
+        Box::pin(async move { Ok(Some(Map::from_iter([("model".into(), self.model.clone().into())]).into())) })
     }
 
-    fn models(&self, _meta: &Map<String, Value>) -> Models {
+    fn models(&self, _meta: &Theirs) -> Models {
         Models { own: None, others: self.others.clone() }
     }
 

@@ -13,13 +13,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use reqwest::Client;
 use reqwest::header::HeaderMap;
-use serde_json::{Map, Value};
 use tonic::codegen::{Body as _, Service, http};
 use tonic::{Code, Status};
 
 use super::format::{Batch, Format, Models};
 use super::traced::trace_headers;
 use crate::backend::Embedding;
+use crate::backend::meta::theirs::Theirs;
 use crate::backend::remote::client::{MAX_ANSWER, transport};
 use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
 use crate::backend::remote::pool::Pool;
@@ -83,7 +83,7 @@ impl Format for Sidecar {
         Box::pin(many(pool, batch, &self.model))
     }
 
-    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Theirs>>> {
         Box::pin(async move {
             match &*self.model {
                 "" => probe::meta(pool, "/meta").await,
@@ -92,7 +92,7 @@ impl Format for Sidecar {
         })
     }
 
-    fn models(&self, meta: &Map<String, Value>) -> Models {
+    fn models(&self, meta: &Theirs) -> Models {
         Models::of_sidecar(meta)
     }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::Map;
 use serde_json::value::RawValue;
 
 use super::format::{Batch, Format, Models};
@@ -19,6 +18,7 @@ use super::sidecar;
 use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::meta::theirs::Theirs;
 use crate::backend::remote::client::{Answer, exchange};
 use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
 use crate::backend::remote::pool::Pool;
@@ -59,7 +59,8 @@ pub struct T2v {
 impl T2v {
     /// Known by its meta: a sidecar says that it is one.
     fn of_meta(meta: &serde_json::Value) -> T2v {
-        T2v { texts: meta.get("sidecar").is_some_and(serde_json::Value::is_object) }
+        let meta = Theirs::from(meta.as_object().cloned().unwrap_or_default());
+        T2v { texts: meta.said.sidecar.is_some() }
     }
 }
 
@@ -98,11 +99,11 @@ impl Format for T2v {
         false
     }
 
-    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, serde_json::Value>>>> {
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Theirs>>> {
         Box::pin(probe::meta(pool, META))
     }
 
-    fn models(&self, meta: &Map<String, serde_json::Value>) -> Models {
+    fn models(&self, meta: &Theirs) -> Models {
         if self.texts { Models::of_sidecar(meta) } else { Models::default() }
     }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::format::{Batch, Format};
 use super::said::said;
 use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
+use crate::backend::meta::theirs::Theirs;
 use crate::backend::remote::client::{Answer, exchange};
 use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
@@ -73,7 +74,7 @@ impl Format for Tei {
         Box::pin(many(pool, batch))
     }
 
-    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Map<String, Value>>>> {
+    fn meta<'a>(&'a self, pool: &'a Arc<Pool>) -> BoxFuture<'a, Result<Option<Theirs>>> {
         Box::pin(probe::meta(pool, INFO))
     }
 }

@@ -1,0 +1,236 @@
+//! From a model's directory to a backend, step by step.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::LocalBackend;
+use super::feed::Preparation;
+use super::fingerprint::fingerprint;
+use super::inference::Inference;
+use super::meta::unused;
+use super::model::Model;
+use super::options::{DEFAULT_WAITING_TOKENS, LocalOptions};
+use super::plan::{Switches, Treatment};
+use super::report::ReportedModel;
+use crate::backend::ModelInfo;
+use crate::backend::meta::ModelReport;
+use crate::contract::request::Profile;
+use crate::error::{Error, Result};
+use crate::model::card;
+use crate::model::modules::{MODULES_JSON, ModelDescription, number};
+use crate::model::tokenizer::TextTokenizer;
+use text2vec_engine::dense::DenseHead;
+use text2vec_engine::encoder::Encoder;
+use text2vec_engine::onnx;
+use text2vec_engine::open::{self, Source};
+
+impl LocalBackend {
+    /// Loads a model, with an inference thread of its own: passes have as many threads as the process may use, and
+    /// [`DEFAULT_WAITING_TOKENS`] may wait. Blocking: reads and hashes the weights.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::load_beside`] and [`Inference::start`].
+    pub fn load(options: &LocalOptions) -> Result<LocalBackend> {
+        LocalBackend::load_beside(options, Arc::new(Inference::start(None, DEFAULT_WAITING_TOKENS)?))
+    }
+
+    /// Loads a model to be computed by this inference thread. Blocking, as [`LocalBackend::load`].
+    ///
+    /// # Errors
+    /// `Config` for a directory that cannot be served as it is asked for, with its name and what to do.
+    pub fn load_beside(options: &LocalOptions, inference: Arc<Inference>) -> Result<LocalBackend> {
+        let description = describe(options)?;
+        let (profile, profile_chosen_by) = choose_profile(options, &description)?;
+        warn_of_guess(options, profile, profile_chosen_by);
+        let source = choose_source(&description, profile)?;
+        let treatment = Treatment::new(profile, switches(options, &description), &description);
+        let (mut encoders, engine) = encoders(options, &description, &source, &inference)?;
+        let tokenizer = tokenizer(&description, &treatment)?;
+        warm_up(&mut encoders, &treatment, &inference)?;
+        let (head, dimensions) = head(&description, profile, &encoders)?;
+        let license = license(options);
+        let precision = source.precision(options.precision, engine);
+        let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
+        let info = ModelInfo { name: name(options), fingerprint, dimensions: Some(dimensions) };
+        let model = Arc::new(Model::new(encoders, head));
+        let report = unused(&info, &treatment, &inference);
+        let reported = ReportedModel::new(&info, profile, (&report.device, precision), model.clone());
+        Ok(LocalBackend {
+            preparation: Arc::new(Preparation::new(tokenizer, treatment, text2vec_kernel::cores())),
+            inference,
+            model,
+            info,
+            path: description.dir.display().to_string(),
+            config: description.config,
+            loaded: ModelReport { license, profile_chosen_by, precision, engine, ..report },
+            queries_first: options.queries_first,
+            _reported: reported,
+        })
+    }
+}
+
+/// What a model decides by its own files, where the operator leaves it to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// By which rules vectors are made.
+    pub profile: Profile,
+    /// What chose the profile.
+    pub profile_chosen_by: &'static str,
+    /// Whether the task is put in front of texts.
+    pub task_prefixes: bool,
+    /// The model's marker file says so, or denies it.
+    pub prefixes_are_marked: bool,
+}
+
+/// What would be chosen for a model, without loading it.
+///
+/// # Errors
+/// As [`LocalBackend::load_beside`], of what it reads first.
+pub fn chosen(options: &LocalOptions) -> Result<Chosen> {
+    let description = describe(options)?;
+    let (profile, profile_chosen_by) = choose_profile(options, &description)?;
+    let task_prefixes = switches(options, &description).task_prefixes;
+    let prefixes_are_marked = description.markers.use_query_passage_prefixes.is_some();
+    Ok(Chosen { profile, profile_chosen_by, task_prefixes, prefixes_are_marked })
+}
+
+/// What the directory says.
+fn describe(options: &LocalOptions) -> Result<ModelDescription> {
+    if !options.dir.is_dir() {
+        return Err(Error::config(format!(
+            "the model directory {} does not exist: --model takes a directory or a Hub id",
+            options.dir.display()
+        )));
+    }
+    ModelDescription::read(&options.dir, options.marker_root.as_deref().unwrap_or(&options.dir))
+}
+
+/// The profile, and what chose it.
+fn choose_profile(options: &LocalOptions, description: &ModelDescription) -> Result<(Profile, &'static str)> {
+    let (profile, reason) = match options.profile {
+        Some(profile) => (profile, "--profile"),
+        None if !description.markers.onnx_runtime && onnx::is_only_weights(&options.dir) => {
+            (Profile::Onnx, "there are no weights but model_quantized.onnx")
+        }
+        None => description.auto_profile(options.hints, options.id.as_deref()),
+    };
+    if description.is_static() && profile != Profile::SentenceTransformers {
+        return Err(Error::config(format!(
+            "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
+             reference does"
+        )));
+    }
+    Ok((profile, reason))
+}
+
+/// Says that the reference container might have chosen another profile.
+fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
+    if reason == MODULES_JSON {
+        tracing::warn!(
+            "{}: its modules.json alone chose the profile {profile}; the reference container, without marker files, \
+             serves such a directory under {}, and those are other vectors: --profile says which is meant",
+            options.dir.display(),
+            Profile::Transformers
+        );
+    }
+}
+
+/// Which weights are taken where there are several.
+fn choose_source(description: &ModelDescription, profile: Profile) -> Result<Source> {
+    let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
+    Ok(Source::choose(&description.dir, marked)?)
+}
+
+/// The operator's switches, where he leaves one to the model with what that says.
+fn switches(options: &LocalOptions, description: &ModelDescription) -> Switches {
+    Switches {
+        direct_tokenize: options.direct_tokenize,
+        task_prefixes: options
+            .task_prefixes
+            .or(description.markers.use_query_passage_prefixes)
+            .unwrap_or(options.reference_prefixes),
+        apply_dimensions: options.apply_dimensions,
+    }
+}
+
+/// An encoder for each inference thread, and the name of what runs them.
+fn encoders(
+    options: &LocalOptions,
+    description: &ModelDescription,
+    source: &Source,
+    inference: &Inference,
+) -> Result<(Vec<Box<dyn Encoder>>, &'static str)> {
+    let in_directory = |error: text2vec_kernel::Error| match error.message() {
+        said if said.contains(&*options.dir.to_string_lossy()) => Error::from(error),
+        _ => Error::from(error).context(options.dir.display()),
+    };
+    let on = (inference.threads(), inference.cards());
+    open::encoders(description.encoder(), source, options.engine, options.precision, on).map_err(in_directory)
+}
+
+/// The tokenizer, if it is this model's.
+fn tokenizer(description: &ModelDescription, treatment: &Treatment) -> Result<TextTokenizer> {
+    let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
+    if description.is_static() {
+        tokenizer = tokenizer.without_special_tokens();
+    }
+    check_vocabulary(&tokenizer, description)?;
+    Ok(tokenizer)
+}
+
+/// A vocabulary of more entries than the model has embeddings belongs to another model.
+fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -> Result<()> {
+    match number(&description.config, "vocab_size") {
+        Some(size) if size < tokenizer.vocabulary() => Err(Error::config(format!(
+            "the tokenizer in {} makes ids up to {}, but config.json's vocab_size is {size}: they belong to different \
+             models",
+            description.dir.display(),
+            tokenizer.vocabulary() - 1
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// First passes, which find out how large batches should be.
+fn warm_up(encoders: &mut [Box<dyn Encoder>], treatment: &Treatment, inference: &Inference) -> Result<()> {
+    for encoder in encoders {
+        if let Some(tokens) = encoder.warm_up(treatment.max_tokens())? {
+            tracing::info!(tokens, "batches of this size are fastest");
+            inference.widen(tokens);
+        }
+    }
+    Ok(())
+}
+
+/// The layers behind the pooling, and the length of what comes out at the end.
+fn head(description: &ModelDescription, profile: Profile, encoders: &[Box<dyn Encoder>]) -> Result<(DenseHead, usize)> {
+    let width = encoders.first().map_or(0, |encoder| encoder.hidden_size());
+    let (pooled, dense) = match (&description.pipeline, profile) {
+        (Some(pipeline), Profile::SentenceTransformers) => {
+            (width * pipeline.pooling.len().max(1), pipeline.dense.clone())
+        }
+        _ => (width, Vec::new()),
+    };
+    let head = DenseHead::load(&dense, pooled)?;
+    let dimensions = head.outputs().unwrap_or(pooled);
+    Ok((head, dimensions))
+}
+
+/// The model's licence, if it is known. One that forbids commercial use is told to the operator.
+fn license(options: &LocalOptions) -> Option<String> {
+    let license = card::license(&options.dir, options.id.as_deref());
+    if let Some(license) = license.as_deref().filter(|license| card::is_non_commercial(license)) {
+        tracing::warn!("this model's licence, {license}, forbids commercial use");
+    }
+    license
+}
+
+/// The model's Hub id, if it is known, else its directory's name.
+fn name(options: &LocalOptions) -> String {
+    options.id.clone().unwrap_or_else(|| directory_name(&options.dir))
+}
+
+fn directory_name(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -20,7 +20,7 @@ use crate::cache::CacheOptions;
 use crate::contract::class::Settings;
 use crate::contract::endpoint::{self, Endpoint, Endpoints, InferenceUrls};
 use crate::contract::request::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::locate::IMAGE_MODEL_DIR;
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
@@ -222,7 +222,7 @@ impl ReferenceEnv {
                 named.push(urls.clone());
             }
         }
-        let unusable = |error: Error| Error::config(error.message());
+        let unusable = |error: Error| error.with_kind(ErrorKind::Config);
         for urls in named {
             address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
         }

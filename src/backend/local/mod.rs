@@ -30,7 +30,7 @@ use self::plan::{Switches, Treatment};
 use self::report::ReportedModel;
 use crate::backend::{Backend, Embedding, ModelInfo, Tell};
 use crate::contract::request::{EmbedRequest, Profile, Task};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::model::card;
 use crate::model::modules::{MODULES_JSON, ModelDescription, ProfileHints, number};
 use crate::model::tokenizer::{TextTokenizer, tokenizer_files};
@@ -145,7 +145,8 @@ impl LocalBackend {
             return Err(Error::config(format!(
                 "the model directory {} does not exist: --model takes a directory or a Hub id",
                 options.dir.display()
-            )));
+            ))
+            .naming(Place::File(options.dir.clone())));
         }
         let marker_root = options.marker_root.as_deref().unwrap_or(&options.dir);
         let description = ModelDescription::read(&options.dir, marker_root)?;
@@ -181,10 +182,7 @@ impl LocalBackend {
             apply_dimensions: options.apply_dimensions,
         };
         let treatment = Treatment::new(profile, switches, &description);
-        let in_directory = |error: text2vec_kernel::Error| match error.message() {
-            said if said.contains(&*options.dir.to_string_lossy()) => Error::from(error),
-            _ => Error::from(error).context(options.dir.display()),
-        };
+        let in_directory = |error| Error::from(error).at(Place::File(options.dir.clone()));
         let on = (inference.threads(), inference.cards());
         let (mut encoders, engine) =
             open::encoders(description.encoder(), &source, options.engine, options.precision, on)
@@ -438,7 +436,8 @@ fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -
              models",
             description.dir.display(),
             tokenizer.vocabulary() - 1
-        ))),
+        ))
+        .naming(Place::File(description.dir.clone()))),
         _ => Ok(()),
     }
 }
@@ -468,7 +467,10 @@ fn fingerprint(
     }
     let mut buffer = vec![0u8; 1 << 20];
     for path in files.into_iter().filter(|path| path.is_file()) {
-        let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+        let unreadable = |error| {
+            let message = format!("{} cannot be read: {error}", path.display());
+            Error::config(message).naming(Place::File(path.clone())).caused_by(error)
+        };
         let mut file = std::fs::File::open(&path).map_err(unreadable)?;
         hash.update(format!("{}\n", file.metadata().map_err(unreadable)?.len()));
         loop {

@@ -15,7 +15,7 @@ use super::said::said;
 use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
-use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::client::{Answer, Asked, exchange};
 use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
@@ -92,10 +92,10 @@ async fn many(pool: &Arc<Pool>, requests: &[&EmbedRequest], deadline: Instant) -
     let vectors = pool
         .call(first.task(), requests.len(), deadline, |replica, limit| {
             Box::pin(async move {
-                let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
+                let asked = Asked::of("send POST request: Post", &replica.address, PATH);
                 let send = replica.client.post(replica.address.below(PATH)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                read(&exchange(traced(send, first), &what, limit).await?, requests.len())
+                read(&exchange(traced(send, first), &asked, limit).await?, requests.len())
             })
         })
         .await?;

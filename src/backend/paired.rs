@@ -83,15 +83,20 @@ impl Backend for Paired {
     fn live_meta(&self) -> BoxFuture<'_, Result<Option<Meta>>> {
         Box::pin(async move {
             let sides = join(self.passage.live_meta(), self.query.live_meta()).await;
-            let labelled = |label: &str, error: &Error| format!("[{label}] {error}");
+            let labelled = |label: &str, error: Error| {
+                let message = format!("[{label}] {error}");
+                error.with_message(message)
+            };
             match sides {
                 (Ok(Some(passage)), Ok(Some(query))) => Ok(Some(Meta::pair(passage, query))),
                 (Ok(one), Ok(other)) => Ok(one.or(other)),
                 (Err(one), Err(other)) => {
-                    Err(Error::new(one.kind(), format!("{}, {}", labelled("passage", &one), labelled("query", &other))))
+                    let (one, other) = (labelled("passage", one), labelled("query", other));
+                    let message = format!("{one}, {other}");
+                    Err(one.with_message(message))
                 }
-                (Err(error), Ok(_)) => Err(Error::new(error.kind(), labelled("passage", &error))),
-                (Ok(_), Err(error)) => Err(Error::new(error.kind(), labelled("query", &error))),
+                (Err(error), Ok(_)) => Err(labelled("passage", error)),
+                (Ok(_), Err(error)) => Err(labelled("query", error)),
             }
         })
     }

@@ -86,6 +86,7 @@ fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> 
         },
         _ => return None,
     };
+    // The remedy is words, whether clap's or a parser's; where they tell the value, it is not told twice.
     Some(match value {
         "" => format!("{name} is empty: {remedy}, or leave it out"),
         value if remedy.contains(&format!("'{value}'")) => format!("{name}: {remedy}"),

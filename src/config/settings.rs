@@ -22,7 +22,7 @@ use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::Profile;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
 use crate::telemetry::LogFormat;
@@ -318,7 +318,7 @@ fn upstreams(
             named.push(urls.clone());
         }
     }
-    let unusable = |error: Error| Error::config(error.message());
+    let unusable = |error: Error| error.with_kind(ErrorKind::Config);
     for urls in named {
         address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
     }

@@ -53,7 +53,7 @@ impl Classes {
         let class = {
             // Guards nothing that a panic could spoil.
             let _alone = self.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-            Class::from_json(json)?
+            Class::from_json(json).map_err(|error| error.parameter("class_json"))?
         };
         let weight = class.weight();
         if weight > self.max_bytes {
@@ -94,6 +94,12 @@ mod tests {
             assert!(classes.parsed.weighted_size() <= REMEMBERED_BYTES);
         }
         assert!(classes.parsed.weighted_size() > REMEMBERED_BYTES / 2, "room is used");
+    }
+
+    #[test]
+    fn what_is_no_class_is_the_field_s_fault() {
+        let error = Classes::new(MAX).get("[]").expect_err("no object");
+        assert_eq!((error.kind(), error.parameter_name()), (ErrorKind::InvalidArgument, Some("class_json")));
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn origin_of(text: &str) -> Result<HeaderValue> {
             "--cors-origins (T2V_CORS_ORIGINS): '{text}' is no origin: use '*', or origins as browsers send them, separated by \
              commas, such as https://app.example.com,http://localhost:3000"
         ))
+        .parameter("--cors-origins")
     })
 }
 

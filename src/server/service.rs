@@ -125,7 +125,10 @@ impl Service {
     pub(super) fn check_dimensions(&self, wanted: i64) -> Result<()> {
         let model = self.backend()?.info().clone();
         match (usize::try_from(wanted).unwrap_or(0), model.dimensions) {
-            (0, _) => Err(Error::invalid(format!("'dimensions' is {wanted}: use 1 or more, or leave it out"))),
+            (0, _) => {
+                let message = format!("'dimensions' is {wanted}: use 1 or more, or leave it out");
+                Err(Error::invalid(message).parameter("dimensions"))
+            }
             // Of an upstream that did not answer at start the length is not known before there is a vector.
             (wanted, Some(there_are)) if wanted > there_are => Err(beyond(wanted, there_are, &model.name)),
             _ => Ok(()),
@@ -198,4 +201,5 @@ pub(super) fn beyond(wanted: usize, there_are: usize, model: &str) -> Error {
     Error::invalid(format!(
         "'dimensions' is {wanted}, but the vectors of {model} have {there_are}: ask for as many or fewer"
     ))
+    .parameter("dimensions")
 }

@@ -146,6 +146,55 @@ async fn openai_errors_have_its_shape() {
     server.stop().await;
 }
 
+/// `param` is the field at fault, or the place in its list; of the request as a whole, of a text or of a model there is none.
+#[tokio::test]
+async fn openai_s_param_names_the_field_at_fault() {
+    let server = TestServer::start_unready(Limits { max_texts: 2, max_text_bytes: 100, ..Limits::default() }).await;
+    let param = async |body: String, patience: &str| {
+        let request = client().post(server.url("/v1/embeddings")).header("X-Request-Timeout", patience).body(body);
+        let response = request.send().await.expect("an answer");
+        assert!(response.status().is_client_error() || response.status() == 503, "{}", response.status());
+        let answer: Value = response.json().await.expect("JSON");
+        answer["error"]["param"].clone()
+    };
+    assert_eq!(param(json!({"input": "x"}).to_string(), "9").await, Value::Null, "not ready");
+    server.readiness.ready(Arc::new(FakeBackend::new(3)));
+    let none = Value::Null;
+    for (body, expected) in [
+        (json!({}), json!("input")),
+        (json!({"input": null}), json!("input")),
+        (json!({"input": 7}), json!("input")),
+        (json!({"input": {"input": "x"}}), json!("input")),
+        (json!({"input": []}), json!("input")),
+        (json!({"input": [1, 2]}), json!("input")),
+        (json!({"input": [[1], [2]]}), json!("input")),
+        (json!({"input": ["a", true]}), json!("input[1]")),
+        (json!({"input": [1, "a"]}), json!("input[1]")),
+        (json!({"input": "x", "model": 7}), json!("model")),
+        (json!({"input": "x", "encoding_format": 7}), json!("encoding_format")),
+        (json!({"input": "x", "encoding_format": "'int8'"}), json!("encoding_format")),
+        (json!({"input": "x", "dimensions": "3"}), json!("dimensions")),
+        (json!({"input": "x", "dimensions": 0}), json!("dimensions")),
+        (json!({"input": "x", "dimensions": 4}), json!("dimensions")),
+        (json!({"input": "x", "model": "'gpt'"}), none.clone()),
+        (json!({"input": "fail"}), none.clone()),
+        (json!({"input": ["a", "fail"]}), none.clone()),
+        (json!({"input": ["a", "b", "c"]}), none.clone()),
+        (json!({"input": "x".repeat(200)}), none.clone()),
+        (json!(["input"]), none.clone()),
+        (json!("input"), none.clone()),
+    ] {
+        assert_eq!(param(body.to_string(), "9").await, expected, "{body}");
+    }
+    for (body, expected) in
+        [("", &none), ("{", &none), ("'input'", &none), ("{\"input\": \"\\ud800\"}", &json!("input"))]
+    {
+        assert_eq!(param(body.to_owned(), "9").await, *expected, "{body}");
+    }
+    assert_eq!(param(json!({"input": "x"}).to_string(), "'soon'").await, none, "a header is no field");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn ollama_answers_as_its_clients_read_it() {
     let server = TestServer::start(Arc::new(FakeBackend::new(3))).await;

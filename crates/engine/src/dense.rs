@@ -1,5 +1,6 @@
 //! The layers of a sentence-transformers model behind its pooling: `2_Dense` and its like.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -14,7 +15,7 @@ pub struct DenseHead {
     layers: Vec<Layer>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Layer {
     /// `[outputs, inputs]`, row-major.
     weight: Vec<f32>,
@@ -22,6 +23,15 @@ struct Layer {
     /// Of each output, or empty.
     bias: Vec<f32>,
     activation: Activation,
+}
+
+/// Sizes instead of weights.
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Layer");
+        shown.field("outputs", &self.outputs()).field("inputs", &self.inputs);
+        shown.field("bias", &[self.bias.len()]).field("activation", &self.activation).finish_non_exhaustive()
+    }
 }
 
 /// What is done to each output.
@@ -64,7 +74,7 @@ impl DenseHead {
 impl Layer {
     fn load(dir: &Path, inputs: usize) -> Result<Layer> {
         let path = dir.join("config.json");
-        let unusable = |why: String| Error::unusable(format!("{}: {why}", path.display()));
+        let unusable = |why: String| Error::unusable(format!("{}: {why}", path.display())).naming(&path);
         let config = read_json(&path)?.ok_or_else(|| unusable("the file is missing: copy the model again".into()))?;
         let weights = Weights::open(&weight_files(dir)?, "linear.weight")?;
         let (shape, weight) = weights.tensor("linear.weight")?;

@@ -104,8 +104,7 @@ pub struct Description<'a> {
 /// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
 ///
 /// # Errors
-/// As [`on_cpu`]. For cards also what is for the CPU only, a card without memory for the weights (`Unusable`), and a static
-/// table that a card does not take (`Internal`).
+/// As [`on_cpu`]. For cards also what is for the CPU only, and a card without memory for the weights (`Unusable`).
 pub fn encoders(
     description: Description<'_>,
     source: &Source,
@@ -127,7 +126,8 @@ pub fn encoders(
             return Err(Error::unusable(format!(
                 "{} is quantised for the CPU: use --device cpu, or a directory with safetensors",
                 path.display()
-            )));
+            ))
+            .naming(path));
         }
         (Source::Weights(files), Engine::Auto | Engine::CandlePacked) => files,
     };
@@ -164,7 +164,8 @@ pub fn on_cpu(
                 return Err(Error::unusable(format!(
                     "{} is quantised already: leave out --precision {precision}",
                     path.display()
-                )));
+                ))
+                .naming(path));
             }
             let kernels = match engine {
                 Engine::Auto => Kernels::detect(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
+use crate::candle::failure::unusable;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
 use crate::weights::{Weights, first_line};
@@ -31,7 +32,7 @@ impl StaticEncoder {
     /// Reads the table out of weight files, to keep it as it is or as a Candle tensor.
     ///
     /// # Errors
-    /// `Unusable` for files that cannot be read or hold no such table, `Internal` if the device does not take it.
+    /// `Unusable` for files that cannot be read or hold no such table, and for a device that does not take it.
     pub fn open(files: &[PathBuf], device: Option<&Device>) -> Result<StaticEncoder> {
         let (weights, name) = match Weights::open(files, NAMES[0]) {
             Ok(weights) => (weights, NAMES[0]),
@@ -55,7 +56,7 @@ impl StaticEncoder {
         }
         let table = match device {
             None => Table::Values(values),
-            Some(device) => Table::Candle(Tensor::from_vec(values, (rows, width), device).map_err(failed)?),
+            Some(device) => Table::Candle(Tensor::from_vec(values, (rows, width), device).map_err(unusable)?),
         };
         Ok(StaticEncoder { table, rows, width })
     }

@@ -1,9 +1,11 @@
 //! Relative positions: a learned number per head and bucket of distances, added to attention's scores (T5, MPNet).
 
+use std::fmt;
+
 use crate::error::{Error, Result};
 
 /// The numbers of a model, and which distance is in which bucket.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct PositionBias {
     /// `[buckets, heads]`
     pub values: Vec<f32>,
@@ -11,13 +13,20 @@ pub struct PositionBias {
     pub max_distance: usize,
 }
 
+impl fmt::Debug for PositionBias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PositionBias");
+        shown.field("values", &[self.values.len()]).field("max_distance", &self.max_distance).finish()
+    }
+}
+
 impl PositionBias {
-    /// Whether there is a bucket for every distance, for so many heads (at least one).
+    /// Whether there is a bucket for every distance, for so many heads.
     ///
     /// # Errors
     /// `Unusable` if there is not.
     pub fn check(&self, heads: usize) -> Result<()> {
-        let buckets = self.values.len() / heads;
+        let buckets = self.values.len().checked_div(heads).unwrap_or_default();
         if buckets * heads != self.values.len()
             || buckets < 4
             || !buckets.is_multiple_of(4)
@@ -94,7 +103,9 @@ mod tests {
 
     #[test]
     fn tables_without_a_bucket_for_every_distance_are_refused() {
-        for (values, heads, max_distance) in [(63, 2, 128), (0, 2, 128), (6, 2, 128), (64, 2, 8), (64, 2, 0)] {
+        for (values, heads, max_distance) in
+            [(63, 2, 128), (0, 2, 128), (6, 2, 128), (64, 2, 8), (64, 2, 0), (64, 0, 128), (0, 0, 128)]
+        {
             assert!(PositionBias { values: vec![0.0; values], max_distance }.check(heads).is_err());
         }
     }

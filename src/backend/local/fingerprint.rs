@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::plan::Treatment;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::hex::hex;
 use crate::model::modules::ModelDescription;
 use crate::model::tokenizer::tokenizer_files;
@@ -38,7 +38,10 @@ pub(super) fn fingerprint(
     }
     let mut buffer = vec![0u8; 1 << 20];
     for path in files.into_iter().filter(|path| path.is_file()) {
-        let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
+        let unreadable = |error| {
+            let message = format!("{} cannot be read: {error}", path.display());
+            Error::config(message).naming(Place::File(path.clone())).caused_by(error)
+        };
         let mut file = std::fs::File::open(&path).map_err(unreadable)?;
         hash.update(format!("{}\n", file.metadata().map_err(unreadable)?.len()));
         loop {

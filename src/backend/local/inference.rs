@@ -61,7 +61,10 @@ impl Inference {
     /// `Config` for 0 threads; `Internal` where the system gives no thread.
     pub fn start(threads: Option<usize>, waiting_tokens: usize) -> Result<Inference> {
         let threads = match threads {
-            Some(0) => return Err(Error::config("0 threads cannot embed anything: --threads takes 1 or more")),
+            Some(0) => {
+                let message = "0 threads cannot embed anything: --threads takes 1 or more";
+                return Err(Error::config(message).parameter("--threads"));
+            }
             Some(threads) => threads,
             None => cores(),
         };

@@ -15,7 +15,7 @@ use super::report::ReportedModel;
 use crate::backend::ModelInfo;
 use crate::backend::meta::ModelReport;
 use crate::contract::request::Profile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::model::card;
 use crate::model::modules::{MODULES_JSON, ModelDescription, number};
 use crate::model::tokenizer::TextTokenizer;
@@ -100,7 +100,8 @@ fn describe(options: &LocalOptions) -> Result<ModelDescription> {
         return Err(Error::config(format!(
             "the model directory {} does not exist: --model takes a directory or a Hub id",
             options.dir.display()
-        )));
+        ))
+        .naming(Place::File(options.dir.clone())));
     }
     ModelDescription::read(&options.dir, options.marker_root.as_deref().unwrap_or(&options.dir))
 }
@@ -160,10 +161,7 @@ fn encoders(
     source: &Source,
     inference: &Inference,
 ) -> Result<(Vec<Box<dyn Encoder>>, &'static str)> {
-    let in_directory = |error: text2vec_kernel::Error| match error.message() {
-        said if said.contains(&*options.dir.to_string_lossy()) => Error::from(error),
-        _ => Error::from(error).context(options.dir.display()),
-    };
+    let in_directory = |error| Error::from(error).at(Place::File(options.dir.clone()));
     let on = (inference.threads(), inference.cards());
     open::encoders(description.encoder(), source, options.engine, options.precision, on).map_err(in_directory)
 }
@@ -186,7 +184,8 @@ fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -
              models",
             description.dir.display(),
             tokenizer.vocabulary() - 1
-        ))),
+        ))
+        .naming(Place::File(description.dir.clone()))),
         _ => Ok(()),
     }
 }

@@ -187,7 +187,8 @@ impl Finish {
             if vector.is_empty() {
                 return Err(Error::invalid(format!(
                     "dimensions is {wanted}, which leaves nothing of a vector of {full}: use 1 to {full}"
-                )));
+                ))
+                .parameter("dimensions"));
             }
         }
         if self.normalize {
@@ -274,7 +275,8 @@ impl Treatment {
                     None => {
                         return Err(Error::invalid(format!(
                             "invalid pooling method '{requested}': use masked_mean or cls"
-                        )));
+                        ))
+                        .parameter("pooling_strategy"));
                     }
                 };
                 let step = if self.dpr { SENTENCE_BATCH } else { 1 };

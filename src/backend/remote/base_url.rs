@@ -8,7 +8,7 @@ use reqwest::header::HeaderValue;
 
 use super::kind::{Joining, Kind, Scheme};
 use crate::contract::endpoint::request_url;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// One upstream server's base URL. Its user-info and query never appear in `Debug` or [`Address::shown`].
 #[derive(Clone, PartialEq, Eq)]
@@ -132,6 +132,11 @@ impl Address {
     /// The URL as people may see it: no user-info, no query.
     pub fn shown(&self) -> &str {
         &self.shown
+    }
+
+    /// The same as the place of an error.
+    pub fn place(&self) -> Place {
+        Place::Upstream(self.shown.clone())
     }
 
     /// The host as the URL has it, without a final dot; an address without brackets.

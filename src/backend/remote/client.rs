@@ -1,6 +1,7 @@
 //! One HTTP client per replica, pinned to the replica's address, and one exchange over it.
 
 use std::error::Error as _;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use reqwest::{Certificate, Client, Identity, RequestBuilder};
 
 use super::base_url::Address;
 use super::retry::Failure;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 
 /// Bytes of an answer that are read at most.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -26,8 +27,8 @@ pub struct Tls {
     identity: Option<Identity>,
 }
 
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tls {{ extra: {}, identity: {} }}", self.extra.len(), self.identity.is_some())
     }
 }
@@ -38,18 +39,21 @@ impl Tls {
     /// # Errors
     /// `Config` for a file that cannot be read or is not PEM.
     pub fn read(ca: Option<&Path>, certificate: Option<&Path>, key: Option<&Path>) -> Result<Tls> {
+        let at_fault = |path: &Path, message: String| Error::config(message).naming(Place::File(path.to_owned()));
         let read = |path: &Path| {
-            std::fs::read(path).map_err(|error| Error::config(format!("{} cannot be read: {error}", path.display())))
+            std::fs::read(path)
+                .map_err(|error| at_fault(path, format!("{} cannot be read: {error}", path.display())).caused_by(error))
         };
         let not_pem = |path: &Path, error: reqwest::Error| {
-            Error::config(format!("{} holds no usable PEM: {}", path.display(), last_cause(&error)))
+            let message = format!("{} holds no usable PEM: {}", path.display(), last_cause(&error));
+            at_fault(path, message).caused_by(error)
         };
         let extra = match ca {
             None => Vec::new(),
             Some(path) => {
                 let found = Certificate::from_pem_bundle(&read(path)?).map_err(|error| not_pem(path, error))?;
                 if found.is_empty() {
-                    return Err(Error::config(format!("{} holds no certificate", path.display())));
+                    return Err(at_fault(path, format!("{} holds no certificate", path.display())));
                 }
                 found
             }
@@ -111,9 +115,36 @@ pub fn client(address: &Address, to: SocketAddr, tls: &Tls, connect_timeout: Dur
         // Spares reading the system's certificates, which an image may not even have.
         builder = builder.tls_certs_only([]);
     }
-    let failed =
-        |error: reqwest::Error| Error::config(format!("no client for {}: {}", address.shown(), last_cause(&error)));
+    let failed = |error: reqwest::Error| {
+        let message = format!("no client for {}: {}", address.shown(), last_cause(&error));
+        Error::config(message).naming(address.place()).caused_by(error.without_url())
+    };
     builder.build().map_err(failed)
+}
+
+/// What is asked, as the errors' texts begin, and of whom.
+#[derive(Debug)]
+pub struct Asked {
+    words: String,
+    /// Whom the words name.
+    place: Option<Place>,
+}
+
+impl Asked {
+    /// Words that name nobody.
+    pub fn new(words: impl Into<String>) -> Asked {
+        Asked { words: words.into(), place: None }
+    }
+
+    /// Words as Weaviate has them: `send POST request: Post "http://…/vectors"`.
+    pub fn of(words: &str, address: &Address, path: &str) -> Asked {
+        Asked { words: format!("{words} \"{}{path}\"", address.shown()), place: Some(address.place()) }
+    }
+
+    fn error(&self, kind: ErrorKind, what: fmt::Arguments<'_>) -> Error {
+        let error = Error::new(kind, format!("{}: {what}", self.words));
+        self.place.clone().into_iter().fold(error, Error::naming)
+    }
 }
 
 /// What an upstream answered.
@@ -127,45 +158,45 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends a request and reads the whole answer, within `limit`. `what` begins the errors' texts, as Weaviate has them:
-/// `send POST request: Post "http://…"`.
+/// Sends a request and reads the whole answer, within `limit`.
 ///
 /// # Errors
 /// `Late` if the answer is not there in time, `Unsent` and `Broken` as [`transport`] tells them, `Fault` for an answer
 /// that breaks off or is too large. Any status is an answer.
-pub async fn exchange(request: RequestBuilder, what: &str, limit: Duration) -> Result<Answer, Failure> {
-    let late =
-        || Failure::Late(Error::new(ErrorKind::DeadlineExceeded, format!("{what}: no answer within {limit:.1?}")));
-    tokio::time::timeout(limit, answer(request, what)).await.unwrap_or_else(|_| Err(late()))
+pub async fn exchange(request: RequestBuilder, asked: &Asked, limit: Duration) -> Result<Answer, Failure> {
+    let late = || Failure::Late(asked.error(ErrorKind::DeadlineExceeded, format_args!("no answer within {limit:.1?}")));
+    tokio::time::timeout(limit, answer(request, asked)).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn answer(request: RequestBuilder, what: &str) -> Result<Answer, Failure> {
-    let mut response = request.send().await.map_err(|error| transport(&error, what))?;
+async fn answer(request: RequestBuilder, asked: &Asked) -> Result<Answer, Failure> {
+    let mut response = request.send().await.map_err(|error| transport(error, asked))?;
     let status = response.status().as_u16();
     let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let mut body = Vec::with_capacity(response.content_length().unwrap_or(0).min(1 << 20) as usize);
     loop {
-        let upstream = |text: String| Failure::Fault(Error::new(ErrorKind::Upstream, text));
         match response.chunk().await {
             Ok(None) => break,
             Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => {
-                return Err(upstream(format!("{what}: the answer is larger than {MAX_ANSWER} bytes")));
+                let what = format_args!("the answer is larger than {MAX_ANSWER} bytes");
+                return Err(Failure::Fault(asked.error(ErrorKind::Upstream, what)));
             }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Err(error) => return Err(upstream(format!("read response body: {}", last_cause(&error)))),
+            Err(error) => {
+                let broken = Error::new(ErrorKind::Upstream, format!("read response body: {}", last_cause(&error)));
+                return Err(Failure::Fault(broken.caused_by(error.without_url())));
+            }
         }
     }
     Ok(Answer { status, retry_after: retry_after.map(Duration::from_secs), body })
 }
 
 /// What it means that there is no answer.
-pub fn transport(error: &reqwest::Error, what: &str) -> Failure {
-    let text = format!("{what}: {}", last_cause(error));
-    if error.is_connect() || error.is_builder() {
-        Failure::Unsent(Error::new(ErrorKind::Upstream, text))
-    } else {
-        Failure::Broken(Error::new(ErrorKind::Upstream, text))
-    }
+pub fn transport(error: reqwest::Error, asked: &Asked) -> Failure {
+    let unsent = error.is_connect() || error.is_builder();
+    let failed = asked.error(ErrorKind::Upstream, format_args!("{}", last_cause(&error)));
+    // Its URL has what nobody is shown.
+    let failed = failed.caused_by(error.without_url());
+    if unsent { Failure::Unsent(failed) } else { Failure::Broken(failed) }
 }
 
 /// The innermost cause: the outer ones repeat the URL or say little. Never holds the URL.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
 use super::base_url::{Address, secret};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Where a header's value comes from. Never `Debug`: it holds secrets.
 #[derive(Clone)]
@@ -49,7 +49,10 @@ impl Credentials {
             entries.push(entry(place, AUTHORIZATION, Source::TokenFile(path.into()))?);
         }
         for (place, header) in pairs(headers, "T2V_UPSTREAM_HEADERS")? {
-            let wrong = || Error::config(format!("T2V_UPSTREAM_HEADERS: for {place} there is no Header-Name:value"));
+            let wrong = || {
+                let message = format!("T2V_UPSTREAM_HEADERS: for {place} there is no Header-Name:value");
+                Error::config(message).parameter("T2V_UPSTREAM_HEADERS")
+            };
             let (name, value) = header.split_once(':').ok_or_else(wrong)?;
             let name = name.trim().parse().map_err(|_| wrong())?;
             entries.push(entry(place, name, Source::Value(value.trim().to_owned()))?);
@@ -95,16 +98,18 @@ impl Source {
         match self {
             Source::Value(value) => Ok(value.clone()),
             Source::TokenFile(path) => {
-                let failed =
-                    |error| Error::config(format!("the token file {} cannot be read: {error}", path.display()));
+                let failed = |error| {
+                    let message = format!("the token file {} cannot be read: {error}", path.display());
+                    Error::config(message).naming(Place::File(path.clone())).caused_by(error)
+                };
                 Ok(format!("Bearer {}", std::fs::read_to_string(path).map_err(failed)?.trim()))
             }
         }
     }
 }
 
-fn pairs<'a>(list: &'a str, variable: &str) -> Result<Vec<(&'a str, &'a str)>> {
-    let wrong = || Error::config(format!("{variable}: an entry is not of the form host=value"));
+fn pairs<'a>(list: &'a str, variable: &'static str) -> Result<Vec<(&'a str, &'a str)>> {
+    let wrong = || Error::config(format!("{variable}: an entry is not of the form host=value")).parameter(variable);
     let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     entries.map(|entry| entry.split_once('=').ok_or_else(wrong)).collect()
 }

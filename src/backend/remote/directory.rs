@@ -72,7 +72,10 @@ impl Directory for ClassUpstreams {
         // Whatever is wrong with a class's URL, it is not dialled; the answer always says who may change that.
         let refuse = |error: Error| match error.kind() {
             ErrorKind::PermissionDenied => error,
-            _ => Error::new(ErrorKind::PermissionDenied, format!("{error}; classes may name what {FLAG} allows")),
+            _ => {
+                let message = format!("{error}; classes may name what {FLAG} allows");
+                error.with_kind(ErrorKind::PermissionDenied).with_message(message)
+            }
         };
         if url.len() > MAX_URL {
             return Err(refuse(Error::invalid(format!("the class names a URL of {} bytes", url.len()))));

@@ -103,7 +103,7 @@ impl Allowed {
                 "\"{}\" has a query or a fragment, which no upstream of a class may have, whatever {FLAG} says",
                 address.shown()
             );
-            Error::new(ErrorKind::PermissionDenied, message)
+            Error::new(ErrorKind::PermissionDenied, message).naming(address.place())
         };
         if address.adds_up() { Ok(()) } else { Err(swallows()) }
     }
@@ -190,6 +190,7 @@ impl Pattern {
             Error::config(format!(
                 "'{entry}' is not a host, *.suffix, address or network/bits with an optional :port and /path; see {FLAG}"
             ))
+            .parameter("--allow-upstream")
         };
         if let Some(pattern) = Pattern::parse_host(entry) {
             return Ok(pattern);
@@ -291,7 +292,7 @@ pub fn never(address: &Address, ip: IpAddr) -> Result<()> {
         return Ok(());
     };
     let message = format!("\"{}\" leads to {reason}, which is never dialled, whatever {FLAG} says", address.shown());
-    Err(Error::new(ErrorKind::PermissionDenied, message))
+    Err(Error::new(ErrorKind::PermissionDenied, message).naming(address.place()))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -306,7 +307,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 pub fn refused(address: &Address) -> Error {
     let message =
         format!("\"{}\" is no upstream that a class may name: the operator allows hosts with {FLAG}", address.shown());
-    Error::new(ErrorKind::PermissionDenied, message)
+    Error::new(ErrorKind::PermissionDenied, message).naming(address.place())
 }
 
 /// The refusal of a path, with the entry that would allow it.
@@ -319,7 +320,7 @@ fn path_refused(address: &Address) -> Error {
         address.port(),
         address.path().trim_end_matches('/')
     );
-    Error::new(ErrorKind::PermissionDenied, message)
+    Error::new(ErrorKind::PermissionDenied, message).naming(address.place())
 }
 
 /// The IPv4 address within an IPv6 one: mapped, compatible, NAT64 (64:ff9b::/96 and 64:ff9b:1::/48), 6to4, Teredo's client.

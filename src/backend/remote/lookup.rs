@@ -11,7 +11,7 @@ use super::client;
 use super::guard::{self, Allowed};
 use super::options::RemoteOptions;
 use super::replica::Replica;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 
 /// Replicas of one upstream.
 pub type Replicas = Arc<[Arc<Replica>]>;
@@ -44,6 +44,11 @@ impl Lookup {
     /// The base URLs as people may see them.
     pub fn shown(&self) -> String {
         self.addresses.iter().map(Address::shown).collect::<Vec<_>>().join(",")
+    }
+
+    /// The same as the place of an error.
+    pub fn place(&self) -> Place {
+        Place::Upstream(self.shown())
     }
 
     /// How all upstreams are asked.
@@ -90,10 +95,8 @@ impl Lookup {
             if replicas.is_empty() { self.look_up().await } else { Ok(replicas) }
         };
         let late = |_| {
-            Error::new(
-                ErrorKind::DeadlineExceeded,
-                format!("upstream {}: its name was not found in time", self.shown()),
-            )
+            let text = format!("upstream {}: its name was not found in time", self.shown());
+            Error::new(ErrorKind::DeadlineExceeded, text).naming(self.place())
         };
         tokio::time::timeout_at(deadline.into(), first).await.map_err(late)?
     }
@@ -126,7 +129,8 @@ impl Lookup {
         }
         if replicas.is_empty() {
             return Err(problem.unwrap_or_else(|| {
-                Error::new(ErrorKind::Upstream, format!("upstream {}: its name has no address", self.shown()))
+                let text = format!("upstream {}: its name has no address", self.shown());
+                Error::new(ErrorKind::Upstream, text).naming(self.place())
             }));
         }
         let replicas: Replicas = replicas.into();
@@ -146,7 +150,7 @@ impl Lookup {
             Some(allowed) if !allowed.knows(address) => guard::refused(address),
             _ => {
                 let text = format!("upstream {}: its name cannot be looked up: {error}", address.shown());
-                Error::new(ErrorKind::Upstream, text)
+                Error::new(ErrorKind::Upstream, text).naming(address.place()).caused_by(error)
             }
         };
         self.options.resolver.resolve(address.host()).await.map_err(failed)

@@ -26,7 +26,7 @@ use super::replica::{Lease, Replica};
 use super::retry::{ATTEMPTS, Budget, Failure};
 use crate::backend::meta::ReplicaReport;
 use crate::contract::request::Task;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::telemetry::metrics::labels::{Refusal, Stage};
 use crate::telemetry::metrics::metrics;
 
@@ -72,6 +72,11 @@ impl Pool {
     /// The base URLs as people may see them.
     pub fn shown(&self) -> String {
         self.lookup.shown()
+    }
+
+    /// The same as the place of an error.
+    pub fn place(&self) -> Place {
+        self.lookup.place()
     }
 
     /// Every base URL.
@@ -203,7 +208,7 @@ impl Pool {
                 self.shown(),
                 self.concurrency()
             );
-            Error::new(ErrorKind::Overloaded, message)
+            Error::new(ErrorKind::Overloaded, message).naming(self.place())
         })
     }
 
@@ -224,8 +229,12 @@ impl Pool {
         let second = (first + 1 + (random >> 16) % choice.len().saturating_sub(1).max(1)) % choice.len().max(1);
         let load = |index: usize| choice.get(index).map(|replica| replica.in_flight());
         let chosen = if load(second) < load(first) { second } else { first };
-        let none = || Error::new(ErrorKind::Upstream, format!("upstream {}: no replica", self.shown()));
-        choice.get(chosen).map(|&replica| replica.clone()).ok_or_else(none)
+        choice.get(chosen).map(|&replica| replica.clone()).ok_or_else(|| self.no_replica())
+    }
+
+    /// What there is to say when nobody is left to ask.
+    pub fn no_replica(&self) -> Error {
+        Error::new(ErrorKind::Upstream, format!("upstream {}: no replica", self.shown())).naming(self.place())
     }
 
     /// What a failure says about the replica's health.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::client::{Answer, exchange};
+use super::client::{Answer, Asked, exchange};
 use super::itself;
 use super::pool::Pool;
 use super::replica::Replica;
@@ -53,17 +53,15 @@ async fn ask(
     let deadline = Instant::now() + limit;
     let mut replicas = pool.in_turn(deadline).await.map_err(Failure::Refused)?.into_iter();
     loop {
-        let none =
-            || Failure::Refused(Error::new(ErrorKind::Upstream, format!("upstream {}: no replica", pool.shown())));
-        let replica = replicas.next().ok_or_else(none)?;
+        let replica = replicas.next().ok_or_else(|| Failure::Refused(pool.no_replica()))?;
         let url = url(&replica).map_err(Failure::Refused)?;
-        let what = format!("{what} \"{}{path}\"", replica.address.shown());
+        let asked = Asked::of(what, &replica.address, path);
         let left = deadline.saturating_duration_since(Instant::now());
         let mut send = replica.client.get(url).headers(replica.headers());
         if let Some(itself) = &pool.options().itself {
             send = send.header(itself::HEADER, itself.mark());
         }
-        match exchange(send, &what, left).await {
+        match exchange(send, &asked, left).await {
             Err(Failure::Unsent(_)) if replicas.len() > 0 && Instant::now() < deadline => {}
             answer => return answer,
         }

@@ -13,7 +13,7 @@ use reqwest::Client;
 use reqwest::header::HeaderMap;
 
 use super::base_url::Address;
-use super::client;
+use super::client::{self, Asked};
 
 /// Failures in a row after which a replica is out.
 const FAILURES: u32 = 3;
@@ -137,7 +137,7 @@ impl Replica {
     async fn is_well(&self) -> bool {
         let url = self.address.below(self.address.kind.health);
         let request = self.client.get(url).headers(self.headers());
-        client::exchange(request, "health check", CHECK).await.is_ok_and(|answer| answer.status < 500)
+        client::exchange(request, &Asked::new("health check"), CHECK).await.is_ok_and(|answer| answer.status < 500)
     }
 }
 

@@ -45,7 +45,7 @@ pub async fn connect(
     options: &RemoteOptions,
 ) -> Result<Services> {
     let pool = |url: &str| -> Result<Arc<Pool>> {
-        let unusable = |error: Error| Error::config(error.message());
+        let unusable = |error: Error| error.with_kind(ErrorKind::Config);
         let addresses = address::parse_list(url).map_err(unusable)?;
         let mistaken = addresses.iter().find_map(|address| Some((address, address.request_path()?)));
         if let Some((address, path)) = mistaken {

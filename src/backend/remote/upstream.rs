@@ -119,7 +119,7 @@ impl Remote {
     async fn embed_all(&self, call: &Call) -> Result<Vec<Result<Embedding>>> {
         let sending = Sending {
             pool: &self.pool,
-            format: self.format().await?,
+            format: self.format().await.map_err(|error| self.named(error))?,
             learned: &self.learned,
             call,
             dimensions: self.info.dimensions,
@@ -178,13 +178,15 @@ impl Remote {
         }
     }
 
-    /// The error with the upstream's name, if it has none yet.
+    /// The error with the upstream's name, if its text has none yet. Once for each error.
     fn named(&self, error: Error) -> Error {
-        let shown = self.pool.shown();
-        if error.message().contains(self.pool.address().shown()) || error.message().contains(&shown) {
-            return error;
+        let place = self.pool.place();
+        match error.place() {
+            None => error.at(place),
+            Some(named) if *named == place || *named == self.pool.address().place() => error,
+            // A file, or a replica behind another URL than the first: whose it is is told beside it.
+            Some(_) => error.telling(&place),
         }
-        Error::new(error.kind(), format!("{} (upstream {shown})", error.message()))
     }
 
     /// What the upstream says, and what is known of it here; what a sidecar there says of itself goes into the latter.
@@ -198,10 +200,7 @@ impl Remote {
 
 impl Backend for Remote {
     fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        Box::pin(async move {
-            let named = |error: Error| self.named(error);
-            if call.texts.is_empty() { Ok(Vec::new()) } else { self.embed_all(&call).await.map_err(named) }
-        })
+        Box::pin(async move { if call.texts.is_empty() { Ok(Vec::new()) } else { self.embed_all(&call).await } })
     }
 
     fn info(&self) -> &ModelInfo {
@@ -233,5 +232,38 @@ impl Source for Remote {
             dimensions: known,
             dtype: theirs.and_then(|theirs| theirs.precision.clone()).unwrap_or_default(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::remote::address;
+    use crate::backend::remote::options::RemoteOptions;
+    use crate::error::Place;
+
+    #[test]
+    fn an_error_s_text_names_the_upstream_once() {
+        let (first, both) = ("http://a:1/x", "http://a:1/x,http://b:2");
+        let addresses = address::parse_list("http://user:pw@a:1/x?k=v,http://b:2").expect("addresses");
+        let remote = Remote::new(Pool::new(addresses, None, RemoteOptions::default()), None, String::new());
+        let upstream = |url: &str| Some(Place::Upstream(url.to_owned()));
+        let file = || Place::File("/token".into());
+        for (message, place, told, noted) in [
+            ("an empty vector", None, true, upstream(both)),
+            ("Post \"http://a:1/x/vectors\": refused", upstream(first), false, upstream(first)),
+            ("upstream http://a:1/x,http://b:2: no replica", upstream(both), false, upstream(both)),
+            // Which upstream it is a replica of is not in its URL.
+            ("Post \"http://b:2/vectors\": refused", upstream("http://b:2"), true, upstream("http://b:2")),
+            ("the token file /token cannot be read", Some(file()), true, Some(file())),
+            // What another server says is no place, whatever is in it.
+            ("fail with status 500: http://a:1/x is asleep", None, true, upstream(both)),
+        ] {
+            let error = Error::new(ErrorKind::Upstream, message);
+            let error = remote.named(place.into_iter().fold(error, Error::naming));
+            let tail = if told { format!(" (upstream {both})") } else { String::new() };
+            assert_eq!(error.message(), format!("{message}{tail}"));
+            assert_eq!(error.place(), noted.as_ref(), "{message}");
+        }
     }
 }

@@ -226,6 +226,7 @@ impl<'a> Hub<'a> {
             (_, "EntryNotFound") => {
                 (ErrorKind::NotFound, format!("{id} lacks a file that its own list names: try again"))
             }
+            // Without a code: the words are all there is.
             (401, "") if token && said.to_ascii_lowercase().contains("credentials") => (
                 ErrorKind::PermissionDenied,
                 format!("{endpoint} does not accept the token: renew HF_TOKEN or unset it (public models need none)"),
@@ -288,7 +289,7 @@ pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-/// An error and its causes on one line.
+/// An error of another crate and its causes on one line: some texts have their cause's in them, others do not.
 fn one_line(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();

@@ -167,8 +167,8 @@ impl Target {
         match text {
             Ok(Some(text)) => Assembled::Text(text.into()),
             Ok(None) => Assembled::Skipped,
-            Err(error) if id.is_empty() => Assembled::Refused(error),
-            Err(error) => Assembled::Refused(error.context(format_args!("object {id}"))),
+            Err(error) if id.is_empty() => Assembled::Refused(error.parameter("properties")),
+            Err(error) => Assembled::Refused(error.context(format_args!("object {id}")).parameter("properties")),
         }
     }
 }
@@ -268,7 +268,8 @@ impl Module for Service {
     ) -> Result<Response<proto::VectorizeObjectResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let result = within_deadline(&metadata, async {
-            let object = request.object.ok_or_else(|| Error::invalid("the request has no object"))?;
+            let object =
+                request.object.ok_or_else(|| Error::invalid("the request has no object").parameter("object"))?;
             self.vectorize_one(self.target(request.config)?, object, request.return_text).await
         });
         Ok(Response::new(proto::VectorizeObjectResponse { result: Some(result.await?) }))
@@ -343,7 +344,7 @@ impl Module for Service {
         let values = within_deadline(&metadata, async {
             let target = self.target(request.config)?;
             let near_text: NearText = request.near_text.unwrap_or_default().into();
-            near_text.validate()?;
+            near_text.validate().map_err(|error| error.parameter("near_text"))?;
             let texts: Vec<Text> = near_text.texts().into_iter().cloned().collect();
             let embedded = match texts.is_empty() {
                 true => Vec::new(),

@@ -34,7 +34,10 @@ fn settings(service: &Service, options: Option<proto::VectorizeOptions>) -> Resu
     let task = match proto::Task::try_from(options.task) {
         Ok(proto::Task::Query) => Task::Query,
         Ok(proto::Task::Passage | proto::Task::Unspecified) => Task::Passage,
-        Err(_) => return Err(Error::invalid(format!("unknown task {}: use TASK_PASSAGE or TASK_QUERY", options.task))),
+        Err(_) => {
+            let message = format!("unknown task {}: use TASK_PASSAGE or TASK_QUERY", options.task);
+            return Err(Error::invalid(message).parameter("task"));
+        }
     };
     if let Some(wanted) = options.dimensions {
         service.check_dimensions(wanted)?;

@@ -66,7 +66,7 @@ pub(super) fn openai_error(error: &Error) -> Response {
         _ => ("server_error", None),
     };
     // Weaviate reads `param` and `code` as texts, which null passes for.
-    let param = error.message().strip_prefix('\'').and_then(|rest| rest.split('\'').next());
+    let param = error.parameter_name();
     let body = json!({"error": {"message": error.message(), "type": kind, "param": param, "code": code}});
     respond_with(error, &body)
 }
@@ -87,4 +87,24 @@ pub(super) fn tei_error(error: &Error) -> Response {
     let mut response = respond_with(error, &json!({"error": error.message(), "error_type": kind}));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text may begin with a quotation of anything, such as what a model or another server says.
+    #[tokio::test]
+    async fn openai_s_param_is_what_the_error_notes() {
+        for (error, param) in [
+            (Error::invalid("'café' is no word of mine"), Value::Null),
+            (Error::invalid("'input' is missing").parameter("input"), json!("input")),
+            (Error::invalid("no such length").parameter("dimensions").context("text 1"), json!("dimensions")),
+            (Error::new(ErrorKind::Upstream, "'x'"), Value::Null),
+        ] {
+            let body = axum::body::to_bytes(openai_error(&error).into_body(), 1000).await.expect("a body");
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            assert_eq!((&body["error"]["param"], &body["error"]["message"]), (&param, &json!(error.message())));
+        }
+    }
 }

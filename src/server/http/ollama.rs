@@ -15,7 +15,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::errors::{error_response, json_response};
-use super::plain::{Fields, embed, tokens, without_task};
+use super::plain::{Fields, embed, refused, tokens, without_task};
 use super::written::{Part, fixed, list, written};
 use crate::backend::Backend;
 use crate::backend::meta::Meta;
@@ -48,7 +48,7 @@ pub(super) async fn embed_many(
         if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
             let message =
                 "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
-            return Err(Error::invalid(format!("text {index} {message}")));
+            return Err(refused("input", format_args!("text {index} {message}")));
         }
         let prompt_eval_count = tokens(&embeddings);
         // Nanoseconds, as all durations here.
@@ -74,7 +74,7 @@ pub(super) async fn embed_one(
     let answer = async {
         let mut fields = Fields::read(&service, body)?;
         let (_, service) = model(&mut fields, &service)?;
-        let text = fields.string("prompt")?.ok_or_else(|| Error::invalid("'prompt' is missing: a text"))?;
+        let text = fields.string("prompt")?.ok_or_else(|| refused("prompt", "'prompt' is missing: a text"))?;
         let normalize = service.surfaces.normalize;
         let embeddings = embed(&service, &headers, vec![text], without_task(), None, normalize).await?;
         let vector = embeddings.into_iter().next().map(|embedding| embedding.vector).unwrap_or_default();

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::errors::{json_response, openai_error};
 use super::path::Scoped;
-use super::plain::{Fields, embed, tokens, without_task};
+use super::plain::{Fields, embed, refused, tokens, without_task};
 use super::written::{Part, fixed, list, value, written};
 use crate::backend::Embedding;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::server::service::Service;
 
 /// There are no such limits here, and this is how to say so: Weaviate's `text2vec-openai` paces its batches by these
@@ -48,12 +48,17 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let service = service.of_model(&model)?;
     let texts = fields.texts("input")?;
     if texts.is_empty() {
-        return Err(Error::invalid("'input' is an empty list: send a text"));
+        return Err(refused("input", "'input' is an empty list: send a text"));
     }
     let as_base64 = match fields.string("encoding_format")?.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
-        Some(other) => return Err(Error::invalid(format!("'encoding_format' is '{other}': use float or base64"))),
+        Some(other) => {
+            return Err(refused(
+                "encoding_format",
+                format_args!("'encoding_format' is '{other}': use float or base64"),
+            ));
+        }
     };
     let dimensions = fields.dimensions()?;
     let normalize = service.surfaces.normalize;

@@ -52,9 +52,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn take<T: DeserializeOwned>(&mut self, key: &str, wanted: &str) -> Result<Option<T>> {
+    fn take<T: DeserializeOwned>(&mut self, key: &'static str, wanted: &str) -> Result<Option<T>> {
         let Some(raw) = self.fields.take(key) else { return Ok(None) };
-        serde_json::from_str(raw.get()).map_err(|_| Error::invalid(format!("'{key}' must be {wanted}")))
+        serde_json::from_str(raw.get()).map_err(|_| refused(key, format_args!("'{key}' must be {wanted}")))
     }
 
     /// Lets a field be given by another name.
@@ -63,12 +63,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A text.
-    pub(super) fn string(&mut self, key: &str) -> Result<Option<String>> {
+    pub(super) fn string(&mut self, key: &'static str) -> Result<Option<String>> {
         self.take(key, "a text")
     }
 
     /// `true` or `false`.
-    pub(super) fn boolean(&mut self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn boolean(&mut self, key: &'static str) -> Result<Option<bool>> {
         self.take(key, "true or false")
     }
 
@@ -79,40 +79,45 @@ impl<'a> Fields<'a> {
     }
 
     /// One text, or a list of texts. Token ids, which some clients send instead, are refused: nothing says whose they are.
-    pub(super) fn texts(&mut self, key: &str) -> Result<Vec<String>> {
+    pub(super) fn texts(&mut self, key: &'static str) -> Result<Vec<String>> {
         let text = |input| match input {
             Input::Text(text) => Ok(text),
-            Input::Ids(_) => Err(Error::invalid(format!(
-                "'{key}' has token ids, and those of another tokenizer, as OpenAI's, would give a wrong vector: send the text \
-                 (langchain-openai: OpenAIEmbeddings(check_embedding_ctx_length=False)); POST /embed takes the ids that POST \
-                 /tokenize gives"
-            ))),
+            Input::Ids(_) => Err(refused(
+                key,
+                format_args!(
+                    "'{key}' has token ids, and those of another tokenizer, as OpenAI's, would give a wrong vector: send the \
+                     text (langchain-openai: OpenAIEmbeddings(check_embedding_ctx_length=False)); POST /embed takes the ids \
+                     that POST /tokenize gives"
+                ),
+            )),
         };
         self.inputs(key)?.into_iter().map(text).collect()
     }
 
     /// One text or the token ids of one, or a list of either.
-    pub(super) fn inputs(&mut self, key: &str) -> Result<Vec<Input>> {
+    pub(super) fn inputs(&mut self, key: &'static str) -> Result<Vec<Input>> {
         let raw = self.fields.take(key).filter(|raw| raw.get() != "null");
-        let raw = raw.ok_or_else(|| Error::invalid(format!("'{key}' is missing: a text or a list of texts")))?;
+        let raw = raw.ok_or_else(|| refused(key, format_args!("'{key}' is missing: a text or a list of texts")))?;
         let limits = &self.service.limits;
         let mut list = List { most: limits.max_texts, most_ids: limits.most_token_ids(), ..List::default() };
-        let unreadable = |error| Error::invalid(format!("'{key}' cannot be read: {error}"));
+        let unreadable = |error| refused(key, format_args!("'{key}' cannot be read: {error}"));
         match raw.get().as_bytes().first() {
             Some(b'"') => list.take(0, raw.get()).map_err(unreadable)?,
             Some(b'[') => json::each(raw.get(), |place, raw| list.take(place, raw)).map_err(unreadable)?,
-            _ => return Err(Error::invalid(format!("'{key}' must be a text or a list of texts"))),
+            _ => return Err(refused(key, format_args!("'{key}' must be a text or a list of texts"))),
         }
         self.service.check_texts(list.texts)?;
         limits.check_token_ids(list.ids)?;
-        match list.odd {
-            Some(index) if list.is_ids => {
-                Err(Error::invalid(format!("'{key}[{index}]' must be a token id, as before it")))
-            }
-            Some(index) => Err(Error::invalid(format!("'{key}[{index}]' must be a text"))),
-            None => Ok(list.inputs),
-        }
+        let Some(index) = list.odd else { return Ok(list.inputs) };
+        let wanted = if list.is_ids { "a token id, as before it" } else { "a text" };
+        let place = format!("{key}[{index}]");
+        Err(Error::invalid(format!("'{place}' must be {wanted}")).parameter(place))
     }
+}
+
+/// The refusal of a field.
+pub(super) fn refused(field: &'static str, message: impl fmt::Display) -> Error {
+    Error::invalid(message.to_string()).parameter(field)
 }
 
 /// Reads a list of texts, of token ids, or of lists of those. Keeps no more than may be asked for, and counts all.

@@ -324,7 +324,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Python's decoder accepts `NaN`, infinities and lone surrogates, and its server then fails on them. They cannot be
-/// embedded: 400. Everything else is FastAPI's `json_invalid`.
+/// embedded: 400. Everything else is FastAPI's `json_invalid`. Which it is, serde_json tells in words alone.
 fn invalid_json(text: &str, error: &serde_json::Error) -> Refusal {
     let words = error.to_string();
     if words.contains("surrogate") || words.contains("hex escape") {

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::asked::within_deadline;
 use super::errors::{json_response, tei_error};
 use super::path::Scoped;
-use super::plain::{Fields, Input, embed, without_task};
+use super::plain::{Fields, Input, embed, refused, without_task};
 use super::written::{Part, list, written};
 use crate::contract::call::EmbedSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,7 +42,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let mut fields = Fields::read(service, body)?;
     let inputs = fields.inputs("inputs")?;
     if inputs.is_empty() {
-        return Err(Error::invalid("'inputs' is an empty list: send a text"));
+        return Err(refused("inputs", "'inputs' is an empty list: send a text"));
     }
     let texts = within_deadline(headers, texts_of(service, inputs)).await?;
     let settings = match fields.string("prompt_name")?.as_deref() {
@@ -50,11 +50,13 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
         Some("query") => EmbedSettings::query(),
         Some("passage" | "document") => EmbedSettings::default(),
         Some(other) => {
-            return Err(Error::invalid(format!("no prompt is named '{other}': use query, passage or document")));
+            let message = format!("no prompt is named '{other}': use query, passage or document");
+            return Err(refused("prompt_name", message));
         }
     };
     if fields.string("truncation_direction")?.is_some_and(|direction| !direction.eq_ignore_ascii_case("right")) {
-        return Err(Error::invalid("'truncation_direction' can only be right: a long text loses its end"));
+        let message = "'truncation_direction' can only be right: a long text loses its end";
+        return Err(refused("truncation_direction", message));
     }
     let normalize = fields.boolean("normalize")?.unwrap_or(true);
     let may_cut = fields.boolean("truncate")?.unwrap_or(true);
@@ -62,9 +64,16 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
     let embeddings = embed(service, headers, texts, settings, dimensions, normalize).await?;
     if let (false, Some(index)) = (may_cut, embeddings.iter().position(|embedding| embedding.truncated)) {
         let message = "is longer than the model's token limit, and 'truncate' is false: shorten it or let it be cut";
-        return Err(Error::new(ErrorKind::TooLarge, format!("'inputs[{index}]' {message}")));
+        let message = format!("'inputs[{index}]' {message}");
+        return Err(Error::new(ErrorKind::TooLarge, message).parameter(format!("inputs[{index}]")));
     }
     Ok(written(list(embeddings.into_iter().map(|embedding| [Part::Vector(embedding.vector)]))))
+}
+
+/// The error of one of the inputs.
+fn of_input(index: usize, error: Error) -> Error {
+    let place = format!("inputs[{index}]");
+    error.context(format_args!("'{place}'")).parameter(place)
 }
 
 /// Texts as they are, and those that token ids stand for.
@@ -80,9 +89,7 @@ async fn texts_of(service: &Service, inputs: Vec<Input>) -> Result<Vec<String>> 
         .with_tokenizer(move |tokenizer| {
             let text = |(index, input)| match input {
                 Input::Text(text) => Ok(text),
-                Input::Ids(ids) => {
-                    tokenizer.text_of(&ids).map_err(|error| error.context(format_args!("'inputs[{index}]'")))
-                }
+                Input::Ids(ids) => tokenizer.text_of(&ids).map_err(|error| of_input(index, error)),
             };
             inputs.into_iter().enumerate().map(text).collect()
         })
@@ -100,7 +107,8 @@ pub(super) async fn tokenize(
         let texts = fields.texts("inputs")?;
         let special_tokens = fields.boolean("add_special_tokens")?.unwrap_or(true);
         if fields.string("prompt_name")?.is_some() {
-            return Err(Error::invalid("'prompt_name' is not known here: put the prompt in front of the text"));
+            let message = "'prompt_name' is not known here: put the prompt in front of the text";
+            return Err(refused("prompt_name", message));
         }
         let (bytes, most) = (texts.iter().map(String::len).sum::<usize>(), service.limits.max_tokenize_bytes);
         if bytes > most {
@@ -117,7 +125,7 @@ pub(super) async fn tokenize(
                     json.push(b',');
                 }
                 let tokens = tokenizer.tokens(text, special_tokens);
-                let tokens = tokens.map_err(|error| error.context(format_args!("'inputs[{index}]'")))?;
+                let tokens = tokens.map_err(|error| of_input(index, error))?;
                 serde_json::to_writer(&mut json, &tokens)
                     .map_err(|error| Error::internal(format!("tokens could not be written: {error}")))?;
             }
@@ -140,12 +148,13 @@ pub(super) async fn decode(
         let mut fields = Fields::read(&service, body)?;
         let ids = |input| match input {
             Input::Ids(ids) => Ok(ids),
-            Input::Text(_) => Err(Error::invalid("'ids' must be token ids, or lists of them")),
+            Input::Text(_) => Err(refused("ids", "'ids' must be token ids, or lists of them")),
         };
         let lists = fields.inputs("ids")?.into_iter().map(ids).collect::<Result<Vec<_>>>()?;
         let skip_special_tokens = fields.boolean("skip_special_tokens")?.unwrap_or(true);
         let texts = service.with_tokenizer(move |tokenizer| {
-            lists.iter().map(|ids| tokenizer.decode(ids, skip_special_tokens)).collect::<Result<Vec<_>>>()
+            let decoded = lists.iter().map(|ids| tokenizer.decode(ids, skip_special_tokens));
+            decoded.collect::<Result<Vec<_>>>().map_err(|error| error.parameter("ids"))
         });
         Ok(json_response(StatusCode::OK, &within_deadline(&headers, texts).await?))
     };

@@ -1,5 +1,6 @@
 //! Encoders on Candle's operations: [`packed`] runs on GPUs, [`plain`] says what is right.
 
 mod buckets;
+pub(crate) mod failure;
 pub mod packed;
 pub mod plain;

@@ -7,10 +7,8 @@
 //! model     weights on the device
 //! layers    linear layers and norms of them
 //! pass      a forward pass over some sequences, and what it gives pooled
-//! failure   what a device's errors mean
 //! ```
 
-mod failure;
 mod layers;
 mod model;
 mod pass;
@@ -20,9 +18,9 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
-use self::failure::is_out_of_memory;
 use self::model::Model;
 use self::pass::Pass;
+use super::failure::is_out_of_memory;
 use crate::device::budget;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};

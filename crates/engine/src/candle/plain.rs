@@ -6,6 +6,7 @@ use std::fmt;
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{LayerNorm, Linear};
 
+use super::failure::unusable;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
 use crate::family::architecture::{Architecture, NamedTensor, Parameters};
@@ -177,10 +178,6 @@ fn norm_of(norm: Norm, shape: Shape, device: &Device) -> candle_core::Result<Lay
         true => LayerNorm::rms_norm(gamma, epsilon),
         false => LayerNorm::new(gamma, Tensor::new(norm.beta, device)?, epsilon),
     })
-}
-
-fn unusable(error: candle_core::Error) -> Error {
-    Error::unusable(format!("the weights cannot be used: {}", first_line(&error.to_string())))
 }
 
 impl Encoder for CandleEncoder {

@@ -1,7 +1,7 @@
 //! The real thing: asks the driver for facts and opens cards.
 
 use candle_core::cuda::cudarc::driver::result;
-use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute;
+use candle_core::cuda::cudarc::driver::sys::{CUdevice_attribute, CUresult};
 
 use super::card::Card;
 use super::facts::{self, Built, Facts, Version};
@@ -59,7 +59,7 @@ fn cards() -> std::result::Result<Vec<facts::Card>, result::DriverError> {
     match result::init() {
         Ok(()) => {}
         // "No device" is a driver without cards.
-        Err(error) if format!("{error:?}").contains("CUDA_ERROR_NO_DEVICE") => return Ok(Vec::new()),
+        Err(result::DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     }
     let card = |number| {

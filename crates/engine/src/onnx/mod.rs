@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use self::recognise::{Recognised, Rows};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::unreadable;
 use crate::weights::WEIGHT_FILES;
 use text2vec_kernel::Kernels;
 use text2vec_kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
@@ -44,20 +45,11 @@ impl OnnxEncoder {
     /// Loads a graph.
     ///
     /// # Errors
-    /// `Unusable` for a file that cannot be read or run; it says where the graph differs and what to do instead.
+    /// `Unusable` for a file that cannot be read or run; it says where the graph differs and what to do instead. `Internal`
+    /// if a thread cannot be started.
     pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
-        let bytes =
-            std::fs::read(path).map_err(|e| Error::unusable(format!("{} cannot be read: {e}", path.display())))?;
-        OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| {
-            Error::unusable(format!(
-                "{} cannot be run: {}. Run are BERT-like encoders exported by optimum with dynamic 8-bit quantisation, one \
-                 scale per weight, as in the reference container's -onnx images. Otherwise use the model's safetensors with \
-                 --profile onnx: pooling and limits are the same, but the vectors are the f32 model's, so a collection \
-                 must be made anew",
-                path.display(),
-                error.message()
-            ))
-        })
+        let bytes = std::fs::read(path).map_err(|error| unreadable(path, error))?;
+        OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| refused(path, error))
     }
 
     /// An encoder from a file's bytes.
@@ -94,6 +86,20 @@ impl OnnxEncoder {
     pub fn longest(&self) -> usize {
         self.longest
     }
+}
+
+/// What is said of a file whose graph cannot be run. An error that is not the graph's stays as it is.
+fn refused(path: &Path, error: Error) -> Error {
+    if error.kind() != ErrorKind::Unusable {
+        return error;
+    }
+    let message = format!(
+        "{} cannot be run: {error}. Run are BERT-like encoders exported by optimum with dynamic 8-bit quantisation, one scale \
+         per weight, as in the reference container's -onnx images. Otherwise use the model's safetensors with --profile onnx: \
+         pooling and limits are the same, but the vectors are the f32 model's, so a collection must be made anew",
+        path.display()
+    );
+    Error::unusable(message).naming(path).caused_by(error)
 }
 
 /// Each token's row of a table.
@@ -141,5 +147,25 @@ impl Encoder for OnnxEncoder {
 
     fn hidden_size(&self) -> usize {
         self.executor.model().shape().hidden
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_the_graph_is_the_file_s() {
+        let path = Path::new("/models/bge/model_quantized.onnx");
+        let error = refused(path, Error::unusable("it has no layers"));
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Unusable, Some(path)));
+        assert!(
+            error.message().starts_with("/models/bge/model_quantized.onnx cannot be run: it has no layers. Run are")
+        );
+        let internal = Error::internal("cannot start a thread: none left");
+        assert_eq!(refused(path, internal.clone()), internal);
+        let missing = OnnxEncoder::load(path, Kernels::detect(), 1).expect_err("no file");
+        assert_eq!((missing.kind(), missing.path()), (ErrorKind::Unusable, Some(path)));
+        assert!(std::error::Error::source(&missing).is_some_and(|source| source.is::<std::io::Error>()));
     }
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::stored::Stored;
 use self::zip::Source;
 use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::files::{read_text, unreadable};
 
 /// The tensors of a model by name, without the prefix under which some checkpoints keep the encoder.
 pub struct Weights {
@@ -75,13 +75,15 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Err(Error::unusable(format!(
         "{} has neither model.safetensors nor pytorch_model.bin: download the model again or point --model elsewhere",
         dir.display()
-    )))
+    ))
+    .naming(dir))
 }
 
 /// The shards that an index names, `None` when there is no index.
 fn shards(dir: &Path, index: &Path) -> Result<Option<Vec<PathBuf>>> {
     let Some(text) = read_text(index)? else { return Ok(None) };
-    let unusable = |why: &str| Error::unusable(format!("{} is not a usable weight index: {why}", index.display()));
+    let unusable =
+        |why: &str| Error::unusable(format!("{} is not a usable weight index: {why}", index.display())).naming(index);
     let parsed: Value = serde_json::from_str(&text).map_err(|error| unusable(&error.to_string()))?;
     let map = parsed.get("weight_map").and_then(Value::as_object).ok_or_else(|| unusable("no weight_map"))?;
     let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
@@ -124,8 +126,10 @@ impl Weights {
             .min_by_key(|prefix| prefix.len())
             .map(str::to_owned)
             .ok_or_else(|| {
-                let first = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
-                Error::unusable(format!("{first} has no tensor '{anchor}': the weights are of another architecture"))
+                let first = paths.first().cloned().unwrap_or_default();
+                let shown = first.display();
+                let message = format!("{shown} has no tensor '{anchor}': the weights are of another architecture");
+                Error::unusable(message).naming(first)
             })?;
         let tensors = tensors
             .into_iter()
@@ -142,11 +146,14 @@ impl Weights {
     /// finite.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let place = self.place(name).ok_or_else(|| {
-            let file = self.files.first().map(|file| file.path.display().to_string()).unwrap_or_default();
-            Error::unusable(format!("the weights do not fit config.json: {file} has no tensor '{name}'"))
+            let file = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            let shown = file.display();
+            Error::unusable(format!("the weights do not fit config.json: {shown} has no tensor '{name}'")).naming(file)
         })?;
         let (file, stored) = (&self.files[place.file], &place.stored);
-        let failed = |why: &str| Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display()));
+        let failed = |why: &str| {
+            Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display())).naming(&file.path)
+        };
         let length = stored.place.end - stored.place.start;
         let size = stored.numbers.size().unwrap_or(1);
         let mut values = Vec::with_capacity((length / size) as usize);
@@ -154,7 +161,7 @@ impl Weights {
         for start in (0..length).step_by(READ_BYTES as usize) {
             let bytes = &mut buffer[..(length - start).min(READ_BYTES) as usize];
             let read = file.read(bytes, stored.place.start + start);
-            read.map_err(|error| failed(&format!("cannot be read: {error}")))?;
+            read.map_err(|error| failed(&format!("cannot be read: {error}")).caused_by(error))?;
             stored.numbers.append(bytes, &mut values).map_err(|why| failed(&why))?;
         }
         let values = stored.finish(values).map_err(|why| failed(&why))?;
@@ -185,7 +192,7 @@ impl fmt::Debug for Weights {
 
 impl WeightFile {
     fn open(path: &Path) -> Result<WeightFile> {
-        let unreadable = |error| Error::unusable(format!("{} cannot be read: {error}", path.display()));
+        let unreadable = |error| unreadable(path, error);
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
         Ok(WeightFile { path: path.to_owned(), file, length })
@@ -193,14 +200,14 @@ impl WeightFile {
 
     fn tensors(&self) -> Result<HashMap<String, Stored>> {
         let path = self.path.display();
+        let unusable = |message: String| Error::unusable(message).naming(&self.path);
         if self.path.extension().is_some_and(|extension| extension == "bin") {
             let remedy = "download it again, or use a model with safetensors";
             return torch::tensors(self)
-                .map_err(|why| Error::unusable(format!("{path} is not a usable torch file ({why}): {remedy}")));
+                .map_err(|why| unusable(format!("{path} is not a usable torch file ({why}): {remedy}")));
         }
-        safetensors::tensors(self).map_err(|why| {
-            Error::unusable(format!("{path} is not a usable safetensors file ({why}): download it again"))
-        })
+        safetensors::tensors(self)
+            .map_err(|why| unusable(format!("{path} is not a usable safetensors file ({why}): download it again")))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Weights in column panels, in the numbers of a precision.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::column::{Column, Row};
@@ -12,12 +13,18 @@ use crate::unit::Unit;
 use crate::unit_product::BLOCK;
 
 /// A weight as checkpoints have it: `[outputs, inputs]`, row-major, and `[outputs]` bias.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Dense {
     /// `outputs × inputs` values.
     pub weight: Vec<f32>,
     /// `outputs` values; empty for no bias.
     pub bias: Vec<f32>,
+}
+
+impl fmt::Debug for Dense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dense").field("weight", &[self.weight.len()]).field("bias", &[self.bias.len()]).finish()
+    }
 }
 
 /// One allocation for all packed weights of a model, filled from the front.

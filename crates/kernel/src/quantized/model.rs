@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::transformer::Norm;
 
 /// A linear layer with quantised weights: weight = (code - zero_point) × scale.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct QuantizedDense {
     /// `[inputs, outputs]`, row-major. Unsigned codes of a file are given less 128, and so is their zero point.
     pub codes: Vec<i8>,
@@ -20,8 +20,16 @@ pub struct QuantizedDense {
     pub bias: Vec<f32>,
 }
 
+impl fmt::Debug for QuantizedDense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("QuantizedDense");
+        shown.field("codes", &[self.codes.len()]).field("scale", &self.scale);
+        shown.field("zero_point", &self.zero_point).field("bias", &[self.bias.len()]).finish()
+    }
+}
+
 /// An embedding table with quantised weights.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct QuantizedTable {
     /// `[rows, hidden]`, as in [`QuantizedDense`].
     pub codes: Vec<i8>,
@@ -29,6 +37,14 @@ pub struct QuantizedTable {
     pub scale: f32,
     /// The code of 0.
     pub zero_point: i32,
+}
+
+impl fmt::Debug for QuantizedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("QuantizedTable");
+        shown.field("codes", &[self.codes.len()]).field("scale", &self.scale);
+        shown.field("zero_point", &self.zero_point).finish()
+    }
 }
 
 /// What happens to the attention's scores before softmax.
@@ -272,5 +288,23 @@ impl fmt::Debug for QuantizedTransformer {
         let mut shown = f.debug_struct("QuantizedTransformer");
         shown.field("kernels", &self.kernels).field("shape", &self.shape);
         shown.field("layers", &self.blocks.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_shown_by_their_sizes() {
+        let query = QuantizedDense { codes: vec![77; 6], scale: 0.5, zero_point: 1, bias: vec![0.125; 2] };
+        let block = QuantizedBlock { query, ..QuantizedBlock::default() };
+        let shown = format!("{block:?}");
+        assert!(
+            shown.contains("query: QuantizedDense { codes: [6], scale: 0.5, zero_point: 1, bias: [2] }"),
+            "{shown}"
+        );
+        let table = QuantizedTable { codes: vec![77; 8], scale: 0.5, zero_point: 1 };
+        assert_eq!(format!("{table:?}"), "QuantizedTable { codes: [8], scale: 0.5, zero_point: 1 }");
     }
 }

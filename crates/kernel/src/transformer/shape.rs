@@ -1,5 +1,7 @@
 //! What a stack of blocks is made of, as checkpoints have it.
 
+use std::fmt;
+
 use crate::linear::Dense;
 use crate::math::Activation;
 use crate::position_bias::PositionBias;
@@ -51,12 +53,19 @@ impl Shape {
 }
 
 /// A norm's parameters, `[hidden]` each; an RMS norm has no beta.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Norm {
     /// The factor per column.
     pub gamma: Vec<f32>,
     /// What is added per column.
     pub beta: Vec<f32>,
+}
+
+/// Sizes instead of values, of which there may be millions; so with all weights.
+impl fmt::Debug for Norm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Norm").field("gamma", &[self.gamma.len()]).field("beta", &[self.beta.len()]).finish()
+    }
 }
 
 /// The parameters of one block: attention and its norm, feed-forward and its norm. Biases may be empty.
@@ -83,7 +92,7 @@ pub struct Block {
 }
 
 /// What an encoder has once, outside of its blocks.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Outer {
     /// The embedding is the sum of one row from each: `[rows, hidden]`.
     pub tables: Vec<Vec<f32>>,
@@ -93,4 +102,39 @@ pub struct Outer {
     pub position_bias: Option<PositionBias>,
     /// The norm after the last block.
     pub final_norm: Option<Norm>,
+}
+
+impl fmt::Debug for Outer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tables: Vec<_> = self.tables.iter().map(|table| [table.len()]).collect();
+        let mut shown = f.debug_struct("Outer");
+        shown.field("tables", &tables).field("embedding_norm", &self.embedding_norm);
+        shown.field("position_bias", &self.position_bias).field("final_norm", &self.final_norm).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_shown_by_their_sizes() {
+        let dense = || Dense { weight: vec![0.125; 6], bias: vec![0.125; 2] };
+        let block = Block { query: dense(), gate: Some(dense()), ..Block::default() };
+        let norm = Norm { gamma: vec![0.125; 3], beta: Vec::new() };
+        let bias = PositionBias { values: vec![0.125; 4], max_distance: 8 };
+        let outer = Outer {
+            tables: vec![vec![0.125; 5]],
+            embedding_norm: Some(norm),
+            position_bias: Some(bias),
+            final_norm: None,
+        };
+        assert_eq!(
+            format!("{outer:?}"),
+            "Outer { tables: [[5]], embedding_norm: Some(Norm { gamma: [3], beta: [0] }), position_bias: \
+             Some(PositionBias { values: [4], max_distance: 8 }), final_norm: None }"
+        );
+        let shown = format!("{block:?}");
+        assert!(shown.contains("query: Dense { weight: [6], bias: [2] }") && !shown.contains("0.125"), "{shown}");
+    }
 }

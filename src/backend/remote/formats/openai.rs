@@ -19,7 +19,7 @@ use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
 use crate::backend::meta::theirs::Theirs;
-use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::client::{Answer, Asked, exchange};
 use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe::{self, META};
@@ -75,7 +75,7 @@ impl Format for OpenAi {
             let unnamed = || {
                 let (shown, status) = (pool.shown(), answer.status);
                 let text = format!("{shown} lists no model (status {status}): name one as ?model=… in its URL");
-                Error::new(ErrorKind::Upstream, text)
+                Error::new(ErrorKind::Upstream, text).naming(pool.place())
             };
             let mut openai = OpenAi::new(ids.next().ok_or_else(unnamed)?);
             openai.others = ids.collect();
@@ -163,10 +163,10 @@ impl OpenAi {
         pool.call(settings.task(), texts.len(), deadline, |replica, limit| {
             Box::pin(async move {
                 let path = replica.address.in_api(ROOT, PATH);
-                let what = format!("send POST request: Post \"{}{path}\"", replica.address.shown());
+                let asked = Asked::of("send POST request: Post", &replica.address, &path);
                 let send = replica.client.post(replica.address.below(&path)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                let answer = exchange(traced(send, trace), &what, limit).await?;
+                let answer = exchange(traced(send, trace), &asked, limit).await?;
                 if let Some(refused) = base64 {
                     refused.store(refuses_encoding(&answer), Ordering::Relaxed);
                 }
@@ -201,7 +201,8 @@ struct Usage {
     prompt_tokens: Option<u32>,
 }
 
-/// Whether the server refused the request over the encoding of the vectors: its words are all that tells.
+/// Whether the server refused the request over the encoding of the vectors. Every server says so in its own way: words are
+/// all that they have in common.
 fn refuses_encoding(answer: &Answer) -> bool {
     matches!(answer.status, 400 | 422) && said(&answer.body).contains("encoding")
 }

@@ -20,7 +20,7 @@ use super::format::{Batch, Format, Models};
 use super::traced::trace_headers;
 use crate::backend::Embedding;
 use crate::backend::meta::theirs::Theirs;
-use crate::backend::remote::client::{MAX_ANSWER, transport};
+use crate::backend::remote::client::{Asked, MAX_ANSWER, transport};
 use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
@@ -253,8 +253,8 @@ impl Service<http::Request<tonic::body::Body>> for Wire {
         let send = self.client.post(url).headers(parts.headers).headers(self.headers.clone());
         Box::pin(async move {
             let answer = send.body(whole(body).await?).send().await;
-            let what = format!("call {METHOD}");
-            Ok(answer.map_err(|error| Transport(transport(&error, &what)))?.into())
+            let asked = Asked::new(format!("call {METHOD}"));
+            Ok(answer.map_err(|error| Transport(transport(error, &asked)))?.into())
         })
     }
 }

@@ -19,7 +19,7 @@ use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
 use crate::backend::meta::theirs::Theirs;
-use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::client::{Answer, Asked, exchange};
 use crate::backend::remote::kind::{Joining, Kind, READY, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
@@ -144,10 +144,10 @@ where
     pool.call(settings.task(), texts.len(), deadline, |replica, limit| {
         Box::pin(async move {
             let url = replica.address.joined(PATH).map_err(Failure::Refused)?;
-            let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
+            let asked = Asked::of("send POST request: Post", &replica.address, PATH);
             // No Content-Type: Weaviate sends none, so every container takes it so.
             let send = replica.client.post(url).headers(replica.headers()).body(json.clone());
-            read(exchange(traced(send, trace), &what, limit).await?)
+            read(exchange(traced(send, trace), &asked, limit).await?)
         })
     })
     .await

@@ -15,7 +15,7 @@ use super::traced::traced;
 use super::vector::{embedding, floats};
 use crate::backend::Embedding;
 use crate::backend::meta::theirs::Theirs;
-use crate::backend::remote::client::{Answer, exchange};
+use crate::backend::remote::client::{Answer, Asked, exchange};
 use crate::backend::remote::kind::{Joining, Kind, Scheme};
 use crate::backend::remote::pool::Pool;
 use crate::backend::remote::probe;
@@ -93,10 +93,10 @@ async fn many(pool: &Arc<Pool>, batch: Batch<'_>) -> Result<Vec<Result<Embedding
     let vectors = pool
         .call(settings.task(), texts.len(), deadline, |replica, limit| {
             Box::pin(async move {
-                let what = format!("send POST request: Post \"{}{PATH}\"", replica.address.shown());
+                let asked = Asked::of("send POST request: Post", &replica.address, PATH);
                 let send = replica.client.post(replica.address.below(PATH)).headers(replica.headers());
                 let send = send.header("content-type", "application/json").body(body.clone());
-                read(&exchange(traced(send, trace), &what, limit).await?, texts.len())
+                read(&exchange(traced(send, trace), &asked, limit).await?, texts.len())
             })
         })
         .await?;

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
-use super::failure::unusable;
+use super::super::failure::unusable;
 use super::layers::{DeviceLinear, DeviceNorm, Placement};
 use crate::error::{Error, Result};
 use crate::family::architecture::{Architecture, NamedTensor, Parameters};

@@ -4,6 +4,22 @@ use super::super::reader::{Fault, Node};
 use super::parts::{DenseAt, NormAt, Weight};
 use super::walk::Walk;
 
+/// Why a value cannot be taken for a linear layer.
+enum NotLinear {
+    /// Something else stands there.
+    Other(Fault),
+    /// It may be one; what is behind it does not fit.
+    Faulty(Fault),
+}
+
+impl NotLinear {
+    fn fault(self) -> Fault {
+        match self {
+            NotLinear::Other(fault) | NotLinear::Faulty(fault) => fault,
+        }
+    }
+}
+
 /// One side of a quantised product.
 pub(super) enum Side<'a> {
     /// Quantised when the text is there: the value it is made from.
@@ -88,13 +104,18 @@ impl<'a> Walk<'a> {
 
     /// A linear layer: a product with a weight, and a bias.
     pub(super) fn dense(&self, value: &'a str) -> Result<DenseAt<'a>, Fault> {
-        let node = self.expect(value, "Add", "a linear layer's bias")?;
+        self.linear(value).map_err(NotLinear::fault)
+    }
+
+    fn linear(&self, value: &'a str) -> Result<DenseAt<'a>, NotLinear> {
+        let node = self.node(value).map_err(NotLinear::Faulty)?;
+        self.expect(value, "Add", "a linear layer's bias").map_err(NotLinear::Other)?;
         let (product, bias) = self
             .split(value, "Add", |bias| self.is_vector(bias))
-            .ok_or_else(|| format!("{node} adds no bias where a linear layer was expected"))?;
-        match self.product(product)? {
+            .ok_or_else(|| NotLinear::Other(format!("{node} adds no bias where a linear layer was expected")))?;
+        match self.product(product).map_err(NotLinear::Faulty)? {
             (Side::Activation(input), Side::Weight(weight)) => Ok(DenseAt { input, weight, bias }),
-            _ => Err(format!("{node} stands where a linear layer was expected")),
+            _ => Err(NotLinear::Other(format!("{node} stands where a linear layer was expected"))),
         }
     }
 
@@ -102,10 +123,11 @@ impl<'a> Walk<'a> {
     pub(super) fn residual(&self, value: &'a str) -> Result<(DenseAt<'a>, &'a str), Fault> {
         let node = self.expect(value, "Add", "a residual sum")?;
         let [(a, b), _] = self.pair(node)?;
-        match (self.dense(a), self.dense(b)) {
+        match (self.linear(a), self.linear(b)) {
             (Ok(dense), _) => Ok((dense, b)),
             (_, Ok(dense)) => Ok((dense, a)),
-            (Err(fault), Err(other)) => Err(if fault.contains("a linear layer") { other } else { fault }),
+            (Err(NotLinear::Faulty(fault)), Err(_)) => Err(fault),
+            (Err(NotLinear::Other(_)), Err(fault)) => Err(fault.fault()),
         }
     }
 

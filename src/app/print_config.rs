@@ -10,13 +10,12 @@ use crate::model::locate;
 pub(super) fn print_config(mut settings: Settings) {
     if let Some(chosen) = chosen(&settings) {
         let one = |each: &dyn Fn(&Chosen) -> (String, &'static str)| {
-            let all: Vec<_> = chosen.iter().map(each).collect();
-            let is_one = all.iter().all(|one| *one == all[0]);
-            let values: Vec<_> = all.iter().map(|(value, _)| value.as_str()).collect();
-            match is_one {
-                true => (values[0].to_owned(), Source::Because(all[0].1)),
-                false => (values.join(","), Source::Because("each model's own")),
-            }
+            let (mut values, mut reasons): (Vec<_>, Vec<_>) = chosen.iter().map(each).unzip();
+            reasons.dedup();
+            let is_one = values.windows(2).all(|two| two[0] == two[1]);
+            values.truncate(if is_one { 1 } else { values.len() });
+            let source = if let [reason] = reasons[..] { reason } else { "each model's own" };
+            (values.join(","), Source::Because(source))
         };
         if settings.model.profile.is_none() {
             let (profile, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::LocalBackend;
+use super::choice::{choose_profile, describe, switches};
 use super::feed::Preparation;
 use super::fingerprint::fingerprint;
 use super::inference::Inference;
 use super::meta::unused;
 use super::model::Model;
 use super::options::{DEFAULT_WAITING_TOKENS, LocalOptions};
-use super::plan::{Switches, Treatment};
+use super::plan::Treatment;
 use super::report::ReportedModel;
 use crate::backend::ModelInfo;
 use crate::backend::meta::ModelReport;
@@ -21,7 +22,6 @@ use crate::model::modules::{MODULES_JSON, ModelDescription, number};
 use crate::model::tokenizer::TextTokenizer;
 use text2vec_engine::dense::DenseHead;
 use text2vec_engine::encoder::Encoder;
-use text2vec_engine::onnx;
 use text2vec_engine::open::{self, Source};
 
 impl LocalBackend {
@@ -69,61 +69,6 @@ impl LocalBackend {
     }
 }
 
-/// What a model decides by its own files, where the operator leaves it to them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
-    /// By which rules vectors are made.
-    pub profile: Profile,
-    /// What chose the profile.
-    pub profile_chosen_by: &'static str,
-    /// Whether the task is put in front of texts.
-    pub task_prefixes: bool,
-    /// The model's marker file says so, or denies it.
-    pub prefixes_are_marked: bool,
-}
-
-/// What would be chosen for a model, without loading it.
-///
-/// # Errors
-/// As [`LocalBackend::load_beside`], of what it reads first.
-pub fn chosen(options: &LocalOptions) -> Result<Chosen> {
-    let description = describe(options)?;
-    let (profile, profile_chosen_by) = choose_profile(options, &description)?;
-    let task_prefixes = switches(options, &description).task_prefixes;
-    let prefixes_are_marked = description.markers.use_query_passage_prefixes.is_some();
-    Ok(Chosen { profile, profile_chosen_by, task_prefixes, prefixes_are_marked })
-}
-
-/// What the directory says.
-fn describe(options: &LocalOptions) -> Result<ModelDescription> {
-    if !options.dir.is_dir() {
-        return Err(Error::config(format!(
-            "the model directory {} does not exist: --model takes a directory or a Hub id",
-            options.dir.display()
-        ))
-        .naming(Place::File(options.dir.clone())));
-    }
-    ModelDescription::read(&options.dir, options.marker_root.as_deref().unwrap_or(&options.dir))
-}
-
-/// The profile, and what chose it.
-fn choose_profile(options: &LocalOptions, description: &ModelDescription) -> Result<(Profile, &'static str)> {
-    let (profile, reason) = match options.profile {
-        Some(profile) => (profile, "--profile"),
-        None if !description.markers.onnx_runtime && onnx::is_only_weights(&options.dir) => {
-            (Profile::Onnx, "there are no weights but model_quantized.onnx")
-        }
-        None => description.auto_profile(options.hints, options.id.as_deref()),
-    };
-    if description.is_static() && profile != Profile::SentenceTransformers {
-        return Err(Error::config(format!(
-            "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
-             reference does"
-        )));
-    }
-    Ok((profile, reason))
-}
-
 /// Says that the reference container might have chosen another profile.
 fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
     if reason == MODULES_JSON {
@@ -140,18 +85,6 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
 fn choose_source(description: &ModelDescription, profile: Profile) -> Result<Source> {
     let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
     Ok(Source::choose(&description.dir, marked)?)
-}
-
-/// The operator's switches, where he leaves one to the model with what that says.
-fn switches(options: &LocalOptions, description: &ModelDescription) -> Switches {
-    Switches {
-        direct_tokenize: options.direct_tokenize,
-        task_prefixes: options
-            .task_prefixes
-            .or(description.markers.use_query_passage_prefixes)
-            .unwrap_or(options.reference_prefixes),
-        apply_dimensions: options.apply_dimensions,
-    }
 }
 
 /// An encoder for each inference thread, and the name of what runs them.

@@ -1,6 +1,7 @@
 //! The local backend: plan → tokenize → encode → pool, in this process.
 
 pub mod batcher;
+mod choice;
 mod feed;
 mod fingerprint;
 mod inference;
@@ -21,10 +22,10 @@ use futures_util::future::{BoxFuture, try_join};
 use serde_json::{Map, Value};
 
 use self::batcher::{Class, Submission, Wanted};
+pub use self::choice::{Chosen, chosen};
 use self::feed::{Answer, Feed, Portion, Preparation};
 pub use self::inference::Inference;
 use self::inference::Sequence;
-pub use self::load::{Chosen, chosen};
 use self::model::Model;
 pub use self::options::{DEFAULT_WAITING_TOKENS, LocalOptions};
 use self::report::ReportedModel;

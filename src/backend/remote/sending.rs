@@ -124,15 +124,20 @@ impl Sending<'_> {
 
     /// The answers for one batch.
     async fn ask(&self, part: Part) -> (Part, Result<Vec<Result<Embedding>>>) {
-        let Call { texts, settings, trace, .. } = self.call;
         // Nothing of it is the upstream's fault.
         if Instant::now() >= self.deadline {
             let late = Error::new(ErrorKind::DeadlineExceeded, "no time was left to ask for this text");
             return (part, Err(late));
         }
+        let Call { texts, settings, trace, .. } = self.call;
         let texts: Vec<&str> = part.texts.iter().map(|&text| &*texts[text]).collect();
-        let (trace, deadline) = (trace.as_deref(), self.deadline);
-        let batch = Batch { texts: &texts, settings, trace, dimensions: self.dimensions, deadline };
+        let batch = Batch {
+            texts: &texts,
+            settings,
+            trace: trace.as_deref(),
+            dimensions: self.dimensions,
+            deadline: self.deadline,
+        };
         let answer = self.format.embed(self.pool, batch).await;
         (part, answer)
     }

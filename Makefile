@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -17,6 +17,13 @@ model:
 # Everything a change must pass.
 test: model
 	cargo test
+
+# The wake-ups of the kernels' threads and of the queue, in every order that loom finds: tests/models. Neither a model
+# nor the rest of the sidecar.
+models:
+	cargo build --locked --manifest-path tests/models/Cargo.toml --target-dir target/models
+	target/models/debug/team
+	target/models/debug/queue
 
 lint:
 	cargo fmt --all --check

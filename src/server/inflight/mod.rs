@@ -2,21 +2,26 @@
 //! before the queue. One rule for every method, path and protocol.
 //!
 //! What counts is what has arrived, as it arrives, not what a header says may come: whoever sends nothing holds nothing. The
-//! first [`SMALL`](bodies::SMALL) bytes of every body have a room of their own, a quarter of the whole, so that queries and other small
+//! first [`SMALL`] bytes of every body have a room of their own, a quarter of the whole, so that queries and other small
 //! bodies never wait behind large ones. A body for whose next bytes there is no room is not read on, and TCP's and HTTP/2's
-//! flow control make its sender wait; it is refused when there was none for [`Limits::max_wait`](super::limits::Limits::max_wait).
+//! flow control make its sender wait; it is refused when there was none for [`Limits::max_wait`].
 //!
 //! Bodies that have arrived in part, each waiting for the others' room, would wait for ever. They do not: of those still being
 //! read the eldest, by when it became a large one, has room for one body of the largest size kept free for it. Let that be M,
 //! and R the room. A younger one grows only while all bodies together stay below R - M, so whatever the younger ones have, the
 //! eldest can take M; those that were the eldest before it have arrived whole, are being answered, and so give their room
 //! back. It can then be read to its end, or its sender stops and it is given up, and the next is the eldest. Among the others,
-//! who came first goes first. What is larger than R has R alone. The small room is kept by the same rule, M being [`SMALL`](bodies::SMALL);
+//! who came first goes first. What is larger than R has R alone. The small room is kept by the same rule, M being [`SMALL`];
 //! who waits there holds no large room, so that neither room waits for the other.
 //!
 //! Room that is held by a sender who is slow is not kept from others: while a body waits for room, the one that has kept us
-//! waiting longest is given up, if it has stopped or sends less than [`SLOWEST`](bodies::SLOWEST). Without others waiting a body has
-//! [`Limits::max_body_wait`](super::limits::Limits::max_body_wait).
+//! waiting longest is given up, if it has stopped or sends less than [`SLOWEST`]. Without others waiting a body has
+//! [`Limits::max_body_wait`].
+//!
+//! [`SMALL`]: bodies::SMALL
+//! [`SLOWEST`]: bodies::SLOWEST
+//! [`Limits::max_wait`]: super::limits::Limits::max_wait
+//! [`Limits::max_body_wait`]: super::limits::Limits::max_body_wait
 
 mod bodies;
 mod message;

@@ -15,7 +15,8 @@ pub trait Piece: Send {
 /// What the consumer computes in one go.
 #[derive(Debug)]
 pub struct Batch<P> {
-    /// Whose turn it was. Passages may be in a batch of queries, after them ([`Options::query_fill_tokens`](super::Options::query_fill_tokens)).
+    /// Whose turn it was. Passages may be in a batch of queries, after them
+    /// ([`Options::query_fill_tokens`](super::Options::query_fill_tokens)).
     pub class: Class,
     /// Weight of all pieces.
     pub tokens: usize,

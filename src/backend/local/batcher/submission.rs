@@ -29,8 +29,9 @@ impl<P: Piece> Admission<P> {
     ///
     /// # Errors
     ///
-    /// Nothing is queued, and the pieces are dropped: [`ErrorKind::Internal`](crate::error::ErrorKind::Internal) if they weigh more than was admitted,
-    /// [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after [`Batcher::stop`](super::Batcher::stop).
+    /// Nothing is queued, and the pieces are dropped: [`ErrorKind::Internal`](crate::error::ErrorKind::Internal) if they
+    /// weigh more than was admitted, [`ErrorKind::Unavailable`](crate::error::ErrorKind::Unavailable) after
+    /// [`Batcher::stop`](super::Batcher::stop).
     pub fn submit(mut self, pieces: impl IntoIterator<Item = P>, more: bool) -> Result<Submission<P>> {
         let call = self.put(pieces, more)?;
         Ok(Submission { shared: self.shared.clone(), class: self.class, call })
@@ -53,7 +54,8 @@ impl<P: Piece> Submission<P> {
         Ok(state.wanted(self.class, state.lanes[self.class as usize].tokens_of(self.call)))
     }
 
-    /// Waits for room for more of the call, as [`Batcher::admit`](super::Batcher::admit) does for its beginning. Its deadline is the whole call's.
+    /// Waits for room for more of the call, as [`Batcher::admit`](super::Batcher::admit) does for its beginning. Its
+    /// deadline is the whole call's.
     ///
     /// # Errors
     ///

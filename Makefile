@@ -14,9 +14,9 @@ run: model
 model:
 	@python3 deploy/default_model.py models/all-MiniLM-L6-v2
 
-# Everything a change must pass.
+# Everything a change must pass. The examples are compiled by `make lint`.
 test: model
-	cargo test
+	cargo test --lib --bins --tests
 
 # The wake-ups of the kernels' threads and of the queue, in every order that loom finds: tests/models. Neither a model
 # nor the rest of the sidecar.

@@ -1,7 +1,7 @@
 //! Everything at once for a while: mixed lengths, both protocols, callers who leave, bad input. Every request is answered
 //! as it deserves, every value is finite, and memory stays where it is.
 //!
-//! A minute by default; `T2V_SOAK_SECONDS=900` is a quarter of an hour, `T2V_BIN` another binary. `make soak` does both.
+//! Half a minute by default; `T2V_SOAK_SECONDS=900` is a quarter of an hour, `T2V_BIN` another binary. `make soak` does both.
 
 use crate::support;
 

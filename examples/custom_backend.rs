@@ -3,8 +3,6 @@
 //! `cargo run --example custom_backend`, then
 //! `curl -s localhost:8081/vectors -H 'Content-Type: application/json' -d '{"text":"The London Eye"}'`
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -24,9 +22,7 @@ impl Words {
         let mut vector = [0.0; DIMENSIONS];
         let mut tokens = 0;
         for word in text.split_whitespace() {
-            let mut hasher = DefaultHasher::new();
-            word.to_lowercase().hash(&mut hasher);
-            vector[(hasher.finish() % DIMENSIONS as u64) as usize] += 1.0;
+            vector[place(&word.to_lowercase())] += 1.0;
             tokens += 1;
         }
         match tokens {
@@ -37,6 +33,14 @@ impl Words {
             }
         }
     }
+}
+
+/// FNV-1a: the same in every release, as vectors are kept for long.
+fn place(word: &str) -> usize {
+    let hash = word
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    (hash % DIMENSIONS as u64) as usize
 }
 
 impl Backend for Words {

@@ -20,7 +20,10 @@ async fn main() -> Result<()> {
     let texts: Vec<String> = arguments.collect();
     for (text, result) in texts.iter().zip(backend.embed(Call::passages(&texts)).await?) {
         match result {
-            Ok(embedding) => println!("{:?} {} tokens: {text}", &embedding.vector[..4], embedding.tokens),
+            Ok(embedding) => {
+                let beginning: Vec<f32> = embedding.vector.iter().copied().take(4).collect();
+                println!("{beginning:?}… {} tokens: {text}", embedding.tokens);
+            }
             // Of this text alone; the others have their vectors.
             Err(error) => println!("{text}: {error}"),
         }

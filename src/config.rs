@@ -31,5 +31,5 @@ pub use settings::{
     CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, SecuritySettings, Settings,
     UpstreamSettings,
 };
-pub use table::{Line, Source, Table};
+pub use table::{Line, Source, Table, without_secrets};
 pub use upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};

@@ -9,7 +9,7 @@ use super::logs::init_logs;
 use crate::backend::Backend;
 use crate::backend::remote::startup;
 use crate::compare::{self as comparison, Comparison, Verdict};
-use crate::config::{CompareArgs, CompareCommand};
+use crate::config::{CompareArgs, CompareCommand, without_secrets};
 use crate::contract::call::{EmbedSettings, Text};
 use crate::error::{Error, Result};
 
@@ -36,6 +36,7 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     };
     let is_url = |side: &String| side.contains("://");
     if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
+        let side = without_secrets(side);
         return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
     }
     // Between two servers nothing is computed here, so no device is asked for.
@@ -57,7 +58,11 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
         check_dimensions(args.dimensions, side.info())?;
     }
     let comparison = Comparison::run([&*sides[0], &*sides[1]], &texts, &settings).await?;
-    println!("first           {}\nsecond          {}\n{comparison}", args.first, args.second);
+    println!(
+        "first           {}\nsecond          {}\n{comparison}",
+        without_secrets(&args.first),
+        without_secrets(&args.second)
+    );
     match comparison.verdict() {
         Verdict::Same | Verdict::Interchangeable => Ok(()),
         Verdict::Different => Err(Error::invalid("the two sides must not share a collection")),

@@ -3,12 +3,17 @@
 use super::assemble::local_options;
 use crate::backend::local::{self, Chosen};
 use crate::config::{Settings, Source};
+use crate::error::Result;
 use crate::model::hub::HubConfig;
 use crate::model::locate;
 
 /// Prints the table. Nothing is downloaded for it: of a model that is not here yet, `auto` is all that is known.
 pub(super) fn print_config(mut settings: Settings) {
-    if let Some(chosen) = chosen(&settings) {
+    let chosen = chosen(&settings).unwrap_or_else(|error| {
+        settings.table.warn(format!("what the models decide by themselves cannot be told: {error}"));
+        Vec::new()
+    });
+    if !chosen.is_empty() {
         let one = |each: &dyn Fn(&Chosen) -> (String, &'static str)| {
             let (mut values, mut reasons): (Vec<_>, Vec<_>) = chosen.iter().map(each).unzip();
             reasons.dedup();
@@ -33,13 +38,15 @@ pub(super) fn print_config(mut settings: Settings) {
     print!("{}", settings.table);
 }
 
-/// What each of the models here chooses by itself; `None` if there is none, or one is not here.
-fn chosen(settings: &Settings) -> Option<Vec<Chosen>> {
-    let hub = HubConfig::from_env().ok()?;
+/// What each of the models here chooses by itself; of none, if one is not on disk yet.
+fn chosen(settings: &Settings) -> Result<Vec<Chosen>> {
+    let hub = HubConfig::from_env()?;
     let mut chosen = Vec::new();
     for model in settings.serves.models() {
-        let found = locate::find(&model.source, settings.model.revision.as_deref(), &hub).ok()??;
-        chosen.push(local::chosen(&local_options(found, &settings.model)).ok()?);
+        let Some(found) = locate::find(&model.source, settings.model.revision.as_deref(), &hub)? else {
+            return Ok(Vec::new());
+        };
+        chosen.push(local::chosen(&local_options(found, &settings.model))?);
     }
-    (!chosen.is_empty()).then_some(chosen)
+    Ok(chosen)
 }

@@ -21,7 +21,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("the async runtime could not be started: {error}")))?;
-    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+    let outcome = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => {
             let settings = Settings::resolve(matches, &args)?;
             match (args.print_config, args.check) {
@@ -37,5 +37,8 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         Command::Embed(args) => runtime.block_on(embed(EmbedCommand::resolve(matches, &args)?, args)),
         Command::Compare(args) => runtime.block_on(compare(CompareCommand::resolve(matches, &args)?, args)),
         Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
-    }
+    };
+    // A model that is being loaded is not waited for: whoever ends the process meanwhile has no use for it.
+    runtime.shutdown_background();
+    outcome
 }

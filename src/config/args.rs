@@ -65,7 +65,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub upstream: UpstreamArgs,
     /// Base URLs, separated by commas, that mean this sidecar itself when a class or TRANSFORMERS_INFERENCE_API names them
-    #[arg(long, env = "T2V_SELF_URLS", default_value = "")]
+    #[arg(long, env = "T2V_SELF_URLS", hide_env_values = true, default_value = "")]
     pub self_urls: String,
     /// Module service: lower-case the texts of objects, as a Weaviate with LOWERCASE_VECTORIZATION_INPUT does
     #[arg(long, env = "T2V_LOWERCASE_INPUT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
@@ -321,5 +321,30 @@ fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
     match text {
         "auto" => Ok(ProfileChoice(None)),
         other => other.parse().map(|profile| ProfileChoice(Some(profile))),
+    }
+}
+
+impl ModelArgs {
+    /// Without names that are empty, as variables of a template are that nobody filled in: they mean nothing.
+    pub(super) fn without_empty(mut self) -> ModelArgs {
+        self.model.retain(|model| !model.is_empty());
+        self
+    }
+}
+
+impl ServeArgs {
+    /// As [`ModelArgs::without_empty`], of upstreams too.
+    pub(super) fn without_empty(mut self) -> ServeArgs {
+        self.model = self.model.without_empty();
+        let upstream = &mut self.upstream;
+        for name in [
+            &mut self.passage_model,
+            &mut self.query_model,
+            &mut upstream.passage_upstream,
+            &mut upstream.query_upstream,
+        ] {
+            name.take_if(|name| name.is_empty());
+        }
+        self
     }
 }

@@ -209,7 +209,18 @@ pub(super) fn endpoints(
     warnings: &mut Vec<String>,
 ) -> Result<Endpoints> {
     let of_flags = args.upstream.urls();
-    let mut of_variables = reference.inference_urls.clone().filter(|_| !args.upstream.any());
+    let mut of_variables = reference.inference_urls.clone();
+    if args.upstream.any() && of_variables.take().is_some() {
+        let is_whole = of_flags.as_ref().is_some_and(|urls| !urls.passage.is_empty() && !urls.query.is_empty());
+        if !is_whole {
+            warnings.push(
+                "TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside a flag that names an upstream: the \
+                 flags alone say what is forwarded; to forward all texts give --upstream, or --passage-upstream and \
+                 --query-upstream"
+                    .to_owned(),
+            );
+        }
+    }
     let endpoints = |urls: Option<InferenceUrls>| Endpoints::new(urls, &args.self_urls);
     let model = match &args.passage_model {
         Some(_) => Some("--passage-model and --query-model (T2V_PASSAGE_MODEL, T2V_QUERY_MODEL)"),
@@ -217,14 +228,17 @@ pub(super) fn endpoints(
     };
     let defaults = ClassSettings::default();
     let all = endpoints(of_flags.clone().or_else(|| of_variables.clone()));
-    // One task's model beside the other's upstream is a pair.
     let forwards = |task| matches!(all.resolve(&defaults, task), Endpoint::Remote(_));
-    if let Some(model) = model.filter(|_| forwards(Task::Passage) && forwards(Task::Query)) {
+    let (passages, queries) = (forwards(Task::Passage), forwards(Task::Query));
+    // One task's model beside the other's upstream is a pair; models for both leave no room for any.
+    let is_too_much = if args.passage_model.is_some() { passages || queries } else { passages && queries };
+    if let Some(model) = model.filter(|_| is_too_much) {
         if let Some(urls) = &of_flags {
-            let addresses = address::parse_list(&urls.passage).unwrap_or_default();
+            let url = if urls.passage.is_empty() { &urls.query } else { &urls.passage };
+            let addresses = address::parse_list(url).unwrap_or_default();
             let shown = addresses.first().map_or("a server", |address| address.shown());
             return Err(Error::config(format!(
-                "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward every text \
+                "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward texts \
                  to: leave one of them out, or name the server (--upstream <name>=URL) to serve both"
             )));
         }

@@ -1,5 +1,6 @@
 //! The settings: flags, `T2V_*` variables and the other programs' variables, resolved once. Whoever serves, checks, embeds or
-//! compares reads these and nothing else, and `--print-config` prints them.
+//! compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`, OpenTelemetry's
+//! (`OTEL_*`) and `RUST_LOG` in `telemetry`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -151,7 +152,7 @@ impl EmbedCommand {
     pub fn resolve(matches: &ArgMatches, args: &EmbedArgs) -> Result<EmbedCommand> {
         let reference = ReferenceEnv::from_process()?;
         let model = ModelSettings::resolve(&mut Given::new(matches, "embed"), &args.model, &reference);
-        match &serves::models(&args.model, &reference)?[..] {
+        match &serves::models(&args.model.clone().without_empty(), &reference)?[..] {
             [ModelChoice { source, .. }] => Ok(EmbedCommand { source: source.clone(), model }),
             _ => Err(Error::config("embed works with one model: give --model once")),
         }
@@ -230,6 +231,7 @@ impl Settings {
 
     /// Of the command line, beside these variables of other programs.
     pub(super) fn beside(matches: &ArgMatches, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Settings> {
+        let args = &args.clone().without_empty();
         let mut given = Given::new(matches, "serve");
         let mut model = ModelSettings::resolve(&mut given, &args.model, reference);
         given.text("self_urls");

@@ -1,5 +1,5 @@
-//! The table of settings: each value as it takes effect, and where it comes from. A line is noted where its value is resolved,
-//! so that what is printed is what holds. No secret is in it.
+//! The table of settings: each value as it takes effect, and where it comes from. A line is noted where its value is resolved.
+//! No secret is in it.
 
 use std::fmt::{self, Display};
 
@@ -10,6 +10,9 @@ use super::args::Cli;
 
 /// What stands for a value that is not told.
 const HIDDEN: &str = "(hidden)";
+
+/// Flags of URLs: shown without what is secret in them.
+const URLS: [&str; 4] = ["upstream", "passage_upstream", "query_upstream", "self_urls"];
 
 /// What stands for no value.
 const NOTHING: &str = "-";
@@ -61,6 +64,11 @@ pub struct Line {
 pub struct Table(pub Vec<Line>);
 
 impl Table {
+    /// Adds what cannot be told, and why.
+    pub fn warn(&mut self, warning: String) {
+        self.0.push(Line { name: "warning".into(), value: warning, source: Source::Because("") });
+    }
+
     /// Another value for a setting that is there, by its flag's name.
     pub fn set(&mut self, name: &str, value: String, source: Source) {
         if let Some(line) = self.0.iter_mut().find(|line| line.name == name) {
@@ -137,7 +145,7 @@ impl<'a> Given<'a> {
     pub(super) fn note(&mut self, id: &str, value: &str, source: Source) {
         let place = self.arguments.iter().position(|argument| argument.get_id() == id);
         let argument = place.map(|place| &self.arguments[place]);
-        let is_secret = argument.is_some_and(Arg::is_hide_env_values_set) && !id.ends_with("upstream");
+        let is_secret = argument.is_some_and(Arg::is_hide_env_values_set) && !URLS.contains(&id);
         let value = match value {
             "" => NOTHING.to_owned(),
             _ if is_secret => HIDDEN.to_owned(),
@@ -181,21 +189,30 @@ pub(super) fn settings_of_serve() -> Vec<String> {
     settings.filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
 }
 
-/// URLs without user-info and query, which may hold passwords and keys.
-fn without_secrets(value: &str) -> String {
-    let url = |part: &str| {
-        let Some((scheme, rest)) = part.split_once("://") else { return part.to_owned() };
-        let (rest, hidden) = match rest.split_once(['?', '#']) {
-            Some((rest, _)) => (rest, "?…"),
-            None => (rest, ""),
-        };
-        let host = rest.find('/').unwrap_or(rest.len());
-        match rest[..host].rfind('@') {
-            Some(at) => format!("{scheme}://…{}{hidden}", &rest[at..]),
-            None => format!("{scheme}://{rest}{hidden}"),
-        }
+/// URLs without user-info and query, which may hold passwords and keys; in what cannot be told for sure, rather too much is
+/// left out. Several stand with commas between them, and a password may have any character.
+pub fn without_secrets(value: &str) -> String {
+    let behind_user_info = |text: &str| match text.rfind('@') {
+        Some(at) => format!("…{}", &text[at..]),
+        None => text.to_owned(),
     };
-    value.split(',').map(url).collect::<Vec<_>>().join(",")
+    let mut pieces = value.split("://").peekable();
+    let mut shown = pieces.next().unwrap_or_default().to_owned();
+    if pieces.peek().is_none() {
+        return behind_user_info(&shown);
+    }
+    while let Some(piece) = pieces.next() {
+        // The scheme of the next one follows the last comma.
+        let end = if pieces.peek().is_some() { piece.rfind(',').unwrap_or(piece.len()) } else { piece.len() };
+        let url = behind_user_info(&piece[..end]);
+        shown += "://";
+        match url.find(['?', '#']) {
+            Some(query) => shown += &format!("{}?…", &url[..query]),
+            None => shown += &url,
+        }
+        shown += &piece[end..];
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -206,9 +223,12 @@ mod tests {
     fn urls_lose_what_may_be_secret() {
         for (given, expected) in [
             ("http://a:1", "http://a:1"),
-            ("http://user:p@ss@a:1/x@y,grpcs://b", "http://…@a:1/x@y,grpcs://b"),
+            ("http://user:p@ss@a:1/x,grpcs://b", "http://…@a:1/x,grpcs://b"),
+            ("http://any:to/k@t2v", "http://…@t2v"),
+            ("http://any:to,k@t2v,a=grpc://u:p?@b?k=v,c://d", "http://…@t2v,a=grpc://…@b?…,c://d"),
+            ("any:token@t2v", "…@t2v"),
             ("openai+https://a/v1?key=secret#secret", "openai+https://a/v1?…"),
-            ("no URL: a@b?c", "no URL: a@b?c"),
+            ("example.com,10.0.0.0/8", "example.com,10.0.0.0/8"),
         ] {
             assert_eq!(without_secrets(given), expected);
         }

@@ -139,11 +139,18 @@ fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
     assert_eq!(forwards(common, &["--model", "x", "--self-urls", "http://other:8080"]), Ok((true, 0)), "it is local");
     assert_eq!(forwards(pair, &["--model", "x", "--self-urls", "http://me:1"]), Ok((true, 0)), "a model for passages");
     assert_eq!(forwards(pair, &["--model", "x"]), Ok((false, 1)));
-    assert_eq!(forwards(common, &["--query-upstream", "http://a", "--model", "x"]), Ok((true, 0)), "the flags' pair");
+    assert_eq!(forwards(common, &["--query-upstream", "http://a", "--model", "x"]), Ok((true, 1)), "the flags' pair");
+    assert_eq!(forwards(&[], &["--query-upstream", "http://a", "--model", "x"]), Ok((true, 0)));
+    assert_eq!(forwards(common, &["--upstream", "http://a"]), Ok((true, 0)));
+    assert_eq!(forwards(common, &["--upstream", "a=http://a"]), Ok((false, 1)));
+    assert_eq!(forwards(common, &["--model", ""]), Ok((true, 0)), "a variable that nobody filled in");
+    let models = ["--passage-model", "x", "--query-model", "y"];
+    assert_eq!(forwards(pair, &[&models[..], &["--self-urls", "http://me:1"]].concat()), Ok((false, 1)));
     for arguments in [
         &["--model", "x", "--upstream", "http://a"][..],
         &["--model", "x", "--passage-upstream", "http://a", "--query-upstream", "http://b"],
         &["--passage-model", "x", "--query-model", "y", "--upstream", "http://a"],
+        &["--passage-model", "x", "--query-model", "y", "--query-upstream", "http://a"],
     ] {
         let error = forwards(common, arguments).expect_err("both");
         assert!(error.message().contains("--upstream (T2V_UPSTREAM)"), "{error}");

@@ -14,9 +14,9 @@ pub struct Call {
     pub texts: Vec<Text>,
     /// How they are embedded.
     pub settings: EmbedSettings,
-    /// Until when the call may wait for its turn where much is waiting. Says nothing about the vectors.
+    /// Until when the call may wait for its turn where much is waiting. Does not change the vectors.
     pub deadline: Option<Instant>,
-    /// The trace the call is part of, to be passed on with it. Says nothing about the vectors.
+    /// The trace the call is part of, to be passed on with it. Does not change the vectors.
     pub trace: Option<Arc<TraceContext>>,
 }
 

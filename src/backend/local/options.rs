@@ -23,7 +23,7 @@ pub struct LocalOptions {
     pub profile: Option<Profile>,
     /// What the reference container's variables say about the profile.
     pub hints: ProfileHints,
-    /// The operator's switches; `None` leaves a switch to the marker files and reference variables.
+    /// Whole texts are tokenized, not sentences, under the transformers profile.
     pub direct_tokenize: bool,
     /// `--task-prefixes`; `None` asks the marker file, then `reference_prefixes`.
     pub task_prefixes: Option<bool>,

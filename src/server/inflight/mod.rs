@@ -15,11 +15,10 @@
 //! who waits there holds no large room, so that neither room waits for the other.
 //!
 //! Room that is held by a sender who is slow is not kept from others: while a body waits for room, the one that has kept us
-//! waiting longest is given up, if it has stopped or sends less than [`SLOWEST`]. Without others waiting a body has
+//! waiting longest is given up, if it has stopped or sends less than `SLOWEST`. Without others waiting a body has
 //! [`Limits::max_body_wait`].
 //!
 //! [`SMALL`]: bodies::SMALL
-//! [`SLOWEST`]: bodies::SLOWEST
 //! [`Limits::max_wait`]: super::limits::Limits::max_wait
 //! [`Limits::max_body_wait`]: super::limits::Limits::max_body_wait
 

@@ -2,7 +2,7 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../../src/backend/local/sentences.rs"]
+#[path = "../../../src/backend/local/sentences/mod.rs"]
 mod sentences;
 
 use libfuzzer_sys::fuzz_target;

@@ -21,7 +21,7 @@ test: model
 # The wake-ups of the kernels' threads and of the queue, in every order that loom finds: tests/models. Neither a model
 # nor the rest of the sidecar.
 models:
-	cargo build --locked --manifest-path tests/models/Cargo.toml --target-dir target/models
+	cargo build --manifest-path tests/models/Cargo.toml --target-dir target/models
 	target/models/debug/team
 	target/models/debug/queue
 

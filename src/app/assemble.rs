@@ -50,8 +50,8 @@ pub(super) async fn serve_models(settings: &Settings, remote: &RemoteOptions, re
 
 /// One cache around all backends.
 struct SharedCache {
-    pub(super) options: CacheOptions,
-    pub(super) first: Option<Arc<Cached>>,
+    options: CacheOptions,
+    first: Option<Arc<Cached>>,
 }
 
 impl SharedCache {

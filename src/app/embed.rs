@@ -17,13 +17,13 @@ const EMBED_LINES: usize = 64;
 
 #[derive(Serialize)]
 struct EmbedLine<'a> {
-    pub(super) text: &'a str,
+    text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     vector: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dims: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<&'a str>,
+    error: Option<&'a str>,
 }
 
 /// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.

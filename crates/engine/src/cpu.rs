@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::Result;
-use crate::family::architecture::{Architecture, NamedTensor, Parameters};
+use crate::family::architecture::Architecture;
+use crate::family::parameters::{NamedTensor, Parameters};
 use text2vec_kernel::{Executor, Kernels, Precision, Transformer};
 
 /// An encoder on the CPU engine.
@@ -78,7 +79,7 @@ mod tests {
     use text2vec_kernel::testing::{
         exact_attention_with, exact_gelu, exact_gelu_tanh, exact_layer_norm, exact_product, exact_rms_norm,
     };
-    use text2vec_kernel::{Activation, InstructionSet, Norm, Shape};
+    use text2vec_kernel::{Activation, Block, Dense, InstructionSet, Norm, NormPlacement, Shape};
 
     fn build(architecture: &Architecture, kernels: (Kernels, Precision), threads: usize) -> PackedEncoder {
         let tensors = tensors(architecture);
@@ -88,77 +89,159 @@ mod tests {
         .unwrap()
     }
 
+    fn add(states: &mut [f64], more: &[f64]) {
+        states.iter_mut().zip(more).for_each(|(x, y)| *x += y);
+    }
+
+    fn norm(shape: Shape, rows: &[f64], norm: &Norm) -> Vec<f64> {
+        let mut rows = rows.to_vec();
+        match shape.style.rms_norm {
+            true => exact_rms_norm(&mut rows, &norm.gamma, shape.epsilon.into()),
+            false => exact_layer_norm(&mut rows, &norm.gamma, &norm.beta, shape.epsilon.into()),
+        }
+        rows
+    }
+
+    fn product(input: &[f64], dense: &Dense, depth: usize) -> Vec<f64> {
+        exact_product(input, &dense.weight, &dense.bias, depth)
+    }
+
+    fn activate(activation: Activation, values: &mut [f64]) {
+        let apply = |x: f64| match activation {
+            Activation::Gelu => exact_gelu(x),
+            Activation::GeluTanh => exact_gelu_tanh(x),
+            Activation::Relu => x.max(0.0),
+            Activation::Silu => x / (1.0 + (-x).exp()),
+        };
+        values.iter_mut().for_each(|x| *x = apply(*x));
+    }
+
+    /// Queries, keys and values of all heads, normed, turned and repeated for those that share them, the queries scaled.
+    fn projected(architecture: &Architecture, block: &Block, input: &[f64]) -> Vec<f64> {
+        let shape = architecture.shape;
+        let (heads, size, length) = (shape.heads, shape.head_size(), input.len() / shape.hidden);
+        let mut parts = [&block.query, &block.key, &block.value].map(|dense| product(input, dense, shape.hidden));
+        if let Some(norms) = &block.head_norms {
+            parts[0] = norm(shape, &parts[0], &norms.query);
+            parts[1] = norm(shape, &parts[1], &norms.key);
+        }
+        if let Some(rotary) = block.rotary {
+            let frequencies = &architecture.rotaries[rotary].frequencies;
+            let pairs = frequencies.len();
+            for part in &mut parts[..2] {
+                let heads = part.len() / length / size;
+                for (at, head) in part.chunks_exact_mut(size).enumerate() {
+                    for (pair, &frequency) in frequencies.iter().enumerate() {
+                        let angle = (at / heads) as f64 * f64::from(frequency);
+                        let (x, y) = (head[pair], head[pair + pairs]);
+                        head[pair] = x * angle.cos() - y * angle.sin();
+                        head[pair + pairs] = y * angle.cos() + x * angle.sin();
+                    }
+                }
+            }
+        }
+        let mut projected = Vec::new();
+        for row in 0..length {
+            for (part, factor) in parts.iter().zip([f64::from(shape.score_scale()), 1.0, 1.0]) {
+                let of = part.len() / length / size;
+                for head in 0..heads {
+                    let at = row * of + head / (heads / of);
+                    projected.extend(part[at * size..][..size].iter().map(|x| x * factor));
+                }
+            }
+        }
+        projected
+    }
+
+    fn feed_forward(shape: Shape, layer: usize, block: &Block, input: &[f64]) -> Vec<f64> {
+        let Shape { hidden, intermediate, activation, .. } = shape;
+        if let (Some(experts), Some(mixture)) = (&block.experts, shape.experts(layer)) {
+            let scores = product(input, &experts.router, hidden);
+            let mut out = Vec::new();
+            for (row, scores) in input.chunks_exact(hidden).zip(scores.chunks_exact(mixture.count)) {
+                let total: f64 = scores.iter().map(|score| score.exp()).sum();
+                let mut order: Vec<usize> = (0..mixture.count).collect();
+                order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+                let mut sum: Vec<f64> = experts.bias.iter().map(|&bias| bias.into()).collect();
+                for &expert in &order[..mixture.taken] {
+                    let mut between = product(row, &experts.up[expert], hidden);
+                    activate(activation, &mut between);
+                    let made = product(&between, &experts.down[expert], intermediate);
+                    let share = scores[expert].exp() / total;
+                    add(&mut sum, &made.iter().map(|x| x * share).collect::<Vec<_>>());
+                }
+                out.extend(sum);
+            }
+            return out;
+        }
+        let mut between = product(input, &block.up, hidden);
+        activate(activation, &mut between);
+        if let Some(gate) = &block.gate {
+            let gates = product(input, gate, hidden);
+            between.iter_mut().zip(gates).for_each(|(x, gate)| *x *= gate);
+        }
+        product(&between, &block.down, intermediate)
+    }
+
     /// The same encoder in plain f64 loops, for one sequence.
     fn exact(architecture: &Architecture, batch: &TokenBatch) -> Vec<f64> {
         let tensors = tensors(architecture);
         let mut parameters = Parameters::new(architecture, |name, _| Ok(tensors[name].clone()));
-        let Shape { hidden, heads, intermediate, layers, epsilon, style, activation } = architecture.shape;
-        let (size, width, length) =
-            (architecture.shape.head_size(), architecture.shape.attention_width(), batch.tokens());
+        let shape = architecture.shape;
+        let (heads, length) = (shape.heads, batch.tokens());
         let outer = parameters.outer().unwrap();
-        let mut states = vec![0f64; length * hidden];
+        let table_width = architecture.table_width();
+        let mut states = vec![0f64; length * table_width];
         for (table, rows) in outer.tables.iter().zip(architecture.rows(batch).unwrap()) {
-            for (state, &row) in states.chunks_exact_mut(hidden).zip(rows.iter()) {
-                let row = &table[row as usize * hidden..][..hidden];
+            for (state, &row) in states.chunks_exact_mut(table_width).zip(rows.iter()) {
+                let row = &table[row as usize * table_width..][..table_width];
                 state.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
             }
         }
-        let norm = |rows: &[f64], norm: &Norm| {
-            let mut rows = rows.to_vec();
-            match style.rms_norm {
-                true => exact_rms_norm(&mut rows, &norm.gamma, epsilon.into()),
-                false => exact_layer_norm(&mut rows, &norm.gamma, &norm.beta, epsilon.into()),
-            }
-            rows
-        };
-        let add = |states: &mut [f64], more: Vec<f64>| states.iter_mut().zip(more).for_each(|(x, y)| *x += y);
         if let Some(parameters) = &outer.embedding_norm {
-            states = norm(&states, parameters);
+            states = norm(shape, &states, parameters);
+        }
+        if let Some(projection) = &outer.embedding_projection {
+            states = product(&states, projection, table_width);
         }
         let distances = outer.position_bias.map(|bias| bias.by_distance(heads, length));
-        let bias = |head: usize, query: usize, key: usize| {
-            let at = head * (2 * length - 1) + length - 1 + key - query;
-            distances.as_ref().map_or(0.0, |distances| distances[at].into())
-        };
-        for layer in 0..layers {
+        for layer in architecture.blocks_in_order() {
             let block = parameters.block(layer).unwrap();
-            let input = if style.pre_norm { norm(&states, &block.attention_norm) } else { states.clone() };
-            let product = |input: &[f64], dense: &text2vec_kernel::Dense, depth: usize| {
-                exact_product(input, &dense.weight, &dense.bias, depth)
+            let bias = |head: usize, query: usize, key: usize| {
+                let at = head * (2 * length - 1) + length - 1 + key - query;
+                match block.mask.keys(query, length).contains(&key) {
+                    true => distances.as_ref().map_or(0.0, |distances| distances[at].into()),
+                    false => f64::NEG_INFINITY,
+                }
             };
-            let scale = if style.unscaled { 1.0 } else { 1.0 / (size as f64).sqrt() };
-            let parts = [&block.query, &block.key, &block.value].map(|dense| product(&input, dense, hidden));
-            let mut projected = Vec::new();
-            for row in 0..length {
-                for (part, factor) in parts.iter().zip([scale, 1.0, 1.0]) {
-                    projected.extend(part[row * width..][..width].iter().map(|x| x * factor));
+            let attend = |input: &[f64]| {
+                let projected = projected(architecture, &block, input);
+                let context = exact_attention_with(&projected, heads, shape.head_size(), bias);
+                product(&context, &block.attention_output, shape.attention_width())
+            };
+            let optional = |rows: Vec<f64>, parameters: &Option<Norm>| match parameters {
+                Some(parameters) => norm(shape, &rows, parameters),
+                None => rows,
+            };
+            let before = states.clone();
+            if shape.style.placement == NormPlacement::After {
+                add(&mut states, &attend(&before));
+                states = optional(states, &block.attention_norm);
+                if let Some(second) = &block.attention_second_norm {
+                    add(&mut states, &before);
+                    states = norm(shape, &states, second);
                 }
-            }
-            let context = exact_attention_with(&projected, heads, size, bias);
-            add(&mut states, product(&context, &block.attention_output, width));
-            let feed_norm = if style.pre_norm { &block.output_norm } else { &block.attention_norm };
-            let normed = norm(&states, feed_norm);
-            if !style.pre_norm {
-                states = normed.clone();
-            }
-            let mut between = product(&normed, &block.up, hidden);
-            between.iter_mut().for_each(|x| {
-                *x = match activation {
-                    Activation::Gelu => exact_gelu(*x),
-                    Activation::GeluTanh => exact_gelu_tanh(*x),
-                    Activation::Relu => x.max(0.0),
-                }
-            });
-            if let Some(gate) = &block.gate {
-                let gates = product(&normed, gate, hidden);
-                between.iter_mut().zip(gates).for_each(|(x, gate)| *x *= gate);
-            }
-            add(&mut states, product(&between, &block.down, intermediate));
-            if !style.pre_norm {
-                states = norm(&states, &block.output_norm);
+                let fed = feed_forward(shape, layer, &block, &states);
+                add(&mut states, &fed);
+                states = norm(shape, &states, &block.output_norm);
+            } else {
+                let attended = attend(&optional(before, &block.attention_norm));
+                add(&mut states, &optional(attended, &block.attention_output_norm));
+                let fed = feed_forward(shape, layer, &block, &norm(shape, &states, &block.output_norm));
+                add(&mut states, &optional(fed, &block.feed_forward_norm));
             }
         }
-        outer.final_norm.map_or(states.clone(), |parameters| norm(&states, &parameters))
+        outer.final_norm.map_or(states.clone(), |parameters| norm(shape, &states, &parameters))
     }
 
     #[test]
@@ -184,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_text_has_the_same_bits_alone_packed_and_with_any_number_of_threads() {
-        for family in ["bert", "gated t5"] {
+        for family in ["bert", "gated t5", "causal gemma3_text", "nomic_bert with experts"] {
             bits_are_the_same(&architecture(family, 80, 2));
         }
     }

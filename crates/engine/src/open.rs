@@ -12,8 +12,8 @@ use crate::cpu::PackedEncoder;
 use crate::device::Card;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::family;
 use crate::family::architecture::Architecture;
+use crate::family::{self, Masks};
 use crate::onnx::{self, OnnxEncoder};
 use crate::static_embedding::StaticEncoder;
 use crate::weights::{self, Weights};
@@ -99,6 +99,8 @@ pub struct Description<'a> {
     pub model_type: &'a str,
     /// It is a table of embeddings without a transformer.
     pub is_static: bool,
+    /// Which masks it has.
+    pub masks: Masks,
 }
 
 /// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
@@ -218,7 +220,8 @@ fn f32_table(precision: Precision) -> Result<()> {
 }
 
 fn transformer(description: Description<'_>, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
-    let architecture = family::architecture(description.model_type, description.config)?;
+    let mut architecture = family::architecture(description.model_type, description.config, description.masks)?;
     let weights = Weights::open(files, architecture.anchor)?;
+    architecture.settle(|name| weights.has(name));
     Ok((architecture, weights))
 }

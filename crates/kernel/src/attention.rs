@@ -1,9 +1,10 @@
-//! Attention of one head within one sequence: no padding, no mask.
+//! Attention of one head within one sequence: no padding, and of masks those that are ranges.
 
 use std::ops::Range;
 
 use super::dispatch::Kernels;
 use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
+use super::mask::Mask;
 use super::math::exp;
 use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
 
@@ -15,17 +16,35 @@ const MOST_LANES: usize = 16;
 /// The rows of one sequence, as the projection leaves them: queries (already scaled), keys and values of all heads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
-    /// Row 0 of the sequence: `[query | key | value]`, each `heads × size` wide, and a panel of readable values
-    /// beyond the last row.
+    /// Row 0 of the sequence: `[query | key | value]`, `heads × size` wide and twice `key_heads × size`, and a panel of
+    /// readable values beyond the last row.
     pub projected: *const f32,
     /// Distance of its rows.
     pub stride: usize,
     /// Number of heads.
     pub heads: usize,
+    /// Number of heads of keys and values, which as many neighbouring heads share; they divide `heads`.
+    pub key_heads: usize,
     /// Width of a head.
     pub size: usize,
     /// Tokens of the sequence.
     pub tokens: usize,
+}
+
+impl Heads {
+    /// Where row 0 has a head's query, and the key and the value that belong to it.
+    ///
+    /// # Safety
+    /// The head must be one of `heads`.
+    #[inline(always)]
+    pub(super) unsafe fn parts(&self, head: usize) -> [*const f32; 3] {
+        let key_head = head / (self.heads / self.key_heads);
+        // SAFETY: all three lie in a row.
+        unsafe {
+            let key = self.projected.add((self.heads + key_head) * self.size);
+            [self.projected.add(head * self.size), key, key.add(self.key_heads * self.size)]
+        }
+    }
 }
 
 /// Values of scratch memory that a sequence of that many tokens needs.
@@ -41,6 +60,7 @@ pub(super) struct AttentionTask<'a> {
     pub(super) out: (*mut f32, usize),
     pub(super) scratch: &'a mut [f32],
     pub(super) bias: Option<(&'a [f32], usize)>,
+    pub(super) mask: Mask,
 }
 
 impl<'a> AttentionTask<'a> {
@@ -57,7 +77,7 @@ impl<'a> AttentionTask<'a> {
         scratch: &'a mut [f32],
     ) -> Self {
         assert!(head < sequence.heads && queries.end <= sequence.tokens);
-        AttentionTask { sequence, head, queries, out, scratch, bias: None }
+        AttentionTask { sequence, head, queries, out, scratch, bias: None, mask: Mask::FULL }
     }
 
     /// Adds to each score what `bias` holds for the key's distance from the query, `bias[centre]` for none.
@@ -66,6 +86,11 @@ impl<'a> AttentionTask<'a> {
         assert!(tokens <= centre + 1 && centre + tokens <= bias.len(), "a bias for every distance");
         AttentionTask { bias: Some((bias, centre)), ..self }
     }
+
+    /// Each query sees only what the mask lets it.
+    pub(super) fn with_mask(self, mask: Mask) -> Self {
+        AttentionTask { mask, ..self }
+    }
 }
 
 impl Task for AttentionTask<'_> {
@@ -73,22 +98,22 @@ impl Task for AttentionTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let AttentionTask { sequence, head, queries, out, scratch, bias } = self;
-        let Heads { projected, stride, heads, size, tokens } = sequence;
+        let AttentionTask { sequence, head, queries, out, scratch, bias, mask } = self;
+        let Heads { stride, size, tokens, .. } = sequence;
         let panel = S::LANES * PANEL_VECTORS;
         let padded = tokens.next_multiple_of(panel);
         let (keys, scores) = scratch.split_at_mut(padded * size);
         let scores = &mut scores[..S::TILE_ROWS * padded];
-        let width = heads * size;
-        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values and a panel beyond, the head is one
-        // of `heads`, `out` is writable for the queries in its columns, `keys` has room for `padded` keys and `scores`
+        // SAFETY: the sequence is readable for `tokens` rows and a panel beyond, the head is one of `heads`, `out` is writable for the queries in its columns, `keys` has room for `padded` keys and `scores`
         // for `TILE_ROWS` rows of `padded` values.
         unsafe {
-            let query = projected.add(head * size);
-            transpose(s, (query.add(width), stride, size), tokens, keys);
-            let value = query.add(2 * width);
+            let [query, key, value] = sequence.parts(head);
+            transpose(s, (key, stride, size), tokens, keys);
             for run in even_runs(queries, S::TILE_ROWS) {
-                for first in (0..tokens).step_by(panel) {
+                // What at least one of them sees, from the start of a panel on.
+                let seen = mask.keys_of(run.clone(), tokens);
+                let seen = seen.start / panel * panel..seen.end;
+                for first in seen.clone().step_by(panel) {
                     let product = Product {
                         depth: size,
                         left: query.add(run.start * stride),
@@ -97,7 +122,7 @@ impl Task for AttentionTask<'_> {
                         right_stride: panel,
                         resume: false,
                         scales: None,
-                        columns: (tokens - first).min(panel),
+                        columns: (seen.end - first).min(panel),
                         finish: Finish::Plain,
                         out: scores[first..].as_mut_ptr(),
                         out_stride: padded,
@@ -107,19 +132,23 @@ impl Task for AttentionTask<'_> {
                 }
                 if let Some((bias, centre)) = bias {
                     for (query, scores) in run.clone().zip(scores.chunks_exact_mut(padded)) {
-                        add(s, &mut scores[..tokens], &bias[centre - query..][..tokens], 1.0);
+                        let bias = &bias[centre - query..][seen.clone()];
+                        add(s, &mut scores[seen.clone()], bias, 1.0);
                     }
                 }
                 let mut shares = [0f32; MOST_ROWS];
-                for (row, share) in shares.iter_mut().enumerate().take(run.len()) {
-                    *share = exponentials(s, &mut scores[row * padded..][..tokens]);
+                for ((query, scores), share) in run.clone().zip(scores.chunks_exact_mut(padded)).zip(&mut shares) {
+                    let keys = mask.keys(query, tokens);
+                    scores[seen.start..keys.start].fill(0.0);
+                    scores[keys.end..seen.end].fill(0.0);
+                    *share = exponentials(s, &mut scores[keys]);
                 }
                 for first in (0..size).step_by(panel) {
                     let product = Product {
-                        depth: tokens,
-                        left: scores.as_ptr(),
+                        depth: seen.len(),
+                        left: scores[seen.start..].as_ptr(),
                         left_stride: padded,
-                        right: value.add(first),
+                        right: value.add(seen.start * stride + first),
                         right_stride: stride,
                         resume: false,
                         scales: None,
@@ -240,7 +269,8 @@ mod tests {
         readable.extend(vec![f32::NAN; kernels.panel_width()]);
         let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
         let mut out = vec![f32::NAN; tokens * heads * size];
-        let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+        let sequence =
+            Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, key_heads: heads, size, tokens };
         for head in 0..heads {
             for cut in cuts.windows(2) {
                 let out = (out.as_mut_ptr(), heads * size);
@@ -295,7 +325,8 @@ mod tests {
                 readable.extend(vec![f32::NAN; kernels.panel_width()]);
                 let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
                 let mut out = vec![f32::NAN; tokens * heads * size];
-                let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+                let stride = 3 * heads * size;
+                let sequence = Heads { projected: readable.as_ptr(), stride, heads, key_heads: heads, size, tokens };
                 for (head, table) in tables.iter().enumerate() {
                     let out = (out.as_mut_ptr(), heads * size);
                     // SAFETY: the buffers are as large as `Heads` and `scratch_len` ask, and ours.

@@ -3,6 +3,8 @@
 //! A word is a pair of numbers that are multiplied and added at once. Which two does not matter as long as both factors
 //! pair the same: here those a vector apart, so that a pair of vectors becomes a vector of pairs without moving lanes.
 
+use std::ops::Range;
+
 use super::attention::{AttentionTask, Heads, add, rows_from};
 use super::dispatch::Kernels;
 use super::isa::{Dot, DotTask};
@@ -86,22 +88,21 @@ impl<S: Simd> UnitTask for OnUnit<'_, S> {
     #[inline(always)]
     fn run<U: MatrixUnit>(self, unit: &mut U) {
         let OnUnit(task, s) = self;
-        let AttentionTask { sequence, head, queries, out, scratch, bias } = task;
-        let Heads { projected, stride, heads, size, tokens } = sequence;
+        let AttentionTask { sequence, head, queries, out, scratch, bias, mask } = task;
+        let Heads { stride, size, tokens, .. } = sequence;
         let parts = Parts::new(BLOCK, TILE_WORDS, tokens, size);
         let (keys, scratch) = scratch.split_at_mut(parts.keys());
         let (values, scratch) = scratch.split_at_mut(parts.values());
         let (rounded, scratch) = scratch.split_at_mut(BLOCK * parts.row);
         let (scores, sums) = scratch.split_at_mut(BLOCK * parts.stride);
         let sums = &mut sums[..BLOCK * BLOCK];
-        let (width, head_at) = (heads * size, head * size);
-        let mut nothing = Fetch::new(s, projected, 0, 1);
-        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values, the head is one of `heads`, `out` is
-        // writable for the queries in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
+        let head_at = head * size;
+        let mut nothing = Fetch::new(s, sequence.projected, 0, 1);
+        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
         unsafe {
-            let query = projected.add(head * size);
-            round_keys(s, BLOCK, (query.add(width), stride, size), tokens, rounded, keys);
-            round_values(s, (query.add(2 * width), stride, size), parts.value, tokens, values);
+            let [query, key, value] = sequence.parts(head);
+            round_keys(s, BLOCK, (key, stride, size), tokens, rounded, keys);
+            round_values(s, (value, stride, size), parts.value, tokens, values);
             for start in queries.clone().step_by(BLOCK) {
                 let rows = (queries.end - start).min(BLOCK);
                 for (row, rounded) in rounded.chunks_exact_mut(parts.row).enumerate().take(rows) {
@@ -109,7 +110,10 @@ impl<S: Simd> UnitTask for OnUnit<'_, S> {
                     let from = query.add((start + row) * stride);
                     round(s, from, size, std::f32::consts::LOG2_E, rounded);
                 }
-                for first in (0..tokens).step_by(BLOCK) {
+                // What at least one of them sees, in whole blocks.
+                let seen = mask.keys_of(start..start + rows, tokens);
+                let seen = seen.start / BLOCK * BLOCK..seen.end.next_multiple_of(BLOCK);
+                for first in seen.clone().step_by(BLOCK) {
                     let factors = Factors {
                         left: (rounded.as_ptr(), parts.row, 0),
                         right: (keys[first * parts.row..].as_ptr(), BLOCK, 0),
@@ -123,19 +127,17 @@ impl<S: Simd> UnitTask for OnUnit<'_, S> {
                     scores.chunks_exact_mut(parts.stride).zip(&mut shares).enumerate().take(rows)
                 {
                     if let Some((bias, centre)) = bias {
-                        let bias = &bias[centre - (start + row)..][..tokens];
-                        add(s, &mut scores[..tokens], bias, std::f32::consts::LOG2_E);
+                        add_bias(s, scores, (bias, centre - (start + row)), seen.start..seen.end.min(tokens));
                     }
-                    scores[tokens..parts.padded].fill(f32::MIN);
-                    *share = powers(s, &mut scores[..parts.padded]);
+                    *share = powers(s, scores, mask.keys(start + row, tokens), seen.clone());
                 }
                 for first in (0..size).step_by(BLOCK) {
                     let columns = (size - first).min(BLOCK);
                     let factors = Factors {
-                        left: (scores.as_ptr(), parts.stride, 0),
-                        right: (values[first..].as_ptr(), parts.value, 0),
+                        left: (scores[seen.start..].as_ptr(), parts.stride, 0),
+                        right: (values[seen.start / 2 * parts.value + first..].as_ptr(), parts.value, 0),
                     };
-                    let (size, steps) = ((rows, columns), 0..parts.padded / 2 / TILE_WORDS);
+                    let (size, steps) = ((rows, columns), 0..seen.len() / 2 / TILE_WORDS);
                     let to = (sums.as_mut_ptr(), BLOCK);
                     block::<U, _, 1>(unit, size, factors, steps, to, &mut nothing);
                     for (row, (sums, &share)) in sums.chunks_exact(BLOCK).zip(&shares).enumerate().take(rows) {
@@ -157,29 +159,30 @@ impl DotTask for RoundedAttentionTask<'_> {
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
         let s = dot.simd();
-        let AttentionTask { sequence, head, queries, out, scratch, bias } = self.0;
-        let Heads { projected, stride, heads, size, tokens } = sequence;
+        let AttentionTask { sequence, head, queries, out, scratch, bias, mask } = self.0;
+        let Heads { stride, size, tokens, .. } = sequence;
         let panel = D::Simd::LANES * PANEL_VECTORS;
         let parts = Parts::new(panel, D::Simd::LANES, tokens, size);
         let (keys, scratch) = scratch.split_at_mut(parts.keys());
         let (values, scratch) = scratch.split_at_mut(parts.values());
         let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS.max(D::Simd::LANES) * parts.row);
         let scores = &mut scratch[..D::TILE_ROWS * parts.stride];
-        let width = heads * size;
-        // Pairs of values that are not both beyond the last.
-        let pairs = tokens / panel * D::Simd::LANES + (tokens % panel).min(D::Simd::LANES);
-        // SAFETY: the sequence is readable for `tokens` rows of 3 × `width` values, the head is one of `heads`, `out` is
-        // writable for the queries in its columns, and scratch memory was just cut as `Parts` has it.
+        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries in its columns, and scratch memory was just cut as `Parts` has it.
         unsafe {
-            let query = projected.add(head * size);
-            round_keys(s, panel, (query.add(width), stride, size), tokens, rounded, keys);
-            round_values(s, (query.add(2 * width), stride, size), parts.value, tokens, values);
+            let [query, key, value] = sequence.parts(head);
+            round_keys(s, panel, (key, stride, size), tokens, rounded, keys);
+            round_values(s, (value, stride, size), parts.value, tokens, values);
             for run in even_runs(queries, D::TILE_ROWS) {
                 for (row, rounded) in run.clone().zip(rounded.chunks_exact_mut(parts.row)) {
                     // Powers of two in place of e.
                     round(s, query.add(row * stride), size, std::f32::consts::LOG2_E, rounded);
                 }
-                for first in (0..tokens).step_by(panel) {
+                // What at least one of them sees, in whole panels.
+                let end = mask.keys_of(run.clone(), tokens).end;
+                let seen = mask.keys_of(run.clone(), tokens).start / panel * panel..end.next_multiple_of(panel);
+                // Pairs of values that are not both beyond the last.
+                let seen_pairs = (end - seen.start) / panel * D::Simd::LANES + (end % panel).min(D::Simd::LANES);
+                for first in seen.clone().step_by(panel) {
                     let product = Product {
                         depth: parts.row,
                         left: rounded.as_ptr(),
@@ -200,18 +203,16 @@ impl DotTask for RoundedAttentionTask<'_> {
                 for ((query, scores), share) in run.clone().zip(scores.chunks_exact_mut(parts.stride)).zip(&mut shares)
                 {
                     if let Some((bias, centre)) = bias {
-                        let bias = &bias[centre - query..][..tokens];
-                        add(s, &mut scores[..tokens], bias, std::f32::consts::LOG2_E);
+                        add_bias(s, scores, (bias, centre - query), seen.start..seen.end.min(tokens));
                     }
-                    scores[tokens..parts.padded].fill(f32::MIN);
-                    *share = powers(s, &mut scores[..parts.padded]);
+                    *share = powers(s, scores, mask.keys(query, tokens), seen.clone());
                 }
                 for first in (0..size).step_by(panel) {
                     let product = Product {
-                        depth: pairs,
-                        left: scores.as_ptr(),
+                        depth: seen_pairs,
+                        left: scores[seen.start..].as_ptr(),
                         left_stride: parts.stride,
-                        right: values[first..].as_ptr(),
+                        right: values[seen.start / 2 * parts.value + first..].as_ptr(),
                         right_stride: parts.value,
                         resume: false,
                         scales: None,
@@ -311,10 +312,21 @@ unsafe fn round_values<S: Simd>(
     }
 }
 
-/// Replaces scores, whole panels of them, by `2^(score - largest)` rounded to words, in the first half of the row, and
-/// returns 1 ÷ their sum, by which the row is still to be multiplied.
+/// Adds biases, from the given one on for the first key, to those scores.
 #[inline(always)]
-fn powers<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
+fn add_bias<S: Simd>(s: S, scores: &mut [f32], (bias, first): (&[f32], usize), seen: Range<usize>) {
+    let bias = &bias[first + seen.start..][..seen.len()];
+    add(s, &mut scores[seen], bias, std::f32::consts::LOG2_E);
+}
+
+/// Replaces the scores of `seen`, whole panels of them, by `2^(score - largest)` rounded to words, in the first half of their
+/// place, and returns 1 ÷ their sum, by which the row is still to be multiplied. Only `keys` count: what the others get is
+/// nothing beside it.
+#[inline(always)]
+fn powers<S: Simd>(s: S, scores: &mut [f32], keys: Range<usize>, seen: Range<usize>) -> f32 {
+    scores[seen.start..keys.start].fill(f32::MIN);
+    scores[keys.end..seen.end].fill(f32::MIN);
+    let scores = &mut scores[seen];
     let (len, row) = (scores.len(), scores.as_mut_ptr());
     let panel = S::LANES * PANEL_VECTORS;
     assert!(len % panel == 0);

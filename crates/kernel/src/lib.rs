@@ -12,7 +12,10 @@
 //! attention    one head of one sequence: scores, softmax, context
 //! attention_bf16   the same with products of bf16
 //! norm         LayerNorm and RMS norm
-//! position_bias    relative positions
+//! experts      which feed-forwards a row takes, where there are several
+//! mask         which tokens attend to which
+//! position_bias    relative positions, added to scores
+//! rotary       relative positions, by turning queries and keys
 //! operand      rows rounded for products of bf16 and of bytes
 //! table        embedding tables and their sums
 //! tile         rows × one panel in registers; every product is made of tiles
@@ -56,8 +59,10 @@ mod dot;
 #[cfg(test)]
 mod emulated_unit;
 mod error;
+mod experts;
 mod isa;
 mod linear;
+mod mask;
 mod math;
 mod matrix_unit;
 mod memory;
@@ -68,6 +73,7 @@ mod portable;
 mod position_bias;
 mod precision;
 pub mod quantized;
+mod rotary;
 mod sync;
 mod table;
 mod team;
@@ -83,9 +89,13 @@ pub use cores::cores;
 pub use dispatch::{InstructionSet, Kernels};
 pub use error::{Error, ErrorKind, Result};
 pub use linear::{Dense, PackedLinear, Rounded};
+pub use mask::Mask;
 pub use math::Activation;
 pub use memory::{give_back_freed, keep_little_freed};
 pub use position_bias::PositionBias;
 pub use precision::Precision;
+pub use rotary::Rotary;
 pub use team::{Function, Member, Team};
-pub use transformer::{Block, Executor, Norm, Outer, Shape, Style, Transformer};
+pub use transformer::{
+    Block, Executor, ExpertShape, Experts, HeadNorms, Norm, NormPlacement, Outer, Shape, Style, Transformer,
+};

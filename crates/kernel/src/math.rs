@@ -11,6 +11,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`
     Relu,
+    /// `x ÷ (1 + e⁻ˣ)`, also called swish.
+    Silu,
 }
 
 impl Activation {
@@ -21,6 +23,7 @@ impl Activation {
             Activation::Gelu => gelu(s, x),
             Activation::GeluTanh => gelu_tanh(s, x),
             Activation::Relu => s.max(s.splat(0.0), x),
+            Activation::Silu => silu(s, x),
         }
     }
 
@@ -30,7 +33,7 @@ impl Activation {
     pub(super) fn apply_roughly<S: Simd>(self, s: S, x: S::Vector) -> S::Vector {
         match self {
             Activation::Gelu => rough_gelu(s, x),
-            Activation::GeluTanh | Activation::Relu => self.apply(s, x),
+            Activation::GeluTanh | Activation::Relu | Activation::Silu => self.apply(s, x),
         }
     }
 
@@ -125,6 +128,11 @@ fn gelu_tanh<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     let cubic = s.mul_add(s.mul(x, x), s.splat(-TWICE_SQRT_2_OVER_PI * 0.044_715), s.splat(-TWICE_SQRT_2_OVER_PI));
     s.div(x, s.add(s.splat(1.0), exp(s, s.mul(x, cubic))))
+}
+
+#[inline(always)]
+fn silu<S: Simd>(s: S, x: S::Vector) -> S::Vector {
+    s.div(x, s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), x))))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(super) struct LayerNormTask<'a> {
     input: (*const f32, usize),
     out: (*mut f32, usize),
     rows: Range<usize>,
+    adds: bool,
 }
 
 impl<'a> LayerNormTask<'a> {
@@ -28,7 +29,12 @@ impl<'a> LayerNormTask<'a> {
         rows: Range<usize>,
     ) -> Self {
         assert_eq!(gamma.len(), beta.len(), "one gamma and one beta per column");
-        LayerNormTask { gamma, beta, epsilon, input, out, rows }
+        LayerNormTask { gamma, beta, epsilon, input, out, rows, adds: false }
+    }
+
+    /// The norm is added to what `out` holds.
+    pub(super) fn adding(self, adds: bool) -> Self {
+        LayerNormTask { adds, ..self }
     }
 }
 
@@ -51,7 +57,10 @@ impl Task for LayerNormTask<'_> {
                     let distance = s.sub(load_columns(s, input, at, width), mean);
                     let gamma = load_columns(s, gamma, at, width);
                     let beta = load_columns(s, beta, at, width);
-                    let value = s.mul_add(s.mul(distance, scale), gamma, beta);
+                    let mut value = s.mul_add(s.mul(distance, scale), gamma, beta);
+                    if self.adds {
+                        value = s.add(load_columns(s, out, at, width), value);
+                    }
                     store_columns(s, out, at, width, value);
                 }
             }
@@ -66,6 +75,7 @@ pub(super) struct RmsNormTask<'a> {
     input: (*const f32, usize),
     out: (*mut f32, usize),
     rows: Range<usize>,
+    adds: bool,
 }
 
 impl<'a> RmsNormTask<'a> {
@@ -79,7 +89,12 @@ impl<'a> RmsNormTask<'a> {
         out: (*mut f32, usize),
         rows: Range<usize>,
     ) -> Self {
-        RmsNormTask { gamma, epsilon, input, out, rows }
+        RmsNormTask { gamma, epsilon, input, out, rows, adds: false }
+    }
+
+    /// The norm is added to what `out` holds.
+    pub(super) fn adding(self, adds: bool) -> Self {
+        RmsNormTask { adds, ..self }
     }
 }
 
@@ -99,7 +114,11 @@ impl Task for RmsNormTask<'_> {
                 let scale = s.splat(1.0 / (squares / width as f32 + self.epsilon).sqrt());
                 for at in (0..width).step_by(S::LANES) {
                     let value = s.mul(load_columns(s, input, at, width), scale);
-                    store_columns(s, out, at, width, s.mul(value, load_columns(s, gamma, at, width)));
+                    let mut value = s.mul(value, load_columns(s, gamma, at, width));
+                    if self.adds {
+                        value = s.add(load_columns(s, out, at, width), value);
+                    }
+                    store_columns(s, out, at, width, value);
                 }
             }
         }

@@ -120,6 +120,7 @@ impl Task for OperandTask {
             Some(Activation::Gelu) => self.rows_after(s, Some(Activation::Gelu)),
             Some(Activation::GeluTanh) => self.rows_after(s, Some(Activation::GeluTanh)),
             Some(Activation::Relu) => self.rows_after(s, Some(Activation::Relu)),
+            Some(Activation::Silu) => self.rows_after(s, Some(Activation::Silu)),
         }
     }
 }

@@ -58,21 +58,25 @@ pub(super) struct EmbedTask<'a> {
     indices: &'a [Vec<u32>],
     width: usize,
     out: (*mut f32, usize),
-    tokens: Range<usize>,
+    /// The token of row 0.
+    first: usize,
+    rows: Range<usize>,
 }
 
 impl<'a> EmbedTask<'a> {
-    /// For every table the row of each token, below its number of rows; `out` is row 0 and the distance of rows.
+    /// For every table the row of each token, below its number of rows; `out` is row 0, which is for the token `first`, and the
+    /// distance of rows.
     ///
     /// # Safety
-    /// When it runs, `out` must be writable for these tokens' rows of `width` values, with nobody else accessing them.
+    /// When it runs, `out` must be writable for these rows of `width` values, with nobody else accessing them.
     pub(super) unsafe fn new(
         (tables, indices): (&'a [Table], &'a [Vec<u32>]),
         width: usize,
         out: (*mut f32, usize),
-        tokens: Range<usize>,
+        first: usize,
+        rows: Range<usize>,
     ) -> Self {
-        EmbedTask { tables, indices, width, out, tokens }
+        EmbedTask { tables, indices, width, out, first, rows }
     }
 }
 
@@ -81,34 +85,35 @@ impl Task for EmbedTask<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let EmbedTask { tables, indices, width, out: (out, out_stride), tokens } = self;
-        for token in tokens {
-            for (first, (table, indices)) in tables.iter().zip(indices).enumerate() {
-                let index = indices[token] as usize;
-                // SAFETY: `out` has the token's row; a table's row is sliced to `width` f32 or whole vectors of f16.
+        let EmbedTask { tables, indices, width, out: (out, out_stride), first, rows } = self;
+        for row in rows {
+            // SAFETY: `out` has the row.
+            let out = unsafe { out.add(row * out_stride) };
+            for (number, (table, indices)) in tables.iter().zip(indices).enumerate() {
+                let index = indices[first + row] as usize;
+                // SAFETY: `out` has as many values as the table is wide; a table's row is sliced to `width` f32 or whole vectors of f16.
                 unsafe {
-                    let out = out.add(token * out_stride);
                     match table {
                         Table::F32 { rows, .. } => {
                             let row = &rows[index * width..][..width];
                             for at in (0..width).step_by(S::LANES) {
                                 let value = load_columns(s, row.as_ptr(), at, width);
-                                add_columns(s, first, out, at, width, value);
+                                add_columns(s, number, out, at, width, value);
                             }
                         }
                         Table::F16 { words, stride, .. } => {
                             let row = &words[index * stride..][..*stride];
                             for at in (0..width).step_by(S::LANES) {
                                 let value = s.load_f16(row.as_ptr().add(at / 2));
-                                add_columns(s, first, out, at, width, value);
+                                add_columns(s, number, out, at, width, value);
                             }
                         }
                     }
                 }
             }
             if tables.is_empty() {
-                // SAFETY: `out` has the token's row.
-                unsafe { std::slice::from_raw_parts_mut(out.add(token * out_stride), width) }.fill(0.0);
+                // SAFETY: as above.
+                unsafe { std::slice::from_raw_parts_mut(out, width) }.fill(0.0);
             }
         }
     }
@@ -146,7 +151,7 @@ mod tests {
                     let mut out = vec![7f32; 4 * (width + 2)];
                     // SAFETY: `out` has these rows.
                     let task =
-                        unsafe { EmbedTask::new((&packed, &indices), width, (out.as_mut_ptr(), width + 2), 1..4) };
+                        unsafe { EmbedTask::new((&packed, &indices), width, (out.as_mut_ptr(), width + 2), 0, 1..4) };
                     kernels.run(task);
                     for (token, row) in out.chunks(width + 2).enumerate() {
                         for (i, &got) in row.iter().enumerate() {

@@ -15,10 +15,11 @@ mod memory;
 mod model;
 mod pass;
 mod shape;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod way;
 
 pub use executor::Executor;
 pub use model::Transformer;
-pub use shape::{Block, Norm, Outer, Shape, Style};
+pub use shape::{Block, ExpertShape, Experts, HeadNorms, Norm, NormPlacement, Outer, Shape, Style};

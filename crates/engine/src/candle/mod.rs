@@ -3,4 +3,5 @@
 mod buckets;
 pub(crate) mod failure;
 pub mod packed;
+mod parts;
 pub mod plain;

@@ -24,7 +24,8 @@ use super::failure::is_out_of_memory;
 use crate::device::budget;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
-use crate::family::architecture::{Architecture, NamedTensor};
+use crate::family::architecture::Architecture;
+use crate::family::parameters::NamedTensor;
 use crate::pooling::PoolingMode;
 use crate::weights::first_line;
 use text2vec_kernel::Precision;
@@ -227,7 +228,8 @@ impl Encoder for CandlePackedEncoder {
     }
 
     fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
-        let on_device = |mode: &PoolingMode| matches!(mode, PoolingMode::Mean | PoolingMode::Cls);
+        let on_device =
+            |mode: &PoolingMode| matches!(mode, PoolingMode::Mean | PoolingMode::Cls | PoolingMode::LastToken);
         if !modes.iter().copied().flatten().all(on_device) {
             return Ok(pool_states(&self.forward(batch)?, batch, modes));
         }
@@ -236,9 +238,11 @@ impl Encoder for CandlePackedEncoder {
         let mut vectors: Vec<Vec<f32>> = modes.iter().map(|modes| vec![0.0; modes.len() * width]).collect();
         self.run_passes(batch, |model, sequences, pass, states| {
             let wanted = |mode| sequences.iter().any(|&sequence| modes[sequence].contains(&mode));
-            for mode in [PoolingMode::Mean, PoolingMode::Cls].into_iter().filter(|&mode| wanted(mode)) {
+            let modes_here = [PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken];
+            for mode in modes_here.into_iter().filter(|&mode| wanted(mode)) {
                 let pooled = match mode {
                     PoolingMode::Mean => pass.means(model, &states)?,
+                    PoolingMode::LastToken => pass.lasts(model, &states)?,
                     _ => pass.firsts(model, &states)?,
                 };
                 for (row, &sequence) in pooled.to_vec2::<f32>()?.iter().zip(sequences) {

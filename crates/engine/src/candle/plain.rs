@@ -7,11 +7,13 @@ use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{LayerNorm, Linear};
 
 use super::failure::unusable;
+use super::parts::{BlockNorms, activate, hiding, shares, turn, turns};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
-use crate::family::architecture::{Architecture, NamedTensor, Parameters};
+use crate::family::architecture::Architecture;
+use crate::family::parameters::{NamedTensor, Parameters};
 use crate::weights::first_line;
-use text2vec_kernel::{Activation, Block, Dense, Norm, PositionBias, Shape};
+use text2vec_kernel::{Block, Dense, ExpertShape, Mask, Norm, PositionBias, Shape};
 
 /// An encoder on a Candle device.
 pub struct CandleEncoder {
@@ -19,6 +21,7 @@ pub struct CandleEncoder {
     device: Device,
     tables: Vec<Tensor>,
     embedding_norm: Option<LayerNorm>,
+    embedding_projection: Option<Linear>,
     position_bias: Option<PositionBias>,
     blocks: Vec<CandleBlock>,
     final_norm: Option<LayerNorm>,
@@ -28,12 +31,17 @@ struct CandleBlock {
     query: Linear,
     key: Linear,
     value: Linear,
+    head_norms: Option<[LayerNorm; 2]>,
+    rotary: Option<usize>,
+    mask: Mask,
     attention_output: Linear,
-    attention_norm: LayerNorm,
-    up: Linear,
-    gate: Option<Linear>,
-    down: Linear,
-    output_norm: LayerNorm,
+    norms: BlockNorms<LayerNorm>,
+    feed_forward: FeedForward,
+}
+
+enum FeedForward {
+    One { up: Linear, gate: Option<Linear>, down: Linear },
+    Experts { router: Linear, experts: Vec<(Linear, Linear)>, taken: usize, bias: Option<Tensor> },
 }
 
 impl CandleEncoder {
@@ -49,20 +57,24 @@ impl CandleEncoder {
         let mut parameters = Parameters::new(architecture, tensors);
         let shape = architecture.shape;
         let outer = parameters.outer()?;
-        let table = |values: Vec<f32>| Tensor::from_vec(values, ((), shape.hidden), device);
+        let width = architecture.table_width();
+        let table = |values: Vec<f32>| Tensor::from_vec(values, ((), width), device);
         let optional_norm = |norm: Option<Norm>| norm.map(|parameters| norm_of(parameters, shape, device)).transpose();
+        let projection = outer.embedding_projection.map(|dense| linear(dense, width, device));
+        let embedding_projection = projection.transpose().map_err(unusable)?;
         let tables = outer.tables.into_iter().map(table).collect::<candle_core::Result<_>>().map_err(unusable)?;
         let embedding_norm = optional_norm(outer.embedding_norm).map_err(unusable)?;
         let final_norm = optional_norm(outer.final_norm).map_err(unusable)?;
         let mut blocks = Vec::new();
         for layer in 0..shape.layers {
-            blocks.push(CandleBlock::new(parameters.block(layer)?, shape, device).map_err(unusable)?);
+            blocks.push(CandleBlock::new(parameters.block(layer)?, (layer, shape), device).map_err(unusable)?);
         }
         Ok(CandleEncoder {
             architecture: architecture.clone(),
             device: device.clone(),
             tables,
             embedding_norm,
+            embedding_projection,
             position_bias: outer.position_bias,
             blocks,
             final_norm,
@@ -71,7 +83,7 @@ impl CandleEncoder {
 
     /// Sequences of one length as one dense tensor: no padding, no mask. `rows` are those of each table.
     fn forward_equal(&self, rows: Vec<Vec<u32>>, sequences: usize, length: usize) -> candle_core::Result<Vec<f32>> {
-        let Shape { hidden, heads, style, .. } = self.architecture.shape;
+        let Shape { heads, style, .. } = self.architecture.shape;
         let mut states: Option<Tensor> = None;
         for (table, rows) in self.tables.iter().zip(rows) {
             let found = table.index_select(&Tensor::new(rows, &self.device)?, 0)?;
@@ -81,26 +93,30 @@ impl CandleEncoder {
             });
         }
         let Some(states) = states else { candle_core::bail!("no embedding table") };
-        let mut states = states.reshape((sequences, length, hidden))?;
+        let mut states = states.reshape((sequences, length, ()))?;
         if let Some(norm) = &self.embedding_norm {
             states = norm.forward(&states)?;
+        }
+        if let Some(projection) = &self.embedding_projection {
+            states = projection.forward(&states)?;
         }
         let bias = match &self.position_bias {
             Some(bias) => Some(self.pairs(bias, heads, length)?),
             None => None,
         };
-        for block in &self.blocks {
-            if style.pre_norm {
-                let normed = block.attention_norm.forward(&states)?;
-                states = (&states + self.attend(block, &normed, bias.as_ref())?)?;
-                let normed = block.output_norm.forward(&states)?;
-                states = (&states + self.feed_forward(block, &normed)?)?;
-            } else {
-                let sum = (&states + self.attend(block, &states, bias.as_ref())?)?;
-                states = block.attention_norm.forward(&sum)?;
-                let sum = (&states + self.feed_forward(block, &states)?)?;
-                states = block.output_norm.forward(&sum)?;
+        let positions: Vec<u32> = (0..length as u32).collect();
+        let turns = |rotary| turns(rotary, &positions, &self.device);
+        let turns: Vec<_> = self.architecture.rotaries.iter().map(turns).collect::<candle_core::Result<_>>()?;
+        for index in self.architecture.blocks_in_order() {
+            let block = &self.blocks[index];
+            let mut added: Vec<Tensor> = bias.iter().cloned().collect();
+            if block.mask != Mask::FULL {
+                added.push(hiding(block.mask, length, &self.device)?);
             }
+            let turns = block.rotary.map(|rotary| &turns[rotary]);
+            let attend = |states: &Tensor| self.attend(block, states, &added, turns);
+            let feed_forward = |states: &Tensor| self.feed_forward(block, states);
+            states = block.norms.block(style.placement, states, attend, feed_forward)?;
         }
         if let Some(norm) = &self.final_norm {
             states = norm.forward(&states)?;
@@ -108,20 +124,46 @@ impl CandleEncoder {
         states.flatten_all()?.to_vec1()
     }
 
-    fn attend(&self, block: &CandleBlock, states: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    fn attend(
+        &self,
+        block: &CandleBlock,
+        states: &Tensor,
+        added: &[Tensor],
+        turns: Option<&[Tensor; 2]>,
+    ) -> candle_core::Result<Tensor> {
         let shape = self.architecture.shape;
         let (sequences, length, _) = states.dims3()?;
-        let split = |linear: &Linear| -> candle_core::Result<Tensor> {
-            let projected = linear.forward(states)?.reshape((sequences, length, shape.heads, shape.head_size()))?;
-            projected.transpose(1, 2)?.contiguous()
-        };
-        let (mut query, key, value) = (split(&block.query)?, split(&block.key)?, split(&block.value)?);
-        if !shape.style.unscaled {
-            query = (query * (1.0 / (shape.head_size() as f64).sqrt()))?;
+        let (heads, key_heads, size) = (shape.heads, shape.key_heads(), shape.head_size());
+        let (mut query, mut key) = (block.query.forward(states)?, block.key.forward(states)?);
+        if let Some(norms) = &block.head_norms {
+            let normed = |rows: &Tensor, norm: &LayerNorm| -> candle_core::Result<Tensor> {
+                norm.forward(&rows.reshape((sequences, length, (), norm.weight().dim(0)?))?)
+            };
+            (query, key) = (normed(&query, &norms[0])?, normed(&key, &norms[1])?);
         }
+        let split = |rows: &Tensor, heads: usize, turns: Option<&[Tensor; 2]>| -> candle_core::Result<Tensor> {
+            let mut rows = rows.reshape((sequences, length, heads, size))?;
+            if let Some([cosines, sines]) = turns {
+                // The same for every sequence.
+                let all = |turns: &Tensor| turns.repeat((sequences, 1, 1));
+                let turns = [all(cosines)?, all(sines)?];
+                rows = turn(&rows.flatten(0, 1)?, &turns)?.reshape((sequences, length, heads, size))?;
+            }
+            let rows = rows.transpose(1, 2)?.contiguous()?;
+            // As many neighbouring heads share one of the keys'.
+            let each = shape.heads / heads;
+            rows.unsqueeze(2)?.broadcast_as((sequences, heads, each, length, size))?.contiguous()?.reshape((
+                sequences,
+                heads * each,
+                length,
+                size,
+            ))
+        };
+        let query = (split(&query, heads, turns)? * f64::from(shape.score_scale()))?;
+        let (key, value) = (split(&key, key_heads, turns)?, split(&block.value.forward(states)?, key_heads, None)?);
         let mut scores = query.matmul(&key.transpose(2, 3)?.contiguous()?)?;
-        if let Some(bias) = bias {
-            scores = scores.broadcast_add(bias)?;
+        for added in added {
+            scores = scores.broadcast_add(added)?;
         }
         let context = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&value)?;
         let context = context.transpose(1, 2)?.contiguous()?.reshape((sequences, length, shape.attention_width()))?;
@@ -129,16 +171,29 @@ impl CandleEncoder {
     }
 
     fn feed_forward(&self, block: &CandleBlock, states: &Tensor) -> candle_core::Result<Tensor> {
-        let up = block.up.forward(states)?;
-        let mut between = match self.architecture.shape.activation {
-            Activation::Gelu => up.gelu_erf()?,
-            Activation::GeluTanh => up.gelu()?,
-            Activation::Relu => up.relu()?,
-        };
-        if let Some(gate) = &block.gate {
-            between = (between * gate.forward(states)?)?;
+        let activation = self.architecture.shape.activation;
+        match &block.feed_forward {
+            FeedForward::One { up, gate, down } => {
+                let mut between = activate(activation, &up.forward(states)?)?;
+                if let Some(gate) = gate {
+                    between = (between * gate.forward(states)?)?;
+                }
+                down.forward(&between)
+            }
+            FeedForward::Experts { router, experts, taken, bias } => {
+                let rows = states.flatten(0, 1)?;
+                let shares = shares(&router.forward(&rows)?, *taken)?;
+                let mut sum = rows.zeros_like()?;
+                for (index, (up, down)) in experts.iter().enumerate() {
+                    let made = down.forward(&activate(activation, &up.forward(&rows)?)?)?;
+                    sum = (sum + made.broadcast_mul(&shares.narrow(1, index, 1)?)?)?;
+                }
+                if let Some(bias) = bias {
+                    sum = sum.broadcast_add(bias)?;
+                }
+                sum.reshape(states.shape())
+            }
         }
-        block.down.forward(&between)
     }
 
     /// The bias of each pair of tokens, `[1, heads, length, length]`.
@@ -150,25 +205,55 @@ impl CandleEncoder {
 }
 
 impl CandleBlock {
-    fn new(block: Block, shape: Shape, device: &Device) -> candle_core::Result<CandleBlock> {
-        let linear = |dense: Dense, inputs: usize| -> candle_core::Result<Linear> {
-            let weight = Tensor::from_vec(dense.weight, ((), inputs), device)?;
-            let bias = Some(dense.bias).filter(|bias| !bias.is_empty());
-            Ok(Linear::new(weight, bias.map(|bias| Tensor::new(bias, device)).transpose()?))
-        };
+    fn new(block: Block, (layer, shape): (usize, Shape), device: &Device) -> candle_core::Result<CandleBlock> {
+        let linear = |dense: Dense, inputs: usize| linear(dense, inputs, device);
+        let norm = |norm: Norm| norm_of(norm, shape, device);
+        let optional = |it: Option<Norm>| it.map(norm).transpose();
         let Shape { hidden, intermediate, .. } = shape;
+        let feed_forward = match (block.experts, shape.experts(layer)) {
+            (Some(experts), Some(ExpertShape { taken, .. })) => {
+                let pair = |(up, down)| Ok((linear(up, hidden)?, linear(down, intermediate)?));
+                let bias = Some(experts.bias).filter(|bias| !bias.is_empty());
+                FeedForward::Experts {
+                    router: linear(experts.router, hidden)?,
+                    experts: experts.up.into_iter().zip(experts.down).map(pair).collect::<candle_core::Result<_>>()?,
+                    taken,
+                    bias: bias.map(|bias| Tensor::new(bias, device)).transpose()?,
+                }
+            }
+            _ => FeedForward::One {
+                up: linear(block.up, hidden)?,
+                gate: block.gate.map(|gate| linear(gate, hidden)).transpose()?,
+                down: linear(block.down, intermediate)?,
+            },
+        };
         Ok(CandleBlock {
             query: linear(block.query, hidden)?,
             key: linear(block.key, hidden)?,
             value: linear(block.value, hidden)?,
+            head_norms: match block.head_norms {
+                Some(norms) => Some([norm(norms.query)?, norm(norms.key)?]),
+                None => None,
+            },
+            rotary: block.rotary,
+            mask: block.mask,
             attention_output: linear(block.attention_output, shape.attention_width())?,
-            attention_norm: norm_of(block.attention_norm, shape, device)?,
-            up: linear(block.up, hidden)?,
-            gate: block.gate.map(|gate| linear(gate, hidden)).transpose()?,
-            down: linear(block.down, intermediate)?,
-            output_norm: norm_of(block.output_norm, shape, device)?,
+            norms: BlockNorms {
+                attention: optional(block.attention_norm)?,
+                attention_second: optional(block.attention_second_norm)?,
+                attention_output: optional(block.attention_output_norm)?,
+                output: norm(block.output_norm)?,
+                feed_forward: optional(block.feed_forward_norm)?,
+            },
+            feed_forward,
         })
     }
+}
+
+fn linear(dense: Dense, inputs: usize, device: &Device) -> candle_core::Result<Linear> {
+    let weight = Tensor::from_vec(dense.weight, ((), inputs), device)?;
+    let bias = Some(dense.bias).filter(|bias| !bias.is_empty());
+    Ok(Linear::new(weight, bias.map(|bias| Tensor::new(bias, device)).transpose()?))
 }
 
 fn norm_of(norm: Norm, shape: Shape, device: &Device) -> candle_core::Result<LayerNorm> {

@@ -4,13 +4,12 @@
 //! executors ([`cpu`](crate::cpu), [`candle`](crate::candle)) know no families: they build whatever an architecture says.
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde_json::{Map, Value};
 
 use crate::encoder::TokenBatch;
 use crate::error::{Error, Result};
-use text2vec_kernel::{Activation, Block, Dense, Norm, Outer, PositionBias, Shape};
+#[cfg(doc)]
+use text2vec_kernel::{Block, PositionBias};
+use text2vec_kernel::{Mask, Rotary, Shape};
 
 /// A transformer: its blocks, and what is before and after them. Tensor names are without a prefix such as `bert.`.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,20 +20,54 @@ pub struct Architecture {
     pub anchor: &'static str,
     /// The tables whose rows make the embedding; the first is the vocabulary's.
     pub tables: Vec<Table>,
+    /// What the tables are multiplied by.
+    pub table_scale: f32,
     /// The norm of the embedding.
     pub embedding_norm: Option<&'static str>,
+    /// Where the tables are narrower than the hidden states: their width, and what makes hidden states of their normed sum.
+    pub embedding_projection: Option<(usize, Linear)>,
+    /// What a norm's tensors mean.
+    pub norms: NormTensors,
     /// Tensors of a block.
     pub names: BlockNames,
-    /// Relative positions: a tensor `[buckets, heads]`.
-    pub position_bias: Option<BiasTable>,
+    /// Other names, for checkpoints that have the tensor named first.
+    pub variants: Vec<(&'static str, BlockNames)>,
+    /// Positions that are added to scores.
+    pub position_bias: Option<BiasSource>,
+    /// Positions by which queries and keys are turned, of which a layer names one.
+    pub rotaries: Vec<Rotary>,
+    /// Who attends to whom in each layer; empty where all do, and nothing is turned.
+    pub attention: Vec<LayerAttention>,
+    /// Which block each layer is, where some are used more than once; empty for each once.
+    pub order: Vec<usize>,
     /// The norm after the last block.
     pub final_norm: Option<&'static str>,
+    /// The most tokens of a sequence that a configuration names, whatever the tables' rows.
+    pub most_tokens: Option<usize>,
+}
+
+/// Attention in one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// Who sees whom.
+    pub mask: Mask,
+    /// Which of [`Architecture::rotaries`] turns queries and keys.
+    pub rotary: Option<usize>,
+}
+
+/// What the tensors of norms mean, where it is not gamma and beta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NormTensors {
+    /// There is no beta: it is 0.
+    pub without_beta: bool,
+    /// Gamma is 1 and what the tensor holds.
+    pub one_and: bool,
 }
 
 /// An embedding table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table {
-    /// Its tensor, `[rows, hidden]`, under the first of these names that exists.
+    /// Its tensor, `[rows, hidden]` (or the tables' own width), under the first of these names that exists.
     pub names: &'static [&'static str],
     /// Its rows.
     pub rows: usize,
@@ -61,37 +94,212 @@ pub enum Index {
 
 /// Where the numbers of relative positions are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BiasTable {
-    /// The tensor.
-    pub name: &'static str,
-    /// Its rows.
-    pub buckets: usize,
-    /// See [`PositionBias::max_distance`].
-    pub max_distance: usize,
+pub enum BiasSource {
+    /// A table `[buckets, heads]`.
+    Table {
+        /// The tensor.
+        name: &'static str,
+        /// Its rows.
+        buckets: usize,
+        /// See [`PositionBias::Learned`].
+        max_distance: usize,
+    },
+    /// They are computed: [`PositionBias::alibi`].
+    Alibi,
 }
 
-/// What a family calls the tensors of a block: `<layers>.<layer>.<part>.weight`, and `.bias` where it has biases.
+/// A linear layer's tensors: `<name>.weight`, and `<name>.bias` where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// What stands before `.weight`.
+    pub name: &'static str,
+    /// Whether there is a bias.
+    pub biased: bool,
+}
+
+/// A layer with a bias.
+pub const fn biased(name: &'static str) -> Linear {
+    Linear { name, biased: true }
+}
+
+/// A layer without a bias.
+pub const fn plain(name: &'static str) -> Linear {
+    Linear { name, biased: false }
+}
+
+/// What a family calls the tensors of a block: `<layers>.<block>.<part>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockNames {
     /// The list of blocks.
     pub layers: &'static str,
-    /// Queries, keys, values, and the layer after attention.
-    pub attention: [&'static str; 4],
+    /// Queries, keys and values.
+    pub projection: Projection,
+    /// Norms of queries and keys.
+    pub head_norms: Option<HeadNormNames>,
+    /// The layer after attention.
+    pub attention_output: Linear,
     /// See [`Block::attention_norm`].
     pub attention_norm: &'static str,
-    /// The first feed-forward layer.
-    pub up: &'static str,
-    /// The factors beside it, in a gated feed-forward.
-    pub gate: &'static str,
-    /// The second feed-forward layer.
-    pub down: &'static str,
+    /// The first block that has it.
+    pub attention_norm_from: usize,
+    /// See [`Block::attention_second_norm`].
+    pub attention_second_norm: Option<&'static str>,
+    /// See [`Block::attention_output_norm`].
+    pub attention_output_norm: Option<&'static str>,
+    /// The feed-forward.
+    pub feed_forward: FeedForwardNames,
+    /// The mixture in place of it, in the blocks that [`Shape::experts`] says.
+    pub experts: Option<ExpertNames>,
     /// See [`Block::output_norm`].
     pub output_norm: &'static str,
-    /// Whether linear layers have biases.
-    pub biases: bool,
+    /// See [`Block::feed_forward_norm`].
+    pub feed_forward_norm: Option<&'static str>,
+}
+
+impl BlockNames {
+    /// With the two norms that every block has.
+    pub const fn new(
+        layers: &'static str,
+        (projection, attention_output): (Projection, Linear),
+        feed_forward: FeedForwardNames,
+        (attention_norm, output_norm): (&'static str, &'static str),
+    ) -> BlockNames {
+        BlockNames {
+            layers,
+            projection,
+            head_norms: None,
+            attention_output,
+            attention_norm,
+            attention_norm_from: 0,
+            attention_second_norm: None,
+            attention_output_norm: None,
+            feed_forward,
+            experts: None,
+            output_norm,
+            feed_forward_norm: None,
+        }
+    }
+}
+
+/// Queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projection {
+    /// One layer each.
+    Separate([Linear; 3]),
+    /// One layer with the outputs of all three, in this order.
+    Fused(Linear),
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadNormNames {
+    /// Of queries.
+    pub query: &'static str,
+    /// Of keys.
+    pub key: &'static str,
+    /// They are of all heads together, not of each.
+    pub over_all_heads: bool,
+}
+
+/// The layers of a feed-forward. `up` is the one that the activation is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedForwardNames {
+    /// `up`, `down`, and in a gated feed-forward the factors.
+    Separate {
+        /// Its outputs are activated.
+        up: Linear,
+        /// Its outputs are factors of these.
+        gate: Option<Linear>,
+        /// From there back to the hidden states.
+        down: Linear,
+    },
+    /// One layer with the outputs of `up` and `gate`.
+    Fused {
+        /// Both.
+        both: Linear,
+        /// Which half is `up`.
+        activated: Half,
+        /// From there back to the hidden states.
+        down: Linear,
+    },
+}
+
+/// A half of a layer's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+/// Tensors of a mixture of experts, by their whole names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertNames {
+    /// `[experts, hidden]`
+    pub router: &'static str,
+    /// `[experts × intermediate, hidden]`
+    pub up: &'static str,
+    /// `[experts × intermediate, hidden]`: each expert's the other way round than a layer's weight.
+    pub down: &'static str,
+    /// `[hidden]`
+    pub bias: &'static str,
 }
 
 impl Architecture {
+    /// Blocks over tables, and nothing else.
+    pub fn new(shape: Shape, tables: Vec<Table>, names: BlockNames) -> Architecture {
+        Architecture {
+            shape,
+            anchor: tables.first().and_then(|table| table.names.first()).copied().unwrap_or_default(),
+            tables,
+            table_scale: 1.0,
+            embedding_norm: None,
+            embedding_projection: None,
+            norms: NormTensors::default(),
+            names,
+            variants: Vec::new(),
+            position_bias: None,
+            rotaries: Vec::new(),
+            attention: Vec::new(),
+            order: Vec::new(),
+            final_norm: None,
+            most_tokens: None,
+        }
+    }
+
+    /// Takes the names of the first variant whose tensor there is.
+    pub fn settle(&mut self, has: impl Fn(&str) -> bool) {
+        if let Some((_, names)) = self.variants.iter().find(|(marker, _)| has(marker)) {
+            self.names = *names;
+        }
+    }
+
+    /// Width of the tables' rows.
+    pub fn table_width(&self) -> usize {
+        self.embedding_projection.map_or(self.shape.hidden, |(width, _)| width)
+    }
+
+    /// Attention of one layer.
+    pub fn attention(&self, layer: usize) -> LayerAttention {
+        self.attention.get(layer).copied().unwrap_or(LayerAttention { mask: Mask::FULL, rotary: None })
+    }
+
+    /// The blocks in the order in which layers use them.
+    pub fn blocks_in_order(&self) -> Vec<usize> {
+        if self.order.is_empty() { (0..self.shape.layers).collect() } else { self.order.clone() }
+    }
+
+    /// Who attends to whom, in a word: what people are told.
+    pub fn masks(&self) -> &'static str {
+        let masks = || self.attention.iter().map(|attention| attention.mask);
+        match (masks().any(|mask| mask.after == 0), masks().any(|mask| mask != Mask::FULL && mask.after > 0)) {
+            (true, _) => "causal",
+            (false, true) => "bidirectional, with windows",
+            (false, false) => "bidirectional",
+        }
+    }
+
     /// The most tokens of a sequence; `usize::MAX` where positions are only relative.
     pub fn longest(&self) -> usize {
         let longest = |table: &Table| match table.index {
@@ -99,7 +307,7 @@ impl Architecture {
             Index::PositionAfter { padding_id } => Some(table.rows.saturating_sub(padding_id as usize + 1)),
             Index::Id | Index::TokenType => None,
         };
-        self.tables.iter().filter_map(longest).min().unwrap_or(usize::MAX)
+        self.tables.iter().filter_map(longest).chain(self.most_tokens).min().unwrap_or(usize::MAX)
     }
 
     /// For each table the row of each token.
@@ -138,201 +346,17 @@ fn positions_after(padding_id: u32, ids: &[u32]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// A tensor in f32: its shape and its values, row-major.
-pub type NamedTensor = (Vec<usize>, Vec<f32>);
-
-/// The parameters of an architecture out of a source of tensors, which is told the name and the shape wanted. Each tensor
-/// is asked for once; one of another shape is an error that names it; a missing one is the source's error.
-pub struct Parameters<'a, F> {
-    architecture: &'a Architecture,
-    source: F,
-}
-
-impl<'a, F: FnMut(&str, &[usize]) -> Result<NamedTensor>> Parameters<'a, F> {
-    /// Reads from `source`.
-    pub fn new(architecture: &'a Architecture, source: F) -> Self {
-        Parameters { architecture, source }
-    }
-
-    /// What the model has once.
-    ///
-    /// # Errors
-    /// `Unusable` for a tensor of another shape, and what the source says.
-    pub fn outer(&mut self) -> Result<Outer> {
-        let Architecture { tables, embedding_norm, position_bias, final_norm, shape, .. } = self.architecture;
-        Ok(Outer {
-            tables: tables.iter().map(|table| self.table(table)).collect::<Result<_>>()?,
-            embedding_norm: embedding_norm.map(|name| self.norm(name)).transpose()?,
-            position_bias: match *position_bias {
-                Some(BiasTable { name, buckets, max_distance }) => {
-                    Some(PositionBias { values: self.tensor(name, &[buckets, shape.heads])?, max_distance })
-                }
-                None => None,
-            },
-            final_norm: final_norm.map(|name| self.norm(name)).transpose()?,
-        })
-    }
-
-    /// What a block has.
-    ///
-    /// # Errors
-    /// As [`Parameters::outer`].
-    pub fn block(&mut self, layer: usize) -> Result<Block> {
-        let Architecture { shape, names, .. } = self.architecture;
-        let Shape { hidden, intermediate, style, .. } = *shape;
-        let width = shape.attention_width();
-        let name = |part: &str| format!("{}.{layer}.{part}", names.layers);
-        let [query, key, value, output] = names.attention;
-        Ok(Block {
-            query: self.dense(&name(query), width, hidden)?,
-            key: self.dense(&name(key), width, hidden)?,
-            value: self.dense(&name(value), width, hidden)?,
-            attention_output: self.dense(&name(output), hidden, width)?,
-            attention_norm: self.norm(&name(names.attention_norm))?,
-            up: self.dense(&name(names.up), intermediate, hidden)?,
-            gate: style.gated.then(|| self.dense(&name(names.gate), intermediate, hidden)).transpose()?,
-            down: self.dense(&name(names.down), hidden, intermediate)?,
-            output_norm: self.norm(&name(names.output_norm))?,
-        })
-    }
-
-    fn table(&mut self, table: &Table) -> Result<Vec<f32>> {
-        let shape = [table.rows, self.architecture.shape.hidden];
-        let mut missing = None;
-        for name in table.names {
-            match (self.source)(name, &shape) {
-                Ok(tensor) => return checked(name, tensor, &shape),
-                Err(error) => missing = missing.or(Some(error)),
-            }
-        }
-        Err(missing.unwrap_or_else(|| Error::internal("an embedding table without a name")))
-    }
-
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        checked(name, (self.source)(name, shape)?, shape)
-    }
-
-    fn dense(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Dense> {
-        let weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias = match self.architecture.names.biases {
-            true => self.tensor(&format!("{name}.bias"), &[outputs])?,
-            false => Vec::new(),
-        };
-        Ok(Dense { weight, bias })
-    }
-
-    fn norm(&mut self, name: &str) -> Result<Norm> {
-        let Shape { hidden, style, .. } = self.architecture.shape;
-        let gamma = self.tensor(&format!("{name}.weight"), &[hidden])?;
-        let beta = match style.rms_norm {
-            true => Vec::new(),
-            false => self.tensor(&format!("{name}.bias"), &[hidden])?,
-        };
-        Ok(Norm { gamma, beta })
-    }
-}
-
-impl<F> fmt::Debug for Parameters<'_, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parameters").field("architecture", &self.architecture).finish_non_exhaustive()
-    }
-}
-
-fn checked(name: &str, (found, values): NamedTensor, shape: &[usize]) -> Result<Vec<f32>> {
-    if found != shape || found.iter().product::<usize>() != values.len() {
-        return Err(Error::unusable(format!(
-            "the tensor '{name}' has the shape {found:?} where config.json asks for {shape:?}"
-        )));
-    }
-    Ok(values)
-}
-
-/// `config.json`, read key by key. What it leaves out has the family's default, as in transformers' configurations: the
-/// files of some models hold a few keys only.
-#[derive(Debug)]
-pub struct Config<'a>(pub &'a Map<String, Value>);
-
-impl Config<'_> {
-    /// A positive number.
-    ///
-    /// # Errors
-    /// `Unusable` if something else stands there.
-    pub fn count(&self, key: &str, default: usize) -> Result<usize> {
-        match self.0.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => match value.as_u64() {
-                Some(count) if (1..=u64::from(u32::MAX)).contains(&count) => Ok(count as usize),
-                _ => Err(Error::unusable(format!("config.json: {key} must be a positive number, got {value}"))),
-            },
-        }
-    }
-
-    /// A token's id, which may be 0.
-    ///
-    /// # Errors
-    /// `Unusable` if something else stands there.
-    pub fn id(&self, key: &str, default: u32) -> Result<u32> {
-        match self.0.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => value
-                .as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| Error::unusable(format!("config.json: {key} must be a token's id, got {value}"))),
-        }
-    }
-
-    /// A norm's epsilon.
-    pub fn epsilon(&self, key: &str, default: f64) -> f32 {
-        self.0.get(key).and_then(Value::as_f64).unwrap_or(default) as f32
-    }
-
-    /// A word.
-    pub fn word(&self, key: &str, default: &'static str) -> &str {
-        self.0.get(key).and_then(Value::as_str).unwrap_or(default)
-    }
-
-    /// The activation that a word means.
-    ///
-    /// # Errors
-    /// `Unusable` for one that is not supported.
-    pub fn activation(&self, key: &str, default: &'static str) -> Result<Activation> {
-        activation(self.word(key, default))
-    }
-
-    /// Whether positions are looked up in a table and added, as all models of the families here have it.
-    ///
-    /// # Errors
-    /// `Unusable` if they are not.
-    pub fn absolute_positions(&self) -> Result<()> {
-        match self.word("position_embedding_type", "absolute") {
-            "absolute" => Ok(()),
-            other => Err(Error::unusable(format!("config.json: positions of the type '{other}' are not supported"))),
-        }
-    }
-}
-
-/// The activation by its name in transformers.
-///
-/// # Errors
-/// `Unusable` for one that is not supported.
-pub fn activation(name: &str) -> Result<Activation> {
-    match name {
-        "gelu" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        other => Err(Error::unusable(format!("config.json: the activation '{other}' is not supported"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::super::known::architecture;
+    use super::super::known::{Masks, architecture};
+    use super::super::parameters::Parameters;
     use super::*;
+    use text2vec_kernel::Activation;
 
     fn of(model_type: &str, config: Value) -> Result<Architecture> {
-        architecture(model_type, config.as_object().expect("an object"))
+        architecture(model_type, config.as_object().expect("an object"), Masks::AsConfigured)
     }
 
     #[test]
@@ -376,10 +400,10 @@ mod tests {
             ("dpr", json!({"projection_dim": 128})),
             ("bert", json!({"hidden_size": 0})),
             ("bert", json!({"hidden_size": "768"})),
-            ("bert", json!({"hidden_act": "swish"})),
+            ("bert", json!({"hidden_act": "mish"})),
             ("bert", json!({"position_embedding_type": "relative_key"})),
             ("roberta", json!({"pad_token_id": -1})),
-            ("t5", json!({"feed_forward_proj": "gated-silu"})),
+            ("t5", json!({"feed_forward_proj": "gated-mish"})),
             ("t5", json!({"d_kv": 0})),
             ("gpt2", json!({})),
         ] {

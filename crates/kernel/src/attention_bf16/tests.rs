@@ -27,7 +27,8 @@ fn attend(
     let unit = kernels.unit(Precision::Bf16);
     let mut scratch = vec![f32::NAN; scratch_len(kernels, unit, tokens, size)];
     let mut out = vec![f32::NAN; tokens * heads * size];
-    let sequence = Heads { projected: readable.as_ptr(), stride: 3 * heads * size, heads, size, tokens };
+    let stride = 3 * heads * size;
+    let sequence = Heads { projected: readable.as_ptr(), stride, heads, key_heads: heads, size, tokens };
     for head in 0..heads {
         for cut in cuts.windows(2) {
             let out = (out.as_mut_ptr(), heads * size);

@@ -164,6 +164,10 @@ unsafe fn activate<S: Simd>(s: S, activation: Activation, product: Product, rows
             // SAFETY: handed on.
             unsafe { map(s, product, rows, Activation::Relu) }
         }
+        Activation::Silu => {
+            // SAFETY: handed on.
+            unsafe { map(s, product, rows, Activation::Silu) }
+        }
     }
 }
 

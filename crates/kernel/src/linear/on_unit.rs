@@ -224,6 +224,7 @@ impl<S: Simd> OnUnit<'_, S> {
                     Activation::Gelu => self.finish_with(sums, rows, panel, Some(Activation::Gelu)),
                     Activation::GeluTanh => self.finish_with(sums, rows, panel, Some(Activation::GeluTanh)),
                     Activation::Relu => self.finish_with(sums, rows, panel, Some(Activation::Relu)),
+                    Activation::Silu => self.finish_with(sums, rows, panel, Some(Activation::Silu)),
                 },
             }
         }

@@ -241,6 +241,12 @@ impl Linear {
 pub(super) const MOST_BYTES: usize = i32::MAX as usize / (255 * 128);
 
 impl Dense {
+    /// Takes the outputs from this one on away, and returns them as a layer with the same inputs.
+    pub fn split_off(&mut self, output: usize, inputs: usize) -> Dense {
+        let bias = if self.bias.is_empty() { Vec::new() } else { self.bias.split_off(output) };
+        Dense { weight: self.weight.split_off(output * inputs), bias }
+    }
+
     /// How many outputs it has, with so many inputs.
     fn outputs(&self, inputs: usize) -> Result<usize> {
         let Dense { weight, bias } = self;

@@ -19,6 +19,8 @@ pub struct Executor {
     scratch: Scratch,
     /// The model's position bias for sequences of up to that many tokens.
     distances: (Arc<Vec<f32>>, usize),
+    /// The cosines and sines of the model's rotaries for sequences of up to that many tokens.
+    rotations: (Vec<Arc<Vec<f32>>>, usize),
 }
 
 impl Executor {
@@ -30,7 +32,7 @@ impl Executor {
         let team = Team::new(threads)?;
         let members = (0..team.size()).map(|_| AlignedBuffer::default()).collect();
         let scratch = Scratch { members, ..Scratch::default() };
-        Ok(Executor { model, team, scratch, distances: (Arc::default(), 0) })
+        Ok(Executor { model, team, scratch, distances: (Arc::default(), 0), rotations: (Vec::new(), 0) })
     }
 
     /// The model.
@@ -97,7 +99,11 @@ impl Executor {
             return Ok(Vec::new());
         }
         let way = Way::new(&model, unit);
-        let schedule = Schedule::for_rows(tokens, self.team.size(), way.few_rows);
+        let schedule = match model.has_experts() {
+            // Which rows an expert has is known to the member that has the rows.
+            true => Schedule::Rows,
+            false => Schedule::for_rows(tokens, self.team.size(), way.few_rows),
+        };
         let sequences: Vec<_> = lengths
             .iter()
             .scan(0, |start, &length| {
@@ -114,8 +120,30 @@ impl Executor {
             self.distances = (Arc::new(bias.by_distance(model.shape.heads, longest)), longest);
         }
         let distances = self.distances.clone();
+        let mut positions = Vec::new();
+        if !model.rotaries.is_empty() {
+            if longest > self.rotations.1 {
+                let longest = longest.next_power_of_two();
+                let tables = model.rotaries.iter().map(|rotary| Arc::new(rotary.table(longest))).collect();
+                self.rotations = (tables, longest);
+            }
+            positions = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        }
+        let rotations = self.rotations.0.clone();
         let memory = self.scratch.prepare(&model, way, schedule, tokens, longest);
-        let pass = Pass { model, way, schedule, rows, sequences, tokens, threads: self.team.size(), distances, memory };
+        let pass = Pass {
+            model,
+            way,
+            schedule,
+            rows,
+            sequences,
+            positions,
+            rotations,
+            tokens,
+            threads: self.team.size(),
+            distances,
+            memory,
+        };
         self.team.run(Arc::new(move |member: &Member<'_>| pass.take_part(member)))?;
         let mut states = Vec::with_capacity(tokens * hidden);
         for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {

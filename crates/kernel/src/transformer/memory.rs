@@ -13,11 +13,11 @@ use crate::{attention, attention_bf16};
 pub(super) struct Scratch {
     /// The residual stream, `hidden` wide, and at the end the result.
     pub(super) states: AlignedBuffer,
-    /// Queries, keys and values, `3 × hidden` wide, and a panel beyond.
+    /// Queries, keys and values side by side, and a panel beyond.
     pub(super) projected: AlignedBuffer,
     /// What attention gives, `hidden` wide.
     pub(super) context: AlignedBuffer,
-    /// Columns schedule: sums before a norm, or with pre-norm what a norm gives, `hidden` wide.
+    /// Columns schedule: sums before a norm, or with pre-norm what a norm gives, `hidden` wide (or as wide as the tables).
     pub(super) sums: AlignedBuffer,
     /// Columns schedule: between the feed-forward matrices, `intermediate` wide.
     pub(super) between: AlignedBuffer,
@@ -41,6 +41,7 @@ impl Scratch {
     ) -> Memory {
         let Shape { hidden, intermediate, style, .. } = model.shape;
         let (width, head) = (model.shape.attention_width(), model.shape.head_size());
+        let projected = model.shape.projected_width();
         let mut member = match way.rounds_attention {
             true => attention_bf16::scratch_len(model.kernels, way.unit, longest, head),
             false => attention::scratch_len(model.kernels, longest, head),
@@ -52,14 +53,16 @@ impl Scratch {
             Schedule::Rows => (0, way.block_rows),
         };
         let gates = if style.gated { row_stride(intermediate) } else { 0 };
-        let row = row_stride(hidden) + row_stride(way.between_words) + gates + row_stride(operand);
+        let sums = hidden.max(model.table_width);
+        let experts = style.experts.map_or(0, |experts| row_stride(experts.count) + 2 * row_stride(hidden));
+        let row = row_stride(sums) + row_stride(way.between_words) + gates + experts + row_stride(operand);
         let unit = if way.unit.is_some() { UNIT_SCRATCH } else { 0 };
         member = member.max(block_rows * row + unit);
         Memory {
             states: Matrix::with_room(&mut self.states, tokens, hidden, 0),
-            projected: Matrix::with_room(&mut self.projected, tokens, 3 * width, model.kernels.panel_width()),
+            projected: Matrix::with_room(&mut self.projected, tokens, projected, model.kernels.panel_width()),
             context: Matrix::with_room(&mut self.context, tokens, width, 0),
-            sums: Matrix::with_room(&mut self.sums, column_tokens, hidden, 0),
+            sums: Matrix::with_room(&mut self.sums, column_tokens, sums, 0),
             between: Matrix::with_room(&mut self.between, column_tokens, way.between_words, 0),
             gates: Matrix::with_room(&mut self.gates, if style.gated { column_tokens } else { 0 }, intermediate, 0),
             operand: Matrix::with_room(&mut self.operand, column_tokens, operand, 0),
@@ -102,6 +105,15 @@ impl Matrix {
     pub(super) unsafe fn skip_rows(self, row: usize) -> Matrix {
         // SAFETY: handed on.
         Matrix { start: unsafe { self.start.add(row * self.stride) }, ..self }
+    }
+
+    /// A row.
+    ///
+    /// # Safety
+    /// It must have it.
+    pub(super) unsafe fn row(self, row: usize) -> *mut f32 {
+        // SAFETY: handed on.
+        unsafe { self.start.add(row * self.stride) }
     }
 
     /// It as the left factor of a product.

@@ -4,44 +4,54 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::memory::{Matrix, Memory, Room};
-use super::model::{PackedBlock, PackedNorm, Transformer};
+use super::model::Transformer;
 use super::shape::Shape;
+use super::steps::{After, ExpertStep, HeadStep, NormStep, PackedNorm, Place, ProductStep, Step};
 use super::way::{Schedule, Way, pieces};
 use crate::attention::{AttentionTask, Heads};
 use crate::attention_bf16::RoundedAttentionTask;
+use crate::experts::{AddRowTask, NOT_TAKEN, RouteTask};
 use crate::linear::{Epilogue, Linear, LinearTask, Panels};
+use crate::mask::Mask;
 use crate::math::Activation;
 use crate::matrix_unit::TILE_ROWS;
 use crate::norm::{LayerNormTask, RmsNormTask};
 use crate::operand::{Form, OperandTask};
+use crate::rotary::RotateTask;
 use crate::table::EmbedTask;
 use crate::team::Member;
 
 /// Most rows that one thread embeds, norms or rounds at a time in the columns schedule.
 const NORM_ROWS: usize = 8;
 
-/// What a product reads.
+/// The matrices of a member's steps, of which row 0 is the first of those it works on.
 #[derive(Clone, Copy)]
-enum Input {
-    /// f32, and the activation that is yet to be applied.
-    Values(Matrix, Option<Activation>),
-    /// Rows as the product reads them.
-    Ready(Matrix),
+struct Places {
+    states: Matrix,
+    sums: Matrix,
+    projected: Matrix,
+    context: Matrix,
+    between: Matrix,
+    gates: Matrix,
+    /// Rows of a product as its precision reads them.
+    operand: Matrix,
+    /// What experts need: a row's probabilities, the rows of one, and what it makes of them.
+    experts: [Matrix; 3],
+    /// Memory that a unit's products need.
+    scratch: (*mut f32, usize),
+    /// The token of row 0.
+    first: usize,
 }
 
-/// What a product writes.
-#[derive(Clone, Copy)]
-enum Output {
-    /// f32.
-    Values(Matrix),
-    /// Rows as the next product reads them.
-    Operand(Matrix),
-}
-
-impl Output {
-    fn out(self) -> (*mut f32, usize) {
-        match self {
-            Output::Values(matrix) | Output::Operand(matrix) => matrix.out(),
+impl Places {
+    fn at(&self, place: Place) -> Matrix {
+        match place {
+            Place::States => self.states,
+            Place::Sums => self.sums,
+            Place::Projected => self.projected,
+            Place::Context => self.context,
+            Place::Between => self.between,
+            Place::Gates => self.gates,
         }
     }
 }
@@ -55,6 +65,10 @@ pub(super) struct Pass {
     /// Per embedding table, the row of each token.
     pub(super) rows: Vec<Vec<u32>>,
     pub(super) sequences: Vec<Range<usize>>,
+    /// Of each token in its sequence, where the model has rotaries.
+    pub(super) positions: Vec<u32>,
+    /// The cosines and sines of each rotary.
+    pub(super) rotations: Vec<Arc<Vec<f32>>>,
     pub(super) tokens: usize,
     pub(super) threads: usize,
     /// The position bias by head and distance, and for how many tokens.
@@ -71,161 +85,139 @@ impl Pass {
     }
 
     fn by_columns(&self, member: &Member<'_>) {
-        let Memory { states, projected, context, sums, between, gates, operand, .. } = self.memory;
-        let Shape { hidden, intermediate, style, .. } = self.model.shape;
-        let width = self.model.shape.attention_width();
-        // Sums go to their own buffer and norms of them to the states; with pre-norm the other way round: sums stay in
-        // the states.
-        let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
-        // What a product reads: the matrix itself, or its rows rounded into the operand.
-        let (rounds, feeds) = (self.rounds(), self.way.feeds_operand());
-        let [from_normed, from_context] = [normed, context].map(|matrix| if rounds { operand } else { matrix });
-        let from_between = if rounds && !feeds { operand } else { between };
-        let round = |matrix, width, activation, rows| {
-            if rounds {
-                self.round(matrix, width, activation, operand, rows);
-            }
+        let memory = &self.memory;
+        let own = &memory.members[member.index()];
+        let places = Places {
+            states: memory.states,
+            sums: memory.sums,
+            projected: memory.projected,
+            context: memory.context,
+            between: memory.between,
+            gates: memory.gates,
+            operand: memory.operand,
+            experts: [memory.sums; 3],
+            scratch: (own.start, own.len),
+            first: 0,
         };
-        // A norm of what was added up, for the next product to read.
-        let norm = |norm: &PackedNorm| {
-            self.each_rows(member, |rows| {
-                self.norm(norm, (added, normed), rows.clone());
-                round(normed, hidden, None, rows);
-            });
-        };
-        let (up_epilogue, late_activation) = self.after_up(gates);
-        self.each_rows(member, |rows| {
-            self.embed(states, rows.clone());
-            if let Some(norm) = &self.model.embedding_norm {
-                self.norm(norm, (states, states), rows.clone());
+        // What the operand holds.
+        let mut rounded = None;
+        let mut steps = &self.model.steps[..];
+        while let [step, rest @ ..] = steps {
+            match step {
+                Step::Attend { mask } => self.attend(member, *mask),
+                Step::Product(step) => {
+                    if self.rounds(step.from) && rounded != Some(step.from) {
+                        self.each_rows(member, |rows| self.round(step, &places, rows));
+                        rounded = Some(step.from);
+                    }
+                    self.product_by_columns(member, step, &places);
+                    rounded = rounded.filter(|&place| place != step.to);
+                }
+                Step::Embed { .. } | Step::Norm(_) | Step::Heads(_) | Step::Experts(_) => {
+                    // All up to one that is shared out by columns or heads, and the rounding for that, in one phase.
+                    let count = steps.iter().take_while(|step| step.is_by_row()).count();
+                    let (together, rest) = steps.split_at(count);
+                    let next = match rest.first() {
+                        Some(Step::Product(next)) if self.rounds(next.from) => Some(next),
+                        _ => None,
+                    };
+                    self.each_rows(member, |rows| {
+                        together.iter().for_each(|step| self.by_row(step, &places, rows.clone()));
+                        if let Some(next) = next {
+                            self.round(next, &places, rows);
+                        }
+                    });
+                    rounded = next.map(|next| next.from);
+                    steps = rest;
+                    continue;
+                }
             }
-            if !style.pre_norm {
-                round(states, hidden, None, rows);
-            }
-        });
-        for block in &self.model.blocks {
-            if style.pre_norm {
-                norm(&block.attention_norm);
-            }
-            self.product_by_columns(
-                member,
-                &block.projection,
-                (from_normed, Output::Values(projected)),
-                Epilogue::Bias,
-            );
-            self.attend(member);
-            if rounds {
-                self.each_rows(member, |rows| round(context, width, None, rows));
-            }
-            let output = (from_context, Output::Values(added));
-            self.product_by_columns(member, &block.attention_output, output, states.residual());
-            norm(if style.pre_norm { &block.output_norm } else { &block.attention_norm });
-            if let Some(gate) = &block.gate {
-                self.product_by_columns(member, gate, (from_normed, Output::Values(gates)), Epilogue::Bias);
-            }
-            let output = if feeds { Output::Operand(between) } else { Output::Values(between) };
-            self.product_by_columns(member, &block.up, (from_normed, output), up_epilogue);
-            if rounds && !feeds {
-                self.each_rows(member, |rows| round(between, intermediate, late_activation, rows));
-            }
-            self.product_by_columns(member, &block.down, (from_between, Output::Values(added)), states.residual());
-            if !style.pre_norm {
-                norm(&block.output_norm);
-            }
-        }
-        if let Some(norm) = &self.model.final_norm {
-            self.each_rows(member, |rows| self.norm(norm, (states, states), rows));
-        }
-    }
-
-    /// What the product with `up` does after its sums (`gates` holds its factors, if there are any), and which activation
-    /// is left to the pass that rounds the rows: where there is one, and no gate, it applies the activation too. There is
-    /// none where the product writes rounded rows itself.
-    fn after_up(&self, gates: Matrix) -> (Epilogue, Option<Activation>) {
-        let Shape { activation, style, .. } = self.model.shape;
-        match (style.gated, self.rounds() && !self.way.feeds_operand()) {
-            (true, _) => (Epilogue::Gated(activation, gates.start, gates.stride), None),
-            (false, true) => (Epilogue::Bias, Some(activation)),
-            (false, false) => (Epilogue::Activation(activation), None),
+            steps = rest;
         }
     }
 
     fn by_rows(&self, member: &Member<'_>) {
-        let Memory { states, projected, context, .. } = self.memory;
+        let memory = &self.memory;
         let Shape { hidden, intermediate, style, .. } = self.model.shape;
-        let own = &self.memory.members[member.index()];
+        let own = &memory.members[member.index()];
         let most_rows = self.way.block_rows;
-        // The member's own sums (with pre-norm, norms) and intermediate values; row 0 is the block's first.
+        // The member's own; row 0 is the block's first.
         let mut room = Room { at: own.start, left: own.len };
-        let sums = room.matrix(most_rows, hidden);
+        let sums = room.matrix(most_rows, hidden.max(self.model.table_width));
         let between = room.matrix(most_rows, self.way.between_words);
         let gates = if style.gated { room.matrix(most_rows, intermediate) } else { between };
+        let experts = match style.experts {
+            Some(experts) => [experts.count, hidden, hidden].map(|columns| room.matrix(most_rows, columns)),
+            None => [sums; 3],
+        };
         let operand = room.matrix(most_rows, self.way.operand_words);
-        let rest = (operand, (room.at, room.left));
-        let feeds = self.way.feeds_operand();
-        let (up_epilogue, late_activation) = self.after_up(gates);
+        let scratch = (room.at, room.left);
         // As many blocks for each thread, on a unit in whole tiles.
         let count = self.tokens.div_ceil(most_rows).next_multiple_of(self.threads);
         let step = if self.way.unit.is_some() { TILE_ROWS } else { 1 };
         let steps = self.tokens.div_ceil(step);
         let start_of = |item: usize| (steps * item / count * step).min(self.tokens);
-        let block_of = |item: usize| start_of(item)..start_of(item + 1);
-        // Queries, keys and values of a block's rows.
-        let project = |block: &PackedBlock, (states, projected): (Matrix, Matrix), rows: Range<usize>| {
-            let mut input = states;
-            if style.pre_norm {
-                self.norm(&block.attention_norm, (states, sums), rows.clone());
-                input = sums;
-            }
-            let input = Input::Values(input, None);
-            self.product(&block.projection, (input, rest), Output::Values(projected), Epilogue::Bias, rows);
-        };
-        member.phase(count, |item| {
-            let rows = block_of(item);
-            self.embed(states, rows.clone());
-            if let Some(norm) = &self.model.embedding_norm {
-                self.norm(norm, (states, states), rows.clone());
-            }
-            if let Some(first) = self.model.blocks.first() {
-                // SAFETY: the matrices have `tokens` rows.
-                let [states, projected] = [states, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
-                project(first, (states, projected), 0..rows.len());
-            }
-        });
-        for (layer, block) in self.model.blocks.iter().enumerate() {
-            self.attend(member);
+        let mut steps = &self.model.steps[..];
+        while !steps.is_empty() {
+            let up_to = steps.iter().position(|step| matches!(step, Step::Attend { .. })).unwrap_or(steps.len());
+            let (together, rest) = steps.split_at(up_to);
             member.phase(count, |item| {
-                let rows = block_of(item);
+                let (first, end) = (start_of(item), start_of(item + 1));
+                let shared = [memory.states, memory.projected, memory.context];
                 // SAFETY: the matrices have `tokens` rows.
-                let [states, context, projected] =
-                    [states, context, projected].map(|matrix| unsafe { matrix.skip_rows(rows.start) });
-                let rows = 0..rows.len();
-                let residual = states.residual();
-                // As in the columns schedule.
-                let (added, normed) = if style.pre_norm { (states, sums) } else { (sums, states) };
-                let feed_norm = if style.pre_norm { &block.output_norm } else { &block.attention_norm };
-                let from_context = (Input::Values(context, None), rest);
-                self.product(&block.attention_output, from_context, Output::Values(added), residual, rows.clone());
-                self.norm(feed_norm, (added, normed), rows.clone());
-                let from_normed = (Input::Values(normed, None), rest);
-                if let Some(gate) = &block.gate {
-                    self.product(gate, from_normed, Output::Values(gates), Epilogue::Bias, rows.clone());
-                }
-                let (output, input) = match feeds {
-                    true => (Output::Operand(between), Input::Ready(between)),
-                    false => (Output::Values(between), Input::Values(between, late_activation)),
-                };
-                self.product(&block.up, from_normed, output, up_epilogue, rows.clone());
-                self.product(&block.down, (input, rest), Output::Values(added), residual, rows.clone());
-                if !style.pre_norm {
-                    self.norm(&block.output_norm, (sums, states), rows.clone());
-                }
-                match (self.model.blocks.get(layer + 1), &self.model.final_norm) {
-                    (Some(next), _) => project(next, (states, projected), rows),
-                    (None, Some(norm)) => self.norm(norm, (states, states), rows),
-                    (None, None) => {}
-                }
+                let [states, projected, context] = shared.map(|matrix| unsafe { matrix.skip_rows(first) });
+                let places =
+                    Places { states, sums, projected, context, between, gates, operand, experts, scratch, first };
+                self.block(together, &places, 0..end - first);
             });
+            steps = rest;
+            if let [Step::Attend { mask }, rest @ ..] = steps {
+                self.attend(member, *mask);
+                steps = rest;
+            }
+        }
+    }
+
+    /// Takes a block of rows through some steps.
+    fn block(&self, steps: &[Step], places: &Places, rows: Range<usize>) {
+        let mut rounded = None;
+        for step in steps {
+            let written = match step {
+                Step::Product(step) => {
+                    if self.rounds(step.from) && rounded != Some(step.from) {
+                        self.round(step, places, rows.clone());
+                        rounded = Some(step.from);
+                    }
+                    self.product(step, places, rows.clone());
+                    step.to
+                }
+                Step::Norm(NormStep { to, .. }) | Step::Embed { to } => {
+                    self.by_row(step, places, rows.clone());
+                    *to
+                }
+                Step::Heads(_) | Step::Attend { .. } => {
+                    self.by_row(step, places, rows.clone());
+                    Place::Projected
+                }
+                Step::Experts(step) => {
+                    self.experts(step, places, rows.clone());
+                    // Theirs is in the operand now.
+                    rounded = None;
+                    step.to
+                }
+            };
+            rounded = rounded.filter(|&place| place != written);
+        }
+    }
+
+    /// A step that works row by row.
+    fn by_row(&self, step: &Step, places: &Places, rows: Range<usize>) {
+        match step {
+            Step::Embed { to } => self.embed(places.at(*to), places.first, rows),
+            Step::Norm(step) => self.norm(step, places, rows),
+            Step::Heads(step) => self.heads(step, places, rows),
+            Step::Experts(step) => self.experts(step, places, rows),
+            Step::Product(_) | Step::Attend { .. } => unreachable!("not row by row"),
         }
     }
 
@@ -236,13 +228,25 @@ impl Pass {
         member.phase(count, |item| work(item * most..((item + 1) * most).min(self.tokens)));
     }
 
-    /// Whether products read rounded rows.
-    fn rounds(&self) -> bool {
-        self.way.form != Form::Plain
+    /// Whether products read rounded rows of a place. There are none to make where the product before wrote them itself.
+    fn rounds(&self, place: Place) -> bool {
+        self.way.form != Form::Plain && !(place == Place::Between && self.way.feeds_operand())
     }
 
-    /// Rounds rows of a matrix, after an activation if there is one, into the same rows of an operand.
-    fn round(&self, input: Matrix, width: usize, activation: Option<Activation>, operand: Matrix, rows: Range<usize>) {
+    /// Rounds the rows that a product reads into the operand.
+    fn round(&self, step: &ProductStep, places: &Places, rows: Range<usize>) {
+        let style = self.model.shape.style;
+        // Where there is no gate, the activation was left to be applied here.
+        let activation = (step.from == Place::Between && !style.gated).then_some(self.model.shape.activation);
+        self.round_rows((places.at(step.from), step.linear.inputs(), activation), places.operand, rows);
+    }
+
+    fn round_rows(
+        &self,
+        (input, width, activation): (Matrix, usize, Option<Activation>),
+        operand: Matrix,
+        rows: Range<usize>,
+    ) {
         let rounding = (self.way.form, width, activation);
         // SAFETY: both matrices have these rows, as wide as needed, and they are given to this member.
         let task = unsafe { OperandTask::new(rounding, input.out(), operand.out(), rows) };
@@ -250,71 +254,188 @@ impl Pass {
     }
 
     /// Sums of embedding rows.
-    fn embed(&self, out: Matrix, tokens: Range<usize>) {
-        let Transformer { kernels, shape: Shape { hidden, .. }, ref tables, .. } = *self.model;
-        // SAFETY: `out` has `tokens` rows, and these are given to this member; the indices were checked before the pass.
-        kernels.run(unsafe { EmbedTask::new((tables, &self.rows), hidden, out.out(), tokens) });
+    fn embed(&self, out: Matrix, first: usize, rows: Range<usize>) {
+        let Transformer { kernels, table_width, ref tables, .. } = *self.model;
+        // SAFETY: `out` has these rows, and they are given to this member; the indices were checked before the pass.
+        kernels.run(unsafe { EmbedTask::new((tables, &self.rows), table_width, out.out(), first, rows) });
     }
 
     /// The norm of some rows.
-    fn norm(&self, norm: &PackedNorm, (input, out): (Matrix, Matrix), rows: Range<usize>) {
+    fn norm(&self, step: &NormStep, places: &Places, rows: Range<usize>) {
+        let (input, out) = (places.at(step.from).input(), places.at(step.to).out());
+        // SAFETY: both matrices have these rows, as wide as the norm, and those of `out` are given to this member.
+        unsafe { self.norm_columns(&step.norm, input, out, step.adds, rows) };
+    }
+
+    /// # Safety
+    /// Rows of input and output must be readable and writable for the width of the norm, with nobody else accessing those of
+    /// the output.
+    unsafe fn norm_columns(
+        &self,
+        norm: &PackedNorm,
+        input: (*const f32, usize),
+        out: (*mut f32, usize),
+        adds: bool,
+        rows: Range<usize>,
+    ) {
         let Shape { style, epsilon, .. } = self.model.shape;
         let arena = self.model.arena.values();
         let (gamma, beta) = (&arena[norm.gamma.clone()], &arena[norm.beta.clone()]);
-        let (input, out) = (input.input(), out.out());
         if style.rms_norm {
-            // SAFETY: both matrices have these rows, and those of `out` are given to this member.
+            // SAFETY: handed on.
             let task = unsafe { RmsNormTask::new((gamma, epsilon), input, out, rows) };
-            self.model.kernels.run(task);
+            self.model.kernels.run(task.adding(adds));
         } else {
-            // SAFETY: as above.
+            // SAFETY: handed on.
             let task = unsafe { LayerNormTask::new((gamma, beta, epsilon), input, out, rows) };
+            self.model.kernels.run(task.adding(adds));
+        }
+    }
+
+    /// Norms and turns queries and keys of some rows, in place.
+    fn heads(&self, step: &HeadStep, places: &Places, rows: Range<usize>) {
+        let shape = self.model.shape;
+        let size = shape.head_size();
+        let matrix = places.projected;
+        if let Some(norms) = &step.norms {
+            let widths = [shape.attention_width(), shape.key_width()];
+            for ((norm, width), first) in norms.iter().zip(widths).zip([0, widths[0]]) {
+                for column in (first..first + width).step_by(norm.gamma.len()) {
+                    let at = matrix.start.wrapping_add(column);
+                    // SAFETY: these columns of the rows are the norm's, and the rows given to this member.
+                    unsafe { self.norm_columns(norm, (at, matrix.stride), (at, matrix.stride), false, rows.clone()) };
+                }
+            }
+        }
+        if let Some(rotary) = step.rotary {
+            let table = (&self.rotations[rotary][..], self.model.rotaries[rotary].frequencies.len());
+            let positions = &self.positions[places.first + rows.start..places.first + rows.end];
+            // Queries and keys stand side by side.
+            let heads = (shape.heads + shape.key_heads(), size);
+            // SAFETY: the matrix has these rows, with all heads, and they are given to this member.
+            let task = unsafe { RotateTask::new(table, positions, heads, matrix.out(), rows) };
             self.model.kernels.run(task);
         }
     }
 
-    /// All columns of some rows of a product, by this member alone. The input is what may have to be rounded, after an
-    /// activation, into the member's own operand, of which a unit's products need some more memory.
-    fn product(
+    /// Feed-forwards by experts, each on the rows that take it, all by this member.
+    fn experts(&self, step: &ExpertStep, places: &Places, rows: Range<usize>) {
+        let Shape { hidden, activation, .. } = self.model.shape;
+        let arena = self.model.arena.values();
+        let [shares, gathered, made] = places.experts;
+        let (from, to) = (places.at(step.from), places.at(step.to));
+        let router = (&arena[step.router.weight.clone()], &arena[step.router.bias.clone()]);
+        let sizes = (hidden, step.experts.len(), step.taken);
+        let bias = &arena[step.bias.clone()];
+        // SAFETY: the matrices have these rows, as wide as needed; those of `from` were written by this member, and all others
+        // are given to it. Rows of `to` and `states` are the same or apart.
+        unsafe {
+            self.model.kernels.run(RouteTask::new(router, sizes, from.input(), shares.out(), rows.clone()));
+            for row in rows.clone() {
+                let to = to.row(row);
+                std::ptr::copy(places.states.row(row), to, hidden);
+                self.model.kernels.run(AddRowTask::new(bias.as_ptr(), to, bias.len(), 1.0));
+            }
+        }
+        // A late activation is applied where rows are rounded.
+        let late = self.rounds(Place::Between);
+        let (epilogue, late) =
+            if late { (Epilogue::Bias, Some(activation)) } else { (Epilogue::Activation(activation), None) };
+        for (expert, (up, down)) in step.experts.iter().enumerate() {
+            // SAFETY: as above.
+            let share = |row: usize| unsafe { shares.row(row).add(expert).read() };
+            let takers = || rows.clone().filter(|&row| share(row) != NOT_TAKEN);
+            let mut count = 0;
+            for row in takers() {
+                // SAFETY: as above; no more rows are gathered than there are.
+                unsafe { std::ptr::copy_nonoverlapping(from.row(row), gathered.row(count), hidden) };
+                count += 1;
+            }
+            if count == 0 {
+                continue;
+            }
+            let between = Place::Between;
+            self.rounded_product(up, (gathered, None), (places.between, between), epilogue, places, 0..count);
+            self.rounded_product(down, (places.between, late), (made, Place::Sums), Epilogue::Bias, places, 0..count);
+            for (place, row) in takers().enumerate() {
+                // SAFETY: as above.
+                let task = unsafe { AddRowTask::new(made.row(place), to.row(row), hidden, share(row)) };
+                self.model.kernels.run(task);
+            }
+        }
+    }
+
+    /// A product of a matrix, rounded before where it must be.
+    fn rounded_product(
         &self,
         linear: &Linear,
-        (input, (operand, scratch)): (Input, (Matrix, (*mut f32, usize))),
-        out: Output,
+        (input, activation): (Matrix, Option<Activation>),
+        (out, to): (Matrix, Place),
         epilogue: Epilogue,
+        places: &Places,
         rows: Range<usize>,
     ) {
-        let input = match input {
-            Input::Values(input, activation) if self.rounds() => {
-                self.round(input, linear.inputs(), activation, operand, rows.clone());
-                operand
-            }
-            Input::Values(input, _) | Input::Ready(input) => input,
-        };
+        let is_ready = input.start == places.between.start && self.way.feeds_operand();
+        let mut read = input;
+        if self.way.form != Form::Plain && !is_ready {
+            self.round_rows((input, linear.inputs(), activation), places.operand, rows.clone());
+            read = places.operand;
+        }
+        self.product_of(linear, read, (out, to), epilogue, places, rows);
+    }
+
+    /// All columns of some rows of a product, by this member alone.
+    fn product(&self, step: &ProductStep, places: &Places, rows: Range<usize>) {
+        let input = if self.rounds(step.from) { places.operand } else { places.at(step.from) };
+        let out = (places.at(step.to), step.to);
+        self.product_of(&step.linear, input, out, self.epilogue(step.after, places), places, rows);
+    }
+
+    fn product_of(
+        &self,
+        linear: &Linear,
+        input: Matrix,
+        (out, to): (Matrix, Place),
+        epilogue: Epilogue,
+        places: &Places,
+        rows: Range<usize>,
+    ) {
         let layer = (linear, &self.model.arena);
         // SAFETY: the matrices have these rows, as wide as the layer, and operands whole tiles of them; those of `out` are
         // given to this member, and the input's were written by it or in an earlier phase. The scratch memory is its own.
-        let task = unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, rows).with_scratch(scratch) };
-        self.model.kernels.run(self.written_as(task, out));
+        let task =
+            unsafe { LinearTask::new(layer, input.input(), out.out(), epilogue, rows).with_scratch(places.scratch) };
+        self.model.kernels.run(self.written_as(task, to));
     }
 
-    /// A product by the pass' way, that writes what its output takes.
-    fn written_as<'a>(&self, task: LinearTask<'a>, out: Output) -> LinearTask<'a> {
+    /// What a product adds to its sums and bias. An activation is left to the pass that rounds the rows, where there is one and
+    /// no gate.
+    fn epilogue(&self, after: After, places: &Places) -> Epilogue {
+        let Shape { activation, style, .. } = self.model.shape;
+        match after {
+            After::Nothing => Epilogue::Bias,
+            After::AddStates => places.states.residual(),
+            After::Activation if style.gated => Epilogue::Gated(activation, places.gates.start, places.gates.stride),
+            After::Activation if self.rounds(Place::Between) => Epilogue::Bias,
+            After::Activation => Epilogue::Activation(activation),
+        }
+    }
+
+    /// A product by the pass' way, that writes what is read at its place: rounded rows where the next product is fed so.
+    fn written_as<'a>(&self, task: LinearTask<'a>, to: Place) -> LinearTask<'a> {
         let task = if self.way.unit.is_none() { task.by_vectors() } else { task };
-        match out {
-            Output::Values(_) => task,
-            Output::Operand(_) => task.writing_operand(),
+        match to {
+            Place::Between if self.way.feeds_operand() => task.writing_operand(),
+            _ => task,
         }
     }
 
     /// All rows of a product, its columns shared out.
-    fn product_by_columns(
-        &self,
-        member: &Member<'_>,
-        linear: &Linear,
-        (input, out): (Matrix, Output),
-        epilogue: Epilogue,
-    ) {
-        let own = &self.memory.members[member.index()];
+    fn product_by_columns(&self, member: &Member<'_>, step: &ProductStep, places: &Places) {
+        let linear = &step.linear;
+        let input = if self.rounds(step.from) { places.operand } else { places.at(step.from) };
+        let out = places.at(step.to);
+        let epilogue = self.epilogue(step.after, places);
         let panels = linear.panels();
         let pieces = pieces(panels.count, self.threads);
         let start_of = |panels: Panels, item: usize, pieces: usize| panels.count * item / pieces;
@@ -334,16 +455,16 @@ impl Pass {
             // columns of `out` are given to this member, and the input was written in an earlier phase. The scratch memory
             // is its own.
             let task = unsafe {
-                LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens)
-                    .with_scratch((own.start, own.len))
+                LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens).with_scratch(places.scratch)
             };
-            self.model.kernels.run(self.written_as(task, out).panels(piece, then));
+            self.model.kernels.run(self.written_as(task, step.to).panels(piece, then));
         });
     }
 
     /// Attention of every sequence and head, shared out.
-    fn attend(&self, member: &Member<'_>) {
+    fn attend(&self, member: &Member<'_>, mask: Mask) {
         let Shape { heads, .. } = self.model.shape;
+        let key_heads = self.model.shape.key_heads();
         let size = self.model.shape.head_size();
         let has_bias = self.model.position_bias.is_some();
         let Memory { projected, context, ref members, .. } = self.memory;
@@ -359,12 +480,13 @@ impl Pass {
                     projected: projected.skip_rows(sequence.start).start,
                     stride: projected.stride,
                     heads,
+                    key_heads,
                     size,
                     tokens: sequence.len(),
                 };
                 let out = context.skip_rows(sequence.start).out();
                 let head = item % heads;
-                let mut task = AttentionTask::new(rows, head, 0..sequence.len(), out, scratch);
+                let mut task = AttentionTask::new(rows, head, 0..sequence.len(), out, scratch).with_mask(mask);
                 if has_bias {
                     let (ref distances, longest) = self.distances;
                     task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);

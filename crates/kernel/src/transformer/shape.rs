@@ -3,8 +3,10 @@
 use std::fmt;
 
 use crate::linear::Dense;
+use crate::mask::Mask;
 use crate::math::Activation;
 use crate::position_bias::PositionBias;
+use crate::rotary::Rotary;
 
 /// Sizes and make of a stack of transformer blocks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,18 +28,46 @@ pub struct Shape {
 }
 
 /// In what a family's blocks differ from BERT's, which are the default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Style {
-    /// Norms stand before attention and feed-forward, not after the sums.
-    pub pre_norm: bool,
+    /// Where norms stand.
+    pub placement: NormPlacement,
     /// Norms divide by the root of the mean square: no mean is taken off, no beta added.
     pub rms_norm: bool,
-    /// Scores are not divided by the root of the heads' width.
-    pub unscaled: bool,
+    /// What scores are multiplied by, where it is not 1 ÷ √head size.
+    pub score_scale: Option<f32>,
     /// A second matrix beside `up`, whose outputs are factors of the activated ones.
     pub gated: bool,
     /// The width of a head, where it is not `hidden / heads`.
     pub head_size: Option<usize>,
+    /// Heads of keys and values, where there are fewer than of queries (grouped-query attention). They divide `heads`:
+    /// as many neighbouring queries' heads share one.
+    pub key_heads: Option<usize>,
+    /// Some blocks have several feed-forwards, of which each token takes a few.
+    pub experts: Option<ExpertShape>,
+}
+
+/// Where the norms of a block stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormPlacement {
+    /// After the sums of a part's input and its output (BERT).
+    #[default]
+    After,
+    /// Before attention and feed-forward (T5, Llama).
+    Before,
+    /// Before attention and feed-forward, and of their outputs before those are added (Gemma).
+    Around,
+}
+
+/// A mixture of experts in place of a feed-forward, as NomicBERT v2 has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertShape {
+    /// Feed-forwards of a block.
+    pub count: usize,
+    /// How many of them a token takes: those with its highest probabilities, by which their outputs are weighted.
+    pub taken: usize,
+    /// Blocks whose index leaves the rest 1 divided by this have them.
+    pub every: usize,
 }
 
 impl Shape {
@@ -46,9 +76,34 @@ impl Shape {
         self.style.head_size.unwrap_or(self.hidden / self.heads.max(1))
     }
 
-    /// Width of the queries, keys or values of all heads.
+    /// Width of the queries of all heads.
     pub fn attention_width(&self) -> usize {
         self.heads * self.head_size()
+    }
+
+    /// Heads of keys, and of values.
+    pub fn key_heads(&self) -> usize {
+        self.style.key_heads.unwrap_or(self.heads)
+    }
+
+    /// Width of the keys of all heads, and of the values.
+    pub fn key_width(&self) -> usize {
+        self.key_heads() * self.head_size()
+    }
+
+    /// Width of queries, keys and values side by side.
+    pub fn projected_width(&self) -> usize {
+        self.attention_width() + 2 * self.key_width()
+    }
+
+    /// What scores are multiplied by.
+    pub fn score_scale(&self) -> f32 {
+        self.style.score_scale.unwrap_or(1.0 / (self.head_size() as f32).sqrt())
+    }
+
+    /// The mixture of experts of a block, if it has one.
+    pub fn experts(&self, layer: usize) -> Option<ExpertShape> {
+        self.style.experts.filter(|experts| layer % experts.every.max(1) == 1 % experts.every.max(1))
     }
 }
 
@@ -68,38 +123,81 @@ impl fmt::Debug for Norm {
     }
 }
 
-/// The parameters of one block: attention and its norm, feed-forward and its norm. Biases may be empty.
+/// The parameters of one block: attention and its norms, feed-forward and its norms. Biases may be empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Block {
     /// `[heads × head size, hidden]`
     pub query: Dense,
-    /// `[heads × head size, hidden]`
+    /// `[key heads × head size, hidden]`
     pub key: Dense,
-    /// `[heads × head size, hidden]`
+    /// `[key heads × head size, hidden]`
     pub value: Dense,
+    /// Norms of queries and keys.
+    pub head_norms: Option<HeadNorms>,
+    /// By which of [`Outer::rotaries`] queries and keys are turned.
+    pub rotary: Option<usize>,
+    /// Which tokens attend to which.
+    pub mask: Mask,
     /// `[hidden, heads × head size]`
     pub attention_output: Dense,
-    /// After the attention's output and its input are added; with pre-norm, before attention.
-    pub attention_norm: Norm,
+    /// After the attention's output and its input are added; with norms before, before attention, where there may be none.
+    pub attention_norm: Option<Norm>,
+    /// With norms after: a second one, after the first one's output and the attention's input are added (JinaBERT for code).
+    pub attention_second_norm: Option<Norm>,
+    /// With norms around: of the attention's output, before it is added.
+    pub attention_output_norm: Option<Norm>,
     /// `[intermediate, hidden]`
     pub up: Dense,
     /// `[intermediate, hidden]`, if the style is gated.
     pub gate: Option<Dense>,
     /// `[hidden, intermediate]`
     pub down: Dense,
-    /// After the feed-forward's output and its input are added; with pre-norm, before the feed-forward.
+    /// In place of `up` and `down`, where [`Shape::experts`] says so.
+    pub experts: Option<Experts>,
+    /// After the feed-forward's output and its input are added; with norms before, before the feed-forward.
     pub output_norm: Norm,
+    /// With norms around: of the feed-forward's output, before it is added.
+    pub feed_forward_norm: Option<Norm>,
+}
+
+/// Norms of queries and keys, of the kind that the style's norms are: of each head, when they are as wide as a head, else of all
+/// heads together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeadNorms {
+    /// Of the queries.
+    pub query: Norm,
+    /// Of the keys.
+    pub key: Norm,
+}
+
+/// A mixture of experts.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Experts {
+    /// Makes each expert's probability: `[experts, hidden]`.
+    pub router: Dense,
+    /// `[intermediate, hidden]` each.
+    pub up: Vec<Dense>,
+    /// `[hidden, intermediate]` each.
+    pub down: Vec<Dense>,
+    /// Added once, whatever a token's experts are: `[hidden]`, or empty.
+    pub bias: Vec<f32>,
 }
 
 /// What an encoder has once, outside of its blocks.
 #[derive(Clone, Default, PartialEq)]
 pub struct Outer {
-    /// The embedding is the sum of one row from each: `[rows, hidden]`.
+    /// The embedding is the sum of one row from each: `[rows, hidden]`, or as wide as the projection's inputs.
     pub tables: Vec<Vec<f32>>,
     /// The norm of that sum.
     pub embedding_norm: Option<Norm>,
+    /// From the width of the tables to the hidden states', after the norm: `[hidden, table width]`.
+    pub embedding_projection: Option<Dense>,
     /// Added to the scores of every block.
     pub position_bias: Option<PositionBias>,
+    /// What blocks turn queries and keys by.
+    pub rotaries: Vec<Rotary>,
+    /// Which block each layer is, where some are used more than once (ALBERT); empty for each once.
+    pub order: Vec<usize>,
     /// The norm after the last block.
     pub final_norm: Option<Norm>,
 }
@@ -109,7 +207,9 @@ impl fmt::Debug for Outer {
         let tables: Vec<_> = self.tables.iter().map(|table| [table.len()]).collect();
         let mut shown = f.debug_struct("Outer");
         shown.field("tables", &tables).field("embedding_norm", &self.embedding_norm);
-        shown.field("position_bias", &self.position_bias).field("final_norm", &self.final_norm).finish()
+        shown.field("embedding_projection", &self.embedding_projection).field("position_bias", &self.position_bias);
+        shown.field("rotaries", &self.rotaries).field("order", &self.order);
+        shown.field("final_norm", &self.final_norm).finish()
     }
 }
 
@@ -122,18 +222,17 @@ mod tests {
         let dense = || Dense { weight: vec![0.125; 6], bias: vec![0.125; 2] };
         let block = Block { query: dense(), gate: Some(dense()), ..Block::default() };
         let norm = Norm { gamma: vec![0.125; 3], beta: Vec::new() };
-        let bias = PositionBias { values: vec![0.125; 4], max_distance: 8 };
+        let bias = PositionBias::Learned { values: vec![0.125; 4], max_distance: 8 };
         let outer = Outer {
             tables: vec![vec![0.125; 5]],
             embedding_norm: Some(norm),
             position_bias: Some(bias),
-            final_norm: None,
+            ..Outer::default()
         };
-        assert_eq!(
-            format!("{outer:?}"),
-            "Outer { tables: [[5]], embedding_norm: Some(Norm { gamma: [3], beta: [0] }), position_bias: \
-             Some(PositionBias { values: [4], max_distance: 8 }), final_norm: None }"
-        );
+        let shown = format!("{outer:?}");
+        let norm = "embedding_norm: Some(Norm { gamma: [3], beta: [0] })";
+        assert!(shown.starts_with(&format!("Outer {{ tables: [[5]], {norm}")), "{shown}");
+        assert!(shown.contains("Learned { values: [4], max_distance: 8 }") && !shown.contains("0.125"), "{shown}");
         let shown = format!("{block:?}");
         assert!(shown.contains("query: Dense { weight: [6], bias: [2] }") && !shown.contains("0.125"), "{shown}");
     }

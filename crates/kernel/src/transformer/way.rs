@@ -70,7 +70,8 @@ impl Way {
         let mut way = Way {
             unit,
             form,
-            operand_words: form.row_words(hidden.max(intermediate).max(model.shape.attention_width())),
+            operand_words: form
+                .row_words(hidden.max(intermediate).max(model.shape.attention_width()).max(model.table_width)),
             between_words: intermediate,
             block_rows: if unit.is_some() { UNIT_BLOCK_ROWS } else { BLOCK_ROWS },
             few_rows: few_rows(model.precision, unit.is_some()),

@@ -1,6 +1,6 @@
 //! Layers on the device: how their parameters get there, and what is computed with them.
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use candle_core::{DType, Device, Module, Result as CandleResult, Tensor};
 
 use text2vec_kernel::{Dense, Norm, Shape};
 
@@ -75,7 +75,16 @@ impl DeviceLinear {
 }
 
 impl DeviceNorm {
-    pub(super) fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
+    /// Columns that it works on.
+    pub(super) fn width(&self) -> CandleResult<usize> {
+        match self {
+            DeviceNorm::Layer { gamma, .. } | DeviceNorm::RootMeanSquare { gamma, .. } => gamma.dim(0),
+        }
+    }
+}
+
+impl Module for DeviceNorm {
+    fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
         summing(rows, |rows| {
             let like = |parameters: &Tensor| parameters.to_dtype(rows.dtype());
             match self {

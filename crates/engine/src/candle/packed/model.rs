@@ -3,10 +3,12 @@
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use super::super::failure::unusable;
+use super::super::parts::BlockNorms;
 use super::layers::{DeviceLinear, DeviceNorm, Placement};
 use crate::error::{Error, Result};
-use crate::family::architecture::{Architecture, NamedTensor, Parameters};
-use text2vec_kernel::{Block, Norm, PositionBias, Precision, Shape};
+use crate::family::architecture::Architecture;
+use crate::family::parameters::{NamedTensor, Parameters};
+use text2vec_kernel::{Block, ExpertShape, Mask, Norm, PositionBias, Precision, Shape};
 
 /// What passes are computed with.
 pub(super) struct Model {
@@ -15,6 +17,7 @@ pub(super) struct Model {
     pub(super) dtype: DType,
     pub(super) tables: Vec<Tensor>,
     pub(super) embedding_norm: Option<DeviceNorm>,
+    pub(super) embedding_projection: Option<DeviceLinear>,
     pub(super) position_bias: Option<PositionBias>,
     pub(super) blocks: Vec<DeviceBlock>,
     pub(super) final_norm: Option<DeviceNorm>,
@@ -22,14 +25,21 @@ pub(super) struct Model {
 
 /// A block's layers.
 pub(super) struct DeviceBlock {
-    /// Queries (with the scores' factor in them), keys and values of all heads, side by side.
+    /// Queries (with the scores' factor in them, unless norms come first), keys and values of all heads, side by side.
     pub(super) attention_input: DeviceLinear,
+    /// Of queries (with the scores' factor) and keys.
+    pub(super) head_norms: Option<[DeviceNorm; 2]>,
+    pub(super) rotary: Option<usize>,
+    pub(super) mask: Mask,
     pub(super) attention_output: DeviceLinear,
-    pub(super) attention_norm: DeviceNorm,
-    pub(super) up: DeviceLinear,
-    pub(super) gate: Option<DeviceLinear>,
-    pub(super) down: DeviceLinear,
-    pub(super) output_norm: DeviceNorm,
+    pub(super) norms: BlockNorms<DeviceNorm>,
+    pub(super) feed_forward: DeviceFeedForward,
+}
+
+/// A block's feed-forward.
+pub(super) enum DeviceFeedForward {
+    One { up: DeviceLinear, gate: Option<DeviceLinear>, down: DeviceLinear },
+    Experts { router: DeviceLinear, experts: Vec<(DeviceLinear, DeviceLinear)>, taken: usize, bias: Option<Tensor> },
 }
 
 impl Model {
@@ -48,14 +58,17 @@ impl Model {
             bias.check(shape.heads)?;
         }
         let on = Placement { device, dtype };
-        let table = |values: Vec<f32>| on.tensor(values, ((), shape.hidden));
+        let width = architecture.table_width();
+        let table = |values: Vec<f32>| on.tensor(values, ((), width));
+        let projection = outer.embedding_projection.map(|dense| on.linear(dense, width));
+        let embedding_projection = projection.transpose().map_err(unusable)?;
         let optional_norm = |norm: Option<Norm>| norm.map(|parameters| on.norm(parameters, shape)).transpose();
         let tables = outer.tables.into_iter().map(table).collect::<CandleResult<_>>().map_err(unusable)?;
         let embedding_norm = optional_norm(outer.embedding_norm).map_err(unusable)?;
         let final_norm = optional_norm(outer.final_norm).map_err(unusable)?;
         let mut blocks = Vec::new();
         for layer in 0..shape.layers {
-            blocks.push(DeviceBlock::new(&on, parameters.block(layer)?, shape).map_err(unusable)?);
+            blocks.push(DeviceBlock::new(&on, parameters.block(layer)?, (layer, shape)).map_err(unusable)?);
         }
         Ok(Model {
             architecture: architecture.clone(),
@@ -63,6 +76,7 @@ impl Model {
             dtype,
             tables,
             embedding_norm,
+            embedding_projection,
             position_bias: outer.position_bias,
             blocks,
             final_norm,
@@ -71,25 +85,54 @@ impl Model {
 }
 
 impl DeviceBlock {
-    fn new(on: &Placement<'_>, block: Block, shape: Shape) -> CandleResult<DeviceBlock> {
+    fn new(on: &Placement<'_>, block: Block, (layer, shape): (usize, Shape)) -> CandleResult<DeviceBlock> {
         let Shape { hidden, intermediate, .. } = shape;
-        let mut input = block.query;
-        if !shape.style.unscaled {
-            let factor = 1.0 / (shape.head_size() as f32).sqrt();
-            input.weight.iter_mut().chain(&mut input.bias).for_each(|value| *value *= factor);
+        let scale = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= shape.score_scale());
+        let (mut input, mut head_norms) = (block.query, block.head_norms);
+        match &mut head_norms {
+            Some(norms) => [&mut norms.query.gamma, &mut norms.query.beta].into_iter().for_each(|it| scale(it)),
+            None => [&mut input.weight, &mut input.bias].into_iter().for_each(|it| scale(it)),
         }
         for part in [block.key, block.value] {
             input.weight.extend(part.weight);
             input.bias.extend(part.bias);
         }
+        let norm = |norm: Norm| on.norm(norm, shape);
+        let optional = |it: Option<Norm>| it.map(norm).transpose();
+        let feed_forward = match (block.experts, shape.experts(layer)) {
+            (Some(experts), Some(ExpertShape { taken, .. })) => {
+                let pair = |(up, down)| Ok((on.linear(up, hidden)?, on.linear(down, intermediate)?));
+                let bias = Some(experts.bias).filter(|bias| !bias.is_empty());
+                DeviceFeedForward::Experts {
+                    router: on.linear(experts.router, hidden)?,
+                    experts: experts.up.into_iter().zip(experts.down).map(pair).collect::<CandleResult<_>>()?,
+                    taken,
+                    bias: bias.map(|bias| on.tensor(bias, ((),))).transpose()?,
+                }
+            }
+            _ => DeviceFeedForward::One {
+                up: on.linear(block.up, hidden)?,
+                gate: block.gate.map(|gate| on.linear(gate, hidden)).transpose()?,
+                down: on.linear(block.down, intermediate)?,
+            },
+        };
         Ok(DeviceBlock {
             attention_input: on.linear(input, hidden)?,
+            head_norms: match head_norms {
+                Some(norms) => Some([norm(norms.query)?, norm(norms.key)?]),
+                None => None,
+            },
+            rotary: block.rotary,
+            mask: block.mask,
             attention_output: on.linear(block.attention_output, shape.attention_width())?,
-            attention_norm: on.norm(block.attention_norm, shape)?,
-            up: on.linear(block.up, hidden)?,
-            gate: block.gate.map(|gate| on.linear(gate, hidden)).transpose()?,
-            down: on.linear(block.down, intermediate)?,
-            output_norm: on.norm(block.output_norm, shape)?,
+            norms: BlockNorms {
+                attention: optional(block.attention_norm)?,
+                attention_second: optional(block.attention_second_norm)?,
+                attention_output: optional(block.attention_output_norm)?,
+                output: norm(block.output_norm)?,
+                feed_forward: optional(block.feed_forward_norm)?,
+            },
+            feed_forward,
         })
     }
 }

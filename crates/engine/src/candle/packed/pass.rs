@@ -1,11 +1,12 @@
 //! A forward pass over the packed rows of some sequences.
 
-use candle_core::{DType, Result as CandleResult, Tensor};
+use candle_core::{DType, Module, Result as CandleResult, Tensor};
 
 use super::super::buckets::{Bucket, buckets};
+use super::super::parts::{activate, hiding, shares, turn, turns};
 use super::layers::{product, summing};
-use super::model::{DeviceBlock, Model};
-use text2vec_kernel::{Activation, PositionBias};
+use super::model::{DeviceBlock, DeviceFeedForward, Model};
+use text2vec_kernel::{Mask, PositionBias};
 
 /// Scores of a bucket. More of them would fill a device, and gain nothing.
 const MOST_SCORES: usize = 1 << 28;
@@ -19,7 +20,9 @@ struct DeviceBucket {
     /// The way back: for each row of `[tokens, heads]` the row of `[sequences, heads, longest]`.
     by_token: Tensor,
     /// Added to the scores of keys where sequences differ in length: 0, or -∞ for padding. `[sequences, 1, 1, longest]`
-    mask: Option<Tensor>,
+    padding: Option<Tensor>,
+    /// Added by the masks that hide something: `[1, 1, longest, longest]`.
+    masks: Vec<(Mask, Tensor)>,
     /// Added to scores by relative position: `[1, heads, longest, longest]`.
     bias: Option<Tensor>,
 }
@@ -30,38 +33,58 @@ pub(super) struct Pass {
     rows: Vec<Tensor>,
     pub(super) lengths: Vec<usize>,
     buckets: Vec<DeviceBucket>,
+    /// Cosines and sines of each rotary for each row.
+    turns: Vec<[Tensor; 2]>,
 }
 
 impl Pass {
     /// What a pass needs on the device before it begins.
     pub(super) fn new(model: &Model, rows: Vec<Vec<u32>>, lengths: Vec<usize>) -> CandleResult<Pass> {
-        let heads = model.architecture.shape.heads;
+        let (heads, key_heads) = (model.architecture.shape.heads, model.architecture.shape.key_heads());
         let rows = rows.into_iter().map(|rows| Tensor::new(rows, &model.device)).collect::<CandleResult<_>>()?;
         // Those of shorter sequences are a part of it.
         let longest = lengths.last().copied().unwrap_or_default();
         let bias = model.position_bias.as_ref().map(|bias| pairs(model, bias, longest)).transpose()?;
-        let parts = Tensor::from_vec((0..3 * heads as u32).collect(), (3, 1, heads, 1), &model.device)?;
+        // Of a row's heads, that of each query's head, of the key that belongs to it, and of the value.
+        let columns = heads + 2 * key_heads;
+        let of_key = |first: usize| (0..heads).map(move |head| (first + head / (heads / key_heads)) as u32);
+        let parts = (0..heads as u32).chain(of_key(heads)).chain(of_key(heads + key_heads)).collect();
+        let parts = Tensor::from_vec(parts, (3, 1, heads, 1), &model.device)?;
+        let mut hidden_by: Vec<Mask> = model.blocks.iter().map(|block| block.mask).collect();
+        hidden_by.retain(|&mask| mask != Mask::FULL);
+        hidden_by.sort_by_key(|mask| (mask.before, mask.after));
+        hidden_by.dedup();
         let bucket = |shape: Bucket| -> CandleResult<DeviceBucket> {
             let (sequences, longest) = (shape.sequences.len(), shape.longest);
-            let first = shape.padded(&lengths).into_iter().map(|row| row * 3 * heads as u32).collect();
+            let first = shape.padded(&lengths).into_iter().map(|row| row * columns as u32).collect();
             let first = Tensor::from_vec(first, (1, sequences, 1, longest), &model.device)?;
             let real = Tensor::from_vec(shape.real(&lengths, heads), (shape.rows.len(), 1), &model.device)?;
             let heads = (0..heads).map(|head| (head * longest) as u32).collect();
             let heads = Tensor::from_vec(heads, (1, ()), &model.device)?;
-            let mask = || {
+            let padding = || {
                 let marks = shape.marks(&lengths, |_| 0.0, f32::NEG_INFINITY);
                 Tensor::from_vec(marks, (sequences, 1, 1, longest), &model.device)?.to_dtype(model.dtype)
             };
             Ok(DeviceBucket {
                 by_head: first.broadcast_add(&parts)?.flatten_all()?,
                 by_token: real.broadcast_add(&heads)?.flatten_all()?,
-                mask: (!shape.is_even(&lengths)).then(mask).transpose()?,
+                padding: (!shape.is_even(&lengths)).then(padding).transpose()?,
+                masks: hidden_by
+                    .iter()
+                    .map(|&mask| Ok((mask, hiding(mask, longest, &model.device)?.to_dtype(model.dtype)?)))
+                    .collect::<CandleResult<_>>()?,
                 bias: bias.as_ref().map(|bias| bias.narrow(2, 0, longest)?.narrow(3, 0, longest)).transpose()?,
                 shape,
             })
         };
         let buckets = buckets(&lengths, MOST_SCORES / heads).into_iter().map(bucket).collect::<CandleResult<_>>()?;
-        Ok(Pass { rows, lengths, buckets })
+        let positions: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let turns = |rotary| -> CandleResult<[Tensor; 2]> {
+            let [cosines, sines] = turns(rotary, &positions, &model.device)?;
+            Ok([cosines.to_dtype(model.dtype)?, sines.to_dtype(model.dtype)?])
+        };
+        let turns = model.architecture.rotaries.iter().map(turns).collect::<CandleResult<_>>()?;
+        Ok(Pass { rows, lengths, buckets, turns })
     }
 
     /// The last hidden states of a pass, `[tokens, hidden]`.
@@ -79,18 +102,14 @@ impl Pass {
         if let Some(norm) = &model.embedding_norm {
             states = norm.forward(&states)?;
         }
-        for block in &model.blocks {
-            if style.pre_norm {
-                let normed = block.attention_norm.forward(&states)?;
-                states = (states + self.attend(model, block, &normed)?)?;
-                let normed = block.output_norm.forward(&states)?;
-                states = (states + feed_forward(model, block, &normed)?)?;
-            } else {
-                let sum = (&states + self.attend(model, block, &states)?)?;
-                states = block.attention_norm.forward(&sum)?;
-                let sum = (&states + feed_forward(model, block, &states)?)?;
-                states = block.output_norm.forward(&sum)?;
-            }
+        if let Some(projection) = &model.embedding_projection {
+            states = projection.forward(&states)?;
+        }
+        for index in model.architecture.blocks_in_order() {
+            let block = &model.blocks[index];
+            let attend = |states: &Tensor| self.attend(model, block, states);
+            let feed_forward = |states: &Tensor| feed_forward(model, block, states);
+            states = block.norms.block(style.placement, states, attend, feed_forward)?;
         }
         match &model.final_norm {
             Some(norm) => norm.forward(&states),
@@ -101,16 +120,18 @@ impl Pass {
     fn attend(&self, model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleResult<Tensor> {
         let shape = model.architecture.shape;
         let (heads, size, width) = (shape.heads, shape.head_size(), shape.attention_width());
-        let projected = block.attention_input.forward(states)?.reshape(((), size))?;
+        let projected = self.heads(model, block, block.attention_input.forward(states)?)?.reshape(((), size))?;
         let mut contexts = Vec::with_capacity(self.buckets.len());
         for bucket in &self.buckets {
             let (sequences, length) = (bucket.shape.sequences.len(), bucket.shape.longest);
             let rows = projected.index_select(&bucket.by_head, 0)?.reshape((3, sequences * heads, length, size))?;
             let (query, key, value) = (rows.get(0)?, rows.get(1)?, rows.get(2)?);
             let mut scores = product(&query, &key.transpose(1, 2)?)?;
-            if bucket.bias.is_some() || bucket.mask.is_some() {
+            let mask = bucket.masks.iter().find(|(mask, _)| *mask == block.mask).map(|(_, hidden)| hidden);
+            let added = [bucket.bias.as_ref(), mask, bucket.padding.as_ref()];
+            if added.iter().any(Option::is_some) {
                 let mut by_head = scores.reshape((sequences, heads, length, length))?;
-                for added in [&bucket.bias, &bucket.mask].into_iter().flatten() {
+                for added in added.into_iter().flatten() {
                     by_head = by_head.broadcast_add(added)?;
                 }
                 scores = by_head.reshape((sequences * heads, length, length))?;
@@ -124,6 +145,33 @@ impl Pass {
             contexts => Tensor::cat(contexts, 0)?,
         };
         block.attention_output.forward(&context)
+    }
+
+    /// Norms and turns queries and keys, `[tokens, heads of all three, size]`.
+    fn heads(&self, model: &Model, block: &DeviceBlock, projected: Tensor) -> CandleResult<Tensor> {
+        let shape = model.architecture.shape;
+        if block.head_norms.is_none() && block.rotary.is_none() {
+            return Ok(projected);
+        }
+        let (heads, key_heads, size) = (shape.heads, shape.key_heads(), shape.head_size());
+        let (width, key_width) = (shape.attention_width(), shape.key_width());
+        let tokens = projected.dim(0)?;
+        let mut parts = [projected.narrow(1, 0, width)?, projected.narrow(1, width, key_width)?];
+        if let Some(norms) = &block.head_norms {
+            for (part, norm) in parts.iter_mut().zip(norms) {
+                *part = norm.forward(&part.contiguous()?.reshape(((), norm.width()?))?)?;
+            }
+        }
+        let [query, key] = parts;
+        let mut rows = [query.reshape((tokens, heads, size))?, key.reshape((tokens, key_heads, size))?];
+        if let Some(rotary) = block.rotary {
+            for rows in &mut rows {
+                *rows = turn(rows, &self.turns[rotary])?;
+            }
+        }
+        let value = projected.narrow(1, width + key_width, key_width)?.reshape((tokens, key_heads, size))?;
+        let [query, key] = rows;
+        Tensor::cat(&[query, key, value], 1)
     }
 
     /// The mean of each sequence's states, in f32, one row per sequence.
@@ -150,6 +198,16 @@ impl Pass {
         let firsts = Tensor::new(firsts.collect::<Vec<_>>(), &model.device)?;
         states.index_select(&firsts, 0)?.to_dtype(DType::F32)
     }
+
+    /// The last token's, likewise.
+    pub(super) fn lasts(&self, model: &Model, states: &Tensor) -> CandleResult<Tensor> {
+        let lasts = self.lengths.iter().scan(0u32, |end, &length| {
+            *end += length as u32;
+            Some(*end - 1)
+        });
+        let lasts = Tensor::new(lasts.collect::<Vec<_>>(), &model.device)?;
+        states.index_select(&lasts, 0)?.to_dtype(DType::F32)
+    }
 }
 
 /// The bias of each pair of tokens, `[1, heads, length, length]`.
@@ -162,14 +220,27 @@ fn pairs(model: &Model, bias: &PositionBias, length: usize) -> CandleResult<Tens
 }
 
 fn feed_forward(model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleResult<Tensor> {
-    let up = block.up.forward(states)?;
-    let mut between = match model.architecture.shape.activation {
-        Activation::Gelu => up.gelu_erf()?,
-        Activation::GeluTanh => up.gelu()?,
-        Activation::Relu => up.relu()?,
-    };
-    if let Some(gate) = &block.gate {
-        between = (between * gate.forward(states)?)?;
+    let activation = model.architecture.shape.activation;
+    match &block.feed_forward {
+        DeviceFeedForward::One { up, gate, down } => {
+            let mut between = activate(activation, &up.forward(states)?)?;
+            if let Some(gate) = gate {
+                between = (between * gate.forward(states)?)?;
+            }
+            down.forward(&between)
+        }
+        // All experts for all rows: simple, and slower than each for its own.
+        DeviceFeedForward::Experts { router, experts, taken, bias } => {
+            let shares = shares(&router.forward(states)?.to_dtype(DType::F32)?, *taken)?.to_dtype(model.dtype)?;
+            let mut sum = states.zeros_like()?;
+            for (index, (up, down)) in experts.iter().enumerate() {
+                let made = down.forward(&activate(activation, &up.forward(states)?)?)?;
+                sum = (sum + made.broadcast_mul(&shares.narrow(1, index, 1)?)?)?;
+            }
+            match bias {
+                Some(bias) => sum.broadcast_add(bias),
+                None => Ok(sum),
+            }
+        }
     }
-    block.down.forward(&between)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::candle::plain::CandleEncoder;
+use crate::family::architecture::BiasSource;
 use crate::testing::{FAMILIES, architecture, batch, tensors, text};
 
 fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
@@ -158,7 +159,11 @@ fn bad_input_is_an_error() {
     let int8 = CandlePackedEncoder::new(&bert, &Device::Cpu, Precision::Int8, source(&bert));
     assert!(int8.err().unwrap().message().contains("f16, bf16 or f32"));
     let mut few_buckets = architecture("t5", 48, 3);
-    few_buckets.position_bias.as_mut().unwrap().buckets = 2;
+    few_buckets.position_bias = Some(BiasSource::Table {
+        name: "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        buckets: 2,
+        max_distance: 128,
+    });
     let t5 = CandlePackedEncoder::new(&few_buckets, &Device::Cpu, Precision::F32, source(&few_buckets));
     assert!(t5.err().unwrap().message().contains("position bias"));
     // Its scores are more than a kernel can count: refused, not computed wrong.

@@ -1,0 +1,197 @@
+//! `config.json`, read key by key.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use text2vec_kernel::{Activation, Rotary};
+
+/// `config.json`, read key by key. What it leaves out has the family's default, as in transformers' configurations: the
+/// files of some models hold a few keys only.
+#[derive(Debug)]
+pub struct Config<'a>(pub &'a Map<String, Value>);
+
+impl Config<'_> {
+    /// A positive number.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
+    pub fn count(&self, key: &str, default: usize) -> Result<usize> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => match value.as_u64() {
+                Some(count) if (1..=u64::from(u32::MAX)).contains(&count) => Ok(count as usize),
+                _ => Err(Error::unusable(format!("config.json: {key} must be a positive number, got {value}"))),
+            },
+        }
+    }
+
+    /// A number of things of which there may be none.
+    ///
+    /// # Errors
+    /// `Unusable` if something else than such a number stands there.
+    pub fn count_or_none(&self, key: &str) -> Result<Option<usize>> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) if value.as_u64() == Some(0) => Ok(None),
+            Some(_) => self.count(key, 1).map(Some),
+        }
+    }
+
+    /// A token's id, which may be 0.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
+    pub fn id(&self, key: &str, default: u32) -> Result<u32> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .ok_or_else(|| Error::unusable(format!("config.json: {key} must be a token's id, got {value}"))),
+        }
+    }
+
+    /// A norm's epsilon.
+    pub fn epsilon(&self, key: &str, default: f64) -> f32 {
+        self.0.get(key).and_then(Value::as_f64).unwrap_or(default) as f32
+    }
+
+    /// A positive number, whole or not.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
+    pub fn number(&self, key: &str, default: f64) -> Result<f64> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value.as_f64().filter(|number| *number > 0.0 && number.is_finite()).ok_or_else(|| {
+                Error::unusable(format!("config.json: {key} must be a number greater than 0, got {value}"))
+            }),
+        }
+    }
+
+    /// Yes or no.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => Err(Error::unusable(format!("config.json: {key} must be true or false, got {value}"))),
+        }
+    }
+
+    /// Refuses a model of which one of these keys is true.
+    ///
+    /// # Errors
+    /// `Unusable`, with the key's name.
+    pub fn without(&self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            if self.flag(key, false)? {
+                return Err(Error::unusable(format!("config.json: {key} is true, which is not supported")));
+            }
+        }
+        Ok(())
+    }
+
+    /// An object in the configuration, if there is one.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there.
+    pub fn object(&self, key: &str) -> Result<Option<Config<'_>>> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Config(object))),
+            Some(value) => Err(Error::unusable(format!("config.json: {key} must be an object, got {value}"))),
+        }
+    }
+
+    /// The rotary positions of heads of so many columns, under today's key `rope_parameters` (of this `kind` of layer, where it
+    /// has several) or under those of older files: the base's own, and `rope_scaling`.
+    ///
+    /// # Errors
+    /// `Unusable` for numbers that make no sense and for a scaling that is not supported.
+    pub fn rotary(&self, columns: usize, kind: Option<&str>, (base_key, base): (&str, f64)) -> Result<Rotary> {
+        if columns == 0 || !columns.is_multiple_of(2) {
+            return Err(Error::unusable(format!("config.json: heads of {columns} columns cannot be turned in pairs")));
+        }
+        let parameters = self.object("rope_parameters")?;
+        let of_kind = match (&parameters, kind) {
+            (Some(all), Some(kind)) => all.object(kind)?,
+            _ => None,
+        };
+        match of_kind.as_ref().or(parameters.as_ref()) {
+            Some(given) => given.scaled(given.number("rope_theta", self.number(base_key, base)?)?, columns),
+            None => {
+                let base = self.number(base_key, base)?;
+                match self.object("rope_scaling")? {
+                    Some(scaling) => scaling.scaled(base, columns),
+                    None => Ok(Rotary::of_base(base, columns)),
+                }
+            }
+        }
+    }
+
+    /// The frequencies under a scaling, of which this is the object.
+    fn scaled(&self, base: f64, columns: usize) -> Result<Rotary> {
+        let kind = match self.word("rope_type", "") {
+            "" => self.word("type", "default"),
+            kind => kind,
+        };
+        let rotary = Rotary::of_base(base, columns);
+        let by = |rotary: Rotary, factor: f64| Rotary {
+            frequencies: rotary.frequencies.iter().map(|frequency| (f64::from(*frequency) / factor) as f32).collect(),
+            ..rotary
+        };
+        match kind {
+            "default" => Ok(rotary),
+            "linear" => Ok(by(rotary, self.number("factor", 1.0)?)),
+            // As GTE has it, at every length.
+            "ntk" => {
+                let factor = self.number("factor", 1.0)?;
+                Ok(by(Rotary::of_base(base * factor, columns), factor.powf(2.0 / columns as f64)))
+            }
+            other => Err(Error::unusable(format!(
+                "config.json: rotary positions of the type '{other}' are not supported: default, linear and ntk are"
+            ))),
+        }
+    }
+
+    /// A word.
+    pub fn word(&self, key: &str, default: &'static str) -> &str {
+        self.0.get(key).and_then(Value::as_str).unwrap_or(default)
+    }
+
+    /// The activation that a word means.
+    ///
+    /// # Errors
+    /// `Unusable` for one that is not supported.
+    pub fn activation(&self, key: &str, default: &'static str) -> Result<Activation> {
+        activation(self.word(key, default))
+    }
+
+    /// Whether positions are looked up in a table and added, as all models of the families here have it.
+    ///
+    /// # Errors
+    /// `Unusable` if they are not.
+    pub fn absolute_positions(&self) -> Result<()> {
+        match self.word("position_embedding_type", "absolute") {
+            "absolute" => Ok(()),
+            other => Err(Error::unusable(format!("config.json: positions of the type '{other}' are not supported"))),
+        }
+    }
+}
+
+/// The activation by its name in transformers.
+///
+/// # Errors
+/// `Unusable` for one that is not supported.
+pub fn activation(name: &str) -> Result<Activation> {
+    match name {
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        "silu" | "swish" => Ok(Activation::Silu),
+        other => Err(Error::unusable(format!("config.json: the activation '{other}' is not supported"))),
+    }
+}

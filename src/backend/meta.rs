@@ -98,6 +98,9 @@ pub struct ModelReport {
     pub max_tokens: usize,
     /// Modes of the pooling where the request names none, joined by `+`.
     pub pooling: String,
+    /// Which tokens attend to which; of a table of embeddings nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<&'static str>,
     /// Whole texts are tokenized, not sentences.
     pub direct_tokenize: bool,
     /// The task goes in front of every text whose caller named one.

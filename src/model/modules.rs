@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use text2vec_engine::family::Masks;
 use text2vec_engine::files::{read_json, read_text};
 use text2vec_engine::open::Description;
 use text2vec_engine::pooling::PoolingMode;
@@ -128,6 +129,16 @@ impl ModelDescription {
         let families = [
             ("DistilBert", "distilbert"),
             ("XLMRoberta", "xlm-roberta"),
+            ("ModernBert", "modernbert"),
+            ("NomicBert", "nomic_bert"),
+            ("EuroBert", "eurobert"),
+            ("Albert", "albert"),
+            ("Electra", "electra"),
+            ("NewModel", "new"),
+            ("Gte", "gte"),
+            ("JinaBert", "bert"),
+            ("Qwen3", "qwen3"),
+            ("Gemma3Text", "gemma3_text"),
             ("Roberta", "roberta"),
             ("MPNet", "mpnet"),
             ("DPR", "dpr"),
@@ -139,8 +150,19 @@ impl ModelDescription {
     }
 
     /// What its encoder depends on.
-    pub fn encoder(&self) -> Description<'_> {
-        Description { config: &self.config, model_type: self.model_type(), is_static: self.is_static() }
+    pub fn encoder(&self, masks: Masks) -> Description<'_> {
+        Description { config: &self.config, model_type: self.model_type(), is_static: self.is_static(), masks }
+    }
+
+    /// The masks of its encoder. A model that asks for bidirectional attention has causal ones where a container of the
+    /// reference is replaced: its transformers does not know that key, and an index has been filled with those vectors.
+    pub fn masks(&self, hints: ProfileHints) -> Masks {
+        let asks = self.config.get("use_bidirectional_attention") == Some(&Value::Bool(true));
+        let replaces_container = self.markers != Markers::default() || hints.in_image;
+        match asks && self.model_type() == "gemma3_text" && replaces_container {
+            true => Masks::AsTransformers4,
+            false => Masks::AsConfigured,
+        }
     }
 
     /// Whether it is a table of token vectors (model2vec), no transformer.
@@ -151,11 +173,15 @@ impl ModelDescription {
     /// Size of the position table as far as texts may use it: tables that start behind the padding index (RoBERTa and
     /// kin) have that many rows less. `None` for relative positions.
     pub fn usable_positions(&self) -> Option<usize> {
-        let positions = match (number(&self.config, "max_position_embeddings"), self.model_type()) {
+        let key = if self.model_type() == "nomic_bert" { "n_positions" } else { "max_position_embeddings" };
+        let positions = match (number(&self.config, key), self.model_type()) {
             (Some(positions), _) => positions,
             // Relative positions only, or none.
             (None, "t5" | "model2vec" | "") => return None,
-            // What a sparse file leaves out has this default in every family.
+            // The defaults of families without a table of positions, of the published models.
+            (None, "modernbert" | "nomic_bert" | "new" | "gte" | "eurobert") => 8192,
+            (None, "qwen3" | "gemma3_text") => 32768,
+            // What a sparse file leaves out has this default in every other family.
             (None, _) => 512,
         };
         match self.model_type() {
@@ -238,7 +264,15 @@ fn published_profile(id: &str) -> Option<Profile> {
         "sentence-transformers/gtr-t5-large",
         "google/flan-t5-base",
         "google/flan-t5-large",
+        "sentence-transformers/sentence-t5-base",
         "mixedbread-ai/mxbai-embed-large-v1",
+        "intfloat/multilingual-e5-large",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "Qwen/Qwen3-Embedding-4B",
+        "google/embeddinggemma-300m",
+        "minishlab/potion-base-4M",
+        "minishlab/potion-base-8M",
+        "minishlab/potion-base-32M",
     ];
     const TRANSFORMERS: &[&str] = &[
         "distilbert-base-uncased",
@@ -255,6 +289,10 @@ fn published_profile(id: &str) -> Option<Profile> {
         "Snowflake/snowflake-arctic-embed-xs",
         "Snowflake/snowflake-arctic-embed-s",
         "Snowflake/snowflake-arctic-embed-m",
+        "Snowflake/snowflake-arctic-embed-m-v1.5",
+        "EuroBERT/EuroBERT-210m",
+        "EuroBERT/EuroBERT-610m",
+        "EuroBERT/EuroBERT-2.1B",
         "Snowflake/snowflake-arctic-embed-l",
         "facebook/dpr-ctx_encoder-single-nq-base",
         "facebook/dpr-question_encoder-single-nq-base",
@@ -273,6 +311,11 @@ fn published_profile(id: &str) -> Option<Profile> {
     } else {
         None
     }
+}
+
+/// Whether the reference container's published image of this Hub id puts the task in front of texts.
+pub fn published_prefixes(id: &str) -> bool {
+    id.eq_ignore_ascii_case("intfloat/multilingual-e5-large")
 }
 
 /// The pipeline, if there is one, and the directory of its transformer.

@@ -248,6 +248,9 @@ mod tests {
     fn every_family_matches_its_definition_in_f64() {
         for family in FAMILIES {
             for (hidden, heads) in [(48, 3), (60, 4), (96, 3)] {
+                // Heads of an odd width cannot be turned.
+                let turns = !architecture(family, 48, 3).rotaries.is_empty();
+                let hidden = if turns && hidden == 60 { 56 } else { hidden };
                 let architecture = architecture(family, hidden, heads);
                 for kernels in Kernels::available() {
                     let mut encoder = build(&architecture, (kernels, Precision::F32), 2);

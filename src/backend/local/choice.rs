@@ -4,7 +4,7 @@ use super::options::LocalOptions;
 use super::plan::Switches;
 use crate::contract::request::Profile;
 use crate::error::{Error, Place, Result};
-use crate::model::modules::ModelDescription;
+use crate::model::modules::{ModelDescription, published_prefixes};
 use text2vec_engine::onnx;
 
 /// What a model decides by its own files, where the operator leaves it to them.
@@ -72,7 +72,7 @@ pub(super) fn switches(options: &LocalOptions, description: &ModelDescription) -
         task_prefixes: options
             .task_prefixes
             .or(description.markers.use_query_passage_prefixes)
-            .unwrap_or(options.reference_prefixes),
+            .unwrap_or(options.reference_prefixes || options.id.as_deref().is_some_and(published_prefixes)),
         apply_dimensions: options.apply_dimensions,
     }
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Place, Result};
 use crate::hex::hex;
 use crate::model::modules::ModelDescription;
 use crate::model::tokenizer::tokenizer_files;
+use text2vec_engine::family::Masks;
 use text2vec_engine::open::Source;
 use text2vec_engine::weights::weight_files;
 
@@ -20,11 +21,14 @@ pub(super) fn fingerprint(
     description: &ModelDescription,
     source: &Source,
     treatment: &Treatment,
-    precision: &str,
+    (precision, masks): (&str, Masks),
 ) -> Result<String> {
     let mut hash = Sha256::new();
     let switches = (treatment.direct_tokenize, treatment.task_prefixes, treatment.apply_dimensions);
     hash.update(format!("{} {} {switches:?} {precision}\n", treatment.profile, treatment.max_tokens()));
+    if masks == Masks::AsTransformers4 {
+        hash.update("causal\n");
+    }
     let dir = &description.dir;
     let mut files = vec![dir.join("config.json")];
     files.extend(tokenizer_files(dir)?);

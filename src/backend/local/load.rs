@@ -22,6 +22,7 @@ use crate::model::modules::{MODULES_JSON, ModelDescription, number};
 use crate::model::tokenizer::TextTokenizer;
 use text2vec_engine::dense::DenseHead;
 use text2vec_engine::encoder::Encoder;
+use text2vec_engine::family::{self, Masks};
 use text2vec_engine::open::{self, Source};
 
 impl LocalBackend {
@@ -50,10 +51,12 @@ impl LocalBackend {
         let (head, dimensions) = head(&description, profile, &encoders)?;
         let license = license(options);
         let precision = source.precision(options.precision, engine);
-        let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, precision)?;
+        let masks = description.masks(options.hints);
+        let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, (precision, masks))?;
         let info = ModelInfo { name: name(options), fingerprint, dimensions: Some(dimensions) };
         let model = Arc::new(Model::new(encoders, head));
-        let report = unused(&info, &treatment, &inference);
+        let attention = attention(&description, masks)?;
+        let report = ModelReport { attention, ..unused(&info, &treatment, &inference) };
         let reported = ReportedModel::new(&info, profile, (&report.device, precision), model.clone());
         Ok(LocalBackend {
             preparation: Arc::new(Preparation::new(tokenizer, treatment, text2vec_kernel::cores())),
@@ -81,6 +84,24 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
     }
 }
 
+/// Which tokens attend to which, in words. Causal where the model asks for something else is told to the operator.
+fn attention(description: &ModelDescription, masks: Masks) -> Result<Option<&'static str>> {
+    if description.is_static() {
+        return Ok(None);
+    }
+    let attention = family::architecture(description.model_type(), &description.config, masks)?.masks();
+    if masks == Masks::AsTransformers4 {
+        tracing::warn!(
+            "{}: attention is causal, as in the reference container that this replaces, although the model asks for \
+             bidirectional attention and is better with it: to change that, serve a directory without the container's \
+             marker files, and import again",
+            description.dir.display()
+        );
+        return Ok(Some("causal, as in the reference container"));
+    }
+    Ok(Some(attention))
+}
+
 /// Which weights are taken where there are several.
 fn choose_source(description: &ModelDescription, profile: Profile) -> Result<Source> {
     let marked = description.markers.onnx_runtime && profile == Profile::Onnx;
@@ -96,7 +117,8 @@ fn encoders(
 ) -> Result<(Vec<Box<dyn Encoder>>, &'static str)> {
     let in_directory = |error| Error::from(error).at(Place::File(options.dir.clone()));
     let on = (inference.threads(), inference.cards());
-    open::encoders(description.encoder(), source, options.engine, options.precision, on).map_err(in_directory)
+    let masks = description.masks(options.hints);
+    open::encoders(description.encoder(masks), source, options.engine, options.precision, on).map_err(in_directory)
 }
 
 /// The tokenizer, if it is this model's.

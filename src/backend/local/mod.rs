@@ -41,6 +41,7 @@ use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 pub use text2vec_engine::device::Device;
 use text2vec_engine::encoder::Encoder;
+use text2vec_engine::family::Masks;
 pub use text2vec_engine::open::Engine;
 use text2vec_engine::open::{self, Source};
 pub use text2vec_kernel::Precision;
@@ -104,7 +105,7 @@ pub fn open_encoder(
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
     let source = Source::choose(&description.dir, description.markers.onnx_runtime)?;
-    Ok(open::on_cpu(description.encoder(), &source, engine, precision, threads)?)
+    Ok(open::on_cpu(description.encoder(Masks::AsConfigured), &source, engine, precision, threads)?)
 }
 
 impl LocalBackend {

@@ -8,12 +8,30 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use support::{fixture, floats, max_difference};
-use text2vec_sidecar::backend::Backend;
+use text2vec_kernel::{InstructionSet, Kernels, Precision};
 use text2vec_sidecar::backend::local::sentences::{collapse_whitespace, split_sentences};
 use text2vec_sidecar::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Inference, LocalBackend, LocalOptions};
+use text2vec_sidecar::backend::{Backend, Embedding};
 use text2vec_sidecar::contract::call::{Call, EmbedSettings};
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::modules::ModelDescription;
+
+/// Families that `make_modern.py` makes.
+const MODERN: [&str; 13] = [
+    "albert",
+    "electra",
+    "modernbert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "gte",
+    "gte-en",
+    "jina-v2",
+    "jina-v2-code",
+    "eurobert",
+    "qwen3",
+    "gemma3",
+    "gemma3-causal",
+];
 
 /// max |difference| to the reference.
 const TOLERANCE: f64 = 1e-5;
@@ -74,13 +92,17 @@ async fn check_file(family: &str, file: &str, modes: usize) {
         let expected = expected.as_array().expect("vectors");
         assert!(texts.len() >= 12 && texts.len() == expected.len());
         let (options, pooling) = mode(family, name);
-        for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
+        // Of the newer families on every instruction set; the others have had that elsewhere.
+        let sets = [InstructionSet::Amx, InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
+        let is_new = modes > 4 && MODERN.contains(&family);
+        let sets = sets.into_iter().filter(|&set| is_new && Kernels::with(set).is_ok()).map(Engine::Kernels);
+        for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked].into_iter().chain(sets) {
             let inference = Arc::new(Inference::start(Some(2), DEFAULT_WAITING_TOKENS).expect("two threads"));
             let backend = LocalBackend::load_beside(&LocalOptions { engine, ..options.clone() }, inference);
             let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
             let settings = EmbedSettings { pooling: pooling.clone(), ..EmbedSettings::default() };
             let settings = match name.ends_with("-query") {
-                true => EmbedSettings { task: Some(Task::Query), ..settings },
+                true => EmbedSettings { pooling: settings.pooling, ..EmbedSettings::query() },
                 false => settings,
             };
             let call = Call { settings, ..Call::passages(&texts) };
@@ -107,6 +129,32 @@ async fn check_file(family: &str, file: &str, modes: usize) {
             }
             println!("{family} {name} {}: {compared} texts, at most {worst:.1e} off", backend.engine().0);
             assert!(compared >= 12 && worst <= TOLERANCE, "{family} {name} {engine:?}: {worst:e}, {compared} compared");
+        }
+    }
+}
+
+/// The cosines of the narrower precisions, of tiny random models at that: what is rounded has few columns to be lost in.
+#[tokio::test]
+async fn modern_families_are_near_in_narrower_precisions() {
+    for family in MODERN {
+        let golden = fixture(&format!("families/{family}/golden.json"));
+        let expected = golden["direct"].as_array().expect("vectors").clone();
+        for (precision, least) in
+            [(Precision::Bf16x3, 0.99999), (Precision::F16, 0.9999), (Precision::Bf16, 0.99), (Precision::Int8, 0.95)]
+        {
+            let (options, _) = mode(family, "direct");
+            let backend = LocalBackend::load(&LocalOptions { precision, ..options }).expect("a model");
+            let answers = backend.embed(Call::passages(&texts())).await.expect("the call");
+            let pairs = answers.iter().zip(&expected).filter(|(_, expected)| !expected.is_null());
+            let cosine = |(answer, expected): (&text2vec_sidecar::error::Result<Embedding>, &Value)| {
+                let (a, b) = (&answer.as_ref().expect("a vector").vector, floats(expected));
+                let dot =
+                    |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+                dot(a, &b) / (dot(a, a) * dot(&b, &b)).sqrt()
+            };
+            let worst = pairs.map(cosine).fold(1.0, f64::min);
+            println!("{family} {precision}: cosine at least {worst:.6}");
+            assert!(worst >= least, "{family} {precision}: {worst}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Models in this process: the vectors of every family, precision and engine, and what files may hold.
 
 mod batch_size;
+mod contradictions;
 mod corrupt_models;
 mod devices;
 mod download;

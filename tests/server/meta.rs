@@ -105,6 +105,7 @@ fn of_the_model(profile: &str) -> Value {
     };
     json!({
         "apply_dimensions": false,
+        "attention": "bidirectional",
         "batch_tokens": ANY,
         "device": "cpu",
         "dimensions": 384,

@@ -55,7 +55,7 @@ impl LocalBackend {
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, (precision, masks))?;
         let info = ModelInfo { name: name(options), fingerprint, dimensions: Some(dimensions) };
         let model = Arc::new(Model::new(encoders, head));
-        let attention = attention(&description, masks)?;
+        let attention = attention(&description, &source, masks)?;
         let report = ModelReport { attention, ..unused(&info, &treatment, &inference) };
         let reported = ReportedModel::new(&info, profile, (&report.device, precision), model.clone());
         Ok(LocalBackend {
@@ -85,9 +85,12 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
 }
 
 /// Which tokens attend to which, in words. Causal where the model asks for something else is told to the operator.
-fn attention(description: &ModelDescription, masks: Masks) -> Result<Option<&'static str>> {
-    if description.is_static() {
-        return Ok(None);
+fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> Result<Option<&'static str>> {
+    match source {
+        _ if description.is_static() => return Ok(None),
+        // Of BERT and its like.
+        Source::Graph(_) => return Ok(Some("bidirectional")),
+        Source::Weights(_) => {}
     }
     let attention = family::architecture(description.model_type(), &description.config, masks)?.masks();
     if masks == Masks::AsTransformers4 {

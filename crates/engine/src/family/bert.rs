@@ -54,7 +54,7 @@ pub(super) fn dpr(config: &Config<'_>) -> Result<Architecture> {
 pub(super) fn electra(config: &Config<'_>) -> Result<Architecture> {
     let mut architecture = bert(config)?;
     architecture.shape.hidden = config.count("hidden_size", 256)?;
-    architecture.shape.heads = config.count("num_attention_heads", 4)?;
+    architecture.shape.heads = config.heads("num_attention_heads", 4)?;
     architecture.shape.intermediate = config.count("intermediate_size", 1024)?;
     let width = config.count("embedding_size", 128)?;
     if width != architecture.shape.hidden {
@@ -68,12 +68,12 @@ pub(super) fn albert(config: &Config<'_>) -> Result<Architecture> {
     config.absolute_positions()?;
     let defaults = Shape {
         hidden: config.count("hidden_size", 4096)?,
-        heads: config.count("num_attention_heads", 64)?,
+        heads: config.heads("num_attention_heads", 64)?,
         intermediate: config.count("intermediate_size", 16384)?,
         activation: config.activation("hidden_act", "gelu_new")?,
         ..bert_shape(config)?
     };
-    let (layers, groups) = (config.count("num_hidden_layers", 12)?, config.count("num_hidden_groups", 1)?);
+    let (layers, groups) = (config.layers("num_hidden_layers", 12)?, config.layers("num_hidden_groups", 1)?);
     if groups > layers {
         return Err(Error::unusable(format!(
             "config.json: num_hidden_groups is {groups}, but num_hidden_layers {layers}"
@@ -119,9 +119,9 @@ pub(super) fn albert(config: &Config<'_>) -> Result<Architecture> {
 pub(super) fn distilbert(config: &Config<'_>) -> Result<Architecture> {
     let shape = Shape {
         hidden: config.count("dim", 768)?,
-        heads: config.count("n_heads", 12)?,
+        heads: config.heads("n_heads", 12)?,
         intermediate: config.count("hidden_dim", 3072)?,
-        layers: config.count("n_layers", 6)?,
+        layers: config.layers("n_layers", 6)?,
         activation: config.activation("activation", "gelu")?,
         epsilon: 1e-12,
         style: Style::default(),
@@ -186,9 +186,9 @@ pub(super) fn t5(config: &Config<'_>) -> Result<Architecture> {
     let gated = feed_forward.starts_with("gated-");
     let shape = Shape {
         hidden: config.count("d_model", 512)?,
-        heads: config.count("num_heads", 8)?,
+        heads: config.heads("num_heads", 8)?,
         intermediate: config.count("d_ff", 2048)?,
-        layers: config.count("num_layers", 6)?,
+        layers: config.layers("num_layers", 6)?,
         activation: match feed_forward {
             // As transformers' T5Config has it: here, and only here, GELU is the tanh form.
             "gated-gelu" => Activation::GeluTanh,
@@ -242,9 +242,9 @@ pub(super) fn t5(config: &Config<'_>) -> Result<Architecture> {
 pub(super) fn bert_shape(config: &Config<'_>) -> Result<Shape> {
     Ok(Shape {
         hidden: config.count("hidden_size", 768)?,
-        heads: config.count("num_attention_heads", 12)?,
+        heads: config.heads("num_attention_heads", 12)?,
         intermediate: config.count("intermediate_size", 3072)?,
-        layers: config.count("num_hidden_layers", 12)?,
+        layers: config.layers("num_hidden_layers", 12)?,
         activation: config.activation("hidden_act", "gelu")?,
         epsilon: config.epsilon("layer_norm_eps", 1e-12),
         style: Style::default(),

@@ -5,6 +5,13 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use text2vec_kernel::{Activation, Rotary};
 
+/// Most layers of a model.
+const MOST_LAYERS: usize = 1 << 12;
+/// Most heads of a layer.
+const MOST_HEADS: usize = 1 << 10;
+/// Most columns of a head that is turned.
+const WIDEST_HEAD: usize = 1 << 10;
+
 /// `config.json`, read key by key. What it leaves out has the family's default, as in transformers' configurations: the
 /// files of some models hold a few keys only.
 #[derive(Debug)]
@@ -22,6 +29,29 @@ impl Config<'_> {
                 Some(count) if (1..=u64::from(u32::MAX)).contains(&count) => Ok(count as usize),
                 _ => Err(Error::unusable(format!("config.json: {key} must be a positive number, got {value}"))),
             },
+        }
+    }
+
+    /// A number of layers: what is made for each is made before its tensors are asked for.
+    ///
+    /// # Errors
+    /// `Unusable` if something else stands there, or more than any model has.
+    pub fn layers(&self, key: &str, default: usize) -> Result<usize> {
+        self.at_most(key, default, MOST_LAYERS)
+    }
+
+    /// A number of heads, likewise.
+    ///
+    /// # Errors
+    /// As [`Config::layers`].
+    pub fn heads(&self, key: &str, default: usize) -> Result<usize> {
+        self.at_most(key, default, MOST_HEADS)
+    }
+
+    fn at_most(&self, key: &str, default: usize, most: usize) -> Result<usize> {
+        match self.count(key, default)? {
+            count if count <= most => Ok(count),
+            count => Err(Error::unusable(format!("config.json: {key} is {count}, but {most} is the most"))),
         }
     }
 
@@ -112,9 +142,7 @@ impl Config<'_> {
     /// # Errors
     /// `Unusable` for numbers that make no sense and for a scaling that is not supported.
     pub fn rotary(&self, columns: usize, kind: Option<&str>, (base_key, base): (&str, f64)) -> Result<Rotary> {
-        if columns == 0 || !columns.is_multiple_of(2) {
-            return Err(Error::unusable(format!("config.json: heads of {columns} columns cannot be turned in pairs")));
-        }
+        turnable(columns)?;
         let parameters = self.object("rope_parameters")?;
         let of_kind = match (&parameters, kind) {
             (Some(all), Some(kind)) => all.object(kind)?,
@@ -179,6 +207,19 @@ impl Config<'_> {
             "absolute" => Ok(()),
             other => Err(Error::unusable(format!("config.json: positions of the type '{other}' are not supported"))),
         }
+    }
+}
+
+/// Whether so many columns of a head can be turned.
+///
+/// # Errors
+/// `Unusable` if they cannot.
+pub fn turnable(columns: usize) -> Result<()> {
+    match columns > 0 && columns.is_multiple_of(2) && columns <= WIDEST_HEAD {
+        true => Ok(()),
+        false => Err(Error::unusable(format!(
+            "config.json: heads of {columns} columns cannot be turned in pairs: an even number up to {WIDEST_HEAD} can"
+        ))),
     }
 }
 

@@ -32,13 +32,19 @@ const HEAD_NORMS: HeadNormNames =
 
 /// The sizes under Llama's keys; `head_size` is the width of a head where the file names none.
 fn shape(config: &Config<'_>, activation: &'static str, head_size: Option<usize>) -> Result<Shape> {
-    let (hidden, heads) = (config.count("hidden_size", 1024)?, config.count("num_attention_heads", 16)?);
+    let (hidden, heads) = (config.count("hidden_size", 1024)?, config.heads("num_attention_heads", 16)?);
     let head_size = config.count("head_dim", head_size.unwrap_or(hidden / heads))?;
+    let key_heads = config.heads("num_key_value_heads", heads)?;
+    if !heads.is_multiple_of(key_heads) {
+        return Err(Error::unusable(format!(
+            "config.json: num_key_value_heads is {key_heads}, which does not divide num_attention_heads, {heads}"
+        )));
+    }
     Ok(Shape {
         hidden,
         heads,
         intermediate: config.count("intermediate_size", 3072)?,
-        layers: config.count("num_hidden_layers", 28)?,
+        layers: config.layers("num_hidden_layers", 28)?,
         activation: config.activation(activation, "silu")?,
         epsilon: config.epsilon("rms_norm_eps", 1e-6),
         style: Style {
@@ -46,7 +52,7 @@ fn shape(config: &Config<'_>, activation: &'static str, head_size: Option<usize>
             rms_norm: true,
             gated: true,
             head_size: Some(head_size),
-            key_heads: Some(config.count("num_key_value_heads", heads)?),
+            key_heads: Some(key_heads),
             ..Style::default()
         },
     })

@@ -8,7 +8,7 @@ use super::architecture::{
     Linear, NormTensors, Projection, Table, biased, plain,
 };
 use super::bert::{BERT, TOKEN_TYPES, WORDS, bert_shape};
-use super::config::Config;
+use super::config::{Config, turnable};
 use crate::error::{Error, Result};
 use text2vec_kernel::{Activation, ExpertShape, Mask, NormPlacement, Rotary, Shape, Style};
 
@@ -17,9 +17,9 @@ use text2vec_kernel::{Activation, ExpertShape, Mask, NormPlacement, Rotary, Shap
 pub(super) fn modernbert(config: &Config<'_>) -> Result<Architecture> {
     let shape = Shape {
         hidden: config.count("hidden_size", 768)?,
-        heads: config.count("num_attention_heads", 12)?,
+        heads: config.heads("num_attention_heads", 12)?,
         intermediate: config.count("intermediate_size", 1152)?,
-        layers: config.count("num_hidden_layers", 22)?,
+        layers: config.layers("num_hidden_layers", 22)?,
         activation: config.activation("hidden_activation", "gelu")?,
         epsilon: config.epsilon("norm_eps", 1e-5),
         style: Style { placement: NormPlacement::Before, gated: true, ..Style::default() },
@@ -106,11 +106,16 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
         }),
         _ => None,
     };
+    if let Some(ExpertShape { count, taken, .. }) = experts
+        && taken > count
+    {
+        return Err(Error::unusable(format!("config.json: moe_top_k is {taken}, but num_experts {count}")));
+    }
     let shape = Shape {
         hidden,
-        heads: config.count("n_head", 12)?,
+        heads: config.heads("n_head", 12)?,
         intermediate: config.count("n_inner", 4 * hidden)?,
-        layers: config.count("n_layer", 12)?,
+        layers: config.layers("n_layer", 12)?,
         activation,
         epsilon: config.epsilon("layer_norm_epsilon", 1e-5),
         style: Style { gated, experts, ..Style::default() },
@@ -142,9 +147,7 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
     let fraction = config.number("rotary_emb_fraction", 1.0)?;
     let columns = (shape.head_size() as f64 * fraction.min(1.0)) as usize;
     let base = config.number("rotary_emb_base", 10_000.0)?;
-    if columns == 0 || !columns.is_multiple_of(2) {
-        return Err(Error::unusable(format!("config.json: heads of {columns} columns cannot be turned in pairs")));
-    }
+    turnable(columns)?;
     Ok(Architecture {
         embedding_norm: Some("emb_ln"),
         rotaries: vec![Rotary::of_base(base, columns)],

@@ -104,7 +104,7 @@ fn main() {
         let mut named = arguments.iter().filter(|it| !it.starts_with('-') && **it != precision).peekable();
         named.peek().is_none() || named.any(|argument| argument == name)
     };
-    let heads = ["MB packed", "load s", "ms, 32 tok.", "ms, 256", "RSS, MB"];
+    let heads = ["MB packed", "load s", "ms, 32 tok.", "ms, 256", "RSS, MB", "peak, MB"];
     println!("{:<24} {}", format!("shape, {precision}"), heads.map(|head| format!("{head:>11}")).join(" "));
     for (name, ..) in shapes().iter().filter(|(name, ..)| wanted(name)) {
         let this = std::env::current_exe().expect("this program");
@@ -138,7 +138,8 @@ fn run((name, model_type, config): (&str, &str, Value), precision: Precision) ->
     };
     let (short, long) = (milliseconds(32)?, milliseconds(256)?);
     let megabytes = encoder.model().memory() / 1_000_000;
-    println!("{name:<24} {megabytes:>11} {load:>11.1} {short:>11.2} {long:>11.2} {:>11}", resident() / 1000);
+    let (now, peak) = (memory("VmRSS:") / 1000, memory("VmHWM:") / 1000);
+    println!("{name:<24} {megabytes:>11} {load:>11.1} {short:>11.2} {long:>11.2} {now:>11} {peak:>11}");
     Ok(())
 }
 
@@ -159,9 +160,9 @@ fn random(name: &str, shape: &[usize]) -> Result<NamedTensor> {
     Ok((shape.to_vec(), (0..shape.iter().product()).map(|_| value()).collect()))
 }
 
-/// Kilobytes of this process in memory.
-fn resident() -> usize {
+/// Kilobytes of this process in memory: now (`VmRSS:`), or at most so far (`VmHWM:`).
+fn memory(what: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }

@@ -7,7 +7,7 @@ use support::{fixture, max_difference, model_dir, options};
 use text2vec_engine::candle::plain::CandleEncoder;
 use text2vec_engine::cpu::PackedEncoder;
 use text2vec_engine::encoder::{Encoder, TokenBatch};
-use text2vec_engine::family;
+use text2vec_engine::family::{self, Masks};
 use text2vec_engine::weights::{Weights, weight_files};
 use text2vec_kernel::{InstructionSet, Kernels, Precision, cores};
 use text2vec_sidecar::backend::Backend;
@@ -36,7 +36,7 @@ fn sequences() -> Vec<TokenBatch> {
 
 #[test]
 fn hidden_states_are_those_of_candle_and_bits_do_not_depend_on_batch_or_threads() {
-    let architecture = family::architecture("bert", &config()).expect("a description");
+    let architecture = family::architecture("bert", &config(), Masks::AsConfigured).expect("a description");
     let weights = Weights::open(&weight_files(&model_dir()).expect("files"), architecture.anchor).expect("weights");
     let candle = CandleEncoder::new(&architecture, &candle_core::Device::Cpu, |name, _| weights.tensor(name));
     let mut candle = candle.expect("candle");

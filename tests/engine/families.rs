@@ -88,7 +88,7 @@ async fn check_file(family: &str, file: &str, modes: usize) {
     }
     assert_eq!(golden.len(), modes, "{family}");
     let texts = texts();
-    for (name, expected) in golden {
+    for (name, expected) in &golden {
         let expected = expected.as_array().expect("vectors");
         assert!(texts.len() >= 12 && texts.len() == expected.len());
         let (options, pooling) = mode(family, name);

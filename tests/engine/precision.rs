@@ -8,7 +8,7 @@ use serde_json::Value;
 use support::{model_dir, options};
 use text2vec_engine::cpu::PackedEncoder;
 use text2vec_engine::encoder::{Encoder, TokenBatch};
-use text2vec_engine::family;
+use text2vec_engine::family::{self, Masks};
 use text2vec_engine::pooling;
 use text2vec_engine::pooling::PoolingMode;
 use text2vec_engine::weights::{Weights, weight_files};
@@ -34,7 +34,8 @@ fn passages(count: usize) -> Vec<TokenBatch> {
 
 fn encoder(kernels: Kernels, precision: Precision) -> PackedEncoder {
     let config = std::fs::read_to_string(model_dir().join("config.json")).expect("config.json");
-    let architecture = family::architecture("bert", &serde_json::from_str(&config).expect("JSON")).expect("BERT");
+    let architecture =
+        family::architecture("bert", &serde_json::from_str(&config).expect("JSON"), Masks::AsConfigured).expect("BERT");
     let weights = Weights::open(&weight_files(&model_dir()).expect("files"), architecture.anchor).expect("weights");
     let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     PackedEncoder::new(&architecture, (kernels, precision), 1, tensors).expect("an encoder")

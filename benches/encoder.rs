@@ -17,7 +17,7 @@ const MINILM: Shape = bert(384, 12, 6);
 const BASE: Shape = bert(768, 12, 12);
 
 const fn bert(hidden: usize, heads: usize, layers: usize) -> Shape {
-    let style = Style { pre_norm: false, rms_norm: false, unscaled: false, gated: false, head_size: None };
+    let style = Style::BERT;
     let (intermediate, activation) = (4 * hidden, Activation::Gelu);
     Shape { hidden, heads, intermediate, layers, activation, epsilon: 1e-12, style }
 }
@@ -123,11 +123,11 @@ fn encoder(kernels: Kernels, precision: Precision, shape: Shape) {
             key: dense(hidden, hidden),
             value: dense(hidden, hidden),
             attention_output: dense(hidden, hidden),
-            attention_norm: norm(),
+            attention_norm: Some(norm()),
             up: dense(intermediate, hidden),
-            gate: None,
             down: dense(hidden, intermediate),
             output_norm: norm(),
+            ..Block::default()
         })
     });
     let model = Arc::new(model.expect("the shape is sound"));

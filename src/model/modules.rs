@@ -37,6 +37,10 @@ pub struct ModelDescription {
     pub markers: Markers,
 }
 
+/// Most tokens of a sequence of a model without a table of positions, whatever its files say: attention takes time with the
+/// square of it, and a pass memory with it.
+const MOST_TOKENS: usize = 32_768;
+
 /// The modules of a sentence-transformers model, as far as they shape a vector after the transformer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Pipeline {
@@ -185,6 +189,19 @@ impl ModelDescription {
             (None, _) => 512,
         };
         match self.model_type() {
+            // Beyond that frequencies would depend on a text's length.
+            "nomic_bert"
+                if self.config.get("rotary_scaling_factor").and_then(Value::as_f64).is_some_and(|it| it != 0.0) =>
+            {
+                Some(positions.min(number(&self.config, "max_trained_positions").unwrap_or(2048)))
+            }
+            // No table is as long as it says.
+            "modernbert" | "nomic_bert" | "new" | "gte" | "eurobert" | "qwen3" | "gemma3_text" => {
+                Some(positions.min(MOST_TOKENS))
+            }
+            "bert" if self.config.get("position_embedding_type").and_then(Value::as_str) == Some("alibi") => {
+                Some(positions.min(MOST_TOKENS))
+            }
             // MPNet's padding id is fixed.
             "mpnet" => Some(positions.saturating_sub(2)),
             "roberta" | "xlm-roberta" | "camembert" => {

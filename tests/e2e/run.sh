@@ -323,6 +323,7 @@ part "contract equality" python_tests test_contract.py
 part "import of a corpus" python_tests test_import.py
 part "clients of other APIs" python_tests test_clients.py
 part "frameworks" python_tests test_frameworks.py
+part "families" python_tests test_families.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py

@@ -144,7 +144,7 @@ async fn modern_families_are_near_in_narrower_precisions() {
         {
             let (options, _) = mode(family, "direct");
             let backend = LocalBackend::load(&LocalOptions { precision, ..options }).expect("a model");
-            let answers = backend.embed(Call::passages(&texts())).await.expect("the call");
+            let answers = backend.embed(Call::passages(texts())).await.expect("the call");
             let pairs = answers.iter().zip(&expected).filter(|(_, expected)| !expected.is_null());
             let cosine = |(answer, expected): (&text2vec_sidecar::error::Result<Embedding>, &Value)| {
                 let (a, b) = (&answer.as_ref().expect("a vector").vector, floats(expected));

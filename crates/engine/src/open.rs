@@ -138,6 +138,7 @@ pub fn encoders(
         let encoder = |card: &Card| Ok(Box::new(StaticEncoder::open(files, Some(&card.device))?) as Box<dyn Encoder>);
         return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
     }
+    stable_in(description, precision)?;
     let (architecture, weights) = transformer(description, files)?;
     let encoder = |card: &Card| {
         let tensors = |name: &str, _: &[usize]| weights.tensor(name);
@@ -202,6 +203,7 @@ pub fn on_cpu(
             return Ok((Box::new(encoder), "candle"));
         }
         Engine::CandlePacked => {
+            stable_in(description, precision)?;
             let encoder = CandlePackedEncoder::new(&architecture, &candle_core::Device::Cpu, precision, tensors)?;
             return Ok((Box::new(encoder), "candle-packed"));
         }
@@ -219,9 +221,29 @@ fn f32_table(precision: Precision) -> Result<()> {
     }
 }
 
+/// Whether a model can be computed with everything in a precision, as on a GPU.
+fn stable_in(description: Description<'_>, precision: Precision) -> Result<()> {
+    match (description.model_type, precision) {
+        ("gemma3_text", Precision::F16) => Err(Error::unusable(
+            "gemma3_text exceeds the range of f16, which a GPU would compute in: use --precision bf16 or f32",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A configuration that describes more than so many times what the files hold is refused without a look at them.
+const FAR_TOO_MANY: u64 = 16;
+
 fn transformer(description: Description<'_>, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
     let mut architecture = family::architecture(description.model_type, description.config, description.masks)?;
     let weights = Weights::open(files, architecture.anchor)?;
     architecture.settle(|name| weights.has(name));
+    // Room is made for what the configuration describes before its tensors are asked for one by one.
+    let (described, there) = (architecture.shape.weights(), weights.elements());
+    if described > there.saturating_mul(FAR_TOO_MANY) {
+        let message =
+            format!("config.json describes blocks of {described} weights, but the files hold {there} numbers");
+        return Err(Error::unusable(message));
+    }
     Ok((architecture, weights))
 }

@@ -36,7 +36,7 @@ pub(crate) const FAMILIES: [&str; 18] = [
 pub(crate) fn architecture(family: &str, hidden: usize, heads: usize) -> Architecture {
     let between = 2 * hidden + 3;
     let mut config = json!({
-        "vocab_size": 50, "max_position_embeddings": 140, "pad_token_id": 1,
+        "vocab_size": 50, "type_vocab_size": 2, "max_position_embeddings": 140, "pad_token_id": 1,
         "hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": between, "num_hidden_layers": 2,
         "dim": hidden, "n_heads": heads, "hidden_dim": between, "n_layers": 2,
         "d_model": hidden, "num_heads": heads, "d_ff": between, "num_layers": 2, "d_kv": 20,

@@ -18,8 +18,8 @@ pub(super) enum Table {
 }
 
 impl Table {
-    /// A table of rows `width` wide. The precisions coarser than bf16x3 have f16 rows: their sum is normed, so that rounding
-    /// them costs next to nothing, and 8 bits would not be enough.
+    /// A table of rows `width` wide. The precisions coarser than bf16x3 have f16 rows: what is made of them is normed, so that
+    /// rounding them costs next to nothing, and 8 bits would not be enough.
     pub(super) fn pack(precision: Precision, values: Vec<f32>, width: usize) -> Result<Table> {
         if matches!(precision, Precision::F32 | Precision::Bf16x3) {
             return Ok(Table::F32 { rows: values, width });

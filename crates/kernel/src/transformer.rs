@@ -21,5 +21,5 @@ mod tests;
 mod way;
 
 pub use executor::Executor;
-pub use model::Transformer;
+pub use model::{MOST_EXPERTS, Transformer};
 pub use shape::{Block, ExpertShape, Experts, HeadNorms, Norm, NormPlacement, Outer, Shape, Style};

@@ -77,6 +77,7 @@ impl CandlePackedEncoder {
         order.sort_by_key(|&sequence| lengths[sequence]);
         let shape = self.model.architecture.shape;
         let widest = (3 * shape.attention_width()).max(shape.intermediate).max(shape.hidden);
+        let widest = widest.max(self.model.architecture.table_width());
         let budget = self.budget.min(MOST_ELEMENTS / widest);
         let mut passes: Vec<Vec<usize>> = Vec::new();
         let mut tokens = 0usize;
@@ -114,8 +115,7 @@ impl CandlePackedEncoder {
         let shape = self.model.architecture.shape;
         if let Some(length) = batch.lengths().iter().find(|&length| shape.heads * length * length > MOST_ELEMENTS) {
             return Err(Error::invalid(format!(
-                "a sequence of {length} tokens is too long for a GPU: cut texts with --max-tokens, or serve this model with \
-                 --device cpu"
+                "a sequence of {length} tokens is too long for a GPU: send shorter texts, or serve this model with --device cpu"
             )));
         }
         let ranges: Vec<_> = batch.ranges().collect();

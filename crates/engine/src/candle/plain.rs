@@ -107,11 +107,16 @@ impl CandleEncoder {
         let positions: Vec<u32> = (0..length as u32).collect();
         let turns = |rotary| turns(rotary, &positions, &self.device);
         let turns: Vec<_> = self.architecture.rotaries.iter().map(turns).collect::<candle_core::Result<_>>()?;
+        let mut hidden_by: Vec<(Mask, Tensor)> = Vec::new();
         for index in self.architecture.blocks_in_order() {
             let block = &self.blocks[index];
             let mut added: Vec<Tensor> = bias.iter().cloned().collect();
             if block.mask != Mask::FULL {
-                added.push(hiding(block.mask, length, &self.device)?);
+                if hidden_by.iter().all(|(mask, _)| *mask != block.mask) {
+                    hidden_by.push((block.mask, hiding(block.mask, length, &self.device)?));
+                }
+                added
+                    .extend(hidden_by.iter().filter(|(mask, _)| *mask == block.mask).map(|(_, hidden)| hidden.clone()));
             }
             let turns = block.rotary.map(|rotary| &turns[rotary]);
             let attend = |states: &Tensor| self.attend(block, states, &added, turns);

@@ -55,6 +55,16 @@ pub struct LayerAttention {
     pub rotary: Option<usize>,
 }
 
+/// Which masks a model has that was trained without one and published as a language model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Masks {
+    /// Those its configuration asks for.
+    #[default]
+    AsConfigured,
+    /// Those of transformers 4.56, which does not know `use_bidirectional_attention`: what the reference container computes.
+    AsTransformers4,
+}
+
 /// What the tensors of norms mean, where it is not gamma and beta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NormTensors {
@@ -280,7 +290,7 @@ impl Architecture {
         self.embedding_projection.map_or(self.shape.hidden, |(width, _)| width)
     }
 
-    /// Attention of one layer.
+    /// Attention in one block.
     pub fn attention(&self, layer: usize) -> LayerAttention {
         self.attention.get(layer).copied().unwrap_or(LayerAttention { mask: Mask::FULL, rotary: None })
     }
@@ -293,7 +303,10 @@ impl Architecture {
     /// Who attends to whom, in a word: what people are told.
     pub fn masks(&self) -> &'static str {
         let masks = || self.attention.iter().map(|attention| attention.mask);
-        match (masks().any(|mask| mask.after == 0), masks().any(|mask| mask != Mask::FULL && mask.after > 0)) {
+        match (
+            masks().any(|mask| mask.after == 0 && mask.before > 0),
+            masks().any(|mask| mask != Mask::FULL && mask.after > 0),
+        ) {
             (true, _) => "causal",
             (false, true) => "bidirectional, with windows",
             (false, false) => "bidirectional",
@@ -350,7 +363,7 @@ fn positions_after(padding_id: u32, ids: &[u32]) -> impl Iterator<Item = u32> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::known::{Masks, architecture};
+    use super::super::known::architecture;
     use super::super::parameters::Parameters;
     use super::*;
     use text2vec_kernel::Activation;

@@ -194,7 +194,7 @@ pub(super) fn t5(config: &Config<'_>) -> Result<Architecture> {
             "gated-gelu" => Activation::GeluTanh,
             other => activation(other.strip_prefix("gated-").unwrap_or(other))?,
         },
-        epsilon: config.epsilon("layer_norm_epsilon", 1e-6),
+        epsilon: config.epsilon("layer_norm_epsilon", 1e-6)?,
         style: Style {
             placement: NormPlacement::Before,
             rms_norm: true,
@@ -246,7 +246,7 @@ pub(super) fn bert_shape(config: &Config<'_>) -> Result<Shape> {
         intermediate: config.count("intermediate_size", 3072)?,
         layers: config.layers("num_hidden_layers", 12)?,
         activation: config.activation("hidden_act", "gelu")?,
-        epsilon: config.epsilon("layer_norm_eps", 1e-12),
+        epsilon: config.epsilon("layer_norm_eps", 1e-12)?,
         style: Style::default(),
     })
 }

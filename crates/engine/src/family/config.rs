@@ -8,7 +8,9 @@ use text2vec_kernel::{Activation, Rotary};
 /// Most layers of a model.
 const MOST_LAYERS: usize = 1 << 12;
 /// Most heads of a layer.
-const MOST_HEADS: usize = 1 << 10;
+const MOST_HEADS: usize = (1 << 10) - 1;
+/// What a number may be that others are divided by, or that powers are taken of.
+const NUMBERS: std::ops::RangeInclusive<f64> = 1e-9..=1e12;
 /// Most columns of a head that is turned.
 const WIDEST_HEAD: usize = 1 << 10;
 
@@ -82,8 +84,17 @@ impl Config<'_> {
     }
 
     /// A norm's epsilon.
-    pub fn epsilon(&self, key: &str, default: f64) -> f32 {
-        self.0.get(key).and_then(Value::as_f64).unwrap_or(default) as f32
+    ///
+    /// # Errors
+    /// `Unusable` for what is no small number.
+    pub fn epsilon(&self, key: &str, default: f64) -> Result<f32> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default as f32),
+            Some(value) => match value.as_f64().filter(|epsilon| (0.0..=1.0).contains(epsilon)) {
+                Some(epsilon) => Ok(epsilon as f32),
+                None => Err(Error::unusable(format!("config.json: {key} must be a number from 0 to 1, got {value}"))),
+            },
+        }
     }
 
     /// A positive number, whole or not.
@@ -93,7 +104,7 @@ impl Config<'_> {
     pub fn number(&self, key: &str, default: f64) -> Result<f64> {
         match self.0.get(key) {
             None | Some(Value::Null) => Ok(default),
-            Some(value) => value.as_f64().filter(|number| *number > 0.0 && number.is_finite()).ok_or_else(|| {
+            Some(value) => value.as_f64().filter(|number| NUMBERS.contains(number)).ok_or_else(|| {
                 Error::unusable(format!("config.json: {key} must be a number greater than 0, got {value}"))
             }),
         }
@@ -143,6 +154,9 @@ impl Config<'_> {
     /// `Unusable` for numbers that make no sense and for a scaling that is not supported.
     pub fn rotary(&self, columns: usize, kind: Option<&str>, (base_key, base): (&str, f64)) -> Result<Rotary> {
         turnable(columns)?;
+        if self.0.get("partial_rotary_factor").and_then(Value::as_f64).is_some_and(|part| part != 1.0) {
+            return Err(Error::unusable("config.json: partial_rotary_factor is not 1, which is not supported"));
+        }
         let parameters = self.object("rope_parameters")?;
         let of_kind = match (&parameters, kind) {
             (Some(all), Some(kind)) => all.object(kind)?,
@@ -162,6 +176,9 @@ impl Config<'_> {
 
     /// The frequencies under a scaling, of which this is the object.
     fn scaled(&self, base: f64, columns: usize) -> Result<Rotary> {
+        if self.0.get("mixed_b").is_some_and(|value| !value.is_null()) {
+            return Err(Error::unusable("config.json: mixed_b of rope_scaling is not supported"));
+        }
         let kind = match self.word("rope_type", "") {
             "" => self.word("type", "default"),
             kind => kind,
@@ -188,6 +205,27 @@ impl Config<'_> {
     /// A word.
     pub fn word(&self, key: &str, default: &'static str) -> &str {
         self.0.get(key).and_then(Value::as_str).unwrap_or(default)
+    }
+
+    /// What `layer_types` says of each layer: whether it has a window. `None` where it says nothing.
+    ///
+    /// # Errors
+    /// `Unusable` for other kinds of layers, and for more or fewer than there are layers.
+    pub fn windowed_layers(&self, layers: usize) -> Result<Option<Vec<bool>>> {
+        let Some(kinds) = self.0.get("layer_types").filter(|kinds| !kinds.is_null()) else { return Ok(None) };
+        let windowed = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(Error::unusable(format!("config.json: layer_types names {kind}, which is not supported"))),
+        };
+        let kinds: Vec<bool> = kinds.as_array().into_iter().flatten().map(windowed).collect::<Result<_>>()?;
+        match kinds.len() == layers {
+            true => Ok(Some(kinds)),
+            false => Err(Error::unusable(format!(
+                "config.json: layer_types names {} layers, but num_hidden_layers is {layers}",
+                kinds.len()
+            ))),
+        }
     }
 
     /// The activation that a word means.

@@ -1,13 +1,10 @@
 //! Models with a language model's body: RMS norms before, rotary positions, gated feed-forwards, grouped heads of keys.
 
-use serde_json::Value;
-
 use super::architecture::{
-    Architecture, BlockNames, FeedForwardNames, HeadNormNames, Index, LayerAttention, NormTensors, Projection, Table,
-    plain,
+    Architecture, BlockNames, FeedForwardNames, HeadNormNames, Index, LayerAttention, Masks, NormTensors, Projection,
+    Table, plain,
 };
 use super::config::Config;
-use super::known::Masks;
 use crate::error::{Error, Result};
 use text2vec_kernel::{Mask, NormPlacement, Shape, Style};
 
@@ -30,58 +27,103 @@ const LLAMA: BlockNames = BlockNames::new(
 const HEAD_NORMS: HeadNormNames =
     HeadNormNames { query: "self_attn.q_norm", key: "self_attn.k_norm", over_all_heads: false };
 
-/// The sizes under Llama's keys; `head_size` is the width of a head where the file names none.
-fn shape(config: &Config<'_>, activation: &'static str, head_size: Option<usize>) -> Result<Shape> {
-    let (hidden, heads) = (config.count("hidden_size", 1024)?, config.heads("num_attention_heads", 16)?);
-    let head_size = config.count("head_dim", head_size.unwrap_or(hidden / heads))?;
-    let key_heads = config.heads("num_key_value_heads", heads)?;
+/// What a family has where its file names nothing, by transformers' configuration classes.
+struct Defaults {
+    vocabulary: usize,
+    hidden: usize,
+    /// Of queries, and of keys where they are fewer.
+    heads: (usize, Option<usize>),
+    /// Width of a head, where it does not follow from the others.
+    head_size: Option<usize>,
+    intermediate: usize,
+    layers: usize,
+    activation: (&'static str, &'static str),
+    epsilon: f64,
+    /// Of the rotary positions.
+    base: f64,
+}
+
+/// The sizes under Llama's keys.
+fn shape(config: &Config<'_>, defaults: &Defaults) -> Result<Shape> {
+    let hidden = config.count("hidden_size", defaults.hidden)?;
+    let heads = config.heads("num_attention_heads", defaults.heads.0)?;
+    let key_heads = config.heads("num_key_value_heads", defaults.heads.1.unwrap_or(heads))?;
     if !heads.is_multiple_of(key_heads) {
         return Err(Error::unusable(format!(
             "config.json: num_key_value_heads is {key_heads}, which does not divide num_attention_heads, {heads}"
         )));
     }
+    let (key, activation) = defaults.activation;
     Ok(Shape {
         hidden,
         heads,
-        intermediate: config.count("intermediate_size", 3072)?,
-        layers: config.layers("num_hidden_layers", 28)?,
-        activation: config.activation(activation, "silu")?,
-        epsilon: config.epsilon("rms_norm_eps", 1e-6),
+        intermediate: config.count("intermediate_size", defaults.intermediate)?,
+        layers: config.layers("num_hidden_layers", defaults.layers)?,
+        activation: config.activation(key, activation)?,
+        epsilon: config.epsilon("rms_norm_eps", defaults.epsilon)?,
         style: Style {
             placement: NormPlacement::Before,
             rms_norm: true,
             gated: true,
-            head_size: Some(head_size),
+            head_size: Some(config.count("head_dim", defaults.head_size.unwrap_or(hidden / heads).max(1))?),
             key_heads: Some(key_heads),
             ..Style::default()
         },
     })
 }
 
+/// The table of tokens.
+fn tokens(config: &Config<'_>, defaults: &Defaults) -> Result<Vec<Table>> {
+    let rows = config.count("vocab_size", defaults.vocabulary)?;
+    Ok(vec![Table { names: &["embed_tokens.weight"], rows, index: Index::Id }])
+}
+
 /// Blocks over the table of tokens, and a norm at the end; all layers alike in positions and mask.
-fn body(config: &Config<'_>, shape: Shape, base: f64, mask: Mask) -> Result<Architecture> {
+fn body(config: &Config<'_>, defaults: &Defaults, mask: Mask) -> Result<Architecture> {
     config.without(&["attention_bias", "mlp_bias"])?;
-    let vocabulary = config.count("vocab_size", 32000)?;
-    let tables = vec![Table { names: &["embed_tokens.weight"], rows: vocabulary, index: Index::Id }];
+    let shape = shape(config, defaults)?;
+    if config.windowed_layers(shape.layers)?.is_some_and(|windowed| windowed.contains(&true)) {
+        return Err(Error::unusable("config.json: layer_types names sliding_attention, which is not supported"));
+    }
     Ok(Architecture {
-        rotaries: vec![config.rotary(shape.head_size(), None, ("rope_theta", base))?],
+        rotaries: vec![config.rotary(shape.head_size(), None, ("rope_theta", defaults.base))?],
         attention: vec![LayerAttention { mask, rotary: Some(0) }; shape.layers],
         final_norm: Some("norm"),
-        ..Architecture::new(shape, tables, LLAMA)
+        ..Architecture::new(shape, tokens(config, defaults)?, LLAMA)
     })
 }
 
 /// Llama's block, in which every token sees all.
 pub(super) fn eurobert(config: &Config<'_>) -> Result<Architecture> {
-    let shape = Shape { epsilon: config.epsilon("rms_norm_eps", 1e-5), ..shape(config, "hidden_act", None)? };
-    body(config, shape, 250_000.0, Mask::FULL)
+    let defaults = Defaults {
+        vocabulary: 128_256,
+        hidden: 768,
+        heads: (12, None),
+        head_size: None,
+        intermediate: 3072,
+        layers: 12,
+        activation: ("hidden_act", "silu"),
+        epsilon: 1e-5,
+        base: 250_000.0,
+    };
+    body(config, &defaults, Mask::FULL)
 }
 
 /// Llama's block with norms of each head of queries and keys; a token sees those before it.
 pub(super) fn qwen3(config: &Config<'_>) -> Result<Architecture> {
     config.without(&["use_sliding_window"])?;
-    let shape = shape(config, "hidden_act", Some(128))?;
-    let architecture = body(config, shape, 1_000_000.0, Mask::CAUSAL)?;
+    let defaults = Defaults {
+        vocabulary: 151_936,
+        hidden: 4096,
+        heads: (32, Some(32)),
+        head_size: Some(128),
+        intermediate: 22016,
+        layers: 32,
+        activation: ("hidden_act", "silu"),
+        epsilon: 1e-6,
+        base: 10_000.0,
+    };
+    let architecture = body(config, &defaults, Mask::CAUSAL)?;
     Ok(Architecture { names: BlockNames { head_norms: Some(HEAD_NORMS), ..LLAMA }, ..architecture })
 }
 
@@ -97,10 +139,18 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
         }
     }
     config.without(&["attention_bias"])?;
-    let mut shape = shape(config, "hidden_activation", Some(256))?;
-    if config.0.get("hidden_activation").is_none_or(Value::is_null) {
-        shape.activation = config.activation("hidden_activation", "gelu_pytorch_tanh")?;
-    }
+    let defaults = Defaults {
+        vocabulary: 262_208,
+        hidden: 2304,
+        heads: (8, Some(4)),
+        head_size: Some(256),
+        intermediate: 9216,
+        layers: 26,
+        activation: ("hidden_activation", "gelu_pytorch_tanh"),
+        epsilon: 1e-6,
+        base: 1_000_000.0,
+    };
+    let mut shape = shape(config, &defaults)?;
     shape.style.placement = NormPlacement::Around;
     shape.style.score_scale = Some((1.0 / config.number("query_pre_attn_scalar", 256.0)?.sqrt()) as f32);
     let is_bidirectional = masks == Masks::AsConfigured && config.flag("use_bidirectional_attention", false)?;
@@ -110,8 +160,6 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
         false => (Mask::CAUSAL, Mask { before: window - 1, after: 0 }),
     };
     let has_window = windowed_layers(config, shape.layers)?;
-    let vocabulary = config.count("vocab_size", 262_208)?;
-    let tables = vec![Table { names: &["embed_tokens.weight"], rows: vocabulary, index: Index::Id }];
     let size = shape.head_size();
     let local = match config.object("rope_parameters")? {
         Some(_) => config.rotary(size, Some("sliding_attention"), ("rope_local_base_freq", 10_000.0))?,
@@ -125,12 +173,12 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
     Ok(Architecture {
         table_scale: (shape.hidden as f32).sqrt(),
         norms: NormTensors { one_and: true, ..NormTensors::default() },
-        rotaries: vec![config.rotary(size, Some("full_attention"), ("rope_theta", 1_000_000.0))?, local],
+        rotaries: vec![config.rotary(size, Some("full_attention"), ("rope_theta", defaults.base))?, local],
         attention: has_window.iter().map(attention).collect(),
         final_norm: Some("norm"),
         ..Architecture::new(
             shape,
-            tables,
+            tokens(config, &defaults)?,
             BlockNames {
                 head_norms: Some(HEAD_NORMS),
                 attention_output_norm: Some("post_attention_layernorm"),
@@ -144,26 +192,13 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
 
 /// Which layers have a window: `layer_types` says so, or all but every so many-th.
 fn windowed_layers(config: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
-    let Some(kinds) = config.0.get("layer_types").filter(|kinds| !kinds.is_null()) else {
-        let key = if config.0.contains_key("sliding_window_pattern") {
-            "sliding_window_pattern"
-        } else {
-            "_sliding_window_pattern"
-        };
-        let every = config.count(key, 6)?;
-        return Ok((1..=layers).map(|number| !number.is_multiple_of(every)).collect());
-    };
-    let windowed = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
-        _ => Err(Error::unusable(format!("config.json: layer_types names {kind}, which is not supported"))),
-    };
-    let kinds: Vec<bool> = kinds.as_array().into_iter().flatten().map(windowed).collect::<Result<_>>()?;
-    if kinds.len() != layers {
-        return Err(Error::unusable(format!(
-            "config.json: layer_types names {} layers, but num_hidden_layers is {layers}",
-            kinds.len()
-        )));
+    if let Some(windowed) = config.windowed_layers(layers)? {
+        return Ok(windowed);
     }
-    Ok(kinds)
+    let key = match config.0.contains_key("sliding_window_pattern") {
+        true => "sliding_window_pattern",
+        false => "_sliding_window_pattern",
+    };
+    let every = config.count(key, 6)?;
+    Ok((1..=layers).map(|number| !number.is_multiple_of(every)).collect())
 }

@@ -10,7 +10,7 @@ use super::architecture::{
 use super::bert::{BERT, TOKEN_TYPES, WORDS, bert_shape};
 use super::config::{Config, turnable};
 use crate::error::{Error, Result};
-use text2vec_kernel::{Activation, ExpertShape, Mask, NormPlacement, Rotary, Shape, Style};
+use text2vec_kernel::{Activation, ExpertShape, MOST_EXPERTS, Mask, NormPlacement, Rotary, Shape, Style};
 
 /// Norms before, without beta; none before the first attention, as the embedding has just been normed. Every third layer sees
 /// all, the others a window, each with a base of its own.
@@ -21,7 +21,7 @@ pub(super) fn modernbert(config: &Config<'_>) -> Result<Architecture> {
         intermediate: config.count("intermediate_size", 1152)?,
         layers: config.layers("num_hidden_layers", 22)?,
         activation: config.activation("hidden_activation", "gelu")?,
-        epsilon: config.epsilon("norm_eps", 1e-5),
+        epsilon: config.epsilon("norm_eps", 1e-5)?,
         style: Style { placement: NormPlacement::Before, gated: true, ..Style::default() },
     };
     let linear = |name, key| Ok::<_, Error>(Linear { name, biased: config.flag(key, false)? });
@@ -45,35 +45,34 @@ pub(super) fn modernbert(config: &Config<'_>) -> Result<Architecture> {
     };
     let size = shape.head_size();
     let global = config.rotary(size, Some("full_attention"), ("global_rope_theta", 160_000.0))?;
-    let local = config.rotary(size, Some("sliding_attention"), ("local_rope_theta", 10_000.0))?;
+    // One that is there and null is the global one.
+    let local_base = match config.0.get("local_rope_theta") {
+        Some(Value::Null) => config.number("global_rope_theta", 160_000.0)?,
+        _ => 10_000.0,
+    };
+    let local = config.rotary(size, Some("sliding_attention"), ("local_rope_theta", local_base))?;
     let near = Mask::around(config.count("local_attention", 128)? / 2);
-    let attention = |&is_global: &bool| match is_global {
-        true => LayerAttention { mask: Mask::FULL, rotary: Some(0) },
-        false => LayerAttention { mask: near, rotary: Some(1) },
+    let attention = |&has_window: &bool| match has_window {
+        true => LayerAttention { mask: near, rotary: Some(1) },
+        false => LayerAttention { mask: Mask::FULL, rotary: Some(0) },
     };
     Ok(Architecture {
         embedding_norm: Some("embeddings.norm"),
         norms: NormTensors { without_beta: !config.flag("norm_bias", false)?, one_and: false },
         rotaries: vec![global, local],
-        attention: global_layers(config, shape.layers)?.iter().map(attention).collect(),
+        attention: windowed_layers(config, shape.layers)?.iter().map(attention).collect(),
         final_norm: Some("final_norm"),
         ..Architecture::new(shape, tables, names)
     })
 }
 
-/// Which of ModernBERT's layers see all: `layer_types` says so, or every so many-th from the first on.
-fn global_layers(config: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
-    match config.0.get("layer_types").and_then(Value::as_array) {
-        Some(kinds) if kinds.len() == layers => {
-            Ok(kinds.iter().map(|kind| kind.as_str() == Some("full_attention")).collect())
-        }
-        Some(kinds) => Err(Error::unusable(format!(
-            "config.json: layer_types names {} layers, but num_hidden_layers is {layers}",
-            kinds.len()
-        ))),
+/// Which of ModernBERT's layers have a window: `layer_types` says so, or all but every so many-th from the first on.
+fn windowed_layers(config: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
+    match config.windowed_layers(layers)? {
+        Some(windowed) => Ok(windowed),
         None => {
             let every = config.count("global_attn_every_n_layers", 3)?;
-            Ok((0..layers).map(|layer| layer.is_multiple_of(every)).collect())
+            Ok((0..layers).map(|layer| !layer.is_multiple_of(every)).collect())
         }
     }
 }
@@ -97,6 +96,11 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
         "geglu" => (Activation::Gelu, true),
         _ => (config.activation("activation_function", "gelu")?, false),
     };
+    if config.0.get("n_embd").is_none_or(Value::is_null) {
+        return Err(Error::unusable(
+            "config.json names no n_embd: NomicBERT is served from files as its repositories have them",
+        ));
+    }
     let hidden = config.count("n_embd", 768)?;
     let experts = match config.count_or_none("num_experts")? {
         Some(count) if config.count_or_none("moe_every_n_layers")?.is_some() => Some(ExpertShape {
@@ -106,10 +110,19 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
         }),
         _ => None,
     };
-    if let Some(ExpertShape { count, taken, .. }) = experts
-        && taken > count
-    {
-        return Err(Error::unusable(format!("config.json: moe_top_k is {taken}, but num_experts {count}")));
+    match experts {
+        Some(ExpertShape { count, taken, .. }) if taken > count => {
+            return Err(Error::unusable(format!("config.json: moe_top_k is {taken}, but num_experts {count}")));
+        }
+        Some(ExpertShape { count, .. }) if count > MOST_EXPERTS => {
+            return Err(Error::unusable(format!(
+                "config.json: num_experts is {count}, but {MOST_EXPERTS} is the most"
+            )));
+        }
+        Some(_) if gated => {
+            return Err(Error::unusable("config.json: activation_function is gated, which experts are not here"));
+        }
+        _ => {}
     }
     let shape = Shape {
         hidden,
@@ -117,7 +130,7 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
         intermediate: config.count("n_inner", 4 * hidden)?,
         layers: config.layers("n_layer", 12)?,
         activation,
-        epsilon: config.epsilon("layer_norm_epsilon", 1e-5),
+        epsilon: config.epsilon("layer_norm_epsilon", 1e-5)?,
         style: Style { gated, experts, ..Style::default() },
     };
     let linear = |name, key| Ok::<_, Error>(Linear { name, biased: config.flag(key, true)? });
@@ -153,20 +166,22 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
         rotaries: vec![Rotary::of_base(base, columns)],
         attention: vec![LayerAttention { mask: Mask::FULL, rotary: Some(0) }; shape.layers],
         // Beyond what it was trained on, frequencies depend on a sequence's length.
-        most_tokens: match config.0.get("rotary_scaling_factor") {
-            Some(Value::Number(_)) => Some(config.count("max_trained_positions", 2048)?),
+        most_tokens: match config.0.get("rotary_scaling_factor").and_then(Value::as_f64) {
+            Some(factor) if factor != 0.0 => Some(config.count("max_trained_positions", 2048)?),
             _ => None,
         },
-        ..Architecture::new(shape, words_and_types(config)?, names)
+        ..Architecture::new(shape, words_and_types(config, 30528, 2)?, names)
     })
 }
 
 /// A table of words, and one of token types where there are any.
-fn words_and_types(config: &Config<'_>) -> Result<Vec<Table>> {
-    let mut tables = vec![Table { names: WORDS, rows: config.count("vocab_size", 30528)?, index: Index::Id }];
-    if let Some(rows) = config.count_or_none("type_vocab_size")? {
-        tables.push(Table { names: TOKEN_TYPES, rows, index: Index::TokenType });
-    }
+fn words_and_types(config: &Config<'_>, words: usize, types: usize) -> Result<Vec<Table>> {
+    let mut tables = vec![Table { names: WORDS, rows: config.count("vocab_size", words)?, index: Index::Id }];
+    let types = match config.0.get("type_vocab_size") {
+        None | Some(Value::Null) => Some(types),
+        Some(_) => config.count_or_none("type_vocab_size")?,
+    };
+    tables.extend(types.map(|rows| Table { names: TOKEN_TYPES, rows, index: Index::TokenType }));
     Ok(tables)
 }
 
@@ -200,7 +215,11 @@ pub(super) fn gte(config: &Config<'_>) -> Result<Architecture> {
         variants: vec![("encoder.layer.0.attention.q_proj.weight", names(Projection::Separate(separate)))],
         rotaries: vec![config.rotary(shape.head_size(), None, ("rope_theta", 10_000.0))?],
         attention: vec![LayerAttention { mask: Mask::FULL, rotary: Some(0) }; shape.layers],
-        ..Architecture::new(shape, words_and_types(config)?, names(Projection::Fused(biased("attention.qkv_proj"))))
+        ..Architecture::new(
+            shape,
+            words_and_types(config, 30528, 1)?,
+            names(Projection::Fused(biased("attention.qkv_proj"))),
+        )
     })
 }
 
@@ -244,6 +263,6 @@ pub(super) fn jina_v2(config: &Config<'_>) -> Result<Architecture> {
         embedding_norm: Some("embeddings.LayerNorm"),
         position_bias: Some(BiasSource::Alibi),
         variants: vec![("encoder.layer.0.mlp.up_gated_layer.weight", for_code)],
-        ..Architecture::new(shape, words_and_types(config)?, names)
+        ..Architecture::new(shape, words_and_types(config, 30522, 2)?, names)
     })
 }

@@ -5,20 +5,10 @@
 
 use serde_json::{Map, Value};
 
-use super::architecture::Architecture;
+use super::architecture::{Architecture, Masks};
 use super::config::Config;
 use super::{bert, decoders, encoders};
 use crate::error::{Error, Result};
-
-/// Which masks a model has that was trained without one and published as a language model's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Masks {
-    /// Those its configuration asks for.
-    #[default]
-    AsConfigured,
-    /// Those of transformers 4.56, which does not know `use_bidirectional_attention`: what the reference container computes.
-    AsTransformers4,
-}
 
 /// The transformer that `config.json` describes, by its model type.
 ///

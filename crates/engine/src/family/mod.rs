@@ -8,4 +8,5 @@ mod encoders;
 mod known;
 pub mod parameters;
 
-pub use known::{Masks, architecture};
+pub use architecture::Masks;
+pub use known::architecture;

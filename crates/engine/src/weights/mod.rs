@@ -168,6 +168,12 @@ impl Weights {
         Ok((stored.shape.clone(), values))
     }
 
+    /// Numbers in all tensors.
+    pub fn elements(&self) -> u64 {
+        let of = |place: &Place| stored::elements(&place.stored.shape).unwrap_or(0);
+        self.tensors.values().map(of).fold(0, u64::saturating_add)
+    }
+
     /// Whether there is a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.place(name).is_some()

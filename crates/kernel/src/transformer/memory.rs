@@ -15,7 +15,7 @@ pub(super) struct Scratch {
     pub(super) states: AlignedBuffer,
     /// Queries, keys and values side by side, and a panel beyond.
     pub(super) projected: AlignedBuffer,
-    /// What attention gives, `hidden` wide.
+    /// What attention gives, as wide as all heads.
     pub(super) context: AlignedBuffer,
     /// Columns schedule: sums before a norm, or with pre-norm what a norm gives, `hidden` wide (or as wide as the tables).
     pub(super) sums: AlignedBuffer,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::shape::{Block, ExpertShape, Experts, HeadNorms, Norm, NormPlacement, Outer, Shape};
-use super::steps::{FeedForward, PackedBlock, PackedNorm, Router, Step, Steps};
+use super::steps::{FeedForward, PackedBlock, PackedNorm, Products, Router, Step, Steps};
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
 use crate::linear::{Arena, Dense, Linear, Packing};
@@ -18,7 +18,7 @@ use crate::unit_product::BLOCK as UNIT_COLUMNS;
 const SHORT: usize = 16;
 
 /// Most experts of a block.
-const MOST_EXPERTS: usize = 128;
+pub const MOST_EXPERTS: usize = 128;
 
 /// Packed weights of an encoder: immutable, shared by its executors.
 pub struct Transformer {
@@ -69,7 +69,10 @@ impl Transformer {
             Some(projection) => projection.weight.len() / hidden,
             None => hidden,
         };
-        if let Some(table) = tables.iter().find(|table| table.is_empty() || table.len() % table_width.max(1) != 0) {
+        if table_width == 0 {
+            return Err(Error::unusable("the projection of the embedding has no inputs"));
+        }
+        if let Some(table) = tables.iter().find(|table| table.is_empty() || table.len() % table_width != 0) {
             return Err(Error::unusable(format!(
                 "an embedding table of {} values has no rows of {table_width}",
                 table.len()
@@ -184,12 +187,16 @@ fn check_sizes(shape: Shape) -> Result<()> {
             "{key_heads} heads of keys for {heads} heads of queries cannot be built: they must divide them"
         )));
     }
-    if let Some(ExpertShape { count, taken, every }) = style.experts
-        && !((1..=MOST_EXPERTS).contains(&count) && (1..=count).contains(&taken) && every > 0 && !style.gated)
+    let fits = |ExpertShape { count, taken, every }: ExpertShape| {
+        let sized = (1..=MOST_EXPERTS).contains(&count) && (1..=count).contains(&taken) && every > 0;
+        sized && !style.gated && style.placement != NormPlacement::Around
+    };
+    if let Some(experts @ ExpertShape { count, taken, every }) = style.experts
+        && !fits(experts)
     {
         return Err(Error::unusable(format!(
             "a mixture of {count} experts, of which {taken} are taken, in every {every}th block cannot be built: at most \
-             {MOST_EXPERTS} without gates are supported"
+             {MOST_EXPERTS} without gates, and without norms around them, are supported"
         )));
     }
     Ok(())
@@ -319,7 +326,7 @@ impl Packer {
                 let gate = parameters.gate.as_ref();
                 let gate = gate.map(|gate| self.linear(gate, hidden, intermediate)).transpose()?;
                 let down = self.linear(&parameters.down, intermediate, hidden)?;
-                return Ok(FeedForward::One { gate, up, down });
+                return Ok(FeedForward::One(Box::new(Products { gate, up, down })));
             }
             (Some(experts), Some(shape)) if experts.up.len() == shape.count && experts.down.len() == shape.count => {
                 (experts, shape)

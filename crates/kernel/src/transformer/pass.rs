@@ -113,7 +113,8 @@ impl Pass {
                     self.product_by_columns(member, step, &places);
                     rounded = rounded.filter(|&place| place != step.to);
                 }
-                Step::Embed { .. } | Step::Norm(_) | Step::Heads(_) | Step::Experts(_) => {
+                Step::Experts(_) => unreachable!("a mixture of experts is computed by rows"),
+                Step::Embed { .. } | Step::Norm(_) | Step::Heads(_) => {
                     // All up to one that is shared out by columns or heads, and the rounding for that, in one phase.
                     let count = steps.iter().take_while(|step| step.is_by_row()).count();
                     let (together, rest) = steps.split_at(count);
@@ -216,8 +217,7 @@ impl Pass {
             Step::Embed { to } => self.embed(places.at(*to), places.first, rows),
             Step::Norm(step) => self.norm(step, places, rows),
             Step::Heads(step) => self.heads(step, places, rows),
-            Step::Experts(step) => self.experts(step, places, rows),
-            Step::Product(_) | Step::Attend { .. } => unreachable!("not row by row"),
+            Step::Product(_) | Step::Attend { .. } | Step::Experts(_) => unreachable!("not row by row"),
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Shape {
 }
 
 /// In what a family's blocks differ from BERT's, which are the default.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Style {
     /// Where norms stand.
     pub placement: NormPlacement,
@@ -45,6 +45,25 @@ pub struct Style {
     pub key_heads: Option<usize>,
     /// Some blocks have several feed-forwards, of which each token takes a few.
     pub experts: Option<ExpertShape>,
+}
+
+impl Style {
+    /// BERT's.
+    pub const BERT: Style = Style {
+        placement: NormPlacement::After,
+        rms_norm: false,
+        score_scale: None,
+        gated: false,
+        head_size: None,
+        key_heads: None,
+        experts: None,
+    };
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Style::BERT
+    }
 }
 
 /// Where the norms of a block stand.
@@ -66,7 +85,7 @@ pub struct ExpertShape {
     pub count: usize,
     /// How many of them a token takes: those with its highest probabilities, by which their outputs are weighted.
     pub taken: usize,
-    /// Blocks whose index leaves the rest 1 divided by this have them.
+    /// Blocks have them whose index, divided by this, leaves 1.
     pub every: usize,
 }
 
@@ -101,13 +120,22 @@ impl Shape {
         self.style.score_scale.unwrap_or(1.0 / (self.head_size() as f32).sqrt())
     }
 
+    /// Weights of all blocks, without biases and norms; as many as can be counted.
+    pub fn weights(&self) -> u64 {
+        let [hidden, intermediate, layers] = [self.hidden, self.intermediate, self.layers].map(|size| size as u64);
+        let wide = [self.projected_width(), self.attention_width()].map(|size| size as u64);
+        let attention = hidden.saturating_mul(wide[0]).saturating_add(hidden.saturating_mul(wide[1]));
+        let feed_forward = 2u64.saturating_mul(hidden).saturating_mul(intermediate);
+        layers.saturating_mul(attention.saturating_add(feed_forward))
+    }
+
     /// The mixture of experts of a block, if it has one.
     pub fn experts(&self, layer: usize) -> Option<ExpertShape> {
-        self.style.experts.filter(|experts| layer % experts.every.max(1) == 1 % experts.every.max(1))
+        self.style.experts.filter(|experts| layer % experts.every.max(1) == 1)
     }
 }
 
-/// A norm's parameters, `[hidden]` each; an RMS norm has no beta.
+/// A norm's parameters, as many as it has columns each; an RMS norm has no beta.
 #[derive(Clone, Default, PartialEq)]
 pub struct Norm {
     /// The factor per column.

@@ -27,9 +27,9 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Whether it is not shared out by columns or heads.
+    /// Whether it works row by row in both schedules.
     pub(super) fn is_by_row(&self) -> bool {
-        !matches!(self, Step::Product(_) | Step::Attend { .. })
+        !matches!(self, Step::Product(_) | Step::Attend { .. } | Step::Experts(_))
     }
 }
 
@@ -124,8 +124,16 @@ pub(super) struct PackedBlock {
 /// A block's feed-forward.
 #[derive(Clone)]
 pub(super) enum FeedForward {
-    One { gate: Option<Linear>, up: Linear, down: Linear },
+    One(Box<Products>),
     Experts { router: Router, experts: Vec<(Linear, Linear)>, taken: usize, bias: Range<usize> },
+}
+
+/// The layers of a feed-forward.
+#[derive(Clone)]
+pub(super) struct Products {
+    pub(super) gate: Option<Linear>,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
 }
 
 /// Where the router's weights and bias lie in the arena, in f32 whatever the precision: a choice cannot be rounded.
@@ -204,7 +212,8 @@ impl Steps {
 
     fn feed_forward(&mut self, part: FeedForward, from: Place, added: Place, norm: Option<PackedNorm>) {
         match part {
-            FeedForward::One { gate, up, down } => {
+            FeedForward::One(products) => {
+                let Products { gate, up, down } = *products;
                 if let Some(gate) = gate {
                     self.product(gate, from, Place::Gates, After::Nothing);
                 }

@@ -21,16 +21,7 @@ const SHAPE: Shape = Shape {
     layers: 2,
     activation: Activation::GeluTanh,
     epsilon: 1e-5,
-    style: PLAIN,
-};
-const PLAIN: Style = Style {
-    placement: NormPlacement::After,
-    rms_norm: false,
-    score_scale: None,
-    gated: false,
-    head_size: None,
-    key_heads: None,
-    experts: None,
+    style: Style::BERT,
 };
 /// As T5 is made, with heads wider than the hidden states.
 const T5: Shape = Shape {
@@ -40,7 +31,7 @@ const T5: Shape = Shape {
         score_scale: Some(1.0),
         gated: true,
         head_size: Some(24),
-        ..PLAIN
+        ..Style::BERT
     },
     ..SHAPE
 };
@@ -61,7 +52,7 @@ const GEMMA: Shape = Shape {
 };
 /// As NomicBERT v2 and ALBERT are made: experts, narrower tables, a block more than once.
 const EXPERTS: Shape =
-    Shape { style: Style { experts: Some(ExpertShape { count: 3, taken: 2, every: 2 }), ..PLAIN }, ..SHAPE };
+    Shape { style: Style { experts: Some(ExpertShape { count: 3, taken: 2, every: 2 }), ..Style::BERT }, ..SHAPE };
 
 fn block(shape: Shape, layer: usize) -> Block {
     let Shape { hidden, intermediate, style, .. } = shape;

@@ -37,6 +37,11 @@ impl Placement<'_> {
         Ok(DeviceLinear { weight, bias: bias.map(|bias| self.tensor(bias, ((),))).transpose()? })
     }
 
+    /// In f32 whatever the other numbers are: for a choice, which cannot be rounded.
+    pub(super) fn exact_linear(&self, dense: Dense, inputs: usize) -> CandleResult<DeviceLinear> {
+        Placement { dtype: DType::F32, ..*self }.linear(dense, inputs)
+    }
+
     pub(super) fn norm(&self, norm: Norm, shape: Shape) -> CandleResult<DeviceNorm> {
         let (gamma, epsilon) = (self.tensor(norm.gamma, ((),))?, shape.epsilon);
         Ok(match shape.style.rms_norm {

@@ -25,7 +25,7 @@ pub(super) struct Model {
 
 /// A block's layers.
 pub(super) struct DeviceBlock {
-    /// Queries (with the scores' factor in them, unless norms come first), keys and values of all heads, side by side.
+    /// Queries (with the scores' factor in them, unless heads have norms), keys and values of all heads, side by side.
     pub(super) attention_input: DeviceLinear,
     /// Of queries (with the scores' factor) and keys.
     pub(super) head_norms: Option<[DeviceNorm; 2]>,
@@ -104,7 +104,7 @@ impl DeviceBlock {
                 let pair = |(up, down)| Ok((on.linear(up, hidden)?, on.linear(down, intermediate)?));
                 let bias = Some(experts.bias).filter(|bias| !bias.is_empty());
                 DeviceFeedForward::Experts {
-                    router: on.linear(experts.router, hidden)?,
+                    router: on.exact_linear(experts.router, hidden)?,
                     experts: experts.up.into_iter().zip(experts.down).map(pair).collect::<CandleResult<_>>()?,
                     taken,
                     bias: bias.map(|bias| on.tensor(bias, ((),))).transpose()?,

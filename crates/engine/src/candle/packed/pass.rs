@@ -231,7 +231,7 @@ fn feed_forward(model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleRe
         }
         // All experts for all rows: simple, and slower than each for its own.
         DeviceFeedForward::Experts { router, experts, taken, bias } => {
-            let shares = shares(&router.forward(states)?.to_dtype(DType::F32)?, *taken)?.to_dtype(model.dtype)?;
+            let shares = shares(&router.forward(&states.to_dtype(DType::F32)?)?, *taken)?.to_dtype(model.dtype)?;
             let mut sum = states.zeros_like()?;
             for (index, (up, down)) in experts.iter().enumerate() {
                 let made = down.forward(&activate(activation, &up.forward(states)?)?)?;

@@ -44,17 +44,7 @@ def torch_times(name, precision, threads):
     import transformers as hf
 
     torch.set_num_threads(threads)
-    with torch.device("meta"):
-        model = hf.AutoModel.from_config(models()[name]())
-    model = model.to_empty(device="cpu")
-    # The rotary tables are buffers that no weights bring.
-    for module in model.modules():
-        for key, buffer in list(module.named_buffers(recurse=False)):
-            if "inv_freq" in key:
-                size = buffer.shape[0]
-                setattr(module, key, 1e4 ** (-torch.arange(size) / size))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
+    model = hf.AutoModel.from_config(models()[name]())
     model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     times = []
     with torch.inference_mode():

@@ -39,7 +39,7 @@ fn load(dir: &Path, engine: Engine) -> Result<(), String> {
 #[test]
 fn each_is_refused_with_the_file_and_the_field() {
     // A family, a key, its value, and what the answer names.
-    let cases: [(&str, &str, Value, &[&str]); 34] = [
+    let cases: [(&str, &str, Value, &[&str]); 35] = [
         ("eurobert", "num_key_value_heads", json!(3), &["num_key_value_heads", "num_attention_heads"]),
         ("eurobert", "num_key_value_heads", json!(4), &["self_attn.k_proj.weight", "[16, 32]"]),
         ("eurobert", "head_dim", json!(7), &["7 columns"]),
@@ -73,6 +73,7 @@ fn each_is_refused_with_the_file_and_the_field() {
         ("gte", "layer_norm_type", json!("rms_norm"), &["layer_norm_type"]),
         ("gte", "logn_attention_scale", json!(true), &["logn_attention_scale"]),
         ("jina-v2", "num_attention_heads", json!(4_000_000_000u32), &["num_attention_heads"]),
+        ("gte", "intermediate_size", json!(1_000_000_000), &["describes", "the files hold"]),
         ("albert", "num_hidden_groups", json!(9), &["num_hidden_groups", "num_hidden_layers"]),
     ];
     let mut wrong = Vec::new();

@@ -231,8 +231,9 @@ fn stable_in(description: Description<'_>, precision: Precision) -> Result<()> {
     }
 }
 
-/// A configuration that describes more than so many times what the files hold is refused without a look at them.
-const FAR_TOO_MANY: u64 = 16;
+/// A configuration that describes more than so many times what the files hold, and more than so many weights, is refused without
+/// a look at them.
+const FAR_TOO_MANY: (u64, u64) = (16, 1 << 30);
 
 fn transformer(description: Description<'_>, files: &[PathBuf]) -> Result<(Architecture, Weights)> {
     let mut architecture = family::architecture(description.model_type, description.config, description.masks)?;
@@ -240,7 +241,7 @@ fn transformer(description: Description<'_>, files: &[PathBuf]) -> Result<(Archi
     architecture.settle(|name| weights.has(name));
     // Room is made for what the configuration describes before its tensors are asked for one by one.
     let (described, there) = (architecture.shape.weights(), weights.elements());
-    if described > there.saturating_mul(FAR_TOO_MANY) {
+    if described > there.saturating_mul(FAR_TOO_MANY.0).max(FAR_TOO_MANY.1) {
         let message =
             format!("config.json describes blocks of {described} weights, but the files hold {there} numbers");
         return Err(Error::unusable(message));

@@ -12,6 +12,7 @@
 
 mod executor;
 mod memory;
+mod mixture;
 mod model;
 mod pass;
 mod shape;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use super::memory::{Matrix, Memory, Room};
 use super::model::Transformer;
 use super::shape::Shape;
-use super::steps::{After, ExpertStep, HeadStep, NormStep, PackedNorm, Place, ProductStep, Step};
+use super::steps::{After, HeadStep, NormStep, PackedNorm, Place, ProductStep, Step};
 use super::way::{Schedule, Way, pieces};
 use crate::attention::{AttentionTask, Heads};
 use crate::attention_bf16::RoundedAttentionTask;
-use crate::experts::{AddRowTask, NOT_TAKEN, RouteTask};
 use crate::linear::{Epilogue, Linear, LinearTask, Panels};
 use crate::mask::Mask;
 use crate::math::Activation;
@@ -26,25 +25,25 @@ const NORM_ROWS: usize = 8;
 
 /// The matrices of a member's steps, of which row 0 is the first of those it works on.
 #[derive(Clone, Copy)]
-struct Places {
-    states: Matrix,
-    sums: Matrix,
-    projected: Matrix,
-    context: Matrix,
-    between: Matrix,
-    gates: Matrix,
+pub(super) struct Places {
+    pub(super) states: Matrix,
+    pub(super) sums: Matrix,
+    pub(super) projected: Matrix,
+    pub(super) context: Matrix,
+    pub(super) between: Matrix,
+    pub(super) gates: Matrix,
     /// Rows of a product as its precision reads them.
-    operand: Matrix,
+    pub(super) operand: Matrix,
     /// What experts need: a row's probabilities, the rows of one, and what it makes of them.
-    experts: [Matrix; 3],
+    pub(super) experts: [Matrix; 3],
     /// Memory that a unit's products need.
-    scratch: (*mut f32, usize),
+    pub(super) scratch: (*mut f32, usize),
     /// The token of row 0.
-    first: usize,
+    pub(super) first: usize,
 }
 
 impl Places {
-    fn at(&self, place: Place) -> Matrix {
+    pub(super) fn at(&self, place: Place) -> Matrix {
         match place {
             Place::States => self.states,
             Place::Sums => self.sums,
@@ -229,7 +228,7 @@ impl Pass {
     }
 
     /// Whether products read rounded rows of a place. There are none to make where the product before wrote them itself.
-    fn rounds(&self, place: Place) -> bool {
+    pub(super) fn rounds(&self, place: Place) -> bool {
         self.way.form != Form::Plain && !(place == Place::Between && self.way.feeds_operand())
     }
 
@@ -241,7 +240,7 @@ impl Pass {
         self.round_rows((places.at(step.from), step.linear.inputs(), activation), places.operand, rows);
     }
 
-    fn round_rows(
+    pub(super) fn round_rows(
         &self,
         (input, width, activation): (Matrix, usize, Option<Activation>),
         operand: Matrix,
@@ -318,72 +317,6 @@ impl Pass {
         }
     }
 
-    /// Feed-forwards by experts, each on the rows that take it, all by this member.
-    fn experts(&self, step: &ExpertStep, places: &Places, rows: Range<usize>) {
-        let Shape { hidden, activation, .. } = self.model.shape;
-        let arena = self.model.arena.values();
-        let [shares, gathered, made] = places.experts;
-        let (from, to) = (places.at(step.from), places.at(step.to));
-        let router = (&arena[step.router.weight.clone()], &arena[step.router.bias.clone()]);
-        let sizes = (hidden, step.experts.len(), step.taken);
-        let bias = &arena[step.bias.clone()];
-        // SAFETY: the matrices have these rows, as wide as needed; those of `from` were written by this member, and all others
-        // are given to it. Rows of `to` and `states` are the same or apart.
-        unsafe {
-            self.model.kernels.run(RouteTask::new(router, sizes, from.input(), shares.out(), rows.clone()));
-            for row in rows.clone() {
-                let to = to.row(row);
-                std::ptr::copy(places.states.row(row), to, hidden);
-                self.model.kernels.run(AddRowTask::new(bias.as_ptr(), to, bias.len(), 1.0));
-            }
-        }
-        // A late activation is applied where rows are rounded.
-        let late = self.rounds(Place::Between);
-        let (epilogue, late) =
-            if late { (Epilogue::Bias, Some(activation)) } else { (Epilogue::Activation(activation), None) };
-        for (expert, (up, down)) in step.experts.iter().enumerate() {
-            // SAFETY: as above.
-            let share = |row: usize| unsafe { shares.row(row).add(expert).read() };
-            let takers = || rows.clone().filter(|&row| share(row) != NOT_TAKEN);
-            let mut count = 0;
-            for row in takers() {
-                // SAFETY: as above; no more rows are gathered than there are.
-                unsafe { std::ptr::copy_nonoverlapping(from.row(row), gathered.row(count), hidden) };
-                count += 1;
-            }
-            if count == 0 {
-                continue;
-            }
-            let between = Place::Between;
-            self.rounded_product(up, (gathered, None), (places.between, between), epilogue, places, 0..count);
-            self.rounded_product(down, (places.between, late), (made, Place::Sums), Epilogue::Bias, places, 0..count);
-            for (place, row) in takers().enumerate() {
-                // SAFETY: as above.
-                let task = unsafe { AddRowTask::new(made.row(place), to.row(row), hidden, share(row)) };
-                self.model.kernels.run(task);
-            }
-        }
-    }
-
-    /// A product of a matrix, rounded before where it must be.
-    fn rounded_product(
-        &self,
-        linear: &Linear,
-        (input, activation): (Matrix, Option<Activation>),
-        (out, to): (Matrix, Place),
-        epilogue: Epilogue,
-        places: &Places,
-        rows: Range<usize>,
-    ) {
-        let is_ready = input.start == places.between.start && self.way.feeds_operand();
-        let mut read = input;
-        if self.way.form != Form::Plain && !is_ready {
-            self.round_rows((input, linear.inputs(), activation), places.operand, rows.clone());
-            read = places.operand;
-        }
-        self.product_of(linear, read, (out, to), epilogue, places, rows);
-    }
-
     /// All columns of some rows of a product, by this member alone.
     fn product(&self, step: &ProductStep, places: &Places, rows: Range<usize>) {
         let input = if self.rounds(step.from) { places.operand } else { places.at(step.from) };
@@ -391,7 +324,7 @@ impl Pass {
         self.product_of(&step.linear, input, out, self.epilogue(step.after, places), places, rows);
     }
 
-    fn product_of(
+    pub(super) fn product_of(
         &self,
         linear: &Linear,
         input: Matrix,

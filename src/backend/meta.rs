@@ -98,6 +98,12 @@ pub struct ModelReport {
     pub max_tokens: usize,
     /// Modes of the pooling where the request names none, joined by `+`.
     pub pooling: String,
+    /// What goes before a query, if anything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_prompt: Option<String>,
+    /// What goes before a passage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passage_prompt: Option<String>,
     /// Which tokens attend to which; of a table of embeddings nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<&'static str>,

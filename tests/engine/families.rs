@@ -328,3 +328,20 @@ fn auto_serves_t5_and_static_embeddings_as_the_reference_does() {
     assert!(load("transformers").expect_err("a table is no transformer").message().contains("sentence-transformers"));
     assert!(load("onnx").is_err());
 }
+
+/// What was chosen for a model is in `/meta`, and another mask is another fingerprint.
+#[test]
+fn meta_says_which_mask_and_which_prompts_were_chosen() {
+    let said = |marker_root| {
+        let options = LocalOptions { profile: Some(Profile::SentenceTransformers), ..LocalOptions::new(dir("gemma3")) };
+        let backend = LocalBackend::load(&LocalOptions { marker_root, ..options }).expect("a model");
+        backend.meta().to_json()["sidecar"].clone()
+    };
+    let (configured, container) = (said(None), said(Some(container())));
+    assert_eq!(configured["attention"], "bidirectional, with windows");
+    assert_eq!(container["attention"], "causal, as in the reference container");
+    assert_ne!(configured["fingerprint"], container["fingerprint"]);
+    assert_eq!(configured["query_prompt"], "task: search result | query: ");
+    assert_eq!(configured["passage_prompt"], "title: none | text: ");
+    assert_eq!(configured["pooling"], "mean");
+}

@@ -104,8 +104,9 @@ impl Task for AttentionTask<'_> {
         let padded = tokens.next_multiple_of(panel);
         let (keys, scores) = scratch.split_at_mut(padded * size);
         let scores = &mut scores[..S::TILE_ROWS * padded];
-        // SAFETY: the sequence is readable for `tokens` rows and a panel beyond, the head is one of `heads`, `out` is writable for the queries in its columns, `keys` has room for `padded` keys and `scores`
-        // for `TILE_ROWS` rows of `padded` values.
+        // SAFETY: the sequence is readable for `tokens` rows and a panel beyond, the head is one of `heads`, `out` is
+        // writable for the queries in its columns, `keys` has room for `padded` keys and `scores` for `TILE_ROWS` rows of
+        // `padded` values.
         unsafe {
             let [query, key, value] = sequence.parts(head);
             transpose(s, (key, stride, size), tokens, keys);

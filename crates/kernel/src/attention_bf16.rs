@@ -98,7 +98,8 @@ impl<S: Simd> UnitTask for OnUnit<'_, S> {
         let sums = &mut sums[..BLOCK * BLOCK];
         let head_at = head * size;
         let mut nothing = Fetch::new(s, sequence.projected, 0, 1);
-        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
+        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries
+        // in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
         unsafe {
             let [query, key, value] = sequence.parts(head);
             round_keys(s, BLOCK, (key, stride, size), tokens, rounded, keys);
@@ -167,7 +168,8 @@ impl DotTask for RoundedAttentionTask<'_> {
         let (values, scratch) = scratch.split_at_mut(parts.values());
         let (rounded, scratch) = scratch.split_at_mut(D::TILE_ROWS.max(D::Simd::LANES) * parts.row);
         let scores = &mut scratch[..D::TILE_ROWS * parts.stride];
-        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries in its columns, and scratch memory was just cut as `Parts` has it.
+        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries
+        // in its columns, and scratch memory was just cut as `Parts` has it.
         unsafe {
             let [query, key, value] = sequence.parts(head);
             round_keys(s, panel, (key, stride, size), tokens, rounded, keys);

@@ -91,7 +91,8 @@ impl Task for EmbedTask<'_> {
             let out = unsafe { out.add(row * out_stride) };
             for (number, (table, indices)) in tables.iter().zip(indices).enumerate() {
                 let index = indices[first + row] as usize;
-                // SAFETY: `out` has as many values as the table is wide; a table's row is sliced to `width` f32 or whole vectors of f16.
+                // SAFETY: `out` has as many values as the table is wide; a table's row is sliced to `width` f32 or whole
+                // vectors of f16.
                 unsafe {
                     match table {
                         Table::F32 { rows, .. } => {

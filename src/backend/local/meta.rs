@@ -8,6 +8,7 @@ use super::inference::Inference;
 use super::plan::Treatment;
 use crate::backend::ModelInfo;
 use crate::backend::meta::{Meta, ModelReport, Served, Subject, WaitingTokens};
+use crate::contract::request::Task;
 
 /// How a model treats texts, and on what; nothing has happened yet.
 pub(super) fn unused(info: &ModelInfo, treatment: &Treatment, inference: &Inference) -> ModelReport {
@@ -20,6 +21,8 @@ pub(super) fn unused(info: &ModelInfo, treatment: &Treatment, inference: &Infere
         dimensions: info.dimensions,
         max_tokens: treatment.max_tokens(),
         pooling: pooling.join("+"),
+        query_prompt: treatment.prompt(Task::Query).map(str::to_owned),
+        passage_prompt: treatment.prompt(Task::Passage).map(str::to_owned),
         direct_tokenize: treatment.direct_tokenize,
         task_prefixes: treatment.task_prefixes,
         reference_quirks: treatment.quirks(),

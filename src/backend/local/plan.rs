@@ -248,6 +248,16 @@ impl Treatment {
         }
     }
 
+    /// What the profile puts before a text of that task, if anything.
+    pub fn prompt(&self, task: Task) -> Option<&str> {
+        let prompt = match (self.profile, task) {
+            (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
+            (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
+            _ => None,
+        };
+        prompt.filter(|prompt| !prompt.is_empty())
+    }
+
     /// Odd habits of the reference container that are kept so that nobody's vectors move; shown in `/meta`.
     pub fn quirks(&self) -> Vec<&'static str> {
         match (self.profile, self.dpr, self.direct_tokenize) {
@@ -304,12 +314,7 @@ impl Treatment {
 
     /// What goes in front of texts with these settings: the prompt, then the task's name.
     fn prefix(&self, settings: &EmbedSettings) -> String {
-        let own_prompt = match (self.profile, settings.task()) {
-            (Profile::SentenceTransformers, Task::Query) => self.query_prompt.as_deref(),
-            (Profile::SentenceTransformers, Task::Passage) => self.document_prompt.as_deref(),
-            _ => None,
-        };
-        let prompt = settings.prompt.as_deref().or(own_prompt).unwrap_or_default();
+        let prompt = settings.prompt.as_deref().or_else(|| self.prompt(settings.task())).unwrap_or_default();
         match (self.task_prefixes, &settings.task_name) {
             (true, Some(task)) => format!("{prompt}{task}: "),
             _ => prompt.to_owned(),

@@ -125,7 +125,8 @@ fn write(part: &Part, written: usize, piece: &mut Vec<u8>) -> Option<usize> {
                 piece.push(b'[');
             }
             while let Some(number) = numbers.get(at) {
-                if piece.len() >= PIECE {
+                // Not before a number is written: a vector that is still at 0 would begin again, with a second bracket.
+                if at > written && piece.len() >= PIECE {
                     return Some(at);
                 }
                 if at > 0 {
@@ -229,6 +230,26 @@ mod tests {
                 // A quoted stretch is at most six bytes for one.
                 assert!(sizes.iter().all(|&size| size < PIECE + 6 * STRETCH + 2), "{sizes:?}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn every_part_may_begin_and_end_where_a_piece_does() {
+        let numbers: Arc<[f32]> = [1.5, -2.25].into();
+        for before in PIECE - 40..PIECE + 4 {
+            let start = format!("\"{}\"", "x".repeat(before - 3));
+            let parts = [
+                Part::Json(start.clone().into()),
+                fixed(","),
+                Part::Vector(numbers.clone()),
+                fixed(","),
+                Part::Text("é\"".into()),
+                fixed(","),
+                Part::Base64(numbers.clone()),
+            ];
+            let (text, _) = read(written(list([parts]))).await;
+            let base64 = BASE64_STANDARD.encode([1.5f32.to_le_bytes(), (-2.25f32).to_le_bytes()].concat());
+            assert_eq!(text, format!(r#"[{start},[1.5,-2.25],"é\"","{base64}"]"#), "{before}");
         }
     }
 

@@ -8,5 +8,16 @@ mod soak;
 mod support;
 mod under_load;
 
-/// Each test wants the machine for itself.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// The machine for a test that measures how long anybody waits, or how much is done in a time.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// The machine for a test that mostly waits, or looks at nothing but the memory of a server of its own.
+async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
+}

@@ -58,14 +58,20 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 /// The ten nearest others of each vector.
 fn nearest(vectors: &[Vec<f32>]) -> Vec<Vec<usize>> {
-    let of = |index: usize| {
-        let others = (0..vectors.len()).filter(|&other| other != index);
-        let mut others: Vec<(usize, f64)> =
-            others.map(|other| (other, cosine(&vectors[index], &vectors[other]))).collect();
-        others.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        others.into_iter().take(10).map(|(other, _)| other).collect()
+    let mut cosines = vec![vec![0f64; vectors.len()]; vectors.len()];
+    for (index, vector) in vectors.iter().enumerate() {
+        for (other, another) in vectors.iter().enumerate().skip(index + 1) {
+            let found = cosine(vector, another);
+            (cosines[index][other], cosines[other][index]) = (found, found);
+        }
+    }
+    let of = |(index, cosines): (usize, &Vec<f64>)| {
+        let mut others: Vec<usize> = (0..cosines.len()).filter(|&other| other != index).collect();
+        others.sort_by(|&a, &b| cosines[b].total_cmp(&cosines[a]));
+        others.truncate(10);
+        others
     };
-    (0..vectors.len()).map(of).collect()
+    cosines.iter().enumerate().map(of).collect()
 }
 
 /// Run with `--nocapture` to see the figures.

@@ -113,7 +113,7 @@ fn vectorize(count: usize) -> Bytes {
 /// 40 who never read: what is held for them is bounded, they are given up, and others are served meanwhile and after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_hold_no_more_than_their_room() {
-    let _machine = crate::alone().await;
+    let _machine = crate::beside_others().await;
     const TEXTS: usize = 4000;
     let server = Process::start(&["--max-answer-bytes", "33554432", "--max-write-wait", "3"], &[]).await;
     let body = texts(TEXTS);
@@ -192,7 +192,7 @@ async fn the_text_of_an_answer_is_never_whole_in_memory() {
 /// A stream's window is never opened while its connection lives: the answer is given up, and its room is free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_that_stays_shut_frees_the_room_over_http2_and_grpc() {
-    let _machine = crate::alone().await;
+    let _machine = crate::beside_others().await;
     // Room for one answer of 1,000 vectors of 1,024 numbers, over gRPC for a third of one, which then has it alone.
     let limits = Limits { max_answer_bytes: 4 * MIB, max_write_wait: Duration::from_secs(1), ..Limits::default() };
     let server = server(1024, limits).await;
@@ -223,7 +223,7 @@ async fn a_window_that_stays_shut_frees_the_room_over_http2_and_grpc() {
 /// The room is full of an answer that is read slowly; a query neither waits for it nor counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_answers_wait_for_nobody() {
-    let _machine = crate::alone().await;
+    let _machine = crate::beside_others().await;
     let limits = Limits { max_answer_bytes: 4 * MIB, ..Limits::default() };
     let server = server(1024, limits).await;
     let mut unread = narrow(server.address).await;
@@ -243,7 +243,7 @@ async fn small_answers_wait_for_nobody() {
 /// Whoever announces a body and sends nothing holds nothing, in whatever way it was announced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_of_which_nothing_came_hold_no_room() {
-    let _machine = crate::alone().await;
+    let _machine = crate::beside_others().await;
     let server = server(2, Limits { max_wait: Duration::from_secs(5), ..Limits::default() }).await;
     let mut silent = Vec::new();
     for _ in 0..16 {
@@ -286,7 +286,7 @@ async fn bodies_of_which_nothing_came_hold_no_room() {
 /// The room is full of what has really come; queries do not notice, and a large body gets the place of a slow one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_do_not_wait_behind_large_bodies_and_slow_ones_make_way() {
-    let _machine = crate::alone().await;
+    let _machine = crate::beside_others().await;
     let limits = Limits {
         max_inflight_bytes: 4 * MIB,
         max_body_bytes: 2 * MIB,

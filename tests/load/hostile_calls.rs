@@ -92,9 +92,8 @@ async fn memory_of(server: &Process, body: Bytes, time: Duration, allowed: f64) 
     const STILL: Duration = Duration::from_secs(2);
     let call = send(server, body);
     let (started, mut grown, mut highest) = (Instant::now(), Instant::now(), 0f64);
-    let goes_on = |grown: Instant| {
-        started.elapsed() < time || (grown.elapsed() < STILL && started.elapsed() < 3 * time)
-    };
+    let goes_on =
+        |grown: Instant| started.elapsed() < time || (grown.elapsed() < STILL && started.elapsed() < 3 * time);
     while goes_on(grown) && !call.is_finished() {
         let now = server.memory().0;
         if now > highest {

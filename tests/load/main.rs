@@ -17,7 +17,8 @@ async fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().await
 }
 
-/// The machine for a test that mostly waits, or looks at nothing but the memory of a server of its own.
+/// The machine for a test that mostly waits, looks at nothing but the memory of a server of its own, or has bounds so wide
+/// that one other test does not matter.
 async fn beside_others() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().await
 }

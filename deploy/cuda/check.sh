@@ -9,6 +9,8 @@ started=$SECONDS
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda
 # Nothing is computed on a CPU here to speak of: compiling quickly counts.
 cheap=(--locked --features cuda --config 'profile.dev.opt-level=0' --config 'profile.dev.package."*".opt-level=0')
+# What Cargo.toml optimises by name, and takes long.
+cheap+=(--config profile.dev.package.text2vec-kernel.opt-level=0 --config profile.dev.package.tokenizers.opt-level=0)
 cargo build "${cheap[@]}"
 binary=$CARGO_TARGET_DIR/debug/text2vec-sidecar
 

@@ -82,13 +82,13 @@ const HOSTILE: &str = r#"
 "#;
 
 /// Linear work on half a megabyte is a fraction of a second even in a debug build. Quadratic work is 10^11 steps, which
-/// is minutes; the limit is far from both, so that a busy machine does not fail the test. The length is
-/// doubled step by step, so that quadratic work fails soon.
+/// is minutes; the limit is far from both, so that a busy machine does not fail the test. The length
+/// grows step by step, so that quadratic work fails soon.
 #[test]
 fn time_is_linear_in_the_length_of_the_text() {
     for pattern in HOSTILE.split([' ', '\n']).filter(|pattern| !pattern.is_empty()) {
         let pattern = pattern.replace('␣', " ").replace('␤', "\n");
-        for length in (0..6).map(|doublings| 15_625 << doublings) {
+        for length in [0, 3, 5].map(|doublings| 15_625 << doublings) {
             let run = pattern.repeat(length / pattern.len());
             for text in [format!("x. {run}x"), format!("a{run}. B"), run] {
                 let start = Instant::now();

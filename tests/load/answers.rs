@@ -113,7 +113,7 @@ fn vectorize(count: usize) -> Bytes {
 /// 40 who never read: what is held for them is bounded, they are given up, and others are served meanwhile and after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_hold_no_more_than_their_room() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     const TEXTS: usize = 4000;
     let server = Process::start(&["--max-answer-bytes", "33554432", "--max-write-wait", "3"], &[]).await;
     let body = texts(TEXTS);
@@ -164,7 +164,7 @@ async fn answers_that_nobody_reads_hold_no_more_than_their_room() {
 /// 16 who read at once: the text of an answer is never whole in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_text_of_an_answer_is_never_whole_in_memory() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = Process::start(&[], &[]).await;
     let body = texts(4000);
     let mut warm = Connection::open(server.address).await.expect("a connection");
@@ -192,7 +192,7 @@ async fn the_text_of_an_answer_is_never_whole_in_memory() {
 /// A stream's window is never opened while its connection lives: the answer is given up, and its room is free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_that_stays_shut_frees_the_room_over_http2_and_grpc() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     // Room for one answer of 1,000 vectors of 1,024 numbers, over gRPC for a third of one, which then has it alone.
     let limits = Limits { max_answer_bytes: 4 * MIB, max_write_wait: Duration::from_secs(1), ..Limits::default() };
     let server = server(1024, limits).await;
@@ -223,7 +223,7 @@ async fn a_window_that_stays_shut_frees_the_room_over_http2_and_grpc() {
 /// The room is full of an answer that is read slowly; a query neither waits for it nor counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_answers_wait_for_nobody() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let limits = Limits { max_answer_bytes: 4 * MIB, ..Limits::default() };
     let server = server(1024, limits).await;
     let mut unread = narrow(server.address).await;
@@ -243,7 +243,7 @@ async fn small_answers_wait_for_nobody() {
 /// Whoever announces a body and sends nothing holds nothing, in whatever way it was announced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_of_which_nothing_came_hold_no_room() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = server(2, Limits { max_wait: Duration::from_secs(5), ..Limits::default() }).await;
     let mut silent = Vec::new();
     for _ in 0..16 {
@@ -286,7 +286,7 @@ async fn bodies_of_which_nothing_came_hold_no_room() {
 /// The room is full of what has really come; queries do not notice, and a large body gets the place of a slow one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_do_not_wait_behind_large_bodies_and_slow_ones_make_way() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let limits = Limits {
         max_inflight_bytes: 4 * MIB,
         max_body_bytes: 2 * MIB,
@@ -333,7 +333,7 @@ async fn queries_do_not_wait_behind_large_bodies_and_slow_ones_make_way() {
 /// Twelve bodies that come piece by piece, together three times the room: none waits for the others for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_grow_together_are_all_read() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let limits = Limits {
         max_inflight_bytes: 2 * MIB,
         max_body_bytes: MIB,
@@ -373,7 +373,7 @@ async fn bodies_that_grow_together_are_all_read() {
 /// One rule for every method: what comes with a GET is counted like what comes with a POST.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_by_get_has_no_more_room_than_by_post() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let flags = ["--max-inflight-bytes", "33554432", "--max-body-bytes", "16777216", "--max-wait", "2"];
     let server = Process::start(&flags, &[("T2V_CACHE_BYTES", "0")]).await;
     let (before, _) = server.memory();
@@ -404,7 +404,7 @@ async fn grpc_by_get_has_no_more_room_than_by_post() {
 /// frame of its own, as grpc-go sends them, as fast as flow control lets it; the answers are read at once or slowly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_of_short_texts_pass_with_other_calls_beside_them() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     const TEXTS: usize = 100_000;
     let server = server(384, Limits::default()).await;
     for (streams, pause) in [(1, Duration::ZERO), (1, Duration::from_millis(1)), (8, Duration::ZERO)] {

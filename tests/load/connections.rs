@@ -115,7 +115,7 @@ async fn all_probes_answer(server: &Process, times: usize, what: &str) -> Durati
 /// Without an answer, or with a part of a head, or of HTTP/2's opening: thousands of each, and few places.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_and_slow_connections_take_nobodys_place() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let server = server(&[("T2V_MAX_CONNECTIONS", "4"), ("T2V_MAX_HEAD_WAIT", "60")]).await;
     let mut all = Vec::new();
     for (what, sent) in [
@@ -140,7 +140,7 @@ async fn silent_and_slow_connections_take_nobodys_place() {
 /// New ones come without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_silent_connections_keeps_no_probe_from_its_answer() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let server = server(&[("T2V_MAX_CONNECTIONS", "4")]).await;
     let address = server.address;
     let flood = tokio::spawn(async move {
@@ -167,7 +167,7 @@ async fn a_flood_of_silent_connections_keeps_no_probe_from_its_answer() {
 /// Many systems give a process few files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn few_file_descriptors_are_enough_for_probes() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     for (files, count) in [(64, 200), (256, 600)] {
         let mut command = Command::new("sh");
         let binary = Process::command();
@@ -201,7 +201,7 @@ async fn few_file_descriptors_are_enough_for_probes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_connection_has_its_time_for_its_first_byte_and_for_a_head() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = server(&[("T2V_MAX_HEAD_WAIT", "1"), ("T2V_MAX_CONNECTION_IDLE", "4")]).await;
     let late = Duration::from_millis(900)..Duration::from_millis(3000);
     for sent in [&b""[..], &PREFACE[..7], PREFACE] {
@@ -240,7 +240,7 @@ async fn each_connection_has_its_time_for_its_first_byte_and_for_a_head() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_closed_when_nothing_is_asked_over_them_any_more() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = server(&[("T2V_MAX_CONNECTION_IDLE", "2"), ("T2V_MAX_HEAD_WAIT", "1")]).await;
     let idle = Duration::from_millis(1900)..Duration::from_millis(4500);
     let mut stream = connect(server.address).await;
@@ -285,7 +285,7 @@ fn frames(mut bytes: &[u8]) -> Vec<u8> {
 /// Probes are not among those who are told that there are too many, on HTTP/1.1 and over HTTP/2.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_probe_is_answered_when_all_places_are_taken() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = server(&[("T2V_MAX_CONNECTIONS", "2")]).await;
     let mut kept = Vec::new();
     for _ in 0..2 {
@@ -318,7 +318,7 @@ async fn every_probe_is_answered_when_all_places_are_taken() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_have_a_size() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let server = server(&[("T2V_MAX_HEAD_BYTES", "4096")]).await;
     let exchange = async |head: String| {
         let mut stream = connect(server.address).await;
@@ -366,7 +366,7 @@ async fn heads_have_a_size() {
 /// served; others are served, and nothing is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_harm_their_own_connection_alone() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let server = server(&[]).await;
     all_probes_answer(&server, 1, "before").await;
     let (before, _) = server.memory();
@@ -437,7 +437,7 @@ async fn silence_after_a_handshake_ends_as_silence_before_it_does() {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let (authority, files) = (Authority::new("ours"), Files::new());
     let (certificate, key) = files.put_pair(&authority.server());
     let mut roots = RootCertStore::empty();
@@ -504,7 +504,7 @@ impl Drop for Killed {
 /// SIGHUP under load: nothing is lost, and a new token opens the server at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_reads_tokens_again_and_loses_nothing() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let files = Files::new();
     let tokens = files.put("tokens", "first\n");
     let mut server =

@@ -8,5 +8,17 @@ mod soak;
 mod support;
 mod under_load;
 
-/// Each test wants the machine for itself.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+static MACHINE: RwLock<()> = RwLock::const_new(());
+
+/// The machine for a test that measures how long anybody waits, or how much is done in a time.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().await
+}
+
+/// The machine for a test that mostly waits, looks at nothing but the memory of a server of its own, or has bounds so wide
+/// that one other test does not matter.
+async fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().await
+}

@@ -175,7 +175,7 @@ async fn caller(number: u64, server: std::net::SocketAddr, until: Instant, count
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_stays_flat_and_every_request_is_answered() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::beside_others().await;
     let seconds = std::env::var("T2V_SOAK_SECONDS").map_or(30, |text| text.parse().expect("a number of seconds"));
     // A cache that is full before the first look at memory: its growth is wanted, and not what is looked for.
     let server = Process::start(&["--cache-bytes", "1000000"], &[]).await;

@@ -94,7 +94,7 @@ impl Load {
 /// Ready (on a connection of its own, as kubelet asks) and gRPC health while 32 callers keep the CPU full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_answer_at_once_while_the_cpu_is_full() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let server = Process::start(&[], &[("T2V_CACHE_BYTES", "0")]).await;
     let load = Load::start(&server, 32);
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -124,7 +124,7 @@ async fn probes_answer_at_once_while_the_cpu_is_full() {
 /// 2,000 connections, each with a request, at the same moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_connections_at_once_are_all_answered() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     const CONNECTIONS: usize = 2000;
     // The debug build answers as many in the time as a release build does in less: who waits longer is refused.
     let server = Process::start(&["--max-wait", "10"], &[("T2V_CACHE_BYTES", "0")]).await;
@@ -184,7 +184,7 @@ fn was_not_sent(status: &tonic::Status) -> bool {
 /// Over HTTP and gRPC, keep-alive and new connections: what was accepted is answered, and the process ends well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_accepted_is_lost_on_sigterm() {
-    let _alone = crate::ALONE.lock().await;
+    let _machine = crate::alone().await;
     let (mut answered, mut slowest) = (0, Duration::ZERO);
     let rounds = number("T2V_DRAIN_ROUNDS", 3);
     for round in 0..rounds {

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use text2vec_engine::candle::library;
 use text2vec_engine::family::Masks;
 use text2vec_engine::files::{read_json, read_text};
 use text2vec_engine::open::Description;
@@ -141,10 +142,14 @@ impl ModelDescription {
             ("NewModel", "new"),
             ("Gte", "gte"),
             ("JinaBert", "bert"),
+            ("Llama", "llama"),
+            ("Mistral", "mistral"),
+            ("Qwen2", "qwen2"),
             ("Qwen3", "qwen3"),
             ("Gemma3Text", "gemma3_text"),
             ("Roberta", "roberta"),
             ("MPNet", "mpnet"),
+            ("DebertaV2", "deberta-v2"),
             ("DPR", "dpr"),
             ("T5", "t5"),
             ("Bert", "bert"),
@@ -161,9 +166,14 @@ impl ModelDescription {
     /// The masks of its encoder. A model that asks for bidirectional attention has causal ones where a container of the
     /// reference is replaced: its transformers does not know that key, and an index has been filled with those vectors.
     pub fn masks(&self, hints: ProfileHints) -> Masks {
-        let asks = self.config.get("use_bidirectional_attention") == Some(&Value::Bool(true));
+        let says = |key: &str, value: bool| self.config.get(key) == Some(&Value::Bool(value));
+        let asks = match self.model_type() {
+            "gemma3_text" => says("use_bidirectional_attention", true),
+            "llama" | "mistral" | "qwen2" | "qwen3" => says("is_causal", false),
+            _ => false,
+        };
         let replaces_container = self.markers != Markers::default() || hints.in_image;
-        match asks && self.model_type() == "gemma3_text" && replaces_container {
+        match asks && replaces_container {
             true => Masks::AsTransformers4,
             false => Masks::AsConfigured,
         }
@@ -184,7 +194,8 @@ impl ModelDescription {
             (None, "t5" | "model2vec" | "") => return None,
             // The defaults of families without a table of positions, of the published models.
             (None, "modernbert" | "nomic_bert" | "new" | "gte" | "eurobert") => 8192,
-            (None, "qwen3" | "gemma3_text") => 32768,
+            (None, "qwen2" | "qwen3" | "mistral" | "gemma3_text") => 32768,
+            (None, "llama") => 2048,
             // What a sparse file leaves out has this default in every other family.
             (None, _) => 512,
         };
@@ -196,12 +207,12 @@ impl ModelDescription {
                 Some(positions.min(number(&self.config, "max_trained_positions").unwrap_or(2048)))
             }
             // No table is as long as it says.
-            "modernbert" | "nomic_bert" | "new" | "gte" | "eurobert" | "qwen3" | "gemma3_text" => {
-                Some(positions.min(MOST_TOKENS))
-            }
+            "modernbert" | "nomic_bert" | "new" | "gte" | "eurobert" | "llama" | "mistral" | "qwen2" | "qwen3"
+            | "gemma3_text" => Some(positions.min(MOST_TOKENS)),
             "bert" if self.config.get("position_embedding_type").and_then(Value::as_str) == Some("alibi") => {
                 Some(positions.min(MOST_TOKENS))
             }
+            "deberta-v2" => Some(positions.min(library::LONGEST)),
             // MPNet's padding id is fixed.
             "mpnet" => Some(positions.saturating_sub(2)),
             "roberta" | "xlm-roberta" | "camembert" => {

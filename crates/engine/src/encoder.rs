@@ -4,7 +4,7 @@
 //! [`candle::packed`](crate::candle::packed) on a GPU, [`candle::plain`](crate::candle::plain) as the oracle of both.
 //! [`static_embedding`](crate::static_embedding) is the one model that is no transformer.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pooling::{self, PoolingMode};
 
 /// Token ids of several sequences, one after the other without padding.
@@ -49,6 +49,21 @@ impl TokenBatch {
     /// Number of tokens in all sequences.
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Whether a model takes it that has so many tokens at most in a sequence, and a table of so many rows for their ids.
+    ///
+    /// # Errors
+    /// `Invalid` for a sequence that is too long, `Unusable` for an id beyond the vocabulary.
+    pub fn check(&self, longest: usize, vocabulary: usize) -> Result<()> {
+        if let Some(length) = self.lengths.iter().find(|&&length| length > longest) {
+            return Err(Error::invalid(format!("a sequence of {length} tokens: the model takes {longest}")));
+        }
+        // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
+        match self.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            None => Ok(()),
+            Some(id) => Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}"))),
+        }
     }
 
     /// Each sequence's range of rows in the packed arrays, in order.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 use text2vec_kernel::{InstructionSet, Kernels, Precision};
 
+use crate::candle::library::{self, LibraryEncoder};
 use crate::candle::packed::CandlePackedEncoder;
 use crate::candle::plain::CandleEncoder;
 use crate::cpu::PackedEncoder;
@@ -103,6 +104,20 @@ pub struct Description<'a> {
     pub masks: Masks,
 }
 
+impl Description<'_> {
+    /// Which tokens see which, in a word. `None` where none sees another.
+    ///
+    /// # Errors
+    /// `Unusable` for an architecture that cannot be used.
+    pub fn attention(&self) -> Result<Option<&'static str>> {
+        match self.model_type {
+            _ if self.is_static => Ok(None),
+            other if library::has(other) => Ok(Some("bidirectional")),
+            other => family::architecture(other, self.config, self.masks).map(|architecture| Some(architecture.masks())),
+        }
+    }
+}
+
 /// The model's encoders: one, for passes of `threads` threads, or one on each card; and the name of what runs them.
 ///
 /// # Errors
@@ -137,6 +152,10 @@ pub fn encoders(
         f32_table(precision)?;
         let encoder = |card: &Card| Ok(Box::new(StaticEncoder::open(files, Some(&card.device))?) as Box<dyn Encoder>);
         return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
+    }
+    if library::has(description.model_type) {
+        let encoder = |card: &Card| in_library(description, files, precision, &card.device);
+        return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, LIBRARY));
     }
     stable_in(description, precision)?;
     let (architecture, weights) = transformer(description, files)?;
@@ -190,6 +209,15 @@ pub fn on_cpu(
         };
         return Ok((Box::new(StaticEncoder::open(files, device)?), name));
     }
+    if library::has(description.model_type) {
+        if let Engine::Kernels(set) = engine {
+            return Err(Error::unusable(format!(
+                "{} is computed by candle-transformers, which has no {set}: leave out --engine",
+                description.model_type
+            )));
+        }
+        return Ok((in_library(description, files, precision, &candle_core::Device::Cpu)?, LIBRARY));
+    }
     let (architecture, weights) = transformer(description, files)?;
     let tensors = |name: &str, _: &[usize]| weights.tensor(name);
     let kernels = match engine {
@@ -212,6 +240,26 @@ pub fn on_cpu(
     };
     let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
     Ok((Box::new(encoder), kernels.engine(precision)))
+}
+
+/// What is said to run a family of candle-transformers.
+const LIBRARY: &str = "candle-transformers";
+
+fn in_library(
+    description: Description<'_>,
+    files: &[PathBuf],
+    precision: Precision,
+    device: &candle_core::Device,
+) -> Result<Box<dyn Encoder>> {
+    let model_type = description.model_type;
+    if precision != Precision::F32 {
+        return Err(Error::unusable(format!("{model_type} is served in f32 only: leave out --precision {precision}")));
+    }
+    tracing::warn!(
+        "{model_type} is computed by candle-transformers, one text at a time: several times slower than the families that have \
+         kernels"
+    );
+    Ok(Box::new(LibraryEncoder::open(description.config, files, device)?))
 }
 
 fn f32_table(precision: Precision) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::family::{self, Masks};
 use text2vec_kernel::testing::values;
 
 /// A name for each family, and for kinds of one.
-pub(crate) const FAMILIES: [&str; 18] = [
+pub(crate) const FAMILIES: [&str; 22] = [
     "bert",
     "roberta",
     "distilbert",
@@ -27,6 +27,10 @@ pub(crate) const FAMILIES: [&str; 18] = [
     "jina",
     "jina for code",
     "eurobert",
+    "llama",
+    "mistral",
+    "qwen2",
+    "bidirectional qwen2",
     "qwen3",
     "gemma3_text",
     "causal gemma3_text",
@@ -62,6 +66,17 @@ pub(crate) fn architecture(family: &str, hidden: usize, heads: usize) -> Archite
             "bert"
         }
         "causal gemma3_text" => "gemma3_text",
+        "bidirectional qwen2" => {
+            config["is_causal"] = json!(false);
+            "qwen2"
+        }
+        "llama" => {
+            let sizes = json!({"original_max_position_embeddings": 24, "low_freq_factor": 1, "high_freq_factor": 4});
+            config["rope_scaling"] = sizes;
+            config["rope_scaling"]["rope_type"] = json!("llama3");
+            config["rope_scaling"]["factor"] = json!(8);
+            "llama"
+        }
         "gte" => {
             config["rope_scaling"] = json!({"type": "ntk", "factor": 8.0});
             "gte"

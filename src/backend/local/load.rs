@@ -22,7 +22,7 @@ use crate::model::modules::{MODULES_JSON, ModelDescription, number};
 use crate::model::tokenizer::TextTokenizer;
 use text2vec_engine::dense::DenseHead;
 use text2vec_engine::encoder::Encoder;
-use text2vec_engine::family::{self, Masks};
+use text2vec_engine::family::Masks;
 use text2vec_engine::open::{self, Source};
 
 impl LocalBackend {
@@ -87,12 +87,11 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
 /// Which tokens attend to which, in words. Causal where the model asks for something else is told to the operator.
 fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> Result<Option<&'static str>> {
     match source {
-        _ if description.is_static() => return Ok(None),
         // Of BERT and its like.
-        Source::Graph(_) => return Ok(Some("bidirectional")),
-        Source::Weights(_) => {}
+        Source::Graph(_) if !description.is_static() => return Ok(Some("bidirectional")),
+        _ => {}
     }
-    let attention = family::architecture(description.model_type(), &description.config, masks)?.masks();
+    let attention = description.encoder(masks).attention()?;
     if masks == Masks::AsTransformers4 {
         tracing::warn!(
             "{}: attention is causal, as in the reference container that this replaces, although the model asks for \
@@ -102,7 +101,7 @@ fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> R
         );
         return Ok(Some("causal, as in the reference container"));
     }
-    Ok(Some(attention))
+    Ok(attention)
 }
 
 /// Which weights are taken where there are several.

@@ -1,44 +1,8 @@
-//! What both executors do alike: the order of a block, masks, turning, and the choice of experts.
+//! Operations of both executors: masks, turning, and the choice of experts.
 
-use candle_core::{D, Device, Module, Result as CandleResult, Tensor};
+use candle_core::{D, Device, Result as CandleResult, Tensor};
 
-use text2vec_kernel::{Activation, Mask, NormPlacement, Rotary};
-
-/// The norms of a block.
-pub(super) struct BlockNorms<N> {
-    pub(super) attention: Option<N>,
-    pub(super) attention_second: Option<N>,
-    pub(super) attention_output: Option<N>,
-    pub(super) output: N,
-    pub(super) feed_forward: Option<N>,
-}
-
-impl<N: Module> BlockNorms<N> {
-    /// A block's states out of those before it.
-    pub(super) fn block(
-        &self,
-        placement: NormPlacement,
-        states: Tensor,
-        attend: impl Fn(&Tensor) -> CandleResult<Tensor>,
-        feed_forward: impl Fn(&Tensor) -> CandleResult<Tensor>,
-    ) -> CandleResult<Tensor> {
-        let optional = |norm: &Option<N>, states: Tensor| match norm {
-            Some(norm) => norm.forward(&states),
-            None => Ok(states),
-        };
-        if placement == NormPlacement::After {
-            let mut normed = optional(&self.attention, (&states + attend(&states)?)?)?;
-            if let Some(norm) = &self.attention_second {
-                normed = norm.forward(&(&states + normed)?)?;
-            }
-            return self.output.forward(&(&normed + feed_forward(&normed)?)?);
-        }
-        let attended = attend(&optional(&self.attention, states.clone())?)?;
-        let states = (states + optional(&self.attention_output, attended)?)?;
-        let fed = feed_forward(&self.output.forward(&states)?)?;
-        states + optional(&self.feed_forward, fed)?
-    }
-}
+use text2vec_kernel::{Activation, Mask, Rotary};
 
 /// An activation's values.
 pub(super) fn activate(activation: Activation, values: &Tensor) -> CandleResult<Tensor> {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::encoder::TokenBatch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 #[cfg(doc)]
 use text2vec_kernel::{Block, PositionBias};
 use text2vec_kernel::{Mask, Rotary, Shape};
@@ -55,13 +55,14 @@ pub struct LayerAttention {
     pub rotary: Option<usize>,
 }
 
-/// Which masks a model has that was trained without one and published as a language model's.
+/// Which masks a language model has that was trained to see all tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Masks {
     /// Those its configuration asks for.
     #[default]
     AsConfigured,
-    /// Those of transformers 4.56, which does not know `use_bidirectional_attention`: what the reference container computes.
+    /// Those of transformers 4.56, which knows neither `use_bidirectional_attention` nor `is_causal`: what the reference container
+    /// computes.
     AsTransformers4,
 }
 
@@ -328,15 +329,7 @@ impl Architecture {
     /// # Errors
     /// `Invalid` for a sequence that is too long, `Unusable` for an id beyond the vocabulary.
     pub fn rows<'b>(&self, batch: &'b TokenBatch) -> Result<Vec<Cow<'b, [u32]>>> {
-        let longest = self.longest();
-        if let Some(length) = batch.lengths().iter().find(|&&length| length > longest) {
-            return Err(Error::invalid(format!("a sequence of {length} tokens: the model takes {longest}")));
-        }
-        // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
-        let vocabulary = self.tables.first().map_or(0, |table| table.rows);
-        if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
-        }
+        batch.check(self.longest(), self.tables.first().map_or(0, |table| table.rows))?;
         let rows = |table: &Table| match table.index {
             Index::Id => Cow::Borrowed(batch.ids()),
             Index::TokenType => Cow::Borrowed(batch.type_ids()),
@@ -365,6 +358,7 @@ mod tests {
 
     use super::super::known::architecture;
     use super::super::parameters::Parameters;
+    use crate::error::Error;
     use super::*;
     use text2vec_kernel::Activation;
 

@@ -196,10 +196,31 @@ impl Config<'_> {
                 let factor = self.number("factor", 1.0)?;
                 Ok(by(Rotary::of_base(base * factor, columns), factor.powf(2.0 / columns as f64)))
             }
+            "llama3" => self.llama3(rotary),
             other => Err(Error::unusable(format!(
-                "config.json: rotary positions of the type '{other}' are not supported: default, linear and ntk are"
+                "config.json: rotary positions of the type '{other}' are not supported: default, linear, ntk and llama3 are"
             ))),
         }
+    }
+
+    /// Frequencies as Llama 3.1 has them: those that turn round often within the length it was trained with first stay, those
+    /// that do so less than once are divided, and between them there is a slope.
+    fn llama3(&self, rotary: Rotary) -> Result<Rotary> {
+        let (factor, length) =
+            (self.number("factor", 8.0)?, self.number("original_max_position_embeddings", 8192.0)?);
+        let (low, high) = (self.number("low_freq_factor", 1.0)?, self.number("high_freq_factor", 4.0)?);
+        if low >= high {
+            return Err(Error::unusable(format!(
+                "config.json: low_freq_factor of the rotary positions is {low}, which must be less than high_freq_factor, {high}"
+            )));
+        }
+        let scaled = |frequency: &f32| {
+            let frequency = f64::from(*frequency);
+            let rounds = length * frequency / std::f64::consts::TAU;
+            let kept = ((rounds - low) / (high - low)).clamp(0.0, 1.0);
+            ((1.0 - kept) * frequency / factor + kept * frequency) as f32
+        };
+        Ok(Rotary { frequencies: rotary.frequencies.iter().map(scaled).collect(), ..rotary })
     }
 
     /// A word.

@@ -2,7 +2,7 @@
 
 use super::architecture::{
     Architecture, BlockNames, FeedForwardNames, HeadNormNames, Index, LayerAttention, Masks, NormTensors, Projection,
-    Table, plain,
+    Table, biased, plain,
 };
 use super::config::Config;
 use crate::error::{Error, Result};
@@ -22,6 +22,16 @@ const LLAMA: BlockNames = BlockNames::new(
     },
     ("input_layernorm", "post_attention_layernorm"),
 );
+
+/// The same where queries, keys and values have a bias.
+const WITH_BIASES: BlockNames = BlockNames {
+    projection: Projection::Separate([
+        biased("self_attn.q_proj"),
+        biased("self_attn.k_proj"),
+        biased("self_attn.v_proj"),
+    ]),
+    ..LLAMA
+};
 
 /// Norms of each head of queries and keys.
 const HEAD_NORMS: HeadNormNames =
@@ -109,22 +119,89 @@ pub(super) fn eurobert(config: &Config<'_>) -> Result<Architecture> {
     body(config, &defaults, Mask::FULL)
 }
 
-/// Llama's block with norms of each head of queries and keys; a token sees those before it.
-pub(super) fn qwen3(config: &Config<'_>) -> Result<Architecture> {
-    config.without(&["use_sliding_window"])?;
+/// Whether a token sees those before it only. Language models do, unless `is_causal` says no: so transformers reads it from
+/// version 5 on, and not before.
+fn is_causal(config: &Config<'_>, masks: Masks) -> Result<bool> {
+    Ok(masks == Masks::AsTransformers4 || config.flag("is_causal", true)?)
+}
+
+/// The mask of all layers of a language model.
+fn mask(config: &Config<'_>, masks: Masks) -> Result<Mask> {
+    Ok(if is_causal(config, masks)? { Mask::CAUSAL } else { Mask::FULL })
+}
+
+/// Llama's own block; a token sees those before it.
+pub(super) fn llama(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
     let defaults = Defaults {
-        vocabulary: 151_936,
+        vocabulary: 32_000,
         hidden: 4096,
-        heads: (32, Some(32)),
-        head_size: Some(128),
-        intermediate: 22016,
+        heads: (32, None),
+        head_size: None,
+        intermediate: 11_008,
         layers: 32,
         activation: ("hidden_act", "silu"),
         epsilon: 1e-6,
         base: 10_000.0,
     };
-    let architecture = body(config, &defaults, Mask::CAUSAL)?;
+    body(config, &defaults, mask(config, masks)?)
+}
+
+/// Llama's block in which a token sees those before it that are in the window, if there is one.
+///
+/// Without `is_causal`, transformers gives a token as many again on both sides: `sliding_window` itself does not count it.
+pub(super) fn mistral(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
+    let defaults = Defaults {
+        vocabulary: 32_000,
+        hidden: 4096,
+        heads: (32, Some(8)),
+        head_size: None,
+        intermediate: 14_336,
+        layers: 32,
+        activation: ("hidden_act", "silu"),
+        epsilon: 1e-6,
+        base: 10_000.0,
+    };
+    let window = match config.0.contains_key("sliding_window") {
+        true => config.count_or_none("sliding_window")?,
+        false => Some(4096),
+    };
+    let mask = match (is_causal(config, masks)?, window) {
+        (true, Some(window)) => Mask { before: window - 1, after: 0 },
+        (false, Some(window)) => Mask::around(window),
+        (true, None) => Mask::CAUSAL,
+        (false, None) => Mask::FULL,
+    };
+    body(config, &defaults, mask)
+}
+
+/// Llama's block with biases of queries, keys and values; a token sees those before it.
+pub(super) fn qwen2(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
+    let architecture = qwen(config, &Defaults { head_size: None, ..QWEN }, masks)?;
+    Ok(Architecture { names: WITH_BIASES, ..architecture })
+}
+
+/// Llama's block with norms of each head of queries and keys; a token sees those before it.
+pub(super) fn qwen3(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
+    let architecture = qwen(config, &QWEN, masks)?;
     Ok(Architecture { names: BlockNames { head_norms: Some(HEAD_NORMS), ..LLAMA }, ..architecture })
+}
+
+/// Qwen3's, which are Qwen2's too but for the heads' width.
+const QWEN: Defaults = Defaults {
+    vocabulary: 151_936,
+    hidden: 4096,
+    heads: (32, Some(32)),
+    head_size: Some(128),
+    intermediate: 22016,
+    layers: 32,
+    activation: ("hidden_act", "silu"),
+    epsilon: 1e-6,
+    base: 10_000.0,
+};
+
+fn qwen(config: &Config<'_>, defaults: &Defaults, masks: Masks) -> Result<Architecture> {
+    config.without(&["use_sliding_window"])?;
+    body(config, defaults, mask(config, masks)?)
 }
 
 /// Norms around, of which the tensors hold what is above 1, a table times √hidden, most layers with a window and a base of their

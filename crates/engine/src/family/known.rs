@@ -33,7 +33,10 @@ pub fn architecture(model_type: &str, config: &Map<String, Value>, masks: Masks)
         "nomic_bert" => encoders::nomic_bert(&config),
         "new" | "gte" => encoders::gte(&config),
         "eurobert" => decoders::eurobert(&config),
-        "qwen3" => decoders::qwen3(&config),
+        "llama" => decoders::llama(&config, masks),
+        "mistral" => decoders::mistral(&config, masks),
+        "qwen2" => decoders::qwen2(&config, masks),
+        "qwen3" => decoders::qwen3(&config, masks),
         "gemma3_text" => decoders::gemma3(&config, masks),
         other => Err(Error::unusable(refusal(other))),
     }
@@ -41,19 +44,21 @@ pub fn architecture(model_type: &str, config: &Map<String, Value>, masks: Masks)
 
 /// The families' names, as people are told.
 const SUPPORTED: &str = "bert (with JinaBERT v2), distilbert, roberta, xlm-roberta, camembert, mpnet, albert, electra, t5, dpr, \
-                         modernbert, nomic_bert, gte, eurobert, qwen3, gemma3_text and model2vec";
+                         modernbert, nomic_bert, gte, eurobert, qwen2, qwen3, mistral, llama, gemma3_text, model2vec and, \
+                         slowly, deberta-v2";
 
 /// What is said of a family that is not supported: what is near to it, and what to do.
 fn refusal(model_type: &str) -> String {
     let near = match model_type {
         "" => "config.json names no model_type: it is not a model of transformers, or not all of it was copied",
-        "qwen2" | "mistral" | "llama" | "phi3" | "gemma" | "gemma2" => {
-            "of models with a language model's body, qwen3 (Qwen3-Embedding) and gemma3_text (EmbeddingGemma) are served"
+        "phi3" | "gemma" | "gemma2" | "qwen3_moe" | "mixtral" => {
+            "of models with a language model's body, qwen3 (Qwen3-Embedding), qwen2, mistral, llama and gemma3_text \
+             (EmbeddingGemma) are served"
         }
         "gemma3" | "qwen3_vl" | "qwen2_vl" | "clip" | "siglip" | "siglip2" => {
             "only models of text are served: EmbeddingGemma is gemma3_text, Qwen3-Embedding is qwen3"
         }
-        "deberta" | "deberta-v2" => "of relatives of BERT, modernbert and roberta are near to it",
+        "deberta" => "of relatives of BERT, deberta-v2, modernbert and roberta are near to it",
         "jina_embeddings_v3" | "xlm-roberta-xl" | "xlm_roberta_flash" => {
             "of multilingual models, xlm-roberta and gte are served"
         }

@@ -125,15 +125,8 @@ fn table_rows(rows: Rows, ids: &[u32], types: &[u32]) -> Vec<u32> {
 
 impl Encoder for OnnxEncoder {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
-        if let Some(length) = batch.lengths().iter().find(|&&length| length > self.longest) {
-            return Err(Error::invalid(format!("a sequence of {length} tokens: the model takes {}", self.longest)));
-        }
-        // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
         let words = self.rows.iter().position(|&rows| rows == Rows::Tokens).unwrap_or_default();
-        let vocabulary = self.executor.model().table_rows(words);
-        if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")));
-        }
+        batch.check(self.longest, self.executor.model().table_rows(words))?;
         let width = self.hidden_size();
         let mut values = Vec::with_capacity(batch.tokens() * width);
         for range in batch.ranges() {

@@ -1,7 +1,9 @@
 //! Layers on the device: how their parameters get there, and what is computed with them.
 
+use candle_core::shape::ShapeWithOneHole;
 use candle_core::{DType, Device, Module, Result as CandleResult, Tensor};
 
+use super::super::blocks::Layers;
 use text2vec_kernel::{Dense, Norm, Shape};
 
 /// `[inputs, outputs]` and `[outputs]`.
@@ -16,33 +18,31 @@ pub(super) enum DeviceNorm {
 }
 
 /// Where parameters go, and as which numbers.
-pub(super) struct Placement<'a> {
-    pub(super) device: &'a Device,
+pub(super) struct Placement {
+    pub(super) device: Device,
     pub(super) dtype: DType,
 }
 
-impl Placement<'_> {
-    pub(super) fn tensor(
-        &self,
-        values: Vec<f32>,
-        shape: impl candle_core::shape::ShapeWithOneHole,
-    ) -> CandleResult<Tensor> {
+impl Layers for Placement {
+    type Linear = DeviceLinear;
+    type Norm = DeviceNorm;
+
+    fn tensor(&self, values: Vec<f32>, shape: impl ShapeWithOneHole) -> CandleResult<Tensor> {
         // Rounded here, so that the device never holds them twice.
-        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(self.device)
+        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
     }
 
-    pub(super) fn linear(&self, dense: Dense, inputs: usize) -> CandleResult<DeviceLinear> {
+    fn linear(&self, dense: Dense, inputs: usize) -> CandleResult<DeviceLinear> {
         let weight = self.tensor(dense.weight, ((), inputs))?.t()?;
         let bias = Some(dense.bias).filter(|bias| !bias.is_empty());
         Ok(DeviceLinear { weight, bias: bias.map(|bias| self.tensor(bias, ((),))).transpose()? })
     }
 
-    /// In f32 whatever the other numbers are: for a choice, which cannot be rounded.
-    pub(super) fn exact_linear(&self, dense: Dense, inputs: usize) -> CandleResult<DeviceLinear> {
-        Placement { dtype: DType::F32, ..*self }.linear(dense, inputs)
+    fn exact_linear(&self, dense: Dense, inputs: usize) -> CandleResult<DeviceLinear> {
+        Placement { dtype: DType::F32, device: self.device.clone() }.linear(dense, inputs)
     }
 
-    pub(super) fn norm(&self, norm: Norm, shape: Shape) -> CandleResult<DeviceNorm> {
+    fn norm(&self, norm: Norm, shape: Shape) -> CandleResult<DeviceNorm> {
         let (gamma, epsilon) = (self.tensor(norm.gamma, ((),))?, shape.epsilon);
         Ok(match shape.style.rms_norm {
             true => DeviceNorm::RootMeanSquare { gamma, epsilon },
@@ -69,8 +69,8 @@ pub(super) fn summing(rows: &Tensor, compute: impl Fn(&Tensor) -> CandleResult<T
     }
 }
 
-impl DeviceLinear {
-    pub(super) fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
+impl Module for DeviceLinear {
+    fn forward(&self, rows: &Tensor) -> CandleResult<Tensor> {
         let out = product(rows, &self.weight)?;
         match &self.bias {
             Some(bias) => out.broadcast_add(bias),

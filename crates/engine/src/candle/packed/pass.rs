@@ -3,9 +3,9 @@
 use candle_core::{DType, Module, Result as CandleResult, Tensor};
 
 use super::super::buckets::{Bucket, buckets};
-use super::super::parts::{activate, hiding, shares, turn, turns};
+use super::super::parts::{hiding, turn, turns};
 use super::layers::{product, summing};
-use super::model::{DeviceBlock, DeviceFeedForward, Model};
+use super::model::{DeviceBlock, Model};
 use text2vec_kernel::{Mask, PositionBias};
 
 /// Scores of a bucket. More of them would fill a device, and gain nothing.
@@ -44,7 +44,7 @@ impl Pass {
         let rows = rows.into_iter().map(|rows| Tensor::new(rows, &model.device)).collect::<CandleResult<_>>()?;
         // Those of shorter sequences are a part of it.
         let longest = lengths.last().copied().unwrap_or_default();
-        let bias = model.position_bias.as_ref().map(|bias| pairs(model, bias, longest)).transpose()?;
+        let bias = model.ends.position_bias.as_ref().map(|bias| pairs(model, bias, longest)).transpose()?;
         // Of a row's heads, that of each query's head, of the key that belongs to it, and of the value.
         let columns = heads + 2 * key_heads;
         let of_key = |first: usize| (0..heads).map(move |head| (first + head / (heads / key_heads)) as u32);
@@ -89,32 +89,13 @@ impl Pass {
 
     /// The last hidden states of a pass, `[tokens, hidden]`.
     pub(super) fn forward(&self, model: &Model) -> CandleResult<Tensor> {
-        let style = model.architecture.shape.style;
-        let mut states: Option<Tensor> = None;
-        for (table, rows) in model.tables.iter().zip(&self.rows) {
-            let found = table.index_select(rows, 0)?;
-            states = Some(match states {
-                Some(sum) => (sum + found)?,
-                None => found,
-            });
-        }
-        let Some(mut states) = states else { candle_core::bail!("no embedding table") };
-        if let Some(norm) = &model.embedding_norm {
-            states = norm.forward(&states)?;
-        }
-        if let Some(projection) = &model.embedding_projection {
-            states = projection.forward(&states)?;
-        }
+        let mut states = model.ends.embed(&self.rows)?;
         for index in model.architecture.blocks_in_order() {
             let block = &model.blocks[index];
             let attend = |states: &Tensor| self.attend(model, block, states);
-            let feed_forward = |states: &Tensor| feed_forward(model, block, states);
-            states = block.norms.block(style.placement, states, attend, feed_forward)?;
+            states = block.forward(model.architecture.shape, states, attend)?;
         }
-        match &model.final_norm {
-            Some(norm) => norm.forward(&states),
-            None => Ok(states),
-        }
+        model.ends.finish(states)
     }
 
     fn attend(&self, model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleResult<Tensor> {
@@ -217,30 +198,4 @@ fn pairs(model: &Model, bias: &PositionBias, length: usize) -> CandleResult<Tens
     let pairs = (0..length).flat_map(|query| (0..length).map(move |key| (length - 1 + key - query) as u32));
     let pairs = Tensor::new(pairs.collect::<Vec<_>>(), &model.device)?;
     distances.to_dtype(model.dtype)?.index_select(&pairs, 1)?.reshape((1, heads, length, length))
-}
-
-fn feed_forward(model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleResult<Tensor> {
-    let activation = model.architecture.shape.activation;
-    match &block.feed_forward {
-        DeviceFeedForward::One { up, gate, down } => {
-            let mut between = activate(activation, &up.forward(states)?)?;
-            if let Some(gate) = gate {
-                between = (between * gate.forward(states)?)?;
-            }
-            down.forward(&between)
-        }
-        // All experts for all rows: simple, and slower than each for its own.
-        DeviceFeedForward::Experts { router, experts, taken, bias } => {
-            let shares = shares(&router.forward(&states.to_dtype(DType::F32)?)?, *taken)?.to_dtype(model.dtype)?;
-            let mut sum = states.zeros_like()?;
-            for (index, (up, down)) in experts.iter().enumerate() {
-                let made = down.forward(&activate(activation, &up.forward(states)?)?)?;
-                sum = (sum + made.broadcast_mul(&shares.narrow(1, index, 1)?)?)?;
-            }
-            match bias {
-                Some(bias) => sum.broadcast_add(bias),
-                None => Ok(sum),
-            }
-        }
-    }
 }

@@ -39,7 +39,7 @@ fn load(dir: &Path, engine: Engine) -> Result<(), String> {
 #[test]
 fn each_is_refused_with_the_file_and_the_field() {
     // A family, a key, its value, and what the answer names.
-    let cases: [(&str, &str, Value, &[&str]); 35] = [
+    let cases: [(&str, &str, Value, &[&str]); 50] = [
         ("eurobert", "num_key_value_heads", json!(3), &["num_key_value_heads", "num_attention_heads"]),
         ("eurobert", "num_key_value_heads", json!(4), &["self_attn.k_proj.weight", "[16, 32]"]),
         ("eurobert", "head_dim", json!(7), &["7 columns"]),
@@ -74,6 +74,21 @@ fn each_is_refused_with_the_file_and_the_field() {
         ("gte", "logn_attention_scale", json!(true), &["logn_attention_scale"]),
         ("jina-v2", "num_attention_heads", json!(4_000_000_000u32), &["num_attention_heads"]),
         ("gte", "intermediate_size", json!(1_000_000_000), &["describes", "the files hold"]),
+        ("qwen2", "use_sliding_window", json!(true), &["use_sliding_window"]),
+        ("qwen2", "is_causal", json!("no"), &["is_causal", "true or false"]),
+        ("qwen2", "num_key_value_heads", json!(4), &["self_attn.k_proj.weight"]),
+        ("gemma3", "is_causal", json!(false), &["is_causal"]),
+        ("mistral", "sliding_window", json!(-1), &["sliding_window", "positive"]),
+        ("mistral", "layer_types", json!(vec!["sliding_attention"; 3]), &["layer_types"]),
+        ("llama", "rope_scaling", llama3(json!({"low_freq_factor": 4.0})), &["low_freq_factor", "high_freq_factor"]),
+        ("llama", "rope_scaling", llama3(json!({"factor": 0})), &["factor", "greater than 0"]),
+        ("deberta-v2", "conv_kernel_size", json!(3), &["conv_kernel_size", "not supported"]),
+        ("deberta-v2", "attention_head_size", json!(16), &["attention_head_size"]),
+        ("deberta-v2", "pos_att_type", json!("p2c|p2p"), &["pos_att_type", "p2p"]),
+        ("deberta-v2", "position_buckets", json!(1), &["position_buckets"]),
+        ("deberta-v2", "position_buckets", json!(16), &["rel_embeddings.weight", "[32, 32]"]),
+        ("deberta-v2", "max_position_embeddings", json!(4_000_000_000u32), &["max_position_embeddings"]),
+        ("deberta-v2", "share_att_key", json!(false), &["pos_key_proj.weight"]),
         ("albert", "num_hidden_groups", json!(9), &["num_hidden_groups", "num_hidden_layers"]),
     ];
     let mut wrong = Vec::new();
@@ -97,6 +112,16 @@ fn each_is_refused_with_the_file_and_the_field() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The rotary positions of Llama 3 with something else in them.
+fn llama3(more: Value) -> Value {
+    let mut scaling = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    });
+    scaling.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    scaling
+}
+
 /// Any number in any configuration: it loads, or says why not; it never panics, and never takes memory or time for what the file
 /// only claims.
 #[test]
@@ -104,7 +129,19 @@ fn no_number_is_too_absurd_to_be_read() {
     let absurd =
         [json!(0), json!(-1), json!(1), json!(1.5), json!(1e30), json!(u64::MAX), json!(4_294_967_295u32), json!(null)];
     let mut panicked = Vec::new();
-    for name in ["eurobert", "qwen3", "gemma3", "modernbert", "nomic-bert-moe", "gte", "jina-v2", "albert", "electra"] {
+    for name in [
+        "eurobert",
+        "qwen3",
+        "gemma3",
+        "modernbert",
+        "nomic-bert-moe",
+        "gte",
+        "jina-v2",
+        "albert",
+        "electra",
+        "mistral",
+        "deberta-v2",
+    ] {
         let config: Value =
             serde_json::from_slice(&fs::read(family(name).join("config.json")).expect("read")).expect("JSON");
         let numbers = config.as_object().into_iter().flatten().filter(|(_, value)| value.is_number());
@@ -123,9 +160,7 @@ fn no_number_is_too_absurd_to_be_read() {
 /// What is not supported is named, with what is near to it and what to do.
 #[test]
 fn a_family_that_nobody_can_serve_is_named_with_what_is_near() {
-    for (model_type, near) in
-        [("qwen2", "qwen3"), ("gemma3", "gemma3_text"), ("deberta-v2", "modernbert"), ("mamba", "")]
-    {
+    for (model_type, near) in [("phi3", "qwen3"), ("gemma3", "gemma3_text"), ("deberta", "deberta-v2"), ("mamba", "")] {
         let dir = changed("bert", "model_type", json!(model_type));
         let error = load(dir.path(), Engine::Auto).expect_err("not served");
         assert!(error.contains(&format!("'{model_type}'")) && error.contains(near), "{error}");

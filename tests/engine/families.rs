@@ -17,7 +17,7 @@ use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::modules::ModelDescription;
 
 /// Families that `make_modern.py` makes.
-const MODERN: [&str; 13] = [
+const MODERN: [&str; 16] = [
     "albert",
     "electra",
     "modernbert",
@@ -29,6 +29,9 @@ const MODERN: [&str; 13] = [
     "jina-v2-code",
     "eurobert",
     "qwen3",
+    "qwen2",
+    "mistral",
+    "llama",
     "gemma3",
     "gemma3-causal",
 ];
@@ -233,6 +236,38 @@ async fn eurobert() {
 async fn qwen3() {
     check("qwen3", 5).await;
     check_file("qwen3", "golden.padding-right.json", 1).await;
+}
+
+/// Bidirectional, as configured, and with the reference's causal masks.
+#[tokio::test]
+async fn qwen2() {
+    check("qwen2", 12).await;
+}
+
+/// With a window.
+#[tokio::test]
+async fn mistral() {
+    check("mistral", 6).await;
+}
+
+/// With the rotary positions of Llama 3.
+#[tokio::test]
+async fn llama() {
+    check("llama", 5).await;
+}
+
+/// By candle-transformers, whatever the engine.
+#[tokio::test]
+async fn deberta_v2() {
+    check("deberta-v2", 5).await;
+    let load = |options: LocalOptions| LocalBackend::load(&options).map(|backend| backend.engine().0);
+    let options = || LocalOptions::new(dir("deberta-v2"));
+    assert_eq!(load(options()).expect("a model"), "candle-transformers");
+    let engine = Engine::Kernels(InstructionSet::Portable);
+    let refused = load(LocalOptions { engine, ..options() }).expect_err("no kernels");
+    assert!(refused.message().contains("portable") && refused.message().contains("--engine"), "{refused}");
+    let refused = load(LocalOptions { precision: Precision::Bf16, ..options() }).expect_err("f32 only");
+    assert!(refused.message().contains("--precision"), "{refused}");
 }
 
 /// Bidirectional, as configured, and with the reference's causal masks.

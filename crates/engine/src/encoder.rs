@@ -62,7 +62,9 @@ impl TokenBatch {
         // The tokenizer's and the model's vocabulary do not fit: nothing the caller could mend.
         match self.ids.iter().find(|&&id| id as usize >= vocabulary) {
             None => Ok(()),
-            Some(id) => Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}"))),
+            Some(id) => {
+                Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {vocabulary}")))
+            }
         }
     }
 

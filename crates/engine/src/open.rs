@@ -113,7 +113,9 @@ impl Description<'_> {
         match self.model_type {
             _ if self.is_static => Ok(None),
             other if library::has(other) => Ok(Some("bidirectional")),
-            other => family::architecture(other, self.config, self.masks).map(|architecture| Some(architecture.masks())),
+            other => {
+                family::architecture(other, self.config, self.masks).map(|architecture| Some(architecture.masks()))
+            }
         }
     }
 }

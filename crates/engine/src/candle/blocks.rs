@@ -22,16 +22,54 @@ pub(super) trait Layers {
     fn norm(&self, norm: Norm, shape: Shape) -> CandleResult<Self::Norm>;
 }
 
-/// What is before and after the blocks.
-pub(super) struct Ends<L: Layers> {
+/// All layers of an architecture. `I` are those of a block's queries, keys and values.
+pub(super) struct Stack<L: Layers, I> {
     tables: Vec<Tensor>,
     embedding_norm: Option<L::Norm>,
     embedding_projection: Option<L::Linear>,
     pub(super) position_bias: Option<PositionBias>,
+    pub(super) blocks: Vec<LayerBlock<L, I>>,
     final_norm: Option<L::Norm>,
 }
 
-impl<L: Layers> Ends<L> {
+impl<L: Layers, I> Stack<L, I> {
+    /// From named tensors, each where it goes before the next is read. `input` makes the layers of a block's queries, keys and
+    /// values.
+    ///
+    /// # Errors
+    /// `Unusable` for weights that do not fit, and what `tensors` says.
+    pub(super) fn new(
+        on: &L,
+        architecture: &Architecture,
+        tensors: impl FnMut(&str, &[usize]) -> Result<NamedTensor>,
+        input: impl Fn(&mut Block) -> CandleResult<I>,
+    ) -> Result<Self> {
+        let mut parameters = Parameters::new(architecture, tensors);
+        let shape = architecture.shape;
+        let outer = parameters.outer()?;
+        if let Some(bias) = &outer.position_bias {
+            bias.check(shape.heads)?;
+        }
+        let width = architecture.table_width();
+        let norm = |norm: Option<Norm>| norm.map(|norm| on.norm(norm, shape)).transpose().map_err(unusable);
+        let table = |values: Vec<f32>| on.tensor(values, ((), width)).map_err(unusable);
+        let projection = outer.embedding_projection.map(|dense| on.linear(dense, width));
+        let mut stack = Stack {
+            tables: outer.tables.into_iter().map(table).collect::<Result<_>>()?,
+            embedding_norm: norm(outer.embedding_norm)?,
+            embedding_projection: projection.transpose().map_err(unusable)?,
+            position_bias: outer.position_bias,
+            blocks: Vec::new(),
+            final_norm: norm(outer.final_norm)?,
+        };
+        for layer in 0..shape.layers {
+            let mut block = parameters.block(layer)?;
+            let input = input(&mut block).map_err(unusable)?;
+            stack.blocks.push(LayerBlock::new(on, input, block, (layer, shape)).map_err(unusable)?);
+        }
+        Ok(stack)
+    }
+
     /// The embedding of tokens, `[tokens, hidden]`. `rows` are those of each table.
     pub(super) fn embed<'t>(&self, rows: impl IntoIterator<Item = &'t Tensor>) -> CandleResult<Tensor> {
         let mut states: Option<Tensor> = None;
@@ -79,42 +117,6 @@ struct BlockNorms<N> {
 enum FeedForward<L> {
     One { up: L, gate: Option<L>, down: L },
     Experts { router: L, experts: Vec<(L, L)>, taken: usize, bias: Option<Tensor> },
-}
-
-/// All layers of an architecture. `input` makes those of a block's queries, keys and values.
-///
-/// # Errors
-/// `Unusable` for weights that do not fit, and what `parameters` say.
-pub(super) fn layers<L: Layers, I>(
-    on: &L,
-    architecture: &Architecture,
-    tensors: impl FnMut(&str, &[usize]) -> Result<NamedTensor>,
-    input: impl Fn(&mut Block) -> CandleResult<I>,
-) -> Result<(Ends<L>, Vec<LayerBlock<L, I>>)> {
-    let mut parameters = Parameters::new(architecture, tensors);
-    let shape = architecture.shape;
-    let outer = parameters.outer()?;
-    if let Some(bias) = &outer.position_bias {
-        bias.check(shape.heads)?;
-    }
-    let width = architecture.table_width();
-    let norm = |norm: Option<Norm>| norm.map(|norm| on.norm(norm, shape)).transpose().map_err(unusable);
-    let table = |values: Vec<f32>| on.tensor(values, ((), width)).map_err(unusable);
-    let projection = outer.embedding_projection.map(|dense| on.linear(dense, width));
-    let ends = Ends {
-        tables: outer.tables.into_iter().map(table).collect::<Result<_>>()?,
-        embedding_norm: norm(outer.embedding_norm)?,
-        embedding_projection: projection.transpose().map_err(unusable)?,
-        position_bias: outer.position_bias,
-        final_norm: norm(outer.final_norm)?,
-    };
-    let mut blocks = Vec::new();
-    for layer in 0..shape.layers {
-        let mut block = parameters.block(layer)?;
-        let input = input(&mut block).map_err(unusable)?;
-        blocks.push(LayerBlock::new(on, input, block, (layer, shape)).map_err(unusable)?);
-    }
-    Ok((ends, blocks))
 }
 
 impl<L: Layers, I> LayerBlock<L, I> {
@@ -216,4 +218,3 @@ fn optional<N: Module>(norm: &Option<N>, states: Tensor) -> CandleResult<Tensor>
         None => Ok(states),
     }
 }
-

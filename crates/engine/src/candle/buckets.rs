@@ -71,12 +71,10 @@ impl Bucket {
             .collect()
     }
 
-    /// One number for each row of the padded tensor: `real`, given the sequence's length, or `padding`.
-    pub(super) fn marks(&self, lengths: &[usize], real: impl Fn(usize) -> f32, padding: f32) -> Vec<f32> {
-        let real = |&length: &usize| (length, real(length));
-        let lengths = lengths[self.sequences.clone()].iter().map(real);
-        let mark = |(length, real)| (0..self.longest).map(move |at| if at < length { real } else { padding });
-        lengths.flat_map(mark).collect()
+    /// For each row of the padded tensor whether it is a token.
+    pub(super) fn tokens(&self, lengths: &[usize]) -> impl Iterator<Item = bool> {
+        let longest = self.longest;
+        lengths[self.sequences.clone()].iter().flat_map(move |&length| (0..longest).map(move |at| at < length))
     }
 }
 
@@ -111,8 +109,7 @@ mod tests {
         assert_eq!(bucket.padded(&lengths), [0, 1, 0, 2, 3, 4, 5, 6, 7]);
         assert_eq!(bucket.real(&lengths, 1), [0, 1, 3, 4, 5, 6, 7, 8]);
         assert_eq!(bucket.real(&lengths, 2), [0, 1, 6, 7, 8, 12, 13, 14]);
-        let marks = bucket.marks(&lengths, |length| length as f32, 0.0);
-        assert_eq!(marks, [2.0, 2.0, 0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0]);
+        assert_eq!(bucket.tokens(&lengths).map(u8::from).collect::<Vec<_>>(), [1, 1, 0, 1, 1, 1, 1, 1, 1]);
         let padded = bucket.padded(&lengths);
         let back: Vec<u32> = bucket.real(&lengths, 1).iter().map(|&at| padded[at as usize]).collect();
         assert_eq!(back, (0..8).collect::<Vec<_>>());

@@ -109,7 +109,9 @@ fn deberta(config: &Config<'_>) -> Result<debertav2::Config> {
     }
     let max_position_embeddings = match config.count("max_position_embeddings", 512)? {
         positions if positions <= MOST_DISTANCES => positions,
-        positions => return refused(format!("max_position_embeddings is {positions}, but {MOST_DISTANCES} is the most")),
+        positions => {
+            return refused(format!("max_position_embeddings is {positions}, but {MOST_DISTANCES} is the most"));
+        }
     };
     // None, where a number is not positive.
     let distances = |key: &str, least: i64| match config.0.get(key).filter(|value| !value.is_null()) {
@@ -134,6 +136,8 @@ fn deberta(config: &Config<'_>) -> Result<debertav2::Config> {
     if let Some(kind) = pos_att_type.iter().find(|kind| !["c2p", "p2c"].contains(&kind.as_str())) {
         return refused(format!("pos_att_type names '{kind}', which is not supported: c2p and p2c are"));
     }
+    let norms_distances =
+        config.word("norm_rel_ebd", "none").to_lowercase().split('|').any(|norm| norm.trim() == "layer_norm");
     Ok(debertav2::Config {
         vocab_size: config.count("vocab_size", 128_100)?,
         hidden_size,
@@ -157,7 +161,7 @@ fn deberta(config: &Config<'_>) -> Result<debertav2::Config> {
         share_att_key: Some(config.flag("share_att_key", false)?),
         attention_head_size: None,
         embedding_size: Some(config.count("embedding_size", hidden_size)?),
-        norm_rel_ebd: Some(config.word("norm_rel_ebd", "none").to_lowercase()),
+        norm_rel_ebd: Some(if norms_distances { "layer_norm" } else { "none" }.to_owned()),
         conv_kernel_size: None,
         conv_groups: None,
         conv_act: None,

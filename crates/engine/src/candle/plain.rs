@@ -7,7 +7,7 @@ use candle_core::shape::ShapeWithOneHole;
 use candle_core::{D, Device, Module, Result as CandleResult, Tensor};
 use candle_nn::{LayerNorm, Linear};
 
-use super::blocks::{Ends, LayerBlock, Layers, layers};
+use super::blocks::{LayerBlock, Layers, Stack};
 use super::parts::{hiding, turn, turns};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
@@ -20,8 +20,7 @@ use text2vec_kernel::{Block, Dense, Mask, Norm, PositionBias, Shape};
 pub struct CandleEncoder {
     architecture: Architecture,
     device: Device,
-    ends: Ends<Plain>,
-    blocks: Vec<CandleBlock>,
+    stack: Stack<Plain, [Linear; 3]>,
 }
 
 /// A block with layers of queries, keys and values.
@@ -43,16 +42,16 @@ impl CandleEncoder {
                 .map(|dense| on.linear(std::mem::take(dense), architecture.shape.hidden));
             Ok([query?, key?, value?])
         };
-        let (ends, blocks) = layers(&on, architecture, tensors, input)?;
-        Ok(CandleEncoder { architecture: architecture.clone(), device: device.clone(), ends, blocks })
+        let stack = Stack::new(&on, architecture, tensors, input)?;
+        Ok(CandleEncoder { architecture: architecture.clone(), device: device.clone(), stack })
     }
 
     /// Sequences of one length as one dense tensor: no padding, no mask. `rows` are those of each table.
     fn forward_equal(&self, rows: Vec<Vec<u32>>, sequences: usize, length: usize) -> CandleResult<Vec<f32>> {
         let shape = self.architecture.shape;
         let rows = rows.into_iter().map(|rows| Tensor::new(rows, &self.device)).collect::<CandleResult<Vec<_>>>()?;
-        let mut states = self.ends.embed(&rows)?.reshape((sequences, length, ()))?;
-        let bias = match &self.ends.position_bias {
+        let mut states = self.stack.embed(&rows)?.reshape((sequences, length, ()))?;
+        let bias = match &self.stack.position_bias {
             Some(bias) => Some(self.pairs(bias, shape.heads, length)?),
             None => None,
         };
@@ -61,7 +60,7 @@ impl CandleEncoder {
         let turns: Vec<_> = self.architecture.rotaries.iter().map(turns).collect::<CandleResult<_>>()?;
         let mut hidden_by: Vec<(Mask, Tensor)> = Vec::new();
         for index in self.architecture.blocks_in_order() {
-            let block = &self.blocks[index];
+            let block = &self.stack.blocks[index];
             let mut added: Vec<Tensor> = bias.iter().cloned().collect();
             if block.mask != Mask::FULL {
                 if hidden_by.iter().all(|(mask, _)| *mask != block.mask) {
@@ -74,7 +73,7 @@ impl CandleEncoder {
             let attend = |states: &Tensor| self.attend(block, states, &added, turns);
             states = block.forward(shape, states, attend)?;
         }
-        self.ends.finish(states)?.flatten_all()?.to_vec1()
+        self.stack.finish(states)?.flatten_all()?.to_vec1()
     }
 
     fn attend(

@@ -358,8 +358,8 @@ mod tests {
 
     use super::super::known::architecture;
     use super::super::parameters::Parameters;
-    use crate::error::Error;
     use super::*;
+    use crate::error::Error;
     use text2vec_kernel::Activation;
 
     fn of(model_type: &str, config: Value) -> Result<Architecture> {

@@ -206,8 +206,7 @@ impl Config<'_> {
     /// Frequencies as Llama 3.1 has them: those that turn round often within the length it was trained with first stay, those
     /// that do so less than once are divided, and between them there is a slope.
     fn llama3(&self, rotary: Rotary) -> Result<Rotary> {
-        let (factor, length) =
-            (self.number("factor", 8.0)?, self.number("original_max_position_embeddings", 8192.0)?);
+        let (factor, length) = (self.number("factor", 8.0)?, self.number("original_max_position_embeddings", 8192.0)?);
         let (low, high) = (self.number("low_freq_factor", 1.0)?, self.number("high_freq_factor", 4.0)?);
         if low >= high {
             return Err(Error::unusable(format!(

@@ -148,7 +148,7 @@ pub(super) fn llama(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
 
 /// Llama's block in which a token sees those before it that are in the window, if there is one.
 ///
-/// Without `is_causal`, transformers gives a token as many again on both sides: `sliding_window` itself does not count it.
+/// Where `is_causal` says no, it sees `sliding_window` tokens on either side, itself not counted.
 pub(super) fn mistral(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
     let defaults = Defaults {
         vocabulary: 32_000,
@@ -216,6 +216,9 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
         }
     }
     config.without(&["attention_bias"])?;
+    if !is_causal(config, masks)? {
+        return Err(Error::unusable("config.json: is_causal is false, which is not supported for gemma3_text"));
+    }
     let defaults = Defaults {
         vocabulary: 262_208,
         hidden: 2304,

@@ -155,8 +155,8 @@ impl Pass {
         // As many blocks for each thread, on a unit in whole tiles.
         let count = self.tokens.div_ceil(most_rows).next_multiple_of(self.threads);
         let step = if self.way.unit.is_some() { TILE_ROWS } else { 1 };
-        let steps = self.tokens.div_ceil(step);
-        let start_of = |item: usize| (steps * item / count * step).min(self.tokens);
+        let whole = self.tokens.div_ceil(step);
+        let start_of = |item: usize| (whole * item / count * step).min(self.tokens);
         let mut steps = &self.model.steps[..];
         while !steps.is_empty() {
             let up_to = steps.iter().position(|step| matches!(step, Step::Attend { .. })).unwrap_or(steps.len());
@@ -195,10 +195,11 @@ impl Pass {
                     self.by_row(step, places, rows.clone());
                     *to
                 }
-                Step::Heads(_) | Step::Attend { .. } => {
+                Step::Heads(_) => {
                     self.by_row(step, places, rows.clone());
                     Place::Projected
                 }
+                Step::Attend { .. } => unreachable!("attention is between blocks"),
                 Step::Experts(step) => {
                     self.experts(step, places, rows.clone());
                     // Theirs is in the operand now.

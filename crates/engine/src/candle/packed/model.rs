@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::super::blocks::{Ends, LayerBlock, Layers, layers};
+use super::super::blocks::{LayerBlock, Layers, Stack};
 use super::layers::{DeviceLinear, Placement};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
@@ -14,8 +14,7 @@ pub(super) struct Model {
     pub(super) architecture: Architecture,
     pub(super) device: Device,
     pub(super) dtype: DType,
-    pub(super) ends: Ends<Placement>,
-    pub(super) blocks: Vec<DeviceBlock>,
+    pub(super) stack: Stack<Placement, DeviceLinear>,
 }
 
 /// A block, of which one layer makes queries (with the scores' factor in it, unless heads have norms: then those of queries
@@ -47,8 +46,8 @@ impl Model {
             }
             on.linear(input, shape.hidden)
         };
-        let (ends, blocks) = layers(&on, architecture, tensors, input)?;
-        Ok(Model { architecture: architecture.clone(), device: device.clone(), dtype, ends, blocks })
+        let stack = Stack::new(&on, architecture, tensors, input)?;
+        Ok(Model { architecture: architecture.clone(), device: device.clone(), dtype, stack })
     }
 }
 

@@ -44,13 +44,13 @@ impl Pass {
         let rows = rows.into_iter().map(|rows| Tensor::new(rows, &model.device)).collect::<CandleResult<_>>()?;
         // Those of shorter sequences are a part of it.
         let longest = lengths.last().copied().unwrap_or_default();
-        let bias = model.ends.position_bias.as_ref().map(|bias| pairs(model, bias, longest)).transpose()?;
+        let bias = model.stack.position_bias.as_ref().map(|bias| pairs(model, bias, longest)).transpose()?;
         // Of a row's heads, that of each query's head, of the key that belongs to it, and of the value.
         let columns = heads + 2 * key_heads;
         let of_key = |first: usize| (0..heads).map(move |head| (first + head / (heads / key_heads)) as u32);
         let parts = (0..heads as u32).chain(of_key(heads)).chain(of_key(heads + key_heads)).collect();
         let parts = Tensor::from_vec(parts, (3, 1, heads, 1), &model.device)?;
-        let mut hidden_by: Vec<Mask> = model.blocks.iter().map(|block| block.mask).collect();
+        let mut hidden_by: Vec<Mask> = model.stack.blocks.iter().map(|block| block.mask).collect();
         hidden_by.retain(|&mask| mask != Mask::FULL);
         hidden_by.sort_by_key(|mask| (mask.before, mask.after));
         hidden_by.dedup();
@@ -62,7 +62,7 @@ impl Pass {
             let heads = (0..heads).map(|head| (head * longest) as u32).collect();
             let heads = Tensor::from_vec(heads, (1, ()), &model.device)?;
             let padding = || {
-                let marks = shape.marks(&lengths, |_| 0.0, f32::NEG_INFINITY);
+                let marks = shape.tokens(&lengths).map(|token| if token { 0.0 } else { f32::NEG_INFINITY }).collect();
                 Tensor::from_vec(marks, (sequences, 1, 1, longest), &model.device)?.to_dtype(model.dtype)
             };
             Ok(DeviceBucket {
@@ -89,13 +89,13 @@ impl Pass {
 
     /// The last hidden states of a pass, `[tokens, hidden]`.
     pub(super) fn forward(&self, model: &Model) -> CandleResult<Tensor> {
-        let mut states = model.ends.embed(&self.rows)?;
+        let mut states = model.stack.embed(&self.rows)?;
         for index in model.architecture.blocks_in_order() {
-            let block = &model.blocks[index];
+            let block = &model.stack.blocks[index];
             let attend = |states: &Tensor| self.attend(model, block, states);
             states = block.forward(model.architecture.shape, states, attend)?;
         }
-        model.ends.finish(states)
+        model.stack.finish(states)
     }
 
     fn attend(&self, model: &Model, block: &DeviceBlock, states: &Tensor) -> CandleResult<Tensor> {
@@ -155,16 +155,23 @@ impl Pass {
         Tensor::cat(&[query, key, value], 1)
     }
 
-    /// The mean of each sequence's states, in f32, one row per sequence.
+    /// The mean of each sequence's states, in f32, one row per sequence. Tokens are added up by stretches, and those then: the
+    /// states of a word that is repeated are so much alike that one long sum in f32 would err the same way in each step.
     pub(super) fn means(&self, model: &Model, states: &Tensor) -> CandleResult<Tensor> {
         let states = states.to_dtype(DType::F32)?;
         let mean = |bucket: &DeviceBucket| -> CandleResult<Tensor> {
             let shape = &bucket.shape;
+            let (sequences, longest) = (shape.sequences.len(), shape.longest);
             let rows = Tensor::new(shape.padded(&self.lengths), &model.device)?;
-            let rows = states.index_select(&rows, 0)?.reshape((shape.sequences.len(), shape.longest, ()))?;
-            let parts = shape.marks(&self.lengths, |length| 1.0 / length as f32, 0.0);
-            let parts = Tensor::from_vec(parts, (shape.sequences.len(), 1, shape.longest), &model.device)?;
-            parts.matmul(&rows)?.squeeze(1)
+            let rows = states.index_select(&rows, 0)?.reshape((sequences, longest, ()))?;
+            let stretch = longest.isqrt().max(1);
+            let stretches = longest.div_ceil(stretch);
+            let mut parts = vec![0f32; sequences * stretches * longest];
+            let of_sequence = parts.chunks_exact_mut(stretches * longest);
+            for (parts, &length) in of_sequence.zip(&self.lengths[shape.sequences.clone()]) {
+                (0..length).for_each(|at| parts[at / stretch * longest + at] = 1.0 / length as f32);
+            }
+            Tensor::from_vec(parts, (sequences, stretches, longest), &model.device)?.matmul(&rows)?.sum(1)
         };
         Tensor::cat(&self.buckets.iter().map(mean).collect::<CandleResult<Vec<_>>>()?, 0)
     }

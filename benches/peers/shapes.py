@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The sizes people run of today's families, with random weights: ours (`benches/shapes.rs`) beside torch, taking turns.
+"""The sizes people run of today's families, with random weights: ours (`benches/shapes.rs`) beside torch and ONNX Runtime, taking
+turns.
 
     python3 benches/peers/shapes.py BINARY [NAME...] [--rounds 3] [--threads 2]
 
-BINARY is what `cargo bench --bench shapes --no-run` built; this Python needs torch and transformers 5. Prints a Markdown table:
-milliseconds for 32 and 256 tokens, the median of the rounds, and the best of torch over ours at the same precision.
+BINARY is what `cargo bench --bench shapes --no-run` built; this Python needs torch and transformers 5, and for ONNX Runtime
+onnxruntime, onnx and onnxscript: the graph is what torch exports. Prints a Markdown table: milliseconds for 32 and 256 tokens, the
+median of the rounds, and the best peer's over ours at the same precision.
 """
 
 import argparse
@@ -12,7 +14,9 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 LENGTHS = (32, 256)
 
@@ -38,31 +42,74 @@ def models():
     }
 
 
-def torch_times(name, precision, threads):
-    """Run in a process of its own."""
+def clock(compute):
+    """Milliseconds by length, each the median of some. `compute` takes a row of ids."""
+    import torch
+
+    times = []
+    for length in LENGTHS:
+        ids = torch.arange(length)[None] * 911 % 30000 + 2
+        one = []
+        for _ in range(9):
+            start = time.perf_counter()
+            compute(ids)
+            one.append((time.perf_counter() - start) * 1e3)
+        times.append(statistics.median(one[1:]))
+    print(json.dumps(times))
+
+
+def torch_model(name, threads):
     import torch
     import transformers as hf
 
     torch.set_num_threads(threads)
-    model = hf.AutoModel.from_config(models()[name]())
-    model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
-    times = []
+    return hf.AutoModel.from_config(models()[name]()).eval()
+
+
+# Each of these runs in a process of its own.
+
+def torch_times(name, precision, threads):
+    import torch
+
+    model = torch_model(name, threads).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     with torch.inference_mode():
-        for length in LENGTHS:
-            ids = torch.arange(length)[None] * 911 % 30000 + 2
-            one = []
-            for _ in range(9):
-                start = time.perf_counter()
-                model(input_ids=ids, attention_mask=torch.ones_like(ids))
-                one.append((time.perf_counter() - start) * 1e3)
-            times.append(statistics.median(one[1:]))
-    print(json.dumps(times))
+        clock(lambda ids: model(input_ids=ids, attention_mask=torch.ones_like(ids)))
+
+
+def export(name, path, threads):
+    import torch
+
+    class States(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids, mask):
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    ids = torch.arange(40)[None] + 2
+    tokens = {1: torch.export.Dim("tokens", min=2, max=512)}
+    states = States(torch_model(name, threads))
+    with torch.inference_mode():
+        program = torch.onnx.export(states, (ids, torch.ones_like(ids)), dynamo=True, verbose=False,
+                                    dynamic_shapes={"ids": tokens, "mask": tokens}, input_names=["ids", "mask"])
+    program.save(path, external_data=True)
+
+
+def onnx_times(path, threads):
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    clock(lambda ids: session.run(None, {"ids": ids.numpy(), "mask": numpy.ones_like(ids.numpy())}))
 
 
 def run(command):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, (command, done.stderr[-2000:])
-    return done.stdout.strip().splitlines()[-1]
+    return (done.stdout.strip().splitlines() or [""])[-1]
 
 
 def main():
@@ -71,32 +118,51 @@ def main():
     parser.add_argument("names", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--torch", help="(for itself) the precision to time torch with")
+    for_itself = parser.add_argument_group("for itself")
+    for_itself.add_argument("--torch", help="the precision to time torch with")
+    for_itself.add_argument("--export", help="where to write a graph")
+    for_itself.add_argument("--onnx", help="the graph to time ONNX Runtime with")
     given = parser.parse_args()
     if given.torch:
         return torch_times(given.names[0], given.torch, given.threads)
-    kinds = [("ours", "f32"), ("torch", "f32"), ("ours", "bf16"), ("torch", "bf16"), ("ours", "int8")]
-    print("| shape | tokens | ours f32 | torch f32 | ratio | ours bf16 | torch bf16 | ratio | ours int8 | load s, f32 | MB, f32 |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    if given.export:
+        return export(given.names[0], given.export, given.threads)
+    if given.onnx:
+        return onnx_times(given.onnx, given.threads)
+    kinds = [("ours", "f32"), ("torch", "f32"), ("onnx", "f32"), ("ours", "bf16"), ("torch", "bf16"), ("ours", "int8")]
+    print("| shape | tokens | f32: ours | torch | ONNX Runtime | ratio | bf16: ours | torch | ratio | int8: ours | s to load | "
+          "resident MB, f32 |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in given.names or list(models()):
-        times = {kind: [] for kind in kinds}
-        load = memory = None
-        for _ in range(given.rounds):
-            for kind in kinds:
-                if kind[0] == "ours":
-                    fields = run([given.binary, "--one-shape", name, kind[1]]).split()
+        with tempfile.TemporaryDirectory() as work:
+            measure(given, name, kinds, str(Path(work) / "model.onnx"))
+
+
+def measure(given, name, kinds, graph):
+    def itself(*more):
+        return run([sys.executable, __file__, given.binary, name, "--threads", str(given.threads), *more])
+
+    times = {kind: [] for kind in kinds}
+    load = memory = None
+    itself("--export", graph)
+    for _ in range(given.rounds):
+        for kind in kinds:
+            match kind:
+                case ("ours", precision):
+                    fields = run([given.binary, "--one-shape", name, precision]).split()
                     times[kind].append([float(fields[3]), float(fields[4])])
-                    if kind[1] == "f32":
+                    if precision == "f32":
                         load, memory = fields[2], fields[5]
-                else:
-                    line = run([sys.executable, __file__, given.binary, name, "--torch", kind[1], "--threads", str(given.threads)])
-                    times[kind].append(json.loads(line))
-        for place, length in enumerate(LENGTHS):
-            middle = {kind: statistics.median(each[place] for each in rounds) for kind, rounds in times.items()}
-            ours = [middle["ours", precision] for precision in ("f32", "bf16", "int8")]
-            theirs = [middle["torch", precision] for precision in ("f32", "bf16")]
-            print(f"| {name} | {length} | {ours[0]:.1f} | {theirs[0]:.1f} | {theirs[0] / ours[0]:.2f} | {ours[1]:.1f} | {theirs[1]:.1f} "
-                  f"| {theirs[1] / ours[1]:.2f} | {ours[2]:.1f} | {load} | {memory} |", flush=True)
+                case ("torch", precision):
+                    times[kind].append(json.loads(itself("--torch", precision)))
+                case _:
+                    times[kind].append(json.loads(itself("--onnx", graph)))
+    for place, length in enumerate(LENGTHS):
+        middle = {kind: statistics.median(each[place] for each in rounds) for kind, rounds in times.items()}
+        ours = [middle["ours", precision] for precision in ("f32", "bf16", "int8")]
+        torch, torch_bf16, onnx = middle["torch", "f32"], middle["torch", "bf16"], middle["onnx", "f32"]
+        print(f"| {name} | {length} | {ours[0]:.1f} | {torch:.1f} | {onnx:.1f} | {min(torch, onnx) / ours[0]:.2f} | {ours[1]:.1f} | "
+              f"{torch_bf16:.1f} | {torch_bf16 / ours[1]:.2f} | {ours[2]:.1f} | {load} | {memory} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -141,8 +141,8 @@ fn unreadable_weights_and_unknown_architectures_are_said_in_one_line() {
     let whole = std::fs::read(model_dir().join("model.safetensors")).expect("weights");
     std::fs::write(dir.path().join("model.safetensors"), &whole[..whole.len() / 2]).expect("write");
     assert_one_line_error(&serve(), &["model.safetensors", "not a usable safetensors file"]);
-    std::fs::write(dir.path().join("config.json"), r#"{"model_type":"llama"}"#).expect("write");
-    assert_one_line_error(&serve(), &["'llama'", "not supported"]);
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type":"mamba"}"#).expect("write");
+    assert_one_line_error(&serve(), &["'mamba'", "not supported"]);
     std::fs::write(dir.path().join("config.json"), "{").expect("write");
     assert_one_line_error(&serve(), &["config.json", "not a JSON object"]);
 }

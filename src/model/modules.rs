@@ -163,8 +163,21 @@ impl ModelDescription {
         Description { config: &self.config, model_type: self.model_type(), is_static: self.is_static(), masks }
     }
 
+    /// Whether its repository has a class of its own for it, which is never run.
+    fn has_code(&self) -> bool {
+        self.config.get("auto_map").is_some_and(|map| map.get("AutoModel").is_some())
+    }
+
+    /// Whether it has a language model's body, of which its repository's code may have made something else, and no key of
+    /// `config.json` says so.
+    pub fn may_be_bidirectional(&self) -> bool {
+        let is_language_model = matches!(self.model_type(), "llama" | "mistral" | "qwen2" | "qwen3");
+        is_language_model && self.has_code() && !self.config.contains_key("is_causal")
+    }
+
     /// The masks of its encoder. A model that asks for bidirectional attention has causal ones where a container of the
     /// reference is replaced: its transformers does not know that key, and an index has been filled with those vectors.
+    /// Unless the container was told to run the model's own code, which does what the model asks for.
     pub fn masks(&self, hints: ProfileHints) -> Masks {
         let says = |key: &str, value: bool| self.config.get(key) == Some(&Value::Bool(value));
         let asks = match self.model_type() {
@@ -173,7 +186,8 @@ impl ModelDescription {
             _ => false,
         };
         let replaces_container = self.markers != Markers::default() || hints.in_image;
-        match asks && replaces_container {
+        let ran_code = self.markers.trust_remote_code == Some(true) && self.has_code();
+        match asks && replaces_container && !ran_code {
             true => Masks::AsTransformers4,
             false => Masks::AsConfigured,
         }

@@ -39,7 +39,7 @@ fn load(dir: &Path, engine: Engine) -> Result<(), String> {
 #[test]
 fn each_is_refused_with_the_file_and_the_field() {
     // A family, a key, its value, and what the answer names.
-    let cases: [(&str, &str, Value, &[&str]); 50] = [
+    let cases: [(&str, &str, Value, &[&str]); 53] = [
         ("eurobert", "num_key_value_heads", json!(3), &["num_key_value_heads", "num_attention_heads"]),
         ("eurobert", "num_key_value_heads", json!(4), &["self_attn.k_proj.weight", "[16, 32]"]),
         ("eurobert", "head_dim", json!(7), &["7 columns"]),
@@ -82,6 +82,9 @@ fn each_is_refused_with_the_file_and_the_field() {
         ("mistral", "layer_types", json!(vec!["sliding_attention"; 3]), &["layer_types"]),
         ("llama", "rope_scaling", llama3(json!({"low_freq_factor": 4.0})), &["low_freq_factor", "high_freq_factor"]),
         ("llama", "rope_scaling", llama3(json!({"factor": 0})), &["factor", "greater than 0"]),
+        ("llama", "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), &["llama3", "low_freq_factor"]),
+        ("deberta-v2", "max_relative_positions", json!(5), &["position_buckets", "5"]),
+        ("deberta-v2", "embedding_size", json!(16), &["embeddings.word_embeddings.weight", "[106, 16]"]),
         ("deberta-v2", "conv_kernel_size", json!(3), &["conv_kernel_size", "not supported"]),
         ("deberta-v2", "attention_head_size", json!(16), &["attention_head_size"]),
         ("deberta-v2", "pos_att_type", json!("p2c|p2p"), &["pos_att_type", "p2p"]),

@@ -6,8 +6,9 @@ use crate::support;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{fixture, floats, max_difference};
+use text2vec_engine::family::Masks;
 use text2vec_kernel::{InstructionSet, Kernels, Precision};
 use text2vec_sidecar::backend::local::sentences::{collapse_whitespace, split_sentences};
 use text2vec_sidecar::backend::local::{DEFAULT_WAITING_TOKENS, Engine, Inference, LocalBackend, LocalOptions};
@@ -248,6 +249,77 @@ async fn qwen2() {
 #[tokio::test]
 async fn mistral() {
     check("mistral", 6).await;
+}
+
+/// Llama's tokenizer puts before and after a text what `tokenizer_config.json` says, whatever `tokenizer.json` has.
+#[tokio::test]
+async fn switches_of_llama_s_tokenizer_decide() {
+    let mut found = Vec::new();
+    for switches in
+        [json!({}), json!({"add_bos_token": false}), json!({"add_bos_token": false, "add_eos_token": false})]
+    {
+        let copy = tempfile::tempdir().expect("a directory");
+        for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(dir("mistral").join(name), copy.path().join(name)).expect("copy");
+        }
+        let path = copy.path().join("tokenizer_config.json");
+        let mut settings: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+        settings.as_object_mut().expect("an object").extend(switches.as_object().expect("an object").clone());
+        std::fs::write(path, settings.to_string()).expect("write");
+        let backend = LocalBackend::load(&LocalOptions::new(copy.path())).expect("a model");
+        let answer = backend.embed(Call::passages(["a text"])).await.expect("the call").remove(0).expect("a vector");
+        found.push((answer.tokens, backend.info().fingerprint.clone()));
+    }
+    let tokens: Vec<_> = found.iter().map(|(tokens, _)| *tokens).collect();
+    assert_eq!(tokens, [tokens[2] + 2, tokens[2] + 1, tokens[2]]);
+    assert!(found[0].1 != found[1].1 && found[1].1 != found[2].1, "each has a fingerprint of its own: {found:?}");
+}
+
+/// What is told of the masks, and when a model that asks for all tokens to be seen is causal all the same.
+#[test]
+fn masks_follow_what_is_replaced() {
+    let copy = tempfile::tempdir().expect("a directory");
+    std::fs::copy(dir("qwen2").join("tokenizer.json"), copy.path().join("tokenizer.json")).expect("copy");
+    let read = |more: Value, trusted: Option<&str>| {
+        let markers = tempfile::tempdir().expect("a directory");
+        if let Some(trusted) = trusted {
+            std::fs::write(markers.path().join("trust_remote_code"), trusted).expect("write");
+        }
+        let mut config = json!({"model_type": "qwen2"});
+        config.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        std::fs::write(copy.path().join("config.json"), config.to_string()).expect("write");
+        let description = ModelDescription::read(copy.path(), markers.path()).expect("a description");
+        (description.masks(Default::default()), description.may_be_bidirectional())
+    };
+    let code = json!({"AutoModel": "modeling_qwen.Qwen2Model"});
+    assert_eq!(read(json!({}), None), (Masks::AsConfigured, false));
+    assert_eq!(read(json!({"auto_map": code}), None), (Masks::AsConfigured, true));
+    assert_eq!(read(json!({"auto_map": code, "is_causal": false}), None), (Masks::AsConfigured, false));
+    assert_eq!(read(json!({"is_causal": false}), Some("false")), (Masks::AsTransformers4, false));
+    assert_eq!(read(json!({"is_causal": false}), Some("true")), (Masks::AsTransformers4, false));
+    // The container ran the model's own code.
+    assert_eq!(read(json!({"auto_map": code, "is_causal": false}), Some("true")), (Masks::AsConfigured, false));
+}
+
+/// The same models with `config.json` in the form that transformers 5 writes.
+#[tokio::test]
+async fn configurations_of_transformers_5_are_read() {
+    let texts = &texts()[..6];
+    for family in ["qwen2", "mistral", "llama", "qwen3", "deberta-v2"] {
+        let copy = tempfile::tempdir().expect("a directory");
+        for name in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(dir(family).join(name), copy.path().join(name)).expect("copy");
+        }
+        std::fs::copy(dir(family).join("config.transformers5.json"), copy.path().join("config.json")).expect("copy");
+        let vectors = async |dir: PathBuf| -> Vec<_> {
+            let options =
+                LocalOptions { profile: Some(Profile::Transformers), direct_tokenize: true, ..LocalOptions::new(dir) };
+            let backend = LocalBackend::load(&options).expect("a model");
+            let answers = backend.embed(Call::passages(texts)).await.expect("the call");
+            answers.into_iter().map(|answer| answer.expect("a vector").vector).collect()
+        };
+        assert_eq!(vectors(copy.path().to_owned()).await, vectors(dir(family)).await, "{family}");
+    }
 }
 
 /// With the rotary positions of Llama 3.

@@ -92,6 +92,14 @@ fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> R
         _ => {}
     }
     let attention = description.encoder(masks).attention()?;
+    if description.may_be_bidirectional() {
+        tracing::warn!(
+            "{}: the model comes with code of its own (auto_map), which is never run: attention is causal, as {} has it. If that \
+             code lets all tokens see each other, say so in config.json with \"is_causal\": false",
+            description.dir.display(),
+            description.model_type()
+        );
+    }
     if masks == Masks::AsTransformers4 {
         tracing::warn!(
             "{}: attention is causal, as in the reference container that this replaces, although the model asks for \

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+use text2vec_engine::files::read_json;
+
 use super::unusable::unusable;
 use crate::error::{Error, Result};
 
@@ -29,10 +32,24 @@ pub fn tokenizer_files(dir: &Path) -> Result<Vec<PathBuf>> {
         )));
     };
     let mut files = there(names);
-    if names[0] != "tokenizer.json" {
+    if names[0] == "tokenizer.json" {
+        if has_llama_switches(dir)? {
+            files.push(dir.join("tokenizer_config.json"));
+        }
+    } else {
         files.extend(there(&["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]));
     }
     Ok(files)
+}
+
+/// Whether `tokenizer_config.json` says what Llama's tokenizer puts before and after texts: its class in transformers goes by that,
+/// whatever `tokenizer.json` has.
+fn has_llama_switches(dir: &Path) -> Result<bool> {
+    let settings = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+    let class = settings.get("tokenizer_class").and_then(Value::as_str);
+    let switches = ["add_bos_token", "add_eos_token"];
+    Ok(matches!(class, Some("LlamaTokenizer" | "LlamaTokenizerFast"))
+        && switches.iter().any(|name| settings.get(*name).is_some_and(Value::is_boolean)))
 }
 
 /// A file's bytes.

@@ -18,7 +18,11 @@ pub(super) fn open(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
     let path = &files[0];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name == "tokenizer.json" {
-        return Tokenizer::from_bytes(bytes_of(path)?).map_err(|error| unusable(path.display(), error));
+        let mut tokenizer = Tokenizer::from_bytes(bytes_of(path)?).map_err(|error| unusable(path.display(), error))?;
+        if files.len() > 1 {
+            Settings::read(dir)?.enclose_as_llama(&mut tokenizer, path)?;
+        }
+        return Ok(tokenizer);
     }
     let settings = Settings::read(dir)?;
     match name.as_ref() {

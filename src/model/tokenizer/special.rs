@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Model, Tokenizer};
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::unusable::unusable;
 use crate::error::{Error, Result};
@@ -69,6 +69,20 @@ impl Settings {
         self.config.get(name).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok())
     }
 
+    /// Puts around every text what the switches of Llama's tokenizer say: by default `<s>` before it and nothing after it.
+    ///
+    /// # Errors
+    /// `Config` for a token that the vocabulary lacks.
+    pub(super) fn enclose_as_llama(&self, tokenizer: &mut Tokenizer, path: &Path) -> Result<()> {
+        let token = |switch: &str, is_there: bool, role: &str, default: &str| {
+            let is_there = self.flag(switch).unwrap_or(is_there);
+            is_there.then(|| self.token(role, AddedToken::from(default, true)).content)
+        };
+        let first = token("add_bos_token", true, "bos_token", "<s>");
+        let last = token("add_eos_token", false, "eos_token", "</s>");
+        enclose(tokenizer, first.as_deref(), last.as_deref(), path)
+    }
+
     /// Files written since transformers 4.34 list all added tokens; then `special_tokens_map.json` is not read.
     fn listed(&self) -> Option<&Map<String, Value>> {
         self.config.get("added_tokens_decoder").and_then(Value::as_object)
@@ -122,13 +136,13 @@ impl Settings {
 ///
 /// # Errors
 /// `Config` for a token that the vocabulary lacks.
-pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: Option<&str>, path: &Path) -> Result<()> {
     let id = |token: &str| {
         let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
-        Ok((token.to_owned(), tokenizer.get_model().token_to_id(token).ok_or_else(lacks)?))
+        Ok((token.to_owned(), tokenizer.token_to_id(token).ok_or_else(lacks)?))
     };
-    let special = first.into_iter().chain([last]).map(id).collect::<Result<Vec<_>>>()?;
-    let pieces: Vec<String> = first.into_iter().chain(["$A", last]).map(str::to_owned).collect();
+    let special = first.into_iter().chain(last).map(id).collect::<Result<Vec<_>>>()?;
+    let pieces: Vec<String> = first.into_iter().chain(["$A"]).chain(last).map(str::to_owned).collect();
     let mut template = TemplateProcessing::builder();
     template.try_single(pieces).map_err(|error| unusable(path.display(), error.into()))?.special_tokens(special);
     tokenizer.with_post_processor(Some(template.build().map_err(|error| unusable(path.display(), error.into()))?));

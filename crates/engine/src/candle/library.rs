@@ -20,8 +20,10 @@ use crate::error::{Error, Result};
 use crate::family::config::Config;
 use crate::weights::{Weights, first_line};
 
-/// The most tokens of a text: the scores of so many are 16 MiB a head.
+/// The most tokens of a text.
 pub const LONGEST: usize = 2048;
+/// The most scores of a layer: of several tables of so many numbers each, and of indices, the heaviest is 1 GiB.
+const MOST_SCORES: usize = 1 << 27;
 /// The most rows of DeBERTa's table of distances, each way.
 const MOST_DISTANCES: usize = 1 << 15;
 
@@ -36,6 +38,7 @@ pub struct LibraryEncoder {
     device: Device,
     hidden: usize,
     vocabulary: usize,
+    types: usize,
     longest: usize,
 }
 
@@ -57,7 +60,8 @@ impl LibraryEncoder {
             device: device.clone(),
             hidden: config.hidden_size,
             vocabulary: config.vocab_size,
-            longest: config.max_position_embeddings.min(LONGEST),
+            types: config.type_vocab_size,
+            longest: longest(config),
         })
     }
 
@@ -70,6 +74,11 @@ impl LibraryEncoder {
 impl Encoder for LibraryEncoder {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
         batch.check(self.longest, self.vocabulary)?;
+        // A row that is not there would end all work on a GPU.
+        if let Some(kind) = batch.type_ids().iter().find(|&&kind| self.types > 0 && kind as usize >= self.types) {
+            let message = format!("tokenizer.json makes the token type {kind}, but the model knows {}", self.types);
+            return Err(Error::unusable(message));
+        }
         let mut values = Vec::with_capacity(batch.tokens() * self.hidden);
         for range in batch.ranges().filter(|range| !range.is_empty()) {
             let states = self.states(&batch.ids()[range.clone()], &batch.type_ids()[range]).map_err(|error| {
@@ -89,6 +98,18 @@ impl fmt::Debug for LibraryEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LibraryEncoder").field("hidden", &self.hidden).finish_non_exhaustive()
     }
+}
+
+/// The most tokens of a text: fewer where a table of scores, of as many columns as there are tokens or distances, would be huge.
+fn longest(config: &debertav2::Config) -> usize {
+    let distances = match config.position_buckets {
+        Some(buckets) => buckets,
+        None if config.max_relative_positions < 1 => config.max_position_embeddings as isize,
+        None => config.max_relative_positions,
+    };
+    let columns = if config.relative_attention { 2 * distances.unsigned_abs() } else { 1 };
+    let rows = MOST_SCORES / config.num_attention_heads;
+    config.max_position_embeddings.min(LONGEST).min(rows.isqrt()).min(rows / columns)
 }
 
 /// DeBERTa v2 and v3: positions are distances, of which content and positions see each other. Defaults are those of
@@ -138,6 +159,18 @@ fn deberta(config: &Config<'_>) -> Result<debertav2::Config> {
     }
     let norms_distances =
         config.word("norm_rel_ebd", "none").to_lowercase().split('|').any(|norm| norm.trim() == "layer_norm");
+    let (embedding_size, types) =
+        (config.count("embedding_size", hidden_size)?, config.count_or_none("type_vocab_size")?.unwrap_or(0));
+    if embedding_size != hidden_size && types > 0 {
+        return refused("type_vocab_size beside an embedding_size that is not hidden_size is not supported".to_owned());
+    }
+    let max_relative_positions = distances("max_relative_positions", 2)?.unwrap_or(-1);
+    // Halves of it are divided by, and their logarithms.
+    let position_buckets = distances("position_buckets", 4)?;
+    let furthest = if max_relative_positions < 1 { max_position_embeddings as isize } else { max_relative_positions };
+    if let Some(buckets) = position_buckets.filter(|buckets| furthest - 1 <= buckets / 2) {
+        return refused(format!("position_buckets is {buckets}, which is too many for distances up to {furthest}"));
+    }
     Ok(debertav2::Config {
         vocab_size: config.count("vocab_size", 128_100)?,
         hidden_size,
@@ -148,19 +181,18 @@ fn deberta(config: &Config<'_>) -> Result<debertav2::Config> {
         hidden_dropout_prob: 0.0,
         attention_probs_dropout_prob: 0.0,
         max_position_embeddings,
-        type_vocab_size: config.count_or_none("type_vocab_size")?.unwrap_or(0),
+        type_vocab_size: types,
         initializer_range: 0.0,
         layer_norm_eps: f64::from(config.epsilon("layer_norm_eps", 1e-7)?),
         relative_attention: config.flag("relative_attention", false)?,
-        max_relative_positions: distances("max_relative_positions", 2)?.unwrap_or(-1),
+        max_relative_positions,
         pad_token_id: None,
         position_biased_input: config.flag("position_biased_input", true)?,
         pos_att_type,
-        // Halves of it are divided by, and their logarithms.
-        position_buckets: distances("position_buckets", 4)?,
+        position_buckets,
         share_att_key: Some(config.flag("share_att_key", false)?),
         attention_head_size: None,
-        embedding_size: Some(config.count("embedding_size", hidden_size)?),
+        embedding_size: Some(embedding_size),
         norm_rel_ebd: Some(if norms_distances { "layer_norm" } else { "none" }.to_owned()),
         conv_kernel_size: None,
         conv_groups: None,

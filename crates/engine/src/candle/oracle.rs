@@ -50,6 +50,7 @@ fn difference(
         let expected = theirs(&ids).expect("states").flatten_all().expect("rows").to_vec1::<f32>().expect("numbers");
         assert_eq!(states.len(), expected.len(), "{model_type}");
         for (ours, theirs) in states.iter().zip(&expected) {
+            assert!(ours.is_finite() && theirs.is_finite(), "{model_type}: {ours} and {theirs}");
             largest = (largest.0.max((ours - theirs).abs()), largest.1.max(theirs.abs()));
         }
     }

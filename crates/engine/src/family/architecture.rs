@@ -304,10 +304,7 @@ impl Architecture {
     /// Who attends to whom, in a word: what people are told.
     pub fn masks(&self) -> &'static str {
         let masks = || self.attention.iter().map(|attention| attention.mask);
-        match (
-            masks().any(|mask| mask.after == 0 && mask.before > 0),
-            masks().any(|mask| mask != Mask::FULL && mask.after > 0),
-        ) {
+        match (masks().any(|mask| mask.after == 0), masks().any(|mask| mask != Mask::FULL && mask.after > 0)) {
             (true, _) => "causal",
             (false, true) => "bidirectional, with windows",
             (false, false) => "bidirectional",

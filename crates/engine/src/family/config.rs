@@ -163,19 +163,19 @@ impl Config<'_> {
             _ => None,
         };
         match of_kind.as_ref().or(parameters.as_ref()) {
-            Some(given) => given.scaled(given.number("rope_theta", self.number(base_key, base)?)?, columns),
+            Some(given) => given.scaled(given.number("rope_theta", self.number(base_key, base)?)?, columns, self),
             None => {
                 let base = self.number(base_key, base)?;
                 match self.object("rope_scaling")? {
-                    Some(scaling) => scaling.scaled(base, columns),
+                    Some(scaling) => scaling.scaled(base, columns, self),
                     None => Ok(Rotary::of_base(base, columns)),
                 }
             }
         }
     }
 
-    /// The frequencies under a scaling, of which this is the object.
-    fn scaled(&self, base: f64, columns: usize) -> Result<Rotary> {
+    /// The frequencies under a scaling, of which this is the object, in the configuration `all`.
+    fn scaled(&self, base: f64, columns: usize, all: &Config<'_>) -> Result<Rotary> {
         if self.0.get("mixed_b").is_some_and(|value| !value.is_null()) {
             return Err(Error::unusable("config.json: mixed_b of rope_scaling is not supported"));
         }
@@ -196,7 +196,7 @@ impl Config<'_> {
                 let factor = self.number("factor", 1.0)?;
                 Ok(by(Rotary::of_base(base * factor, columns), factor.powf(2.0 / columns as f64)))
             }
-            "llama3" => self.llama3(rotary),
+            "llama3" => self.llama3(rotary, all),
             other => Err(Error::unusable(format!(
                 "config.json: rotary positions of the type '{other}' are not supported: default, linear, ntk and llama3 are"
             ))),
@@ -205,9 +205,18 @@ impl Config<'_> {
 
     /// Frequencies as Llama 3.1 has them: those that turn round often within the length it was trained with first stay, those
     /// that do so less than once are divided, and between them there is a slope.
-    fn llama3(&self, rotary: Rotary) -> Result<Rotary> {
-        let (factor, length) = (self.number("factor", 8.0)?, self.number("original_max_position_embeddings", 8192.0)?);
-        let (low, high) = (self.number("low_freq_factor", 1.0)?, self.number("high_freq_factor", 4.0)?);
+    fn llama3(&self, rotary: Rotary, all: &Config<'_>) -> Result<Rotary> {
+        let needed = |key: &str| match self.0.contains_key(key) {
+            true => self.number(key, 1.0),
+            false => Err(Error::unusable(format!("config.json: rotary positions of the type llama3 need {key}"))),
+        };
+        let (factor, low, high) = (needed("factor")?, needed("low_freq_factor")?, needed("high_freq_factor")?);
+        let original = "original_max_position_embeddings";
+        let length = match (all.0.contains_key(original), self.0.contains_key(original)) {
+            (true, _) => all.number(original, 1.0)?,
+            (false, true) => self.number(original, 1.0)?,
+            (false, false) => all.number("max_position_embeddings", 2048.0)?,
+        };
         if low >= high {
             return Err(Error::unusable(format!(
                 "config.json: low_freq_factor of the rotary positions is {low}, which must be less than high_freq_factor, {high}"

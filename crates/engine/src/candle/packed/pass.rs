@@ -164,7 +164,7 @@ impl Pass {
             let (sequences, longest) = (shape.sequences.len(), shape.longest);
             let rows = Tensor::new(shape.padded(&self.lengths), &model.device)?;
             let rows = states.index_select(&rows, 0)?.reshape((sequences, longest, ()))?;
-            let stretch = longest.isqrt().max(1);
+            let stretch = longest.isqrt().max(64);
             let stretches = longest.div_ceil(stretch);
             let mut parts = vec![0f32; sequences * stretches * longest];
             let of_sequence = parts.chunks_exact_mut(stretches * longest);

@@ -11,6 +11,8 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda
 cheap=(--locked --features cuda --config 'profile.dev.opt-level=0' --config 'profile.dev.package."*".opt-level=0')
 # What Cargo.toml optimises by name, and takes long.
 cheap+=(--config profile.dev.package.text2vec-kernel.opt-level=0 --config profile.dev.package.tokenizers.opt-level=0)
+# Nothing optimised, some functions have more on their stack than the 2 MiB of a thread.
+export RUST_MIN_STACK=33554432
 cargo build "${cheap[@]}"
 binary=$CARGO_TARGET_DIR/debug/text2vec-sidecar
 

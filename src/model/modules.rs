@@ -171,8 +171,12 @@ impl ModelDescription {
     /// Whether it has a language model's body, of which its repository's code may have made something else, and no key of
     /// `config.json` says so.
     pub fn may_be_bidirectional(&self) -> bool {
-        let is_language_model = matches!(self.model_type(), "llama" | "mistral" | "qwen2" | "qwen3");
-        is_language_model && self.has_code() && !self.config.contains_key("is_causal")
+        self.is_language_model() && self.has_code() && !self.config.contains_key("is_causal")
+    }
+
+    /// Whether it is of a family in which `is_causal` decides.
+    fn is_language_model(&self) -> bool {
+        matches!(self.model_type(), "llama" | "mistral" | "qwen2" | "qwen3")
     }
 
     /// The masks of its encoder. A model that asks for bidirectional attention has causal ones where a container of the
@@ -182,8 +186,7 @@ impl ModelDescription {
         let says = |key: &str, value: bool| self.config.get(key) == Some(&Value::Bool(value));
         let asks = match self.model_type() {
             "gemma3_text" => says("use_bidirectional_attention", true),
-            "llama" | "mistral" | "qwen2" | "qwen3" => says("is_causal", false),
-            _ => false,
+            _ => self.is_language_model() && says("is_causal", false),
         };
         let replaces_container = self.markers != Markers::default() || hints.in_image;
         let ran_code = self.markers.trust_remote_code == Some(true) && self.has_code();

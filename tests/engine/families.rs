@@ -251,6 +251,18 @@ async fn mistral() {
     check("mistral", 6).await;
 }
 
+/// A family's model alone, without what sentence-transformers adds, and with one of its configurations.
+fn copied(family: &str, config: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a directory");
+    for (from, to) in [(config, "config.json")]
+        .into_iter()
+        .chain(["model.safetensors", "tokenizer.json", "tokenizer_config.json"].map(|name| (name, name)))
+    {
+        std::fs::copy(dir(family).join(from), copy.path().join(to)).expect("copy");
+    }
+    copy
+}
+
 /// Llama's tokenizer puts before and after a text what `tokenizer_config.json` says, whatever `tokenizer.json` has.
 #[tokio::test]
 async fn switches_of_llama_s_tokenizer_decide() {
@@ -258,10 +270,7 @@ async fn switches_of_llama_s_tokenizer_decide() {
     for switches in
         [json!({}), json!({"add_bos_token": false}), json!({"add_bos_token": false, "add_eos_token": false})]
     {
-        let copy = tempfile::tempdir().expect("a directory");
-        for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(dir("mistral").join(name), copy.path().join(name)).expect("copy");
-        }
+        let copy = copied("mistral", "config.json");
         let path = copy.path().join("tokenizer_config.json");
         let mut settings: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
         settings.as_object_mut().expect("an object").extend(switches.as_object().expect("an object").clone());
@@ -306,11 +315,7 @@ fn masks_follow_what_is_replaced() {
 async fn configurations_of_transformers_5_are_read() {
     let texts = &texts()[..6];
     for family in ["qwen2", "mistral", "llama", "qwen3", "deberta-v2"] {
-        let copy = tempfile::tempdir().expect("a directory");
-        for name in ["model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(dir(family).join(name), copy.path().join(name)).expect("copy");
-        }
-        std::fs::copy(dir(family).join("config.transformers5.json"), copy.path().join("config.json")).expect("copy");
+        let copy = copied(family, "config.transformers5.json");
         let vectors = async |dir: PathBuf| -> Vec<_> {
             let options =
                 LocalOptions { profile: Some(Profile::Transformers), direct_tokenize: true, ..LocalOptions::new(dir) };

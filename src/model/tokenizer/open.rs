@@ -19,6 +19,7 @@ pub(super) fn open(dir: &Path, files: &[PathBuf]) -> Result<Tokenizer> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name == "tokenizer.json" {
         let mut tokenizer = Tokenizer::from_bytes(bytes_of(path)?).map_err(|error| unusable(path.display(), error))?;
+        // Beside it only where it decides too.
         if files.len() > 1 {
             Settings::read(dir)?.enclose_as_llama(&mut tokenizer, path)?;
         }

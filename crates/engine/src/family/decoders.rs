@@ -109,12 +109,11 @@ pub(super) fn eurobert(config: &Config<'_>) -> Result<Architecture> {
         vocabulary: 128_256,
         hidden: 768,
         heads: (12, None),
-        head_size: None,
         intermediate: 3072,
         layers: 12,
-        activation: ("hidden_act", "silu"),
         epsilon: 1e-5,
         base: 250_000.0,
+        ..LLAMA_DEFAULTS
     };
     body(config, &defaults, Mask::FULL)
 }
@@ -130,37 +129,29 @@ fn mask(config: &Config<'_>, masks: Masks) -> Result<Mask> {
     Ok(if is_causal(config, masks)? { Mask::CAUSAL } else { Mask::FULL })
 }
 
+/// Llama's, which are Mistral's too but for what is named there.
+const LLAMA_DEFAULTS: Defaults = Defaults {
+    vocabulary: 32_000,
+    hidden: 4096,
+    heads: (32, None),
+    head_size: None,
+    intermediate: 11_008,
+    layers: 32,
+    activation: ("hidden_act", "silu"),
+    epsilon: 1e-6,
+    base: 10_000.0,
+};
+
 /// Llama's own block; a token sees those before it.
 pub(super) fn llama(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
-    let defaults = Defaults {
-        vocabulary: 32_000,
-        hidden: 4096,
-        heads: (32, None),
-        head_size: None,
-        intermediate: 11_008,
-        layers: 32,
-        activation: ("hidden_act", "silu"),
-        epsilon: 1e-6,
-        base: 10_000.0,
-    };
-    body(config, &defaults, mask(config, masks)?)
+    body(config, &LLAMA_DEFAULTS, mask(config, masks)?)
 }
 
 /// Llama's block in which a token sees those before it that are in the window, if there is one.
 ///
 /// Where `is_causal` says no, it sees `sliding_window` tokens on either side, itself not counted.
 pub(super) fn mistral(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
-    let defaults = Defaults {
-        vocabulary: 32_000,
-        hidden: 4096,
-        heads: (32, Some(8)),
-        head_size: None,
-        intermediate: 14_336,
-        layers: 32,
-        activation: ("hidden_act", "silu"),
-        epsilon: 1e-6,
-        base: 10_000.0,
-    };
+    let defaults = Defaults { heads: (32, Some(8)), intermediate: 14_336, ..LLAMA_DEFAULTS };
     let window = match config.0.contains_key("sliding_window") {
         true => config.count_or_none("sliding_window")?,
         false => Some(4096),
@@ -176,18 +167,18 @@ pub(super) fn mistral(config: &Config<'_>, masks: Masks) -> Result<Architecture>
 
 /// Llama's block with biases of queries, keys and values; a token sees those before it.
 pub(super) fn qwen2(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
-    let architecture = qwen(config, &Defaults { head_size: None, ..QWEN }, masks)?;
+    let architecture = qwen(config, &Defaults { head_size: None, ..QWEN_DEFAULTS }, masks)?;
     Ok(Architecture { names: WITH_BIASES, ..architecture })
 }
 
 /// Llama's block with norms of each head of queries and keys; a token sees those before it.
 pub(super) fn qwen3(config: &Config<'_>, masks: Masks) -> Result<Architecture> {
-    let architecture = qwen(config, &QWEN, masks)?;
+    let architecture = qwen(config, &QWEN_DEFAULTS, masks)?;
     Ok(Architecture { names: BlockNames { head_norms: Some(HEAD_NORMS), ..LLAMA }, ..architecture })
 }
 
 /// Qwen3's, which are Qwen2's too but for the heads' width.
-const QWEN: Defaults = Defaults {
+const QWEN_DEFAULTS: Defaults = Defaults {
     vocabulary: 151_936,
     hidden: 4096,
     heads: (32, Some(32)),

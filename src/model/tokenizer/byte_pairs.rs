@@ -51,6 +51,6 @@ pub(super) fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Res
     ];
     settings.add_to(&mut tokenizer, &defaults)?;
     let (first, last) = (settings.token("cls_token", special("<s>")), settings.token("sep_token", special("</s>")));
-    enclose(&mut tokenizer, Some(&first.content), Some(&last.content), path)?;
+    enclose(&mut tokenizer, Some(&first.content), &last.content, path)?;
     Ok(tokenizer)
 }

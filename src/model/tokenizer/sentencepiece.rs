@@ -96,7 +96,7 @@ pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     settings.add_to(&mut tokenizer, &defaults)?;
     let extra = extra.iter().map(|text| special(text));
     tokenizer.add_tokens(extra).map_err(|error| unusable(path.display(), error))?;
-    enclose(&mut tokenizer, (numbering == Numbering::XlmRoberta).then_some("<s>"), Some("</s>"), path)?;
+    enclose(&mut tokenizer, (numbering == Numbering::XlmRoberta).then_some("<s>"), "</s>", path)?;
     Ok(tokenizer)
 }
 

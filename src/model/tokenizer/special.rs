@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Model, Tokenizer};
 
 use super::unusable::unusable;
 use crate::error::{Error, Result};
@@ -80,7 +80,9 @@ impl Settings {
         };
         let first = token("add_bos_token", true, "bos_token", "<s>");
         let last = token("add_eos_token", false, "eos_token", "</s>");
-        enclose(tokenizer, first.as_deref(), last.as_deref(), path)
+        // They may have been added to the vocabulary.
+        let tokens = [&first, &last].map(|token| token.as_deref().map(|token| (token, tokenizer.token_to_id(token))));
+        put_around(tokenizer, tokens, path)
     }
 
     /// Files written since transformers 4.34 list all added tokens; then `special_tokens_map.json` is not read.
@@ -132,16 +134,24 @@ impl Settings {
     }
 }
 
-/// Puts special tokens, which the vocabulary must have, around every text.
+/// Puts special tokens, which the vocabulary itself must have, around every text.
 ///
 /// # Errors
 /// `Config` for a token that the vocabulary lacks.
-pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: Option<&str>, path: &Path) -> Result<()> {
-    let id = |token: &str| {
+pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+    let model = tokenizer.get_model();
+    let ids = [first, Some(last)].map(|token| token.map(|token| (token, model.token_to_id(token))));
+    put_around(tokenizer, ids, path)
+}
+
+/// Puts tokens with these ids before and after every text.
+fn put_around(tokenizer: &mut Tokenizer, tokens: [Option<(&str, Option<u32>)>; 2], path: &Path) -> Result<()> {
+    let with_id = |(token, id): (&str, Option<u32>)| {
         let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
-        Ok((token.to_owned(), tokenizer.token_to_id(token).ok_or_else(lacks)?))
+        Ok((token.to_owned(), id.ok_or_else(lacks)?))
     };
-    let special = first.into_iter().chain(last).map(id).collect::<Result<Vec<_>>>()?;
+    let special = tokens.into_iter().flatten().map(with_id).collect::<Result<Vec<_>>>()?;
+    let [first, last] = tokens.map(|token| token.map(|(token, _)| token));
     let pieces: Vec<String> = first.into_iter().chain(["$A"]).chain(last).map(str::to_owned).collect();
     let mut template = TemplateProcessing::builder();
     template.try_single(pieces).map_err(|error| unusable(path.display(), error.into()))?.special_tokens(special);

@@ -64,6 +64,6 @@ pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     tokenizer.with_decoder(Some(Decoder::default()));
     settings.add_to(&mut tokenizer, &defaults)?;
-    enclose(&mut tokenizer, Some(&token("cls_token")), Some(&token("sep_token")), path)?;
+    enclose(&mut tokenizer, Some(&token("cls_token")), &token("sep_token"), path)?;
     Ok(tokenizer)
 }

@@ -153,7 +153,6 @@ impl Config<'_> {
     /// # Errors
     /// `Unusable` for numbers that make no sense and for a scaling that is not supported.
     pub fn rotary(&self, columns: usize, kind: Option<&str>, (base_key, base): (&str, f64)) -> Result<Rotary> {
-        turnable(columns)?;
         if self.0.get("partial_rotary_factor").and_then(Value::as_f64).is_some_and(|part| part != 1.0) {
             return Err(Error::unusable("config.json: partial_rotary_factor is not 1, which is not supported"));
         }
@@ -168,7 +167,7 @@ impl Config<'_> {
                 let base = self.number(base_key, base)?;
                 match self.object("rope_scaling")? {
                     Some(scaling) => scaling.scaled(base, columns, self),
-                    None => Ok(Rotary::of_base(base, columns)),
+                    None => unscaled(base, columns),
                 }
             }
         }
@@ -183,7 +182,7 @@ impl Config<'_> {
             "" => self.word("type", "default"),
             kind => kind,
         };
-        let rotary = Rotary::of_base(base, columns);
+        let rotary = unscaled(base, columns)?;
         let by = |rotary: Rotary, factor: f64| Rotary {
             frequencies: rotary.frequencies.iter().map(|frequency| (f64::from(*frequency) / factor) as f32).collect(),
             ..rotary
@@ -194,7 +193,7 @@ impl Config<'_> {
             // As GTE has it, at every length.
             "ntk" => {
                 let factor = self.number("factor", 1.0)?;
-                Ok(by(Rotary::of_base(base * factor, columns), factor.powf(2.0 / columns as f64)))
+                Ok(by(unscaled(base * factor, columns)?, factor.powf(2.0 / columns as f64)))
             }
             "llama3" => self.llama3(rotary, all),
             other => Err(Error::unusable(format!(
@@ -277,13 +276,13 @@ impl Config<'_> {
     }
 }
 
-/// Whether so many columns of a head can be turned.
+/// The usual rotary positions of heads of so many columns.
 ///
 /// # Errors
-/// `Unusable` if they cannot.
-pub fn turnable(columns: usize) -> Result<()> {
+/// `Unusable` if so many cannot be turned in pairs.
+pub fn unscaled(base: f64, columns: usize) -> Result<Rotary> {
     match columns > 0 && columns.is_multiple_of(2) && columns <= WIDEST_HEAD {
-        true => Ok(()),
+        true => Ok(Rotary::of_base(base, columns)),
         false => Err(Error::unusable(format!(
             "config.json: heads of {columns} columns cannot be turned in pairs: an even number up to {WIDEST_HEAD} can"
         ))),

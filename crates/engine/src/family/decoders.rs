@@ -4,7 +4,7 @@ use super::architecture::{
     Architecture, BlockNames, FeedForwardNames, HeadNormNames, Index, LayerAttention, Masks, NormTensors, Projection,
     Table, biased, plain,
 };
-use super::config::Config;
+use super::config::{Config, unscaled};
 use crate::error::{Error, Result};
 use text2vec_kernel::{Mask, NormPlacement, Shape, Style};
 
@@ -235,7 +235,7 @@ pub(super) fn gemma3(config: &Config<'_>, masks: Masks) -> Result<Architecture> 
     let local = match config.object("rope_parameters")? {
         Some(_) => config.rotary(size, Some("sliding_attention"), ("rope_local_base_freq", 10_000.0))?,
         // A scaling is for the others.
-        None => text2vec_kernel::Rotary::of_base(config.number("rope_local_base_freq", 10_000.0)?, size),
+        None => unscaled(config.number("rope_local_base_freq", 10_000.0)?, size)?,
     };
     let attention = |&has_window: &bool| LayerAttention {
         mask: if has_window { near } else { full },

@@ -8,9 +8,9 @@ use super::architecture::{
     Linear, NormTensors, Projection, Table, biased, plain,
 };
 use super::bert::{BERT, TOKEN_TYPES, WORDS, bert_shape};
-use super::config::{Config, turnable};
+use super::config::{Config, unscaled};
 use crate::error::{Error, Result};
-use text2vec_kernel::{Activation, ExpertShape, MOST_EXPERTS, Mask, NormPlacement, Rotary, Shape, Style};
+use text2vec_kernel::{Activation, ExpertShape, MOST_EXPERTS, Mask, NormPlacement, Shape, Style};
 
 /// Norms before, without beta; none before the first attention, as the embedding has just been normed. Every third layer sees
 /// all, the others a window, each with a base of its own.
@@ -160,10 +160,9 @@ pub(super) fn nomic_bert(config: &Config<'_>) -> Result<Architecture> {
     let fraction = config.number("rotary_emb_fraction", 1.0)?;
     let columns = (shape.head_size() as f64 * fraction.min(1.0)) as usize;
     let base = config.number("rotary_emb_base", 10_000.0)?;
-    turnable(columns)?;
     Ok(Architecture {
         embedding_norm: Some("emb_ln"),
-        rotaries: vec![Rotary::of_base(base, columns)],
+        rotaries: vec![unscaled(base, columns)?],
         attention: vec![LayerAttention { mask: Mask::FULL, rotary: Some(0) }; shape.layers],
         // Beyond what it was trained on, frequencies depend on a sequence's length.
         most_tokens: match config.0.get("rotary_scaling_factor").and_then(Value::as_f64) {

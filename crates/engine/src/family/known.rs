@@ -1,7 +1,7 @@
 //! The model families by their names.
 //!
-//! To add a family, write its function, from `config.json` to an [`Architecture`], beside those it resembles, and its line in
-//! [`architecture`]. Defaults are those of transformers' configuration classes.
+//! To add a family, write its function, from `config.json` to an [`Architecture`], beside those it resembles, its line in
+//! [`architecture`], and its name in [`SUPPORTED`]. Defaults are those of transformers' configuration classes.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,5 @@
 //! Tiny models of every family, with vectors written once by transformers and sentence-transformers doing what the
-//! reference container does: `fixtures/families/make.py`. Every executor must give them.
+//! reference container does: `fixtures/families/make.py` and `make_modern.py`. Every executor must give them.
 
 use crate::support;
 
@@ -100,7 +100,12 @@ async fn check_file(family: &str, file: &str, modes: usize) {
         let sets = [InstructionSet::Amx, InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
         let is_new = modes > 4 && MODERN.contains(&family);
         let sets = sets.into_iter().filter(|&set| is_new && Kernels::with(set).is_ok()).map(Engine::Kernels);
-        for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked].into_iter().chain(sets) {
+        let by_candle = match family {
+            // By candle-transformers, whatever is asked for.
+            "deberta-v2" => &[][..],
+            _ => &[Engine::Candle, Engine::CandlePacked],
+        };
+        for engine in [Engine::Auto].into_iter().chain(by_candle.iter().copied()).chain(sets) {
             let inference = Arc::new(Inference::start(Some(2), DEFAULT_WAITING_TOKENS).expect("two threads"));
             let backend = LocalBackend::load_beside(&LocalOptions { engine, ..options.clone() }, inference);
             let backend = backend.unwrap_or_else(|error| panic!("{family} {name} {engine:?}: {error}"));
@@ -123,12 +128,17 @@ async fn check_file(family: &str, file: &str, modes: usize) {
                 assert_eq!(Some(vector.len()), backend.info().dimensions);
                 worst = worst.max(max_difference(vector, &floats(expected)));
                 compared += 1;
+                // Candle is slow, and has no promise to keep but the tolerance.
+                let is_exact = !by_candle.contains(&engine);
+                if !is_exact && number % 4 != 0 {
+                    continue;
+                }
                 let alone = Call { texts: vec![call.texts[number].clone()], ..call.clone() };
                 let alone = backend.embed(alone).await.expect("the call").remove(0);
                 let alone = alone.expect("a vector").vector;
-                match engine {
-                    Engine::Candle | Engine::CandlePacked => assert!(max_difference(&alone, vector) <= TOLERANCE),
-                    _ => assert_eq!(&alone, vector, "{family} {name} text {number}: alone and in a batch"),
+                match is_exact {
+                    true => assert_eq!(&alone, vector, "{family} {name} text {number}: alone and in a batch"),
+                    false => assert!(max_difference(&alone, vector) <= TOLERANCE),
                 }
             }
             println!("{family} {name} {}: {compared} texts, at most {worst:.1e} off", backend.engine().0);
@@ -339,7 +349,9 @@ async fn deberta_v2() {
     check("deberta-v2", 5).await;
     let load = |options: LocalOptions| LocalBackend::load(&options).map(|backend| backend.engine().0);
     let options = || LocalOptions::new(dir("deberta-v2"));
-    assert_eq!(load(options()).expect("a model"), "candle-transformers");
+    for engine in [Engine::Auto, Engine::Candle, Engine::CandlePacked] {
+        assert_eq!(load(LocalOptions { engine, ..options() }).expect("a model"), "candle-transformers");
+    }
     let engine = Engine::Kernels(InstructionSet::Portable);
     let refused = load(LocalOptions { engine, ..options() }).expect_err("no kernels");
     assert!(refused.message().contains("portable") && refused.message().contains("--engine"), "{refused}");

@@ -78,7 +78,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize % end
         };
-        for _ in 0..3000 {
+        for _ in 0..1000 {
             // Few kinds of parts, many of them.
             let kinds: Vec<_> = (0..1 + below(4)).map(|_| parts[below(parts.len())]).collect();
             let text: String = (0..400).map(|_| kinds[below(kinds.len())]).collect();

@@ -145,7 +145,7 @@ async fn texts_of_megabytes(profile: &str) {
         ("quotes", "\"a.\" "),
     ] {
         let body = one(&unit.repeat(LENGTH / unit.len()));
-        let (highest, when, left) = memory_of(&server, body, Duration::from_secs(6), most_left(idle)).await;
+        let (highest, when, left) = memory_of(&server, body, Duration::from_secs(4), most_left(idle)).await;
         let per_mb = (highest - idle) / (LENGTH as f64 / 1e6);
         println!(
             "{profile}, 4 MB of {name}: {idle:.0} MiB idle, {highest:.0} at most ({per_mb:.0} a MB) after {when:.1?}, \

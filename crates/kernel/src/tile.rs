@@ -168,15 +168,12 @@ impl Product {
     /// The first `rows` rows in one tile, compiled for exactly that many.
     #[inline(always)]
     fn tile_of<D: Dot, const VECTORS: usize>(self, dot: D, rows: usize) {
-        // The block is constant for the sake of the compiler: tiles that no product has are not even looked at.
+        // The condition is a constant block for the sake of the compiler: tiles that no product has are not even looked at.
         macro_rules! compiled_for {
             ($($count:literal)*) => {
-                match rows {
-                    $($count => if const { $count <= D::TILE_ROWS } {
-                        return dot.call(Tile::<$count, VECTORS>(self));
-                    },)*
-                    _ => {}
-                }
+                $(if const { $count <= D::TILE_ROWS } && rows == $count {
+                    return dot.call(Tile::<$count, VECTORS>(self));
+                })*
             };
         }
         compiled_for!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);

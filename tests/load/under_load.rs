@@ -166,7 +166,8 @@ async fn two_thousand_connections_at_once_are_all_answered() {
     );
     assert_eq!(served + refused, CONNECTIONS);
     assert!(served > 100, "hardly anything was served: {served}");
-    assert!(peak < before + 100.0, "2,000 short texts took {:.0} MiB", peak - before);
+    // About 50 KiB each in a debug build, whose futures are larger.
+    assert!(peak < before + 130.0, "2,000 short texts took {:.0} MiB", peak - before);
 }
 
 /// The client kept the request: the server had said that it would take no more on this connection.

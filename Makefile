@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -14,9 +14,13 @@ run: model
 model:
 	@python3 deploy/default_model.py models/all-MiniLM-L6-v2
 
-# Everything a change must pass. The examples are compiled by `make lint`.
+# What is right and what is wrong: every test but those of `make pressure`. The examples are compiled by `make lint`.
 test: model
-	cargo test --lib --bins --tests
+	cargo test --lib --bins --test contract --test cuda --test engine --test process --test remote --test server
+
+# The server under pressure: many callers, large ones, hostile ones, with the time anybody waits and the memory in use.
+pressure: model
+	cargo test --test load --test attack
 
 # The wake-ups of the kernels' threads and of the queue, in every order that loom finds: tests/models. Neither a model
 # nor the rest of the sidecar.

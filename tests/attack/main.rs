@@ -1,6 +1,6 @@
 //! The real binary under attack, while a client that behaves well is served and probes are answered.
 //!
-//! `make attack` runs each attack for a minute against a release build; `make test` for a few seconds. All of it is loopback
+//! `make attack` runs each attack for a minute against a release build; `make pressure` for a few seconds. All of it is loopback
 //! only and bounded in count and time. `T2V_ATTACK_SECONDS` is the time of one attack, `T2V_BIN` another binary. Run with
 //! `--nocapture` to see the figures.
 

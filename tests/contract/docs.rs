@@ -158,6 +158,24 @@ fn the_readme_is_short_and_leads_to_every_document() {
     }
 }
 
+/// The Makefile names the tiers that it runs: none may be forgotten there or in CONTRIBUTING.md.
+#[test]
+fn every_tier_is_run_and_described() {
+    let (makefile, contributing) = (read("Makefile"), read("CONTRIBUTING.md"));
+    let tiers = fs::read_dir(root().join("tests")).expect("tests").map(|entry| entry.expect("an entry").path());
+    let tiers: Vec<_> = tiers.filter(|path| path.join("main.rs").is_file() || path.ends_with("cuda.rs")).collect();
+    assert!((5..=8).contains(&tiers.len()), "{tiers:?}");
+    for tier in tiers {
+        let tier = tier.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let runs = |line: &str| line.contains("cargo test") && line.split_whitespace().any(|word| word == tier);
+        assert!(makefile.lines().any(runs), "no line of the Makefile runs --test {tier}");
+        assert!(
+            contributing.contains(&format!("--test {tier}`")),
+            "CONTRIBUTING.md does not say what tests/{tier} is for"
+        );
+    }
+}
+
 #[test]
 fn anchors_and_links_are_found_as_github_finds_them() {
     let text = "# One\n```\n# none\n```\n## The `a_b` of C, D/E & F\n## One\n#none\n### It's -- so\n";

@@ -38,7 +38,7 @@ fn options(name: &str) -> LocalOptions {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_makes_the_cpu_s_vectors() {
     let texts = texts();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let texts: Vec<&str> = texts.iter().step_by(2).map(String::as_str).collect();
     // One of each kind: the others are not told apart by what a device does.
     for name in ["bert", "mpnet", "t5-gated"] {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {

@@ -81,20 +81,20 @@ const HOSTILE: &str = r#"
 . ? ! " ') .) .␣ .␣.␣ ."␣ -- .- a. a.␣ A.␣b␣ !a a a, , -a a-b. x.) etc.␣ 1. ... ...␣ ?" é.␣É .␣␣ ␤. .␤ 　 .　 　. ␣ ),
 "#;
 
-/// Linear work on a quarter of a megabyte is a fraction of a second even in a debug build. Quadratic work is 6·10^10 steps,
-/// which is minutes; the limit is far from both, so that a busy machine does not fail the test. The length
+/// Linear work on an eighth of a megabyte is a fraction of a second even in a debug build. Quadratic work is 1.6·10^10 steps,
+/// which is minutes in such a build; the limit is far from both, so that a busy machine does not fail the test. The length
 /// grows step by step, so that quadratic work fails soon.
 #[test]
 fn time_is_linear_in_the_length_of_the_text() {
     for pattern in HOSTILE.split([' ', '\n']).filter(|pattern| !pattern.is_empty()) {
         let pattern = pattern.replace('␣', " ").replace('␤', "\n");
-        for length in [0, 4].map(|doublings| 15_625 << doublings) {
+        for length in [0, 3].map(|doublings| 15_625 << doublings) {
             let run = pattern.repeat(length / pattern.len());
             for text in [format!("x. {run}x"), format!("a{run}. B"), run] {
                 let start = Instant::now();
                 split_sentences(&text);
                 let elapsed = start.elapsed();
-                assert!(elapsed < Duration::from_secs(15), "{} bytes of {pattern:?}: {elapsed:?}", text.len());
+                assert!(elapsed < Duration::from_secs(10), "{} bytes of {pattern:?}: {elapsed:?}", text.len());
             }
         }
     }
@@ -103,9 +103,9 @@ fn time_is_linear_in_the_length_of_the_text() {
 #[test]
 fn megabytes_are_split_in_seconds() {
     for pattern in ["Dr. No sees 1.5 m. of it. \"The end?\" (Not yet.) ", ".", "\"", "A. b "] {
-        let text = pattern.repeat(4_000_000 / pattern.len());
+        let text = pattern.repeat(2_000_000 / pattern.len());
         let start = Instant::now();
         split_sentences(&text);
-        assert!(start.elapsed() < Duration::from_secs(60), "{pattern:?}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "{pattern:?}: {:?}", start.elapsed());
     }
 }

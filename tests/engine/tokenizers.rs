@@ -48,7 +48,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
         let load = |tokens| TextTokenizer::load(&dir, tokens).expect("a tokenizer");
         let (all, few) = (load(1_000_000), load(12));
         let mut long = 0;
-        for number in 0..texts.len() {
+        for number in (0..texts.len()).step_by(3) {
             // Texts without an end: each with what comes after it in the list, in several ways.
             for between in [" ", "  ", "\u{301} ", "\n", "", ", ", ". a. ", "! ) ", " \u{301}"] {
                 let following: Vec<&str> = texts.iter().skip(number).take(30).map(String::as_str).collect();
@@ -67,7 +67,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
                 assert!(cut.truncated);
             }
         }
-        assert!(long > 500, "{long}");
+        assert!(long > 400, "{long}");
         let parts = [
             "a", "B", "é", "e\u{301}", "中", "文", "\u{f900}", "か", "가", "б", "Σ", "ا", "क्", "\u{d4e}", "\u{600}",
             "😀", "①", "1", ".", "'", "[", "]", "<", "=\u{338}", "。", "「", "…", "\u{301}", " ", "  ", "\u{3000}",
@@ -78,7 +78,7 @@ fn the_tokens_of_a_long_text_are_the_first_of_all_its_tokens() {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (seed >> 33) as usize % end
         };
-        for _ in 0..1000 {
+        for _ in 0..500 {
             // Few kinds of parts, many of them.
             let kinds: Vec<_> = (0..1 + below(4)).map(|_| parts[below(parts.len())]).collect();
             let text: String = (0..400).map(|_| kinds[below(kinds.len())]).collect();

@@ -596,7 +596,7 @@ async fn odd_paths_are_refused_with_an_error() {
 /// What was accepted before the end is answered; what comes after is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutting_down_answers_what_is_in_flight() {
-    for round in 0..5 {
+    for round in 0..3 {
         let server = TestServer::start_model(options(Profile::Transformers)).await;
         let address = server.address;
         let calls: Vec<_> = (0..16)

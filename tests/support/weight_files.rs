@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 
 /// A tensor of a file: its bytes are little-endian numbers of the type.
@@ -23,14 +24,18 @@ impl Tensor {
     /// The same tensor, of F32, with numbers of another type.
     pub(crate) fn with_type(&self, dtype: &'static str) -> Tensor {
         assert_eq!(self.dtype, "F32");
-        let values = self.bytes.as_chunks::<4>().0.iter().map(|&word| f32::from_le_bytes(word));
-        let bytes = match dtype {
-            "F64" => values.flat_map(|value| f64::from(value).to_le_bytes()).collect(),
-            "F16" => values.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect(),
-            "BF16" => values.flat_map(|value| half::bf16::from_f32(value).to_le_bytes()).collect(),
-            _ => self.bytes.clone(),
-        };
-        Tensor { dtype, bytes, ..self.clone() }
+        let words = self.bytes.as_chunks::<4>().0;
+        let mut bytes = Vec::with_capacity(2 * self.bytes.len());
+        // Loops, which are quick in builds for tests too.
+        match dtype {
+            "F64" => words.iter().for_each(|&word| bytes.extend(f64::from(f32::from_le_bytes(word)).to_le_bytes())),
+            "F16" => words.iter().for_each(|&word| bytes.extend(f16::from_f32(f32::from_le_bytes(word)).to_le_bytes())),
+            "BF16" => {
+                words.iter().for_each(|&word| bytes.extend(bf16::from_f32(f32::from_le_bytes(word)).to_le_bytes()))
+            }
+            _ => bytes.extend(&self.bytes),
+        }
+        Tensor { name: self.name.clone(), dtype, shape: self.shape.clone(), bytes }
     }
 }
 

@@ -252,14 +252,15 @@ mod tests {
                 let turns = !architecture(family, 48, 3).rotaries.is_empty();
                 let hidden = if turns && hidden == 60 { 56 } else { hidden };
                 let architecture = architecture(family, hidden, heads);
+                let batches = [1, 2, 9, 33, 64].map(|length| batch(&[text(length, 5)]));
+                let exact = batches.each_ref().map(|batch| exact(&architecture, batch));
                 for kernels in Kernels::available() {
                     let mut encoder = build(&architecture, (kernels, Precision::F32), 2);
-                    for length in [1, 2, 9, 33, 64] {
-                        let batch = batch(&[text(length, 5)]);
-                        let exact = exact(&architecture, &batch);
-                        let got = encoder.forward(&batch).unwrap();
+                    for (batch, exact) in batches.iter().zip(&exact) {
+                        let length = batch.tokens();
+                        let got = encoder.forward(batch).unwrap();
                         assert_eq!((got.width, got.values.len()), (hidden, length * hidden));
-                        let error = got.values.iter().zip(&exact).map(|(&x, y)| (f64::from(x) - y).abs());
+                        let error = got.values.iter().zip(exact).map(|(&x, y)| (f64::from(x) - y).abs());
                         let error = error.fold(0.0, f64::max);
                         assert!(error < 1e-5, "{family} {hidden}/{heads} {kernels:?} {length}: {error:e}");
                     }

@@ -4,7 +4,7 @@
 use super::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS};
 
 /// Eight tiles.
-pub(super) struct EmulatedTiles([[[u32; TILE_WORDS]; TILE_ROWS]; 8]);
+pub(super) struct EmulatedTiles([Tile; 8]);
 
 impl Default for EmulatedTiles {
     /// Filled with what shows when it is read.
@@ -13,58 +13,69 @@ impl Default for EmulatedTiles {
     }
 }
 
+type Tile = [[u32; TILE_WORDS]; TILE_ROWS];
+
 /// Zero in place of a number too small to be normal.
+#[inline]
 fn flushed(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
 /// The bf16 in the low and in the high half of a word.
+#[inline]
 fn pair(word: u32) -> [f32; 2] {
-    [word << 16, word & 0xFFFF_0000].map(|bits| flushed(f32::from_bits(bits)))
+    [flushed(f32::from_bits(word << 16)), flushed(f32::from_bits(word & 0xFFFF_0000))]
 }
 
 /// `a × b + c`, rounded once: the product of two bf16 is exact in f64, and of a sum whose smaller part is beyond what f64
 /// holds the larger part is the nearest f32.
+#[inline]
 fn fused(a: f32, b: f32, c: f32) -> f32 {
     flushed((f64::from(a) * f64::from(b) + f64::from(c)) as f32)
 }
 
 impl EmulatedTiles {
-    fn add(&mut self, [sums, left, right]: [usize; 3], product: impl Fn(u32, &[u32], &[u32]) -> u32) {
+    fn factors(&self, sums: usize, left: usize, right: usize) -> (Tile, Tile) {
         assert!(sums != left && sums != right && left != right, "as the hardware has it");
-        for row in 0..TILE_ROWS {
-            for column in 0..TILE_WORDS {
-                let right: [u32; TILE_ROWS] = std::array::from_fn(|k| self.0[right][k][column]);
-                self.0[sums][row][column] = product(self.0[sums][row][column], &self.0[left][row], &right);
-            }
-        }
+        (self.0[left], self.0[right])
     }
 }
 
+// Columns are gone through innermost, where the compiler takes many at once: tests spend most of their time here.
 impl MatrixUnit for EmulatedTiles {
     fn zero<const TILE: usize>(&mut self) {
         self.0[TILE] = [[0; TILE_WORDS]; TILE_ROWS];
     }
     fn add_bf16_products<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
-        self.add([SUMS, LEFT, RIGHT], |sum, left, right| {
-            let [mut first, mut second] = [0f32; 2];
-            for (&left, &right) in left.iter().zip(right) {
-                let ([a, b], [c, d]) = (pair(left), pair(right));
-                first = fused(a, c, first);
-                second = fused(b, d, second);
+        let (left, right) = self.factors(SUMS, LEFT, RIGHT);
+        for (sums, left) in self.0[SUMS].iter_mut().zip(&left) {
+            let (mut first, mut second) = ([0f32; TILE_WORDS], [0f32; TILE_WORDS]);
+            for (&word, right) in left.iter().zip(&right) {
+                let [a, b] = pair(word);
+                for (column, &word) in right.iter().enumerate() {
+                    let [c, d] = pair(word);
+                    first[column] = fused(a, c, first[column]);
+                    second[column] = fused(b, d, second[column]);
+                }
             }
-            let both = flushed(first + second);
-            flushed(flushed(f32::from_bits(sum)) + both).to_bits()
-        });
+            for (column, sum) in sums.iter_mut().enumerate() {
+                let both = flushed(first[column] + second[column]);
+                *sum = flushed(flushed(f32::from_bits(*sum)) + both).to_bits();
+            }
+        }
     }
     fn add_byte_products<const SUMS: usize, const LEFT: usize, const RIGHT: usize>(&mut self) {
-        self.add([SUMS, LEFT, RIGHT], |sum, left, right| {
-            let products = left.iter().zip(right).map(|(left, right)| {
-                let signed = right.to_le_bytes().map(|byte| i32::from(byte as i8));
-                left.to_le_bytes().into_iter().zip(signed).map(|(a, b)| i32::from(a) * b).sum::<i32>()
-            });
-            products.fold(sum as i32, i32::wrapping_add) as u32
-        });
+        let (left, right) = self.factors(SUMS, LEFT, RIGHT);
+        for (sums, left) in self.0[SUMS].iter_mut().zip(&left) {
+            for (word, right) in left.iter().zip(&right) {
+                let unsigned = word.to_le_bytes();
+                for (sum, word) in sums.iter_mut().zip(right) {
+                    for (a, b) in unsigned.into_iter().zip(word.to_le_bytes()) {
+                        *sum = sum.wrapping_add((i32::from(a) * i32::from(b as i8)) as u32);
+                    }
+                }
+            }
+        }
     }
     unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize) {
         for (row, words) in self.0[TILE].iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::way::{BLOCK_ROWS, Schedule, Way, few_rows, pieces};
+use super::way::{Schedule, Way, few_rows, pieces};
 use super::*;
 use crate::dispatch::Kernels;
 use crate::error::Error;
@@ -161,8 +161,9 @@ fn both_schedules_give_the_same_bits(threads: usize) {
         let model = model(kernels, precision, shape);
         let mut one = Executor::new(Arc::clone(&model), 1).unwrap();
         let mut several = Executor::new(Arc::clone(&model), threads).unwrap();
-        let few = Way::new(&model, model.unit()).few_rows * threads;
-        for length in [1, 2, 5, 13, 30, few - 1, few, 2 * BLOCK_ROWS + 1, 250] {
+        let way = Way::new(&model, model.unit());
+        let few = way.few_rows * threads;
+        for length in [1, 2, 5, 13, 30, few - 1, few, 2 * way.block_rows + 1] {
             let rows: Vec<u32> = (0..length as u32).map(|i| i * 37 % 300).collect();
             let expected = one.forward(&[&rows], &[length]).unwrap();
             assert!(expected.iter().all(|x| x.is_finite()));

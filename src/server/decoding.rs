@@ -155,10 +155,10 @@ mod tests {
     #[tokio::test]
     async fn bodies_come_out_whole_in_small_pieces_however_they_are_cut() {
         let text: Vec<u8> = (0..200_000_u32).flat_map(|i| (i.wrapping_mul(i) % 251).to_le_bytes()).collect();
-        let bomb = zipped(&vec![0; 50_000_000]);
+        let bomb = zipped(&vec![0; 10_000_000]);
         for size in [1, 7, 1024, usize::MAX] {
             assert_eq!(undone(&zipped(&text), size).await.as_ref(), Ok(&text), "{size}");
-            assert_eq!(undone(&bomb, size).await.map(|all| all.len()), Ok(50_000_000), "{size}");
+            assert_eq!(undone(&bomb, size).await.map(|all| all.len()), Ok(10_000_000), "{size}");
             let twice = [zipped(b"one, "), zipped(b"two")].concat();
             assert_eq!(undone(&twice, size).await.as_deref(), Ok(&b"one, two"[..]), "{size}");
         }

@@ -193,7 +193,7 @@ fn assemble(class: &str, object: &str, lowercase: bool) {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 45_000, ..Config::default() })]
+    #![proptest_config(Config { cases: 15_000, ..Config::default() })]
 
     #[test]
     fn doubles_as_parts(value in double()) {
@@ -209,7 +209,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 6_000, ..Config::default() })]
+    #![proptest_config(Config { cases: 3_000, ..Config::default() })]
 
     #[test]
     fn any_class_and_object_text(class in class_text(), object in json_text(), lowercase in any::<bool>()) {
@@ -218,7 +218,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 20_000, ..Config::default() })]
+    #![proptest_config(Config { cases: 10_000, ..Config::default() })]
 
     #[test]
     fn names_lose_and_gain_nothing_but_blanks(name in ".{0,20}", lowercase in any::<bool>()) {
@@ -230,7 +230,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 5_000, ..Config::default() })]
+    #![proptest_config(Config { cases: 3_000, ..Config::default() })]
 
     /// Values read beside serde_json's own tree: the same, with numbers as they were written.
     #[test]

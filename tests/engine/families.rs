@@ -132,7 +132,7 @@ async fn check_file(family: &str, file: &str, modes: usize) {
                 compared += 1;
                 // Candle is slow, and has no promise to keep but the tolerance.
                 let is_exact = !by_candle.contains(&engine);
-                if !is_exact && number % 4 != 0 {
+                if (!is_exact || by_candle.is_empty()) && number % 4 != 0 {
                     continue;
                 }
                 let alone = Call { texts: vec![call.texts[number].clone()], ..call.clone() };

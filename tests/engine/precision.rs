@@ -78,13 +78,13 @@ fn nearest(vectors: &[Vec<f32>]) -> Vec<Vec<usize>> {
 /// Run with `--nocapture` to see the figures.
 #[test]
 fn vectors_are_close_to_those_of_f32() {
-    let all = passages(100);
+    let all = passages(60);
     // The portable kernels are much slower; their products are compared with the others' in unit tests.
     let sets = Kernels::available().into_iter().filter(|kernels| kernels.instruction_set() != InstructionSet::Portable);
     for (number, kernels) in sets.enumerate() {
         let set = kernels.instruction_set();
         // All passages on the widest set; the others round by the same code.
-        let passages = &all[..if number == 0 { 100 } else { 30 }];
+        let passages = &all[..if number == 0 { 60 } else { 20 }];
         let exact = vectors(&mut encoder(kernels, Precision::F32), passages);
         let exact_nearest = nearest(&exact);
         for (precision, mean_bar, least_bar) in [
@@ -116,7 +116,7 @@ fn vectors_are_close_to_those_of_f32() {
 
 #[test]
 fn bits_do_not_depend_on_batch_or_threads_in_any_precision() {
-    let passages = passages(24);
+    let passages = passages(16);
     for (number, kernels) in Kernels::available().into_iter().enumerate() {
         let set = kernels.instruction_set();
         let step = if set == InstructionSet::Portable {

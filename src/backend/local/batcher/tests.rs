@@ -569,7 +569,7 @@ impl Caller<'_> {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 1500, ..Config::default() })]
+    #![proptest_config(Config { cases: 1000, ..Config::default() })]
 
     /// Whatever happens in whatever order, all rules hold after each step.
     #[test]

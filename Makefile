@@ -14,7 +14,7 @@ run: model
 model:
 	@python3 deploy/default_model.py models/all-MiniLM-L6-v2
 
-# What is right and what is wrong: every test but those of `make pressure`. The examples are compiled by `make lint`.
+# Every test but those of `make pressure`. The examples are compiled by `make lint`.
 test: model
 	cargo test --lib --bins --test contract --test cuda --test engine --test process --test remote --test server
 

@@ -130,9 +130,10 @@ async fn check_file(family: &str, file: &str, modes: usize) {
                 assert_eq!(Some(vector.len()), backend.info().dimensions);
                 worst = worst.max(max_difference(vector, &floats(expected)));
                 compared += 1;
-                // Candle is slow, and has no promise to keep but the tolerance.
+                // Candle has no promise to keep but the tolerance. It and candle-transformers are slow.
                 let is_exact = !by_candle.contains(&engine);
-                if (!is_exact || by_candle.is_empty()) && number % 4 != 0 {
+                let is_slow = !is_exact || family == "deberta-v2";
+                if is_slow && number % 4 != 0 {
                     continue;
                 }
                 let alone = Call { texts: vec![call.texts[number].clone()], ..call.clone() };

@@ -78,13 +78,13 @@ fn nearest(vectors: &[Vec<f32>]) -> Vec<Vec<usize>> {
 /// Run with `--nocapture` to see the figures.
 #[test]
 fn vectors_are_close_to_those_of_f32() {
-    let all = passages(60);
+    let all = passages(200);
     // The portable kernels are much slower; their products are compared with the others' in unit tests.
     let sets = Kernels::available().into_iter().filter(|kernels| kernels.instruction_set() != InstructionSet::Portable);
     for (number, kernels) in sets.enumerate() {
         let set = kernels.instruction_set();
         // All passages on the widest set; the others round by the same code.
-        let passages = &all[..if number == 0 { 60 } else { 20 }];
+        let passages = &all[..if number == 0 { 200 } else { 20 }];
         let exact = vectors(&mut encoder(kernels, Precision::F32), passages);
         let exact_nearest = nearest(&exact);
         for (precision, mean_bar, least_bar) in [

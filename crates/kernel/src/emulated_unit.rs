@@ -3,6 +3,8 @@
 
 use super::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS};
 
+type Tile = [[u32; TILE_WORDS]; TILE_ROWS];
+
 /// Eight tiles.
 pub(super) struct EmulatedTiles([Tile; 8]);
 
@@ -13,23 +15,18 @@ impl Default for EmulatedTiles {
     }
 }
 
-type Tile = [[u32; TILE_WORDS]; TILE_ROWS];
-
 /// Zero in place of a number too small to be normal.
-#[inline]
 fn flushed(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
 }
 
 /// The bf16 in the low and in the high half of a word.
-#[inline]
 fn pair(word: u32) -> [f32; 2] {
     [flushed(f32::from_bits(word << 16)), flushed(f32::from_bits(word & 0xFFFF_0000))]
 }
 
 /// `a × b + c`, rounded once: the product of two bf16 is exact in f64, and of a sum whose smaller part is beyond what f64
 /// holds the larger part is the nearest f32.
-#[inline]
 fn fused(a: f32, b: f32, c: f32) -> f32 {
     flushed((f64::from(a) * f64::from(b) + f64::from(c)) as f32)
 }

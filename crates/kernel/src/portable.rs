@@ -17,18 +17,6 @@ fn each(a: Lanes, b: Lanes, operation: impl Fn(f32, f32) -> f32) -> Lanes {
     [operation(a[0], b[0]), operation(a[1], b[1]), operation(a[2], b[2]), operation(a[3], b[3])]
 }
 
-/// As `std::array::from_fn`, but certain to be inlined where the compiler sees a part of the crate at a time.
-#[inline(always)]
-fn lanes<T>(lane: impl Fn(usize) -> T) -> [T; 4] {
-    [lane(0), lane(1), lane(2), lane(3)]
-}
-
-/// As `array::map`, for the same reason.
-#[inline(always)]
-fn map<T: Copy, U>(a: [T; 4], operation: impl Fn(T) -> U) -> [U; 4] {
-    [operation(a[0]), operation(a[1]), operation(a[2]), operation(a[3])]
-}
-
 impl Simd for Portable {
     const LANES: usize = 4;
     // As measured: with more rows the compiler runs out of x86-64's 16 registers.
@@ -74,9 +62,9 @@ impl Simd for Portable {
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         // Where the instruction is not certain to be there, `f32::mul_add` calls a slow library function.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
-            lanes(|i| a[i].mul_add(b[i], c[i]))
+            std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
         } else {
-            lanes(|i| a[i] * b[i] + c[i])
+            std::array::from_fn(|i| a[i] * b[i] + c[i])
         }
     }
     #[inline(always)]
@@ -89,11 +77,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn where_less(self, a: Lanes, b: Lanes, then: Lanes, otherwise: Lanes) -> Lanes {
-        lanes(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
+        std::array::from_fn(|i| if a[i] < b[i] { then[i] } else { otherwise[i] })
     }
     #[inline(always)]
     fn magnitude(self, a: Lanes) -> Lanes {
-        map(a, f32::abs)
+        a.map(f32::abs)
     }
     #[inline(always)]
     fn with_sign_of(self, a: Lanes, sign: Lanes) -> Lanes {
@@ -101,7 +89,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn round(self, a: Lanes) -> Lanes {
-        map(a, |a| (a + ROUNDER) - ROUNDER)
+        a.map(|a| (a + ROUNDER) - ROUNDER)
     }
     #[inline(always)]
     fn scale_by_power(self, a: Lanes, n: Lanes) -> Lanes {
@@ -110,7 +98,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn keep_first(self, a: Lanes, count: usize) -> Lanes {
-        lanes(|i| if i < count { a[i] } else { 0.0 })
+        std::array::from_fn(|i| if i < count { a[i] } else { 0.0 })
     }
     #[inline(always)]
     fn sum(self, a: Lanes) -> f32 {
@@ -126,7 +114,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn add_byte_products(self, sums: [u32; 4], a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
-        lanes(|i| {
+        std::array::from_fn(|i| {
             let (a, b) = (a[i].to_ne_bytes(), b[i].to_ne_bytes());
             let product = |j: usize| i32::from(a[j]) * i32::from(b[j] as i8);
             sums[i].wrapping_add((product(0) + product(1) + product(2) + product(3)) as u32)
@@ -134,40 +122,40 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn add_bf16_products(self, sums: Lanes, a: [u32; 4], b: [u32; 4]) -> Lanes {
-        let low = |words: [u32; 4]| map(words, |word| f32::from_bits(word << 16));
-        let high = |words: [u32; 4]| map(words, |word| f32::from_bits(word & 0xFFFF_0000));
+        let low = |words: [u32; 4]| words.map(|word| f32::from_bits(word << 16));
+        let high = |words: [u32; 4]| words.map(|word| f32::from_bits(word & 0xFFFF_0000));
         self.mul_add(high(a), high(b), self.mul_add(low(a), low(b), sums))
     }
     #[inline(always)]
     fn add_words(self, a: [u32; 4], b: [u32; 4]) -> [u32; 4] {
-        lanes(|i| a[i].wrapping_add(b[i]))
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     fn integers_to_f32(self, a: [u32; 4]) -> Lanes {
-        map(a, |a| a as i32 as f32)
+        a.map(|a| a as i32 as f32)
     }
     #[inline(always)]
     fn bits(self, a: [u32; 4]) -> Lanes {
-        map(a, f32::from_bits)
+        a.map(f32::from_bits)
     }
     #[inline(always)]
     fn pairs_of_bf16(self, low: Lanes, high: Lanes) -> [u32; 4] {
         // Half a step is added, but not to NaN, which might overflow.
         let round = |a: f32| a.to_bits().wrapping_add(if a.is_nan() { 0 } else { 0x8000 });
-        lanes(|i| round(low[i]) >> 16 | round(high[i]) & 0xFFFF_0000)
+        std::array::from_fn(|i| round(low[i]) >> 16 | round(high[i]) & 0xFFFF_0000)
     }
     #[inline(always)]
     fn pairs_of_upper_halves(self, low: Lanes, high: Lanes) -> [u32; 4] {
-        lanes(|i| low[i].to_bits() >> 16 | high[i].to_bits() & 0xFFFF_0000)
+        std::array::from_fn(|i| low[i].to_bits() >> 16 | high[i].to_bits() & 0xFFFF_0000)
     }
     #[inline(always)]
     fn upper_half(self, a: Lanes) -> Lanes {
-        map(a, |a| f32::from_bits(a.to_bits() & 0xFFFF_0000))
+        a.map(|a| f32::from_bits(a.to_bits() & 0xFFFF_0000))
     }
     #[inline(always)]
     fn nearest_bf16(self, a: Lanes) -> Lanes {
         let round = |a: f32| a.to_bits().wrapping_add(if a.is_nan() { 0 } else { 0x8000 });
-        map(a, |a| f32::from_bits(round(a) & 0xFFFF_0000))
+        a.map(|a| f32::from_bits(round(a) & 0xFFFF_0000))
     }
     #[inline(always)]
     fn prefetch(self, _: *const f32) {}
@@ -182,7 +170,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_first(self, from: *const f32, count: usize) -> Lanes {
         // SAFETY: only indices below `count` are read.
-        lanes(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 })
+        std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32, a: Lanes) {
@@ -205,7 +193,7 @@ impl Simd for Portable {
     unsafe fn load_f16(self, from: *const f32) -> Lanes {
         // SAFETY: readable for four values of 16 bits by contract, and aligned more than they need.
         let halves = unsafe { from.cast::<[u16; 4]>().read() };
-        map(halves, |half| {
+        halves.map(|half| {
             // The exponent's bias goes from 15 to 127; subnormal numbers come out right as well.
             let magnitude = f32::from_bits(u32::from(half & 0x7FFF) << 13) * f32::from_bits((127 + 112) << 23);
             f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
@@ -213,7 +201,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8, a: Lanes) {
-        let bytes = map(a, |a| (a + ROUNDER).to_bits() as u8);
+        let bytes = a.map(|a| (a + ROUNDER).to_bits() as u8);
         // SAFETY: writable for four bytes by contract.
         unsafe { to.cast::<[u8; 4]>().write(bytes) }
     }
@@ -229,17 +217,17 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn store_held_bytes(self, to: *mut u8, vectors: [Lanes; 4], offset: i32) -> [u32; 4] {
         let (least, most) = (self.splat(-offset as f32), self.splat((255 - offset) as f32));
-        let bytes = map(vectors, |a| {
+        let bytes = vectors.map(|a| {
             // Held first: NaN becomes the smallest, as all that compares with nothing.
-            map(self.min(self.max(a, least), most), |a| ((a + ROUNDER).to_bits() as u8).wrapping_add(offset as u8))
+            self.min(self.max(a, least), most).map(|a| ((a + ROUNDER).to_bits() as u8).wrapping_add(offset as u8))
         });
         // SAFETY: writable for 16 bytes by contract.
         unsafe { to.cast::<[[u8; 4]; 4]>().write(bytes) }
-        map(bytes, |four| four.into_iter().map(u32::from).sum())
+        bytes.map(|four| four.into_iter().map(u32::from).sum())
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16, a: Lanes) {
-        let halves = map(a, |a| {
+        let halves = a.map(|a| {
             let bits = a.to_bits();
             let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
             ((if a.is_nan() { bits | 0x0040_0000 } else { rounded }) >> 16) as u16

@@ -200,7 +200,7 @@ pub fn on_cpu(
                 }
             };
             let encoder = OnnxEncoder::load(path, kernels, threads)?;
-            return Ok((Box::new(encoder), kernels.vectors().name()));
+            return Ok((Box::new(encoder), kernels.engine(Precision::Int8)));
         }
     };
     if description.is_static {
@@ -238,7 +238,7 @@ pub fn on_cpu(
             return Ok((Box::new(encoder), "candle-packed"));
         }
         Engine::Auto => Kernels::fastest(precision, threads)?,
-        Engine::Kernels(set) => Kernels::with(set)?,
+        Engine::Kernels(set) => Kernels::with(set)?.with_fastest_bf16(precision, threads)?,
     };
     let encoder = PackedEncoder::new(&architecture, (kernels, precision), threads, tensors)?;
     Ok((Box::new(encoder), kernels.engine(precision)))

@@ -75,7 +75,7 @@ impl Task for RoundedAttentionTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.1 {
-            Some(unit) => unit.run(OnUnit(self.0, s)),
+            Some(unit) => s.call_on_unit(unit, OnUnit(self.0, s)),
             None => s.call_bf16(self),
         }
     }

@@ -1,20 +1,38 @@
-//! AVX2, FMA and F16C: eight lanes, 16 registers.
+//! AVX2, FMA and F16C: eight lanes, 16 registers; products of bytes where the CPU has AVX-VNNI.
 
 use std::arch::x86_64::*;
 
-use super::dot::{WithBf16, WithBytes};
-use super::isa::{DotTask, Simd, Task};
+use super::dot::{ByteProducts, WithBf16, WithBytes};
+use super::isa::{Dot, DotTask, Simd, Task};
 
 /// Proof that the CPU has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2 {
+    /// What the CPU has for bytes.
+    bytes: ByteProducts,
+}
 
 impl Avx2 {
     /// The proof, if this CPU has the instructions.
     pub(super) fn detect() -> Option<Avx2> {
         let has =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        has.then_some(Avx2(()))
+        let bytes = if is_x86_feature_detected!("avxvnni") { ByteProducts::AvxVnni } else { ByteProducts::Avx2 };
+        has.then_some(Avx2 { bytes })
+    }
+
+    /// What the CPU has for bytes.
+    pub(super) fn byte_products(self) -> ByteProducts {
+        self.bytes
+    }
+
+    /// The same as CPUs without AVX-VNNI have it, and with its products in AVX-512's encoding, if this CPU has that.
+    #[cfg(test)]
+    pub(super) fn others(self) -> Vec<Avx2> {
+        let has = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
+        let encoded = has.then_some(Avx2 { bytes: ByteProducts::Avx512VnniOfEight });
+        let without = (self.bytes != ByteProducts::Avx2).then_some(Avx2 { bytes: ByteProducts::Avx2 });
+        encoded.into_iter().chain(without).collect()
     }
 }
 
@@ -81,7 +99,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
-        self.call(WithBytes(task))
+        match self.bytes {
+            ByteProducts::AvxVnni => Vnni::<false>(self).call(task),
+            #[cfg(test)]
+            ByteProducts::Avx512VnniOfEight => Vnni::<true>(self).call(task),
+            _ => self.call(WithBytes(task)),
+        }
     }
     #[inline(always)]
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
@@ -213,6 +236,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
     #[inline(always)]
+    unsafe fn load_bf16(self, from: *const f32) -> __m256 {
+        // SAFETY: readable for eight values of 16 bits by contract.
+        unsafe {
+            let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8, a: __m256) {
         // SAFETY: writable for eight bytes by contract.
         unsafe {
@@ -286,3 +317,78 @@ impl Simd for Avx2 {
         }
     }
 }
+
+/// Products of bytes by one instruction, in AVX-512's encoding or AVX-VNNI's. Made only where the CPU has it.
+#[derive(Clone, Copy)]
+struct Vnni<const OF_AVX512: bool>(Avx2);
+
+/// As [`compiled`], with products of bytes.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn compiled_vnni<T: DotTask>(task: T, dot: Vnni<false>) -> T::Output {
+    task.run(dot)
+}
+
+/// The same in AVX-512's encoding.
+#[cfg(test)]
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512vnni")]
+fn compiled_vnni_of_avx512<T: DotTask>(task: T, dot: Vnni<true>) -> T::Output {
+    task.run(dot)
+}
+
+/// Products of bytes, with their ways into compiled code and their instruction.
+macro_rules! vnni {
+    ($of_avx512:literal, $compiled:ident, $instruction:ident) => {
+        impl Dot for Vnni<$of_avx512> {
+            type Simd = Avx2;
+            type Left = __m256i;
+            type Right = __m256i;
+            type Sums = __m256i;
+            const TILE_ROWS: usize = Avx2::TILE_ROWS;
+            const RIGHT_WORDS: usize = Avx2::LANES;
+            const INTEGERS: bool = true;
+
+            #[inline(always)]
+            fn simd(self) -> Avx2 {
+                self.0
+            }
+            #[inline(always)]
+            fn call<T: DotTask>(self, task: T) -> T::Output {
+                // SAFETY: a `Vnni` exists only where the CPU has the features, see `call_bytes`.
+                unsafe { $compiled(task, self) }
+            }
+            #[inline(always)]
+            fn zero(self) -> __m256i {
+                self.0.splat_word(0)
+            }
+            #[inline(always)]
+            fn multiply_add(self, left: __m256i, right: __m256i, sums: __m256i) -> __m256i {
+                // SAFETY: a `Vnni` exists only where the CPU has the instruction.
+                unsafe { $instruction(sums, left, right) }
+            }
+            #[inline(always)]
+            fn values(self, sums: __m256i) -> __m256 {
+                self.0.integers_to_f32(sums)
+            }
+            #[inline(always)]
+            fn bits(self, sums: __m256i) -> __m256 {
+                self.0.bits(sums)
+            }
+            #[inline(always)]
+            unsafe fn left(self, from: *const f32) -> __m256i {
+                // SAFETY: readable by contract.
+                self.0.splat_word(unsafe { *from.cast() })
+            }
+            #[inline(always)]
+            unsafe fn right(self, from: *const f32) -> __m256i {
+                // SAFETY: readable for eight words by contract.
+                unsafe { self.0.load_words(from) }
+            }
+        }
+    };
+}
+
+vnni!(false, compiled_vnni, _mm256_dpbusd_avx_epi32);
+#[cfg(test)]
+vnni!(true, compiled_vnni_of_avx512, _mm256_dpbusd_epi32);

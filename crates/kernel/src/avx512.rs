@@ -2,9 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{WithBf16, WithBytes};
+use super::dot::{ByteProducts, WithBf16, WithBytes};
 use super::isa::{Dot, DotTask};
 use super::isa::{Simd, Task};
+use super::matrix_unit::UnitTask;
+use super::unit::Unit;
 
 /// Proof that the CPU has AVX-512 F, BW, VL and DQ: only [`Avx512::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,11 @@ impl Avx512 {
     /// Whether products of bf16 are instructions.
     pub(super) fn has_bf16_products(self) -> bool {
         self.bf16
+    }
+
+    /// What the CPU has for bytes.
+    pub(super) fn byte_products(self) -> ByteProducts {
+        if self.vnni { ByteProducts::Avx512Vnni } else { ByteProducts::Avx2 }
     }
 
     /// The same without the extensions: what older CPUs have.
@@ -134,6 +141,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
         if self.bf16 { Bf16Pairs(self).call(task) } else { self.call(WithBf16(task)) }
+    }
+
+    #[inline(always)]
+    fn call_on_unit<T: UnitTask>(self, unit: Unit, task: T) {
+        unit.run(task);
     }
 
     #[inline(always)]
@@ -250,6 +262,14 @@ impl Simd for Avx512 {
     unsafe fn load_f16(self, from: *const f32) -> __m512 {
         // SAFETY: readable for 16 values of 16 bits by contract.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const f32) -> __m512 {
+        // SAFETY: readable for 16 values of 16 bits by contract.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
     }
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8, a: __m512) {

@@ -1,8 +1,8 @@
-//! Which way of multiplying f32 is the faster one on this machine, by measuring.
+//! Which way of multiplying is the faster one on this machine, by measuring.
 //!
 //! A matrix unit's peak is a matter of the CPU, but what of it is left differs: on some hosts a unit is shared with
-//! neighbours, or all cores' at once get less than one alone. So it is measured where and when it counts: on all threads
-//! at once, at start.
+//! neighbours, or all cores' at once get less than one alone. And instructions for bf16 are twice as fast as those for f32
+//! on some CPUs, half as fast on others. So it is measured where and when it counts: on all threads at once, at start.
 
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,38 +16,61 @@ use crate::error::Result;
 const SIZES: (usize, usize, usize) = (64, 384, 1536);
 /// Times that both ways are measured.
 const ROUNDS: usize = 5;
-/// By how much the unit must be faster: less is noise.
+/// By how much the way must be faster that is not taken otherwise: less is noise.
 const GAIN: f64 = 1.1;
 
 impl Kernels {
-    /// The widest this CPU has; where a unit can multiply f32, in the way that is faster on so many threads. Measured once
-    /// in a process, in about 20 milliseconds: all encoders of one process give the same bits.
+    /// The widest this CPU has; where a unit can multiply f32, in the way that is faster on so many threads, and likewise
+    /// with bf16, as [`Kernels::with_fastest_bf16`] has it. Measured once in a process, in about 20 milliseconds: all
+    /// encoders of one process give the same bits.
     ///
     /// # Errors
     /// `Internal` if the layer to measure with cannot be packed, which would be a bug.
     pub fn fastest(precision: Precision, threads: usize) -> Result<Kernels> {
-        static FASTEST: OnceLock<Kernels> = OnceLock::new();
+        static BY_UNIT: OnceLock<bool> = OnceLock::new();
         let kernels = Kernels::detect();
         if precision != Precision::F32 || kernels.unit(precision).is_none() {
-            return Ok(kernels);
-        }
-        if let Some(&fastest) = FASTEST.get() {
-            return Ok(fastest);
+            return kernels.with_fastest_bf16(precision, threads);
         }
         let by_vectors = kernels.with_f32_by_vectors();
-        let [unit, vectors] = measure([kernels, by_vectors], threads)?;
-        let gain = vectors.as_secs_f64() / unit.as_secs_f64();
-        Ok(*FASTEST.get_or_init(|| if gain >= GAIN { kernels } else { by_vectors }))
+        let is_faster = once(&BY_UNIT, Precision::F32, [by_vectors, kernels], threads)?;
+        Ok(if is_faster { kernels } else { by_vectors })
+    }
+
+    /// The same kernels, multiplying bf16 in the way that is faster on so many threads, in precisions that vectors multiply so:
+    /// by instructions for bf16, or as f32 by weights that are widened. Measured once in a process.
+    ///
+    /// # Errors
+    /// As of [`Kernels::fastest`].
+    pub fn with_fastest_bf16(self, precision: Precision, threads: usize) -> Result<Kernels> {
+        static BY_F32: OnceLock<bool> = OnceLock::new();
+        // Of int8 attention is meant, which rounds to bf16.
+        let rounds = matches!(precision, Precision::Bf16 | Precision::Int8) && self.unit(precision).is_none();
+        if !rounds || !self.multiplies_bf16() {
+            return Ok(self);
+        }
+        let by_f32 = self.with_f32_by_bf16();
+        let is_faster = once(&BY_F32, Precision::Bf16, [self, by_f32], threads)?;
+        Ok(if is_faster { by_f32 } else { self })
     }
 }
 
-/// The time that a layer takes in f32 on threads that are all at work, each kind of kernels in turn: the median of some
-/// rounds, each as long as its slowest thread.
-fn measure(kinds: [Kernels; 2], threads: usize) -> Result<[Duration; 2]> {
+/// Whether the second kind is clearly faster than the first; measured if nobody did.
+fn once(known: &OnceLock<bool>, precision: Precision, kinds: [Kernels; 2], threads: usize) -> Result<bool> {
+    if let Some(&known) = known.get() {
+        return Ok(known);
+    }
+    let [first, second] = measure(kinds, precision, threads)?;
+    Ok(*known.get_or_init(|| first.as_secs_f64() >= GAIN * second.as_secs_f64()))
+}
+
+/// The time that a layer takes in a precision on threads that are all at work, each kind of kernels in turn: the median of
+/// some rounds, each as long as its slowest thread.
+fn measure(kinds: [Kernels; 2], precision: Precision, threads: usize) -> Result<[Duration; 2]> {
     let (rows, inputs, outputs) = SIZES;
     let values = |count: usize| (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / 1e8).collect();
     let dense = Dense { weight: values(outputs * inputs), bias: Vec::new() };
-    let layer = |kernels| PackedLinear::new(kernels, Precision::F32, &dense, inputs);
+    let layer = |kernels| PackedLinear::new(kernels, precision, &dense, inputs);
     let layers = [layer(kinds[0])?, layer(kinds[1])?];
     let input: Vec<f32> = values(rows * inputs);
     let barrier = Barrier::new(threads.max(1));
@@ -82,20 +105,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_choice_is_made_once_and_is_for_f32_alone() {
-        let chosen = Kernels::fastest(Precision::F32, 2).unwrap();
-        let again = Kernels::fastest(Precision::F32, 1).unwrap();
-        assert_eq!(chosen.engine(Precision::F32), again.engine(Precision::F32));
-        let bytes = Kernels::fastest(Precision::Int8, 2).unwrap();
-        assert_eq!(bytes.engine(Precision::Int8), Kernels::detect().engine(Precision::Int8));
+    fn the_choice_is_made_once_and_each_precision_has_its_own() {
+        for precision in Precision::ALL {
+            let chosen = Kernels::fastest(precision, 2).unwrap();
+            let again = Kernels::fastest(precision, 1).unwrap();
+            assert_eq!(chosen.engine(precision), again.engine(precision));
+            assert_eq!(chosen.unit(Precision::Int8), Kernels::detect().unit(Precision::Int8));
+            assert_eq!(chosen.vectors(), Kernels::detect().vectors());
+        }
+        for kernels in Kernels::every() {
+            let (f32, bf16) = (Precision::F32, Precision::Bf16);
+            assert_eq!(kernels.with_fastest_bf16(f32, 2).unwrap().multiplies_bf16(), kernels.multiplies_bf16());
+            let chosen = kernels.with_fastest_bf16(bf16, 2).unwrap();
+            assert!(kernels.multiplies_bf16() || !chosen.multiplies_bf16(), "{kernels:?}");
+            assert_eq!(chosen.instruction_set(), kernels.instruction_set());
+        }
     }
 
     #[test]
     fn both_ways_are_measured() {
         for kernels in Kernels::available() {
             for threads in [1, 3] {
-                let times = measure([kernels, kernels.with_f32_by_vectors()], threads).unwrap();
-                assert!(times.iter().all(|time| !time.is_zero()), "{kernels:?} {times:?}");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let others = kernels.with_f32_by_vectors().with_f32_by_bf16();
+                    let times = measure([kernels, others], precision, threads).unwrap();
+                    assert!(times.iter().all(|time| !time.is_zero()), "{kernels:?} {precision} {times:?}");
+                }
             }
         }
     }

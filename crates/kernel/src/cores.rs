@@ -14,10 +14,14 @@ pub fn cores() -> usize {
     quota.map_or(allowed, |quota| allowed.min(quota.ceil() as usize)).max(1)
 }
 
-/// CPUs in the set of `/proc/self/status`, such as `0-3,7`.
+/// CPUs in the set of `/proc/self/status`.
 fn allowed(status: &str) -> Option<usize> {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    list.trim().split(',').try_fold(0, |count, range| {
+    listed(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim())
+}
+
+/// How many a list such as `0-3,7` names.
+pub(super) fn listed(list: &str) -> Option<usize> {
+    list.split(',').try_fold(0, |count, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
         Some(count + last.checked_sub(first)? + 1)

@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+use super::dot::{ByteProducts, Factors};
 use super::isa::{PANEL_VECTORS, Simd, Task};
+use super::operand::Form;
 use super::portable::Portable;
 use super::precision::Precision;
 use super::unit::Unit;
@@ -66,6 +68,8 @@ pub struct Kernels {
     unit: Option<Unit>,
     /// Whether the unit multiplies f32 too, in parts.
     splits_f32: bool,
+    /// Whether vectors multiply bf16 by bf16, by instructions for it. Without, they multiply f32 by bf16.
+    multiplies_bf16: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,24 +93,37 @@ impl Kernels {
         InstructionSet::ALL.into_iter().filter_map(|set| Kernels::with(set).ok()).collect()
     }
 
-    /// Every set this CPU has, and AVX-512 also as older CPUs have it.
+    /// Every set this CPU has, AVX-512 and AVX2 also as other CPUs have them.
     #[cfg(test)]
     pub(super) fn every() -> Vec<Kernels> {
         let mut every = Kernels::available();
         #[cfg(target_arch = "x86_64")]
-        every.extend(Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set.plain()))));
+        if let Some(set) = Avx512::detect() {
+            let widest = Kernels::of_vectors(Token::Avx512(set));
+            every.extend(widest.multiplies_bf16.then(|| widest.with_f32_by_bf16()));
+            every.push(Kernels::of_vectors(Token::Avx512(set.plain())));
+        }
+        #[cfg(target_arch = "x86_64")]
+        every
+            .extend(Avx2::detect().into_iter().flat_map(Avx2::others).map(|set| Kernels::of_vectors(Token::Avx2(set))));
         every
     }
 
-    /// The vectors of every set this CPU has, each with the emulated unit.
+    /// The longest vectors this CPU has and the shortest, each with the emulated unit.
     #[cfg(test)]
     pub(super) fn emulated() -> Vec<Kernels> {
-        let vectors = Kernels::available().into_iter().filter(|kernels| kernels.unit.is_none());
+        let sets = [InstructionSet::Avx512, InstructionSet::Portable].map(Kernels::with);
+        let vectors = sets.into_iter().flatten();
         vectors.map(|kernels| Kernels { unit: Some(Unit::Emulated), splits_f32: true, ..kernels }).collect()
     }
 
     fn of_vectors(vectors: Token) -> Kernels {
-        Kernels { vectors, unit: None, splits_f32: false }
+        let multiplies_bf16 = match vectors {
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.has_bf16_products(),
+            _ => false,
+        };
+        Kernels { vectors, unit: None, splits_f32: false, multiplies_bf16 }
     }
 
     /// A given set.
@@ -117,9 +134,9 @@ impl Kernels {
         let kernels = match set {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Amx => Avx512::detect().zip(Unit::detect()).map(|(set, unit)| Kernels {
-                vectors: Token::Avx512(set),
                 unit: Some(unit),
                 splits_f32: true,
+                ..Kernels::of_vectors(Token::Avx512(set))
             }),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set))),
@@ -157,12 +174,38 @@ impl Kernels {
         }
     }
 
-    /// Whether the CPU has instructions for products of bf16.
-    pub(super) fn has_bf16_products(self) -> bool {
+    /// Whether vectors multiply bf16 by bf16, by instructions for it.
+    pub(super) fn multiplies_bf16(self) -> bool {
+        self.multiplies_bf16
+    }
+
+    /// By which instructions bytes are multiplied.
+    pub(super) fn byte_products(self) -> ByteProducts {
         match self.vectors {
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(simd) => simd.has_bf16_products(),
-            _ => false,
+            Token::Avx512(simd) => simd.byte_products(),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => simd.byte_products(),
+            Token::Portable(_) => ByteProducts::Portable,
+        }
+    }
+
+    /// What vectors multiply in a precision.
+    pub(super) fn factors(self, precision: Precision) -> Factors {
+        match precision {
+            Precision::F32 | Precision::Bf16x3 => Factors::F32,
+            Precision::F16 => Factors::F32ByF16,
+            Precision::Bf16 if self.multiplies_bf16 => Factors::Bf16,
+            Precision::Bf16 => Factors::F32ByBf16,
+            Precision::Int8 => Factors::Bytes,
+        }
+    }
+
+    /// How products of a precision read their rows, by vectors or on a unit.
+    pub(super) fn form(self, precision: Precision, unit: Option<Unit>) -> Form {
+        match unit {
+            Some(_) => Form::on_unit(precision),
+            None => Form::of(self.factors(precision)),
         }
     }
 
@@ -171,6 +214,11 @@ impl Kernels {
         match (self.unit(precision), precision) {
             (Some(_), Precision::F32) => "amx (f32 by six bf16 products)",
             (Some(_), _) => InstructionSet::Amx.name(),
+            (None, Precision::Bf16) if !self.multiplies_bf16 => match self.vectors() {
+                InstructionSet::Amx | InstructionSet::Avx512 => "avx512 (f32 by bf16 products)",
+                InstructionSet::Avx2 => "avx2 (f32 by bf16 products)",
+                InstructionSet::Portable => "portable (f32 by bf16 products)",
+            },
             (None, _) => self.vectors().name(),
         }
     }
@@ -178,6 +226,11 @@ impl Kernels {
     /// The set without its matrix unit.
     pub fn vectors(self) -> InstructionSet {
         Kernels { unit: None, ..self }.instruction_set()
+    }
+
+    /// The same, multiplying f32 by bf16 where the other would multiply bf16 by bf16, by vectors.
+    pub(super) fn with_f32_by_bf16(self) -> Kernels {
+        Kernels { multiplies_bf16: false, ..self }
     }
 
     /// The same, multiplying f32 by vectors.

@@ -4,16 +4,67 @@
 //! factor has, for every word, a vector of as many values per column.
 
 use super::isa::{Dot, DotTask, Simd, Task};
-use super::precision::Precision;
 
-/// Runs a task with the fastest multiply-adds that an instruction set has for a precision.
+/// In which numbers vectors multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Factors {
+    /// f32 by f32.
+    F32,
+    /// f32 by f16.
+    F32ByF16,
+    /// f32 by bf16.
+    F32ByBf16,
+    /// bf16 by bf16, two at once.
+    Bf16,
+    /// Bytes by bytes, four at once.
+    Bytes,
+}
+
+impl Factors {
+    /// Words of so many weights along the depth, for so many columns.
+    pub(super) fn right_words(self, inputs: usize, columns: usize) -> usize {
+        match self {
+            Factors::F32 => inputs * columns,
+            Factors::F32ByF16 | Factors::F32ByBf16 => inputs * (columns / 2),
+            Factors::Bf16 => inputs.div_ceil(2) * columns,
+            Factors::Bytes => inputs.div_ceil(4) * columns,
+        }
+    }
+
+    /// Distance of the rows of weights in words, where so many columns lie side by side.
+    pub(super) fn right_stride(self, columns: usize) -> usize {
+        self.right_words(1, columns)
+    }
+}
+
+/// By which instructions bytes are multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ByteProducts {
+    /// AVX512_VNNI: four products of each of sixteen lanes summed up at once.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// AVX-VNNI: the same of eight lanes.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// The same eight lanes in AVX-512's encoding: for tests on CPUs that have no other.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    Avx512VnniOfEight,
+    /// AVX2, widened to 16 bits.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Plain Rust.
+    Portable,
+}
+
+/// Runs a task with the fastest multiply-adds that an instruction set has for such factors.
 #[inline(always)]
-pub(super) fn call_in<S: Simd, T: DotTask>(s: S, precision: Precision, task: T) -> T::Output {
-    match precision {
-        Precision::F32 | Precision::Bf16x3 => s.call(WithF32(task)),
-        Precision::F16 => s.call(WithF16(task)),
-        Precision::Bf16 => s.call_bf16(task),
-        Precision::Int8 => s.call_bytes(task),
+pub(super) fn call_in<S: Simd, T: DotTask>(s: S, factors: Factors, task: T) -> T::Output {
+    match factors {
+        Factors::F32 => s.call(WithF32(task)),
+        Factors::F32ByF16 => s.call(WithF16(task)),
+        Factors::F32ByBf16 => s.call(WithBf16Weights(task)),
+        Factors::Bf16 => s.call_bf16(task),
+        Factors::Bytes => s.call_bytes(task),
     }
 }
 
@@ -119,6 +170,27 @@ kinds! {
         unsafe fn right(self, from: *const f32) -> S::Vector {
             // SAFETY: readable for a vector of f16 by contract.
             unsafe { self.0.load_f16(from) }
+        }
+    }
+
+    /// f32 by bf16, which is widened.
+    Bf16Weights by WithBf16Weights {
+        Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
+
+        float_sums!();
+        #[inline(always)]
+        fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn left(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable by contract.
+            self.0.splat(unsafe { *from })
+        }
+        #[inline(always)]
+        unsafe fn right(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector of bf16 by contract.
+            unsafe { self.0.load_bf16(from) }
         }
     }
 

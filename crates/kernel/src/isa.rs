@@ -1,6 +1,9 @@
 //! What a kernel may ask of an instruction set: f32 vectors, kinds of multiply-adds, and a way into code compiled for that
 //! set. Nothing in here names one.
 
+use super::matrix_unit::UnitTask;
+use super::unit::Unit;
+
 /// Vectors side by side in a weight panel and in a tile of accumulators.
 pub(super) const PANEL_VECTORS: usize = 2;
 
@@ -27,6 +30,14 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn call_bytes<T: DotTask>(self, task: T) -> T::Output;
     /// Runs a task with the fastest products of bf16 this CPU has.
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output;
+    /// Runs a task on a unit that comes with these instructions. Sets that no unit comes with have nothing compiled for one.
+    ///
+    /// # Panics
+    /// If none comes with them.
+    #[inline(always)]
+    fn call_on_unit<T: UnitTask>(self, unit: Unit, _: T) {
+        unreachable!("{unit:?} comes with another instruction set")
+    }
 
     /// The same value in every lane.
     fn splat(self, value: f32) -> Self::Vector;
@@ -111,6 +122,11 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `from` must be readable for `LANES` values of f16.
     unsafe fn load_f16(self, from: *const f32) -> Self::Vector;
+    /// bf16 values as f32.
+    ///
+    /// # Safety
+    /// `from` must be readable for `LANES` values of bf16.
+    unsafe fn load_bf16(self, from: *const f32) -> Self::Vector;
     /// Stores lanes of 0 to 255 as bytes, rounded to the nearest, ties to even. Other lanes become anything.
     ///
     /// # Safety

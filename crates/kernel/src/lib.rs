@@ -24,7 +24,8 @@
 //! unit         the one there is, if there is one
 //! amx          Intel's; in tests there is one in plain Rust (emulated_unit)
 //! unit_product products of blocks on a unit: bf16, bytes, and f32 in parts
-//! choice       whether a unit is faster than vectors here
+//! choice       which way of multiplying is the faster one here
+//! caches       how large they are
 //! math         exp, GELU, …, of a vector
 //! isa          what a kernel may ask of an instruction set
 //! dispatch     which ones there are, and which this CPU has
@@ -52,6 +53,7 @@ mod attention_bf16;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod caches;
 mod choice;
 mod cores;
 mod dispatch;

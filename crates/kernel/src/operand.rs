@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use super::dot::Factors;
 use super::isa::{Simd, Task};
 use super::math::Activation;
 use super::precision::Precision;
 use super::tile::{group_words, load_columns, store_columns};
-use super::unit::Unit;
 
 /// Whole cache lines, so that rows may be stored in whole vectors.
 const LINE: usize = 16;
@@ -26,14 +26,22 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// The form of a precision's products, by vectors or by a unit.
-    pub(super) fn of(precision: Precision, unit: Option<Unit>) -> Form {
+    /// The form of products by vectors.
+    pub(super) fn of(factors: Factors) -> Form {
+        match factors {
+            Factors::F32 | Factors::F32ByF16 | Factors::F32ByBf16 => Form::Plain,
+            Factors::Bf16 => Form::Bf16,
+            Factors::Bytes => Form::Bytes,
+        }
+    }
+
+    /// The form of products on a unit, of a precision whose factors it takes.
+    pub(super) fn on_unit(precision: Precision) -> Form {
         match precision {
-            Precision::F32 if unit.is_some() => Form::Parts(3),
-            Precision::Bf16x3 if unit.is_some() => Form::Parts(2),
-            Precision::Bf16 if unit.is_some() => Form::Parts(1),
-            Precision::F32 | Precision::Bf16x3 | Precision::F16 => Form::Plain,
-            Precision::Bf16 => Form::Bf16,
+            Precision::F32 => Form::Parts(3),
+            Precision::Bf16x3 => Form::Parts(2),
+            Precision::Bf16 => Form::Parts(1),
+            Precision::F16 => Form::Plain,
             Precision::Int8 => Form::Bytes,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::dispatch::Kernels;
-use super::dot::call_in;
+use super::dot::{Factors, call_in};
 use super::isa::{Dot, DotTask};
 use super::isa::{Simd, Task};
 use super::precision::Precision;
@@ -45,7 +45,7 @@ impl DotTask for Chains {
     }
 }
 
-struct ChainsIn(Precision, Chains);
+struct ChainsIn(Factors, Chains);
 
 impl Task for ChainsIn {
     type Output = (usize, f32);
@@ -58,25 +58,31 @@ impl Task for ChainsIn {
 
 /// Multiply-adds done (of words) and their sum.
 fn chains(kernels: Kernels, precision: Precision, rounds: usize) -> (usize, f32) {
+    let factors = kernels.factors(precision);
     // Each value is 1, of f16 and bf16 two to a word, of bytes four.
-    let one = std::hint::black_box(match precision {
-        Precision::F32 | Precision::Bf16x3 => 1.0,
-        Precision::F16 => f32::from_bits(0x3C00_3C00),
-        Precision::Bf16 => f32::from_bits(0x3F80_3F80),
-        Precision::Int8 => f32::from_bits(0x0101_0101),
+    let one = std::hint::black_box(match factors {
+        Factors::F32 => 1.0,
+        Factors::F32ByF16 => f32::from_bits(0x3C00_3C00),
+        Factors::F32ByBf16 | Factors::Bf16 => f32::from_bits(0x3F80_3F80),
+        Factors::Bytes => f32::from_bits(0x0101_0101),
     });
-    let left = if precision == Precision::F16 { 1.0 } else { one };
-    kernels.run(ChainsIn(precision, Chains { rounds, left: [left; WORDS], right: [one; WORDS] }))
+    let left = if matches!(factors, Factors::F32ByF16 | Factors::F32ByBf16) { 1.0 } else { one };
+    kernels.run(ChainsIn(factors, Chains { rounds, left: [left; WORDS], right: [one; WORDS] }))
+}
+
+/// Multiply-adds of one lane.
+fn values(factors: Factors) -> usize {
+    match factors {
+        Factors::F32 | Factors::F32ByF16 | Factors::F32ByBf16 => 1,
+        Factors::Bf16 => 2,
+        Factors::Bytes => 4,
+    }
 }
 
 /// Operations per second of the calling thread with nothing but multiply-adds in registers, a multiplication and an
 /// addition counting as two: the best of `rounds` rounds of about a millisecond.
 pub fn measure(kernels: Kernels, precision: Precision, rounds: usize) -> f64 {
-    let values = match precision {
-        Precision::F32 | Precision::Bf16x3 | Precision::F16 => 1,
-        Precision::Bf16 => 2,
-        Precision::Int8 => 4,
-    };
+    let values = values(kernels.factors(precision));
     let mut best = 0f64;
     for _ in 0..rounds {
         let start = Instant::now();
@@ -94,11 +100,10 @@ mod tests {
     #[test]
     fn all_chains_are_computed() {
         for kernels in Kernels::every() {
-            for (precision, values) in
-                [(Precision::F32, 1.0), (Precision::F16, 1.0), (Precision::Bf16, 2.0), (Precision::Int8, 4.0)]
-            {
+            for precision in Precision::ALL {
                 let (operations, total) = chains(kernels, precision, 4000);
-                assert_eq!(total, values * operations as f32, "{kernels:?} {precision}");
+                let values = values(kernels.factors(precision));
+                assert_eq!(total, (values * operations) as f32, "{kernels:?} {precision}");
             }
         }
     }

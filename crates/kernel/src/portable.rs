@@ -2,6 +2,10 @@
 
 use super::dot::{WithBf16, WithBytes};
 use super::isa::{DotTask, Simd, Task};
+#[cfg(test)]
+use super::matrix_unit::UnitTask;
+#[cfg(test)]
+use super::unit::Unit;
 
 /// The portable instruction set: every CPU has it.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,12 @@ impl Simd for Portable {
     #[inline(always)]
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
         self.call(WithBf16(task))
+    }
+
+    #[cfg(test)]
+    #[inline(always)]
+    fn call_on_unit<T: UnitTask>(self, unit: Unit, task: T) {
+        unit.run_emulated(task);
     }
 
     #[inline(always)]
@@ -198,6 +208,12 @@ impl Simd for Portable {
             let magnitude = f32::from_bits(u32::from(half & 0x7FFF) << 13) * f32::from_bits((127 + 112) << 23);
             f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
         })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const f32) -> Lanes {
+        // SAFETY: readable for four values of 16 bits by contract, and aligned more than they need.
+        let halves = unsafe { from.cast::<[u16; 4]>().read() };
+        halves.map(|half| f32::from_bits(u32::from(half) << 16))
     }
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8, a: Lanes) {

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use super::dot::{F32, call_in};
+use super::dot::{F32, Factors, call_in};
 use super::isa::{Dot, DotTask};
 use super::isa::{PANEL_VECTORS, Simd, even_runs};
-use super::precision::Precision;
 
 /// What happens to the sums before they are stored. Pointers are to the first row and column of the product.
 #[derive(Debug, Clone, Copy)]
@@ -112,13 +111,13 @@ pub(super) struct Scales {
 }
 
 impl Product {
-    /// The given rows of a product whose factors have this precision.
+    /// The given rows of a product of such factors.
     ///
     /// # Safety
     /// As for [`Product::compute`].
     #[inline(always)]
-    pub(super) unsafe fn compute_in<S: Simd>(self, s: S, precision: Precision, rows: Range<usize>) {
-        call_in(s, precision, Rows(self, rows));
+    pub(super) unsafe fn compute_in<S: Simd>(self, s: S, factors: Factors, rows: Range<usize>) {
+        call_in(s, factors, Rows(self, rows));
     }
 
     /// The given rows of a product of f32, tile by tile.

@@ -34,7 +34,14 @@ impl Unit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Unit::Amx(amx) => task.run(&mut amx.start()),
             #[cfg(test)]
-            Unit::Emulated => task.run(&mut EmulatedTiles::default()),
+            Unit::Emulated => self.run_emulated(task),
         }
+    }
+
+    /// The same, where only the one in plain Rust can be.
+    #[cfg(test)]
+    pub(super) fn run_emulated<T: UnitTask>(self, task: T) {
+        assert_eq!(self, Unit::Emulated);
+        task.run(&mut EmulatedTiles::default());
     }
 }

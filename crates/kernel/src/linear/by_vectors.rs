@@ -4,14 +4,12 @@ use std::ops::Range;
 
 use super::on_unit::OnUnit;
 use super::task::{Epilogue, LinearTask};
+use crate::caches::cached_values;
 use crate::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use crate::math::Activation;
 use crate::operand::{Form, scale_at};
 use crate::precision::Precision;
 use crate::tile::{Ahead, DEPTH_PART, Finish, Product, Scales, load_columns, store_columns};
-
-/// Values of the input that are worked on together: 384 KiB.
-const CACHED_INPUT: usize = 96 << 10;
 
 impl Task for LinearTask<'_> {
     type Output = ();
@@ -19,19 +17,19 @@ impl Task for LinearTask<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         if let Some(unit) = self.unit {
-            return unit.run(OnUnit(self, s));
+            return s.call_on_unit(unit, OnUnit(self, s));
         }
         let width = S::LANES * PANEL_VECTORS;
         assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
-        let precision = self.linear.precision;
-        let depth = Form::of(precision, None).depth_words(self.linear.inputs);
+        let factors = self.linear.factors_by_vectors;
+        let depth = Form::of(factors).depth_words(self.linear.inputs);
         let words = self.linear.panels.words;
-        let right_stride = if precision == Precision::F16 { width / 2 } else { width };
+        let right_stride = factors.right_stride(width);
         let values = self.arena.values();
         let panels = &values[self.linear.panels.range()];
         let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
-        let most_rows = (CACHED_INPUT / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
+        let most_rows = (cached_values() / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
         for rows in even_runs(self.rows.clone(), most_rows) {
             for start in (0..depth).step_by(block) {
                 let block = block.min(depth - start);
@@ -71,7 +69,7 @@ impl Task for LinearTask<'_> {
                                 Ahead::panel(values.as_ptr().wrapping_add(next), right_stride)
                             }),
                         };
-                        product.compute_in(s, precision, rows.clone());
+                        product.compute_in(s, factors, rows.clone());
                         if is_last {
                             self.follow(s, product, rows.clone(), first);
                         }
@@ -88,7 +86,7 @@ impl LinearTask<'_> {
     /// Many rows of great depth have no room in the cache: in blocks, with the sums so far in `out`, a piece of a panel is
     /// read once for all of them. Few rows read each panel in one sweep.
     fn depth_block(&self, depth: usize) -> usize {
-        let fits = self.rows.len() * depth <= CACHED_INPUT;
+        let fits = self.rows.len() * depth <= cached_values();
         // What `out` has to begin with must not be lost before it is added.
         let in_place = matches!(self.epilogue, Epilogue::Residual(residual, _) if std::ptr::eq(residual, self.out));
         if fits || in_place || self.linear.precision == Precision::Int8 { depth } else { 2 * DEPTH_PART }

@@ -40,13 +40,13 @@ impl<'a> Column<'a> {
     }
 
     /// Half a word for each weight: two columns share one.
-    pub(super) fn put_f16(self, row: Row<'_>) -> Result<()> {
+    pub(super) fn put_halves(self, row: Row<'_>, bits: impl Fn(f32) -> Result<u16>) -> Result<()> {
         let is_first = self.index.is_multiple_of(2);
         let words = self.panel[self.index / 2..].iter_mut().step_by(self.width / 2);
         for (word, value) in words.zip(row.values()) {
             // The second finds the first one's bits.
             let [a, b, ..] = word.to_bits().to_ne_bytes();
-            let [c, d, ..] = f16_word(value, 0.0)?.to_bits().to_ne_bytes();
+            let [c, d] = bits(value)?.to_ne_bytes();
             let bytes = if is_first { [c, d, 0, 0] } else { [a, b, c, d] };
             *word = f32::from_bits(u32::from_ne_bytes(bytes));
         }
@@ -57,7 +57,8 @@ impl<'a> Column<'a> {
     pub(super) fn put_bf16(self, row: Row<'_>) -> Result<()> {
         let Row { weights, factor } = row;
         for (word, pair) in self.words().zip(weights.chunks(2)) {
-            *word = bf16_word(pair[0] * factor, pair.get(1).map_or(0.0, |weight| weight * factor))?;
+            let second = pair.get(1).map_or(0.0, |weight| weight * factor);
+            *word = self::word(bf16_bits(pair[0] * factor)?, bf16_bits(second)?);
         }
         Ok(())
     }
@@ -113,22 +114,27 @@ impl<'a> Column<'a> {
     }
 }
 
-/// Two values as f16 in a word; an error if they are too large for that.
-pub(crate) fn f16_word(first: f32, second: f32) -> Result<f32> {
-    let (first, second) = (f16::from_f32(first), f16::from_f32(second));
-    if !(first.is_finite() && second.is_finite()) {
-        return Err(Error::unusable("a weight is too large for f16, or not a number: use --precision f32"));
-    }
-    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
-    Ok(f32::from_bits(u32::from_ne_bytes([a, b, c, d])))
+/// A value as f16; an error if it is too large for that.
+pub(super) fn f16_bits(value: f32) -> Result<u16> {
+    let half = f16::from_f32(value);
+    let finite = half.is_finite().then(|| half.to_bits());
+    finite.ok_or_else(|| Error::unusable("a weight is too large for f16, or not a number: use --precision f32"))
 }
 
-/// Two values as bf16 in a word; an error if they are not finite.
-fn bf16_word(first: f32, second: f32) -> Result<f32> {
-    let (first, second) = (bf16::from_f32(first), bf16::from_f32(second));
-    if !(first.is_finite() && second.is_finite()) {
-        return Err(Error::unusable("a weight is too large for bf16, or not a number"));
-    }
+/// A value as bf16; an error if it is too large for that.
+pub(super) fn bf16_bits(value: f32) -> Result<u16> {
+    let half = bf16::from_f32(value);
+    let finite = half.is_finite().then(|| half.to_bits());
+    finite.ok_or_else(|| Error::unusable("a weight is too large for bf16, or not a number"))
+}
+
+/// Two values as f16 in a word; an error if they are too large for that.
+pub(crate) fn f16_word(first: f32, second: f32) -> Result<f32> {
+    Ok(word(f16_bits(first)?, f16_bits(second)?))
+}
+
+/// Two values of 16 bits as they lie in memory.
+fn word(first: u16, second: u16) -> f32 {
     let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
-    Ok(f32::from_bits(u32::from_ne_bytes([a, b, c, d])))
+    f32::from_bits(u32::from_ne_bytes([a, b, c, d]))
 }

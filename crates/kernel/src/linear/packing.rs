@@ -3,8 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::column::{Column, Row};
+use super::column::{Column, Row, bf16_bits, f16_bits};
 use crate::dispatch::Kernels;
+use crate::dot::Factors;
 use crate::error::{Error, Result};
 use crate::memory::AlignedBuffer;
 use crate::operand::{self, Form};
@@ -78,6 +79,8 @@ pub(crate) struct Linear {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) precision: Precision,
+    /// What vectors multiply, where they do.
+    pub(super) factors_by_vectors: Factors,
     pub(super) form: Form,
     /// What multiplies, if not vectors.
     pub(super) unit: Option<Unit>,
@@ -126,7 +129,7 @@ impl Packing {
     }
 
     fn form(self) -> Form {
-        Form::of(self.precision, self.unit())
+        self.kernels.form(self.precision, self.unit())
     }
 
     /// Columns of a panel.
@@ -136,14 +139,13 @@ impl Packing {
 
     /// Words of a panel.
     fn panel_words(self, inputs: usize) -> usize {
-        let (width, form, on_unit) = (self.panel_width(), self.form(), self.unit().is_some());
-        match self.precision {
+        let (width, form) = (self.panel_width(), self.form());
+        match (self.unit(), self.precision) {
+            (None, precision) => self.kernels.factors(precision).right_words(inputs, width),
             // Split into words of two when they are used.
-            Precision::F32 if on_unit => width * 2 * form.part_words(inputs),
-            Precision::Bf16x3 if on_unit => width * form.row_words(inputs),
-            Precision::F16 => width / 2 * inputs,
-            _ if on_unit => width * form.part_words(inputs),
-            _ => width * form.depth_words(inputs),
+            (Some(_), Precision::F32) => width * 2 * form.part_words(inputs),
+            (Some(_), Precision::Bf16x3) => width * form.row_words(inputs),
+            (Some(_), _) => width * form.part_words(inputs),
         }
     }
 
@@ -170,7 +172,7 @@ impl Linear {
         if precision == Precision::Int8 && inputs > MOST_BYTES {
             return Err(Error::unusable(format!("{inputs} inputs are too many for int8: use another --precision")));
         }
-        let (unit, form) = (packing.unit(), packing.form());
+        let (unit, form, by_vectors) = (packing.unit(), packing.form(), kernels.factors(precision));
         let (panel_width, words) = (packing.panel_width(), packing.panel_words(inputs));
         let padded = outputs.next_multiple_of(panel_width);
         let count = padded / panel_width;
@@ -183,14 +185,16 @@ impl Linear {
         for (output, row) in rows.enumerate() {
             let panel = &mut panels[output / panel_width * words..][..words];
             let column = Column { panel, index: output % panel_width, width: panel_width };
-            match precision {
-                Precision::Bf16 | Precision::Bf16x3 if unit.is_some() => {
-                    column.put_parts(row, kernels.lanes(), form)?
-                }
-                Precision::F32 | Precision::Bf16x3 => column.put_f32(row),
-                Precision::F16 => column.put_f16(row)?,
-                Precision::Bf16 => column.put_bf16(row)?,
-                Precision::Int8 => {
+            if unit.is_some() && matches!(precision, Precision::Bf16 | Precision::Bf16x3) {
+                column.put_parts(row, kernels.lanes(), form)?;
+                continue;
+            }
+            match by_vectors {
+                Factors::F32 => column.put_f32(row),
+                Factors::F32ByF16 => column.put_halves(row, f16_bits)?,
+                Factors::F32ByBf16 => column.put_halves(row, bf16_bits)?,
+                Factors::Bf16 => column.put_bf16(row)?,
+                Factors::Bytes => {
                     factors[output] = column.put_bytes(row, sums[output..].iter_mut().step_by(padded))?;
                 }
             }
@@ -200,6 +204,7 @@ impl Linear {
             outputs,
             inputs,
             precision,
+            factors_by_vectors: by_vectors,
             form,
             unit,
             panel_width,

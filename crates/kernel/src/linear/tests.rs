@@ -6,6 +6,7 @@ use super::packing::MOST_BYTES;
 use super::*;
 use crate::dispatch::InstructionSet;
 use crate::dispatch::Kernels;
+use crate::dot::Factors;
 use crate::math::Activation;
 use crate::operand::group_inputs;
 use crate::precision::Precision;
@@ -70,9 +71,14 @@ fn products_of_all_tail_sizes_match_f64_in_every_precision() {
                 let weights = rounded_weights(precision, &dense.weight, depth);
                 let seen = rounded_input(precision, &input, depth);
                 let by_vectors = exact_product(&seen, &weights, &dense.bias, depth);
+                let unrounded = exact_product(&input, &weights, &dense.bias, depth);
                 let by_unit = exact_product(&on_unit(precision, &input, depth), &weights, &dense.bias, depth);
                 for kernels in Kernels::every() {
-                    let exact = if kernels.unit(precision).is_some() { &by_unit } else { &by_vectors };
+                    let exact = match (kernels.unit(precision), kernels.factors(precision)) {
+                        (Some(_), _) => &by_unit,
+                        (None, Factors::F32ByBf16) => &unrounded,
+                        (None, _) => &by_vectors,
+                    };
                     let layer = PackedLinear::new(kernels, precision, &dense, depth).unwrap();
                     for rows in 0..=32 {
                         let mut out = vec![f32::NAN; rows * outputs];
@@ -142,9 +148,8 @@ fn bytes_have_the_same_bits_on_a_unit_and_the_hardware_those_of_the_emulated_one
         let (dense, input) = (dense(outputs, depth, 3), values(rows * depth, 5));
         let given = (&dense, &input[..]);
         for activation in [None, Some(Activation::Gelu)] {
-            let vectors: Vec<_> =
-                Kernels::available().into_iter().filter(|kernels| kernels.unit(Precision::Int8).is_none()).collect();
-            for (emulated, vectors) in Kernels::emulated().into_iter().zip(vectors) {
+            for emulated in Kernels::emulated() {
+                let vectors = Kernels::with(emulated.vectors()).unwrap();
                 let [on_unit, by_vectors] =
                     [emulated, vectors].map(|kernels| apply(kernels, Precision::Int8, given, depth, activation));
                 assert_eq!(on_unit, by_vectors, "{vectors:?} {rows}×{depth}×{outputs}");

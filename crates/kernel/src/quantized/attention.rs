@@ -8,7 +8,7 @@ use super::exact;
 use super::linear::quantize;
 use super::matrix::Matrix;
 use super::model::ScoreScale;
-use super::product::{GROUP, PANEL, Tile, tiles};
+use super::product::{GROUP, MAX_TILE_ROWS, Multiply, PANEL, Tile};
 use super::quantization::{Quantization, Spread};
 use super::state::{MemberScratch, Pass, Tensor};
 
@@ -54,13 +54,13 @@ fn pack_head<S: Simd>(
     scratch.signed.extend(scratch.codes[..tokens * stride].iter().map(|code| (code ^ 0x80) as i8));
     match pack {
         Pack::Keys => {
-            scratch.head.resize(width, tokens);
+            scratch.head.resize(width, tokens, pass.model.unit.is_some());
             for (token, codes) in scratch.signed.chunks_exact(stride).enumerate() {
                 scratch.head.set_column(token, &codes[..width]);
             }
         }
         Pack::Values => {
-            scratch.head.resize(tokens, width);
+            scratch.head.resize(tokens, width, pass.model.unit.is_some());
             for (group, codes) in scratch.signed.chunks(GROUP * stride).enumerate() {
                 let mut rows = codes.chunks_exact(stride).map(|codes| &codes[..width]);
                 scratch.head.set_rows(group, std::array::from_fn(|_| rows.next()));
@@ -71,7 +71,13 @@ fn pack_head<S: Simd>(
 
 /// Exponentials of some queries' scores, and the factors that make them probabilities.
 #[inline(always)]
-pub(super) fn scores<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratch, queries: Queries) {
+pub(super) fn scores<S: Simd, M: Multiply>(
+    s: S,
+    by: &mut M,
+    pass: &Pass<'_>,
+    scratch: &mut MemberScratch,
+    queries: Queries,
+) {
     let Queries { head, rows, layer, fresh } = queries;
     let tokens = pass.tokens;
     let [query, key] = [Tensor::Query, Tensor::Key].map(|tensor| pass.quantization(layer, tensor));
@@ -89,17 +95,17 @@ pub(super) fn scores<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratch
         ScoreScale::Divide(divisor) => Then::Divide(divisor),
     };
     let panels = scratch.head.panel_count();
-    let here = Matrix::with_room(&mut scratch.scores, pass.model.products.tile_rows(), panels * PANEL);
+    let here = Matrix::with_room(&mut scratch.scores, MAX_TILE_ROWS, panels * PANEL);
     let mut tile = Tile::new();
     let mut most = 0f32;
     // SAFETY: this item alone has these rows of this head.
     let factors = unsafe { pass.factors.row_mut(head, rows.clone()) };
     // Softmax follows each tile of rows while its scores are in the first-level cache, where all keys of a head stay too.
-    for run in tiles(pass.model.products, 0..rows.len()) {
+    for run in by.tiles(0..rows.len()) {
         let codes = &scratch.codes[run.start * stride..];
         for panel in 0..panels {
             let epilogue = Epilogue::new(&scratch.head, panel, width, zero_points, scale, None, then);
-            pass.model.products.tile(codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
+            by.multiply(codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
             let to = (here, 0..run.len(), panel * PANEL..(panel + 1) * PANEL);
             // SAFETY: the member's own memory.
             unsafe { epilogue.finish(s, &tile, &scratch.sums[run.clone()], to, None) };
@@ -121,7 +127,13 @@ pub(super) fn scores<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratch
 
 /// Contexts of some queries.
 #[inline(always)]
-pub(super) fn context<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratch, queries: Queries) {
+pub(super) fn context<S: Simd, M: Multiply>(
+    s: S,
+    by: &mut M,
+    pass: &Pass<'_>,
+    scratch: &mut MemberScratch,
+    queries: Queries,
+) {
     let Queries { head, rows, layer, fresh } = queries;
     let tokens = pass.tokens;
     let [probability, value] = [Tensor::Probabilities, Tensor::Value].map(|tensor| pass.quantization(layer, tensor));
@@ -135,14 +147,14 @@ pub(super) fn context<S: Simd>(s: S, pass: &Pass<'_>, scratch: &mut MemberScratc
     let factors = unsafe { pass.factors.row(head, rows.clone()) };
     let mut tile = Tile::new();
     let mut spread = Spread::new();
-    for run in tiles(pass.model.products, 0..rows.len()) {
+    for run in by.tiles(0..rows.len()) {
         let first = head * tokens + rows.start;
         let left = (pass.powers, first + run.start..first + run.end, 0..tokens);
         let stride = quantize(s, scratch, probability, left, Some(&factors[run.clone()]));
         let to_rows = rows.start + run.start..rows.start + run.end;
         for panel in 0..scratch.head.panel_count() {
             let epilogue = Epilogue::new(&scratch.head, panel, tokens, zero_points, scale, None, Then::Nothing);
-            pass.model.products.tile(&scratch.codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
+            by.multiply(&scratch.codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
             let first = columns.start + panel * PANEL;
             let to = (pass.context, to_rows.clone(), first..columns.end.min(first + PANEL));
             // SAFETY: this item alone has these rows of this head.

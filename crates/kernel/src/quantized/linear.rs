@@ -8,7 +8,8 @@ use super::super::transformer::Norm;
 use super::epilogue::Epilogue;
 use super::exact::{self, MOST_LANES};
 use super::matrix::Matrix;
-use super::product::{PANEL, Tile, tiles};
+use super::on_unit::rows_read;
+use super::product::{Multiply, PANEL, Tile};
 use super::quantization::{CODES, Quantization, Spread};
 use super::state::{MemberScratch, NormStep, Output, Pass, Tensor};
 
@@ -80,9 +81,10 @@ pub(super) fn quantize<S: Simd>(
     factors: Option<&[f32]>,
 ) -> usize {
     let stride = columns.len().next_multiple_of(CODES);
-    // What is beyond a row's codes meets weights of zero.
-    if scratch.codes.len() < rows.len() * stride {
-        scratch.codes.resize(rows.len() * stride, 0);
+    // What is beyond a row's codes meets weights of zero, and what is beyond the last row is not looked at.
+    let room = rows_read(rows.len()) * stride;
+    if scratch.codes.len() < room {
+        scratch.codes.resize(room, 0);
     }
     scratch.sums.resize(rows.len(), 0);
     // The same columns of a later row, or what follows in a long one.
@@ -98,9 +100,9 @@ pub(super) fn quantize<S: Simd>(
 
 /// Some panels of a product, for the rows that were quantised, the first of which is given.
 #[inline(always)]
-pub(super) fn product<S: Simd>(
+pub(super) fn product<S: Simd, M: Multiply>(
     s: S,
-    pass: &Pass<'_>,
+    by: &mut M,
     scratch: &mut MemberScratch,
     output: &Output<'_>,
     quantization: Quantization,
@@ -124,9 +126,9 @@ pub(super) fn product<S: Simd>(
         let columns = first..linear.panels.columns().min(first + PANEL);
         let bias = linear.bias[first..][..PANEL].try_into().ok();
         let epilogue = Epilogue::new(&linear.panels, panel, inputs, zero_points, scale, bias, *then);
-        for run in tiles(pass.model.products, 0..rows.len()) {
+        for run in by.tiles(0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
-            pass.model.products.tile(
+            by.multiply(
                 codes,
                 stride,
                 run.len(),

@@ -16,6 +16,7 @@
 //! exact         f32 operations in the runtime's order
 //! quantization  ranges, and codes of values
 //! product       integer products of codes and packed weights
+//! on_unit       the same on a matrix unit
 //! epilogue      from integer sums back to values
 //! ```
 
@@ -26,11 +27,15 @@ mod executor;
 mod linear;
 mod matrix;
 mod model;
+mod on_unit;
 mod pass;
 mod product;
 mod quantization;
 mod shares;
 mod state;
+
+#[cfg(test)]
+mod tests;
 
 pub use executor::QuantizedExecutor;
 pub use model::{QuantizedBlock, QuantizedDense, QuantizedShape, QuantizedTable, QuantizedTransformer, ScoreScale};

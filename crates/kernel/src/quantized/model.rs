@@ -5,7 +5,9 @@ use std::fmt;
 use super::product::{GROUP, MOST_INPUTS, Panels, Products};
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::transformer::Norm;
+use crate::unit::Unit;
 
 /// A linear layer with quantised weights: weight = (code - zero_point) × scale.
 #[derive(Clone, Default, PartialEq)]
@@ -128,6 +130,8 @@ pub(super) struct Block {
 pub struct QuantizedTransformer {
     pub(super) kernels: Kernels,
     pub(super) products: Products,
+    /// What multiplies in place of vectors, where there are some rows.
+    pub(super) unit: Option<Unit>,
     pub(super) shape: QuantizedShape,
     pub(super) tables: Vec<QuantizedTable>,
     pub(super) embedding_norm: Norm,
@@ -143,7 +147,12 @@ fn finite(values: &[f32]) -> bool {
 }
 
 impl Linear {
-    fn pack(name: &str, dense: &QuantizedDense, inputs: usize, outputs: usize) -> Result<Linear> {
+    fn pack(
+        name: &str,
+        dense: &QuantizedDense,
+        (inputs, outputs): (usize, usize),
+        unit: Option<Unit>,
+    ) -> Result<Linear> {
         if dense.codes.len() != inputs * outputs {
             return Err(misfit(name, dense.codes.len(), inputs * outputs));
         }
@@ -154,7 +163,7 @@ impl Linear {
         if !finite(&dense.bias) {
             return Err(Error::unusable(format!("the bias of {name} is not finite")));
         }
-        let mut panels = Panels::zeroed(inputs, outputs);
+        let mut panels = Panels::zeroed(inputs, outputs, unit.is_some());
         for (group, codes) in dense.codes.chunks(GROUP * outputs).enumerate() {
             let mut rows = codes.chunks_exact(outputs);
             panels.set_rows(group, std::array::from_fn(|_| rows.next()));
@@ -236,9 +245,10 @@ impl QuantizedTransformer {
             check_scale("an embedding table", table.scale, table.zero_point)?;
         }
         check_norm(&embedding_norm, hidden)?;
+        let (products, unit) = (Products::of(kernels), kernels.unit(Precision::Int8));
         let pack = |index: usize, block: QuantizedBlock| {
             let linear = |part: &str, dense: &QuantizedDense, inputs: usize, outputs: usize| {
-                Linear::pack(&format!("the {part} weight of layer {index}"), dense, inputs, outputs)
+                Linear::pack(&format!("the {part} weight of layer {index}"), dense, (inputs, outputs), unit)
             };
             check_norm(&block.attention_norm, hidden)?;
             check_norm(&block.output_norm, hidden)?;
@@ -259,8 +269,7 @@ impl QuantizedTransformer {
         let lacks = |index: usize| Error::unusable(format!("block {index} is not there"));
         let blocks =
             (0..blocks).map(|index| pack(index, block(index).ok_or_else(|| lacks(index))?)).collect::<Result<_>>()?;
-        let products = Products::of(kernels);
-        Ok(QuantizedTransformer { kernels, products, shape, tables, embedding_norm, blocks })
+        Ok(QuantizedTransformer { kernels, products, unit, shape, tables, embedding_norm, blocks })
     }
 
     /// Its sizes.

@@ -12,11 +12,14 @@ use super::epilogue::Then;
 use super::linear::{embed, normalize, product, quantize};
 use super::matrix::Matrix;
 use super::model::QuantizedTransformer;
+use super::on_unit::OnUnit;
+use super::product::Multiply;
 use super::quantization::Quantization;
 use super::shares::Sharer;
 use super::state::{Extent, MemberScratch, NormStep, Output, Pass, Scratch, TENSORS, Tensor};
 use crate::error::Result;
 use crate::isa::{Simd, Task};
+use crate::matrix_unit::{MatrixUnit, UnitTask};
 use crate::team::{Member, Team};
 
 /// Below this many rows per thread products are shared out by columns: each core reads its part of the weights only. With
@@ -30,6 +33,9 @@ const NORM_ROWS: usize = 16;
 const PIECES: usize = 4;
 /// Most queries of one head that are attended to at a time.
 const ATTENTION_ROWS: usize = 96;
+
+/// Fewer tokens are multiplied by vectors where there is a unit, which takes as long for one row as for sixteen.
+const UNIT_ROWS: usize = 8;
 
 /// Runs a pass and appends the states.
 pub(super) fn run(
@@ -226,12 +232,38 @@ impl Task for Work<'_, '_> {
             Step::Quantize(left, quantization, rows, inputs) => {
                 quantize(s, scratch, quantization, (left, rows, 0..inputs), None);
             }
-            Step::Product(output, quantization, rows, panels) => {
-                product(s, pass, scratch, output, quantization, rows, panels);
-            }
             Step::Norm(norm, rows) => normalize(s, pass, norm, rows),
-            Step::Scores(queries) => scores(s, pass, scratch, queries),
-            Step::Context(queries) => context(s, pass, scratch, queries),
+            Step::Product(..) | Step::Scores(_) | Step::Context(_) => match pass.model.unit {
+                Some(unit) if pass.tokens >= UNIT_ROWS => {
+                    s.call_on_unit(unit, WorkOnUnit(Work { pass, scratch, step }, s))
+                }
+                _ => multiplied(s, &mut { pass.model.products }, Work { pass, scratch, step }),
+            },
         }
+    }
+}
+
+/// Work on a unit, and the vectors for all that is not multiplying.
+struct WorkOnUnit<'a, 'b, S>(Work<'a, 'b>, S);
+
+impl<S: Simd> UnitTask for WorkOnUnit<'_, '_, S> {
+    #[inline(always)]
+    fn run<U: MatrixUnit>(self, unit: &mut U) {
+        let WorkOnUnit(work, s) = self;
+        multiplied(s, &mut OnUnit(unit, s), work);
+    }
+}
+
+/// Work that multiplies.
+#[inline(always)]
+fn multiplied<S: Simd, M: Multiply>(s: S, by: &mut M, work: Work<'_, '_>) {
+    let Work { pass, scratch, step } = work;
+    match step {
+        Step::Product(output, quantization, rows, panels) => {
+            product(s, by, scratch, output, quantization, rows, panels);
+        }
+        Step::Scores(queries) => scores(s, by, pass, scratch, queries),
+        Step::Context(queries) => context(s, by, pass, scratch, queries),
+        Step::Embed(_) | Step::Quantize(..) | Step::Norm(..) => unreachable!("it does not multiply"),
     }
 }

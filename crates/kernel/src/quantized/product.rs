@@ -3,10 +3,12 @@
 //! Integer sums have no order, so every instruction set gives the same bits. The AVX2 form widens to 16 bits first: the
 //! shorter `vpmaddubsw` saturates.
 
-#[cfg(target_arch = "x86_64")]
-use super::super::dispatch::InstructionSet;
+use std::ops::Range;
+
 use super::super::dispatch::Kernels;
+use super::super::dot::ByteProducts;
 use super::super::isa::even_runs;
+use super::super::matrix_unit::{TILE_ROWS, TILE_WORDS};
 use super::super::memory::AlignedBuffer;
 
 /// Most inputs of a product: beyond it, sums of products of codes would leave i32.
@@ -16,8 +18,12 @@ pub const MOST_INPUTS: usize = 16_384;
 pub(super) const PANEL: usize = 32;
 /// Codes of one column that lie side by side.
 pub(super) const GROUP: usize = 4;
-/// Most rows of a tile, of any instruction set.
-pub(super) const MAX_TILE_ROWS: usize = 12;
+/// Groups of codes in a step of a unit: a tile's words.
+pub(super) const UNIT_GROUPS: usize = TILE_WORDS;
+/// Most rows of a tile by vectors, of any instruction set.
+const MAX_VECTOR_ROWS: usize = 12;
+/// Most rows of a tile: two of a unit's.
+pub(super) const MAX_TILE_ROWS: usize = 2 * TILE_ROWS;
 
 /// Results of a tile, row by row. On cache lines: a vector across two of them would be read late.
 #[repr(align(64))]
@@ -30,47 +36,54 @@ impl Tile {
     }
 }
 
-/// Which integer instructions are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Products(Instructions);
+/// What multiplies a tile: vectors, or a unit that is in use by this thread. Sums are exact, so all give the same.
+pub(super) trait Multiply {
+    /// Splits rows into those of tiles.
+    fn tiles(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<Self>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Instructions {
-    #[cfg(target_arch = "x86_64")]
-    Vnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
+    /// `rows` rows of codes times one panel. `codes` begins at the tile's first row, rows are `stride` codes apart, and
+    /// `panel` has `PANEL * GROUP` codes per group. `next` is the panel to be fetched meanwhile, or none.
+    ///
+    /// # Panics
+    /// If `codes` has fewer rows, a unit's in whole tiles, or `panel` no whole groups, for a unit steps.
+    fn multiply(&mut self, codes: &[u8], stride: usize, rows: usize, panel: &[i8], next: Option<&[i8]>, out: &mut Tile);
 }
 
+/// Which integer instructions are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Products(ByteProducts);
+
 impl Products {
-    /// Those of an instruction set that this CPU has. AVX-512 without VNNI falls back to AVX2.
+    /// Those of an instruction set that this CPU has.
     pub(super) fn of(kernels: Kernels) -> Products {
-        Products(match kernels.vectors() {
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 if is_x86_feature_detected!("avx512vnni") => Instructions::Vnni,
-            // A `Kernels` of either set exists only where AVX2 does.
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 | InstructionSet::Avx2 => Instructions::Avx2,
-            _ => Instructions::Portable,
-        })
+        Products(kernels.byte_products())
     }
 
     /// Rows of its largest tile.
     pub(super) fn tile_rows(self) -> usize {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Vnni => MAX_TILE_ROWS,
+            ByteProducts::Avx512Vnni => MAX_VECTOR_ROWS,
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => 4,
-            Instructions::Portable => 4,
+            ByteProducts::AvxVnni => 6,
+            #[cfg(all(test, target_arch = "x86_64"))]
+            ByteProducts::Avx512VnniOfEight => 6,
+            #[cfg(target_arch = "x86_64")]
+            ByteProducts::Avx2 => 4,
+            ByteProducts::Portable => 4,
         }
     }
+}
 
-    /// `rows` rows of codes times one panel. `codes` begins at the tile's first row, rows are `stride` codes apart, and
-    /// `panel` has `PANEL * GROUP` codes per group. `next` is the panel to be fetched meanwhile, or none.
-    pub(super) fn tile(
-        self,
+impl Multiply for Products {
+    #[inline(always)]
+    fn tiles(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        even_runs(rows, self.tile_rows())
+    }
+
+    #[inline(always)]
+    fn multiply(
+        &mut self,
         codes: &[u8],
         stride: usize,
         rows: usize,
@@ -98,10 +111,14 @@ impl Products {
         }
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Vnni => by_rows!(vnni 1 2 3 4 5 6 7 8 9 10 11 12),
+            ByteProducts::Avx512Vnni => by_rows!(avx512_vnni 1 2 3 4 5 6 7 8 9 10 11 12),
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => by_rows!(avx2 1 2 3 4),
-            Instructions::Portable => portable(codes, stride, rows, panel, out),
+            ByteProducts::AvxVnni => by_rows!(avx_vnni 1 2 3 4 5 6),
+            #[cfg(all(test, target_arch = "x86_64"))]
+            ByteProducts::Avx512VnniOfEight => by_rows!(avx512_vnni_of_eight 1 2 3 4 5 6),
+            #[cfg(target_arch = "x86_64")]
+            ByteProducts::Avx2 => by_rows!(avx2 1 2 3 4),
+            ByteProducts::Portable => portable(codes, stride, rows, panel, out),
         }
     }
 }
@@ -131,7 +148,7 @@ mod x86 {
     /// The CPU has AVX-512 F, BW, VL and VNNI; `codes` is readable for `groups` groups of codes in each of `ROWS` rows,
     /// and `panel` for `groups` groups of its columns.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    pub(super) unsafe fn vnni<const ROWS: usize>(
+    pub(super) unsafe fn avx512_vnni<const ROWS: usize>(
         codes: *const u8,
         stride: usize,
         groups: usize,
@@ -166,8 +183,58 @@ mod x86 {
         }
     }
 
+    /// Products of eight lanes by one instruction.
+    macro_rules! vnni_of_eight {
+        ($function:ident, $features:literal, $instruction:ident) => {
+            /// # Safety
+            /// The CPU has these features; the rest as for `avx512_vnni`.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $function<const ROWS: usize>(
+                codes: *const u8,
+                stride: usize,
+                groups: usize,
+                panel: *const i8,
+                next: *const i8,
+                out: &mut Tile,
+            ) {
+                // Half a panel at a time: two vectors of eight columns, and the half's share of the next panel.
+                for half in 0..2 {
+                    let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+                    for group in 0..groups {
+                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add((half * groups + group) * 64));
+                        // SAFETY: within the panel's groups.
+                        let weights = unsafe {
+                            let at = panel.add(group * PANEL * GROUP + half * 64);
+                            [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(32).cast())]
+                        };
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let code = codes.wrapping_add(row * stride + group * GROUP).cast::<i32>();
+                            // SAFETY: within the row's groups.
+                            let four = unsafe { code.read_unaligned() };
+                            let four = _mm256_set1_epi32(four);
+                            sums[0] = $instruction(sums[0], four, weights[0]);
+                            sums[1] = $instruction(sums[1], four, weights[1]);
+                        }
+                    }
+                    for (sums, out) in sums.iter().zip(out.0.iter_mut()) {
+                        // SAFETY: a row of the tile has room for four vectors.
+                        unsafe {
+                            let at = out.as_mut_ptr().add(half * 16);
+                            _mm256_storeu_si256(at.cast(), sums[0]);
+                            _mm256_storeu_si256(at.add(8).cast(), sums[1]);
+                        }
+                    }
+                }
+            }
+        };
+    }
+
+    vnni_of_eight!(avx_vnni, "avx2,avxvnni", _mm256_dpbusd_avx_epi32);
+    #[cfg(test)]
+    vnni_of_eight!(avx512_vnni_of_eight, "avx2,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
+
     /// # Safety
-    /// The CPU has AVX2; the rest as for `vnni`.
+    /// The CPU has AVX2; the rest as for `avx512_vnni`.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn avx2<const ROWS: usize>(
         codes: *const u8,
@@ -210,6 +277,7 @@ mod x86 {
 #[derive(Default)]
 pub(super) struct Panels {
     memory: AlignedBuffer,
+    /// Groups of each panel; for a unit whole steps of them.
     groups: usize,
     columns: usize,
     /// Sum of each column's codes, to take an activation's zero point off; whole panels.
@@ -217,16 +285,17 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// An empty matrix of a size. Codes beyond its edges are zero.
-    pub(super) fn zeroed(inputs: usize, columns: usize) -> Panels {
+    /// An empty matrix of a size, to be multiplied by vectors or also on a unit. Codes beyond its edges are zero.
+    pub(super) fn zeroed(inputs: usize, columns: usize, for_unit: bool) -> Panels {
         let mut panels = Panels::default();
-        panels.resize(inputs, columns);
+        panels.resize(inputs, columns, for_unit);
         panels
     }
 
     /// Makes it an empty matrix of another size, in the same memory if that is enough.
-    pub(super) fn resize(&mut self, inputs: usize, columns: usize) {
-        self.groups = inputs.div_ceil(GROUP);
+    pub(super) fn resize(&mut self, inputs: usize, columns: usize, for_unit: bool) {
+        let groups = inputs.div_ceil(GROUP);
+        self.groups = if for_unit { groups.next_multiple_of(UNIT_GROUPS) } else { groups };
         self.columns = columns;
         let bytes = self.panel_count() * self.groups * PANEL * GROUP;
         self.memory.reserve(bytes / size_of::<f32>());
@@ -319,22 +388,20 @@ impl Panels {
     }
 }
 
-/// Splits `rows` into tiles.
-pub(super) fn tiles(products: Products, rows: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
-    even_runs(rows, products.tile_rows())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_instruction_set_multiplies_exactly_whatever_the_size() {
-        for (inputs, columns) in [(1, 1), (4, 32), (7, 33), (96, 40), (130, 64)] {
+        for ((inputs, columns), for_unit) in
+            [(1, 1), (4, 32), (7, 33), (96, 40), (130, 64)].into_iter().flat_map(|size| [(size, false), (size, true)])
+        {
             // The extremes are among them: 255 × -128.
             let weight = |i: usize, j: usize| ((i * 37 + j * 101) % 256) as u8 as i8;
             let code = |row: usize, i: usize| 255 - ((row * 53 + i * 37) % 256) as u8;
-            let (mut by_row, mut by_column) = (Panels::zeroed(inputs, columns), Panels::zeroed(inputs, columns));
+            let zeroed = || Panels::zeroed(inputs, columns, for_unit);
+            let (mut by_row, mut by_column) = (zeroed(), zeroed());
             let rows: Vec<Vec<i8>> = (0..inputs).map(|i| (0..columns).map(|j| weight(i, j)).collect()).collect();
             for (group, rows) in rows.chunks(GROUP).enumerate() {
                 by_row.set_rows(group, std::array::from_fn(|i| rows.get(i).map(Vec::as_slice)));
@@ -344,17 +411,17 @@ mod tests {
             }
             assert_eq!(by_row.codes()[..by_row.bytes()], by_column.codes()[..by_row.bytes()]);
             assert_eq!(by_row.column_sums, by_column.column_sums);
-            let stride = inputs.next_multiple_of(GROUP);
+            let stride = inputs.next_multiple_of(if for_unit { GROUP * UNIT_GROUPS } else { GROUP });
             let mut codes = vec![0u8; MAX_TILE_ROWS * stride];
             for row in 0..MAX_TILE_ROWS {
                 (0..inputs).for_each(|i| codes[row * stride + i] = code(row, i));
             }
-            for kernels in Kernels::available() {
-                let products = Products::of(kernels);
+            for kernels in Kernels::every() {
+                let mut products = Products::of(kernels);
                 for rows in 1..=products.tile_rows() {
                     for panel in 0..by_row.panel_count() {
                         let mut out = Tile([[7; PANEL]; MAX_TILE_ROWS]);
-                        products.tile(&codes, stride, rows, by_row.panel(panel), None, &mut out);
+                        products.multiply(&codes, stride, rows, by_row.panel(panel), None, &mut out);
                         for (row, sums) in out.0[..rows].iter().enumerate() {
                             for (lane, &sum) in sums.iter().enumerate() {
                                 let j = panel * PANEL + lane;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::way::{Schedule, Way, few_rows, pieces};
+use super::way::{Schedule, Way, pieces};
 use super::*;
 use crate::dispatch::Kernels;
 use crate::error::Error;
@@ -181,7 +181,7 @@ fn both_schedules_give_the_same_bits(threads: usize) {
 #[test]
 fn few_rows_are_shared_out_by_columns_and_many_by_rows() {
     for precision in Precision::ALL {
-        let few = few_rows(precision, false);
+        let few = Way::new(&model(Kernels::detect(), precision, SHAPE), None).few_rows;
         assert_eq!(Schedule::for_rows(1, 1, few), Schedule::Rows);
         assert_eq!(Schedule::for_rows(2 * few - 1, 2, few), Schedule::Columns);
         assert_eq!(Schedule::for_rows(2 * few, 2, few), Schedule::Rows);

@@ -1,7 +1,11 @@
 //! How a pass is computed and shared out.
 
+use std::ops::RangeInclusive;
+
 use super::model::Transformer;
 use super::shape::Shape;
+use crate::caches::cached_values;
+use crate::dot::Factors;
 use crate::operand::Form;
 use crate::precision::Precision;
 use crate::unit::Unit;
@@ -16,7 +20,14 @@ use crate::unit::Unit;
 /// | 12 | 1.43 / 1.28 | 1.43 / 1.39 | 0.65 / 0.70 | 0.38 / 0.43 |
 /// | 16 | 1.64 / 1.65 | 1.79 / 1.81 | 0.85 / 0.87 | 0.49 / 0.52 |
 /// | 32 | 3.18 / 3.29 | 3.65 / 3.62 | 1.87 / 1.92 | 0.95 / 1.02 |
-///
+const fn few_rows(factors: Factors) -> usize {
+    match factors {
+        Factors::F32 => 7,
+        Factors::F32ByF16 | Factors::F32ByBf16 => 4,
+        Factors::Bf16 | Factors::Bytes => 3,
+    }
+}
+
 /// The same on a matrix unit, whose time for fewer than sixteen rows is that for sixteen, on two cores of an Intel Xeon
 /// (Emerald Rapids; a virtual machine, not quite idle):
 ///
@@ -24,24 +35,29 @@ use crate::unit::Unit;
 /// |---|---|---|---|---|
 /// | 16 | 4.60 / 2.61 | 2.07 / 1.31 | 1.05 / 0.78 | 0.64 / 0.71 |
 /// | 32 | 4.44 / 3.30 | 1.86 / 1.92 | 0.83 / 0.97 | 0.71 / 1.10 |
-pub(super) const fn few_rows(precision: Precision, has_unit: bool) -> usize {
-    match (precision, has_unit) {
+const fn few_rows_on_unit(precision: Precision) -> usize {
+    match precision {
         // Weights are split again for every block of rows.
-        (Precision::F32, true) => 64,
-        (Precision::Bf16x3, true) => 16,
-        (Precision::Bf16, true) => 12,
-        (Precision::Int8, true) => 8,
-        (Precision::F32 | Precision::Bf16x3, false) => 7,
-        (Precision::F16, _) => 4,
-        (Precision::Bf16 | Precision::Int8, false) => 3,
+        Precision::F32 => 64,
+        Precision::Bf16x3 | Precision::F16 => 16,
+        Precision::Bf16 => 12,
+        Precision::Int8 => 8,
     }
 }
-/// Rows of a block in the rows schedule: its feed-forward values stay in the second-level cache.
-pub(super) const BLOCK_ROWS: usize = 56;
-/// The same on a matrix unit, in whole tiles.
+
+/// The fewest and the most rows of a block in the rows schedule: with fewer, weights that no cache holds come too often; with
+/// more, they hardly come less often.
+const BLOCK_ROWS: RangeInclusive<usize> = 56..=126;
+/// Rows of a block on a matrix unit, in whole tiles.
 const UNIT_BLOCK_ROWS: usize = 64;
 /// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
 const PIECES: usize = 4;
+
+/// Rows of a block by vectors, in whole tiles: its feed-forward values stay in the second-level cache, of which so many values
+/// are theirs.
+fn block_rows(cached: usize, intermediate: usize, tile_rows: usize) -> usize {
+    (cached / intermediate / tile_rows * tile_rows).clamp(*BLOCK_ROWS.start(), *BLOCK_ROWS.end())
+}
 
 /// By what a pass is computed, and what follows from it.
 #[derive(Debug, Clone, Copy)]
@@ -65,16 +81,22 @@ pub(super) struct Way {
 impl Way {
     pub(super) fn new(model: &Transformer, unit: Option<Unit>) -> Way {
         let Shape { hidden, intermediate, .. } = model.shape;
-        let form = Form::of(model.precision, unit);
-        let fast_attention = model.kernels.has_bf16_products() || unit.is_some();
+        let form = model.kernels.form(model.precision, unit);
+        let fast_attention = model.kernels.multiplies_bf16() || unit.is_some();
         let mut way = Way {
             unit,
             form,
             operand_words: form
                 .row_words(hidden.max(intermediate).max(model.shape.attention_width()).max(model.table_width)),
             between_words: intermediate,
-            block_rows: if unit.is_some() { UNIT_BLOCK_ROWS } else { BLOCK_ROWS },
-            few_rows: few_rows(model.precision, unit.is_some()),
+            block_rows: match unit {
+                Some(_) => UNIT_BLOCK_ROWS,
+                None => block_rows(cached_values(), intermediate, model.kernels.tile_rows()),
+            },
+            few_rows: match unit {
+                Some(_) => few_rows_on_unit(model.precision),
+                None => few_rows(model.kernels.factors(model.precision)),
+            },
             rounds_attention: matches!(model.precision, Precision::Bf16 | Precision::Int8) && fast_attention,
         };
         if way.feeds_operand() {

@@ -1,6 +1,6 @@
 //! What the CPU engine reaches on this machine: products against the multiply-add peak, and whole encoders.
 //!
-//! `cargo bench --bench encoder [-- amx|avx512|avx2|portable f32|bf16x3|f16|bf16|int8 products|encoders base]`. Random weights, medians (and minima) of wall-clock time;
+//! `cargo bench --bench encoder [-- amx|avx512|avx2|neon|portable f32|bf16x3|f16|bf16|int8 products|encoders base]`. Random weights, medians (and minima) of wall-clock time;
 //! run it on an idle machine.
 
 use std::sync::Arc;

@@ -27,7 +27,7 @@ struct Args {
     /// Directory of the model
     #[arg(long)]
     model: Option<PathBuf>,
-    /// auto, amx, avx512, avx2, portable or candle
+    /// auto, amx, avx512, avx2, neon, portable or candle
     #[arg(long, default_value = "auto")]
     engine: Engine,
     /// f32, bf16x3, f16, bf16 or int8

@@ -190,7 +190,7 @@ pub struct ModelArgs {
           value_parser = BoolishValueParser::new())]
     pub apply_dimensions: Option<bool>,
     /// What runs the encoder: auto (the CPU's widest kernels; on a CPU with AMX f32 too, in parts, where a
-    /// measurement at start finds that faster), amx, avx512, avx2, portable, or, slow and for comparison, candle and
+    /// measurement at start finds that faster), amx, avx512, avx2, neon, portable, or, slow and for comparison, candle and
     /// candle-packed (what runs on GPUs)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,

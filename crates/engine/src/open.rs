@@ -43,7 +43,7 @@ impl FromStr for Engine {
             "candle-packed" => Ok(Engine::CandlePacked),
             set => set.parse().map(Engine::Kernels).map_err(|_| {
                 Error::unusable(format!(
-                    "unknown engine '{text}': use auto, amx, avx512, avx2, portable, candle or candle-packed"
+                    "unknown engine '{text}': use auto, amx, avx512, avx2, neon, portable, candle or candle-packed"
                 ))
             }),
         }

@@ -8,6 +8,8 @@ use super::avx2::Avx2;
 use super::avx512::Avx512;
 use super::dot::{ByteProducts, Factors};
 use super::isa::{PANEL_VECTORS, Simd, Task};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::operand::Form;
 use super::portable::Portable;
 use super::precision::Precision;
@@ -23,14 +25,21 @@ pub enum InstructionSet {
     Avx512,
     /// 8 lanes; AVX2 and FMA.
     Avx2,
+    /// 4 lanes; what every CPU of 64-bit ARM has, and products of bytes where it has DotProd or I8MM.
+    Neon,
     /// 4 lanes in plain Rust, for the compiler to vectorise.
     Portable,
 }
 
 impl InstructionSet {
     /// Every set.
-    pub const ALL: [InstructionSet; 4] =
-        [InstructionSet::Amx, InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Portable];
+    pub const ALL: [InstructionSet; 5] = [
+        InstructionSet::Amx,
+        InstructionSet::Avx512,
+        InstructionSet::Avx2,
+        InstructionSet::Neon,
+        InstructionSet::Portable,
+    ];
 
     /// Its name on the command line and in logs.
     pub const fn name(self) -> &'static str {
@@ -38,6 +47,7 @@ impl InstructionSet {
             InstructionSet::Amx => "amx",
             InstructionSet::Avx512 => "avx512",
             InstructionSet::Avx2 => "avx2",
+            InstructionSet::Neon => "neon",
             InstructionSet::Portable => "portable",
         }
     }
@@ -55,7 +65,7 @@ impl std::str::FromStr for InstructionSet {
     fn from_str(name: &str) -> Result<Self> {
         let known = InstructionSet::ALL.into_iter().find(|set| set.name() == name);
         known.ok_or_else(|| {
-            Error::unusable(format!("unknown instruction set '{name}': use amx, avx512, avx2 or portable"))
+            Error::unusable(format!("unknown instruction set '{name}': use amx, avx512, avx2, neon or portable"))
         })
     }
 }
@@ -78,6 +88,8 @@ enum Token {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
     Portable(Portable),
 }
 
@@ -106,6 +118,8 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         every
             .extend(Avx2::detect().into_iter().flat_map(Avx2::others).map(|set| Kernels::of_vectors(Token::Avx2(set))));
+        #[cfg(target_arch = "aarch64")]
+        every.extend(Neon::detect().older().into_iter().map(|set| Kernels::of_vectors(Token::Neon(set))));
         every
     }
 
@@ -142,8 +156,10 @@ impl Kernels {
             InstructionSet::Avx512 => Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set))),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx2 => Avx2::detect().map(|set| Kernels::of_vectors(Token::Avx2(set))),
+            #[cfg(target_arch = "aarch64")]
+            InstructionSet::Neon => Some(Kernels::of_vectors(Token::Neon(Neon::detect()))),
             InstructionSet::Portable => Some(Kernels::of_vectors(Token::Portable(Portable))),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(not(all(target_arch = "x86_64", target_arch = "aarch64")))]
             _ => None,
         };
         kernels.ok_or_else(|| Error::unusable(format!("this CPU has no {set}: choose another instruction set")))
@@ -159,6 +175,8 @@ impl Kernels {
             Token::Avx512(_) => InstructionSet::Avx512,
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => InstructionSet::Avx2,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => InstructionSet::Neon,
             Token::Portable(_) => InstructionSet::Portable,
         }
     }
@@ -170,6 +188,8 @@ impl Kernels {
             Token::Avx512(simd) => simd.call(task),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => simd.call(task),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => simd.call(task),
             Token::Portable(simd) => simd.call(task),
         }
     }
@@ -186,6 +206,8 @@ impl Kernels {
             Token::Avx512(simd) => simd.byte_products(),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => simd.byte_products(),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => simd.byte_products(),
             Token::Portable(_) => ByteProducts::Portable,
         }
     }
@@ -217,6 +239,7 @@ impl Kernels {
             (None, Precision::Bf16) if !self.multiplies_bf16 => match self.vectors() {
                 InstructionSet::Amx | InstructionSet::Avx512 => "avx512 (f32 by bf16 products)",
                 InstructionSet::Avx2 => "avx2 (f32 by bf16 products)",
+                InstructionSet::Neon => "neon (f32 by bf16 products)",
                 InstructionSet::Portable => "portable (f32 by bf16 products)",
             },
             (None, _) => self.vectors().name(),

@@ -52,6 +52,15 @@ pub(super) enum ByteProducts {
     /// AVX2, widened to 16 bits.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// I8MM of 64-bit ARM: four products of unsigned by signed bytes summed up at once.
+    #[cfg(target_arch = "aarch64")]
+    Usdot,
+    /// DotProd of 64-bit ARM: the same of signed bytes.
+    #[cfg(target_arch = "aarch64")]
+    Sdot,
+    /// NEON, widened to 16 bits.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Plain Rust.
     Portable,
 }
@@ -136,6 +145,16 @@ kinds! {
         Vector, Vector, Vector, TILE_ROWS, S::LANES, false;
 
         float_sums!();
+        const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
+        #[inline(always)]
+        fn multiply_add_lane<const LANE: usize>(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add_lane::<LANE>(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn lefts(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector by contract, where factors are read so.
+            unsafe { if const { S::LANE_FACTORS == 1 } { self.left(from) } else { self.0.load(from) } }
+        }
         #[inline(always)]
         fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
             self.0.mul_add(left, right, sums)
@@ -157,6 +176,16 @@ kinds! {
         Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
 
         float_sums!();
+        const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
+        #[inline(always)]
+        fn multiply_add_lane<const LANE: usize>(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add_lane::<LANE>(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn lefts(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector by contract, where factors are read so.
+            unsafe { if const { S::LANE_FACTORS == 1 } { self.left(from) } else { self.0.load(from) } }
+        }
         #[inline(always)]
         fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
             self.0.mul_add(left, right, sums)
@@ -178,6 +207,16 @@ kinds! {
         Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
 
         float_sums!();
+        const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
+        #[inline(always)]
+        fn multiply_add_lane<const LANE: usize>(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
+            self.0.mul_add_lane::<LANE>(left, right, sums)
+        }
+        #[inline(always)]
+        unsafe fn lefts(self, from: *const f32) -> S::Vector {
+            // SAFETY: readable for a vector by contract, where factors are read so.
+            unsafe { if const { S::LANE_FACTORS == 1 } { self.left(from) } else { self.0.load(from) } }
+        }
         #[inline(always)]
         fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
             self.0.mul_add(left, right, sums)

@@ -19,6 +19,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     /// As [`Simd::TILE_ROWS`], where operands are widened on the way and take more registers.
     const WIDENING_ROWS: usize;
+    /// Factors that lie in a vector as they are read, and of which an instruction takes one for all lanes: 1 where there is no
+    /// such instruction, and each factor is spread over a vector.
+    const LANE_FACTORS: usize = 1;
     /// `LANES` f32 values.
     type Vector: Copy;
     /// `LANES` words of 32 bits: integers, pairs of bf16 or four bytes each.
@@ -51,6 +54,11 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a × b + c`, rounded once where the CPU can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The same with one lane of `a`, below [`Simd::LANE_FACTORS`], for all. Where there is but one, all of `a` are alike.
+    #[inline(always)]
+    fn mul_add_lane<const LANE: usize>(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        self.mul_add(a, b, c)
+    }
     /// The smaller one; `b` if either is NaN.
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger one; `b` if either is NaN.
@@ -178,6 +186,10 @@ pub(super) trait Dot: Copy {
     const RIGHT_WORDS: usize;
     /// Whether sums are integers: exact, and in need of scales.
     const INTEGERS: bool;
+    /// Words of the left factor that are read at once, one or four.
+    const LEFT_AT_ONCE: usize = 1;
+    /// Whether the bytes of the left factor are taken 128 lower, so that sums lack 128 times the sum of the right ones.
+    const LOWERED: bool = false;
 
     /// The instruction set around it.
     fn simd(self) -> Self::Simd;
@@ -187,6 +199,16 @@ pub(super) trait Dot: Copy {
     fn zero(self) -> Self::Sums;
     /// `sums + left × right`
     fn multiply_add(self, left: Self::Left, right: Self::Right, sums: Self::Sums) -> Self::Sums;
+    /// The same with one of several words that were read at once.
+    #[inline(always)]
+    fn multiply_add_lane<const LANE: usize>(
+        self,
+        lefts: Self::Left,
+        right: Self::Right,
+        sums: Self::Sums,
+    ) -> Self::Sums {
+        self.multiply_add(lefts, right, sums)
+    }
     /// Sums as f32.
     fn values(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
     /// The bits of the sums.
@@ -195,6 +217,15 @@ pub(super) trait Dot: Copy {
     /// # Safety
     /// `from` must be readable for a word.
     unsafe fn left(self, from: *const f32) -> Self::Left;
+    /// [`Dot::LEFT_AT_ONCE`] words.
+    ///
+    /// # Safety
+    /// `from` must be readable for as many.
+    #[inline(always)]
+    unsafe fn lefts(self, from: *const f32) -> Self::Left {
+        // SAFETY: handed on.
+        unsafe { self.left(from) }
+    }
     /// # Safety
     /// `from` must be readable for `RIGHT_WORDS` words.
     unsafe fn right(self, from: *const f32) -> Self::Right;

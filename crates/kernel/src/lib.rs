@@ -29,7 +29,7 @@
 //! math         exp, GELU, …, of a vector
 //! isa          what a kernel may ask of an instruction set
 //! dispatch     which ones there are, and which this CPU has
-//! avx512 avx2 portable    the three of them
+//! avx512 avx2 neon portable    the four of them
 //! memory       aligned, zeroed, on huge pages; freed, back to the system
 //! peak         the multiply-add rate to measure products against
 //! ```
@@ -68,6 +68,8 @@ mod mask;
 mod math;
 mod matrix_unit;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norm;
 mod operand;
 pub mod peak;

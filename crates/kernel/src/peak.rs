@@ -37,9 +37,11 @@ impl DotTask for Chains {
                 *sum = dot.multiply_add(left, right, *sum);
             }
         }
+        // What the left bytes are taken lower by, times ones.
+        let lowered = if D::LOWERED { (self.rounds * 4 * 128) as f32 } else { 0.0 };
         let mut total = s.splat(0.0);
         for sum in sums {
-            total = s.add(total, dot.values(sum));
+            total = s.add(total, s.add(dot.values(sum), s.splat(lowered)));
         }
         (self.rounds * CHAINS * D::Simd::LANES, s.sum(total))
     }

@@ -306,7 +306,27 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
         let mut sums = [[dot.zero(); VECTORS]; ROWS];
         let mut next = ahead.from.wrapping_add(part.start * ahead.step);
         let mut right_row = right.wrapping_add(part.start * right_stride);
-        for k in part {
+        let mut start = part.start;
+        if const { D::LEFT_AT_ONCE == 4 } {
+            while start + 4 <= part.end {
+                // SAFETY: `left` is readable for `ROWS` rows of the depth's words.
+                let lefts = std::array::from_fn(|row| unsafe { dot.lefts(left.add(row * left_stride + start)) });
+                macro_rules! lanes {
+                    ($($lane:literal)*) => {$(
+                        // SAFETY: `right` is readable for the depth's rows of whole vectors.
+                        unsafe { self.add_lane::<D, $lane>(dot, &lefts, right_row, &mut sums) };
+                        for line in (0..VECTORS * D::RIGHT_WORDS).step_by(LINE) {
+                            s.prefetch_next(next.wrapping_add(line));
+                        }
+                        next = next.wrapping_add(ahead.step);
+                        right_row = right_row.wrapping_add(right_stride);
+                    )*};
+                }
+                lanes!(0 1 2 3);
+                start += 4;
+            }
+        }
+        for k in start..part.end {
             // SAFETY: `right` is readable for the depth's rows of whole vectors.
             let mut weights = [unsafe { dot.right(right_row) }; VECTORS];
             for (v, weight) in weights.iter_mut().enumerate() {
@@ -327,6 +347,31 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
             right_row = right_row.wrapping_add(right_stride);
         }
         sums
+    }
+
+    /// Adds the products of one of several words that were read at once, for each row, with a row of the right factor.
+    ///
+    /// # Safety
+    /// `right_row` must be readable in whole vectors.
+    #[inline(always)]
+    unsafe fn add_lane<D: Dot, const LANE: usize>(
+        &self,
+        dot: D,
+        lefts: &[D::Left; ROWS],
+        right_row: *const f32,
+        sums: &mut [[D::Sums; VECTORS]; ROWS],
+    ) {
+        // SAFETY: by the promise made.
+        let mut weights = [unsafe { dot.right(right_row) }; VECTORS];
+        for (v, weight) in weights.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *weight = unsafe { dot.right(right_row.add(v * D::RIGHT_WORDS)) };
+        }
+        for (&left, sums) in lefts.iter().zip(sums) {
+            for (sum, &weight) in sums.iter_mut().zip(&weights) {
+                *sum = dot.multiply_add_lane::<LANE>(left, weight, *sum);
+            }
+        }
     }
 
     /// The values that the sums of bytes stand for.
@@ -351,8 +396,13 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
                     let row = left.add(row * left_stride + scales.row + 2 * group);
                     let (scale, low) = (s.splat(*row), s.splat(*row.add(1)));
                     for (v, sum) in sums.into_iter().enumerate() {
+                        let mut sum = dot.values(sum);
+                        if D::LOWERED {
+                            // Integers that f32 holds exactly.
+                            sum = s.mul_add(s.splat(128.0), column_sums[v], sum);
+                        }
                         let offset = s.mul_add(low, column_sums[v], values[v]);
-                        values[v] = s.mul_add(dot.values(sum), scale, offset);
+                        values[v] = s.mul_add(sum, scale, offset);
                     }
                 }
             }

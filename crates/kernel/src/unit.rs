@@ -19,15 +19,17 @@ pub(super) enum Unit {
 
 impl Unit {
     /// The one there is.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn detect() -> Option<Unit> {
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        #[cfg(target_os = "linux")]
         return Amx::detect().map(Unit::Amx);
-        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        #[cfg(not(target_os = "linux"))]
         None
     }
 
     /// Runs a task with the unit made ready for it on this thread, and released after it: a thread that waits has no tiles
     /// that the kernel would have to keep. Within a task no other must be run.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn run<T: UnitTask>(self, task: T) {
         match self {

@@ -16,11 +16,14 @@
 //! exact         f32 operations in the runtime's order
 //! quantization  ranges, and codes of values
 //! product       integer products of codes and packed weights
+//! by_dots       the same by the multiply-adds of a set that has no form of its own
 //! on_unit       the same on a matrix unit
 //! epilogue      from integer sums back to values
 //! ```
 
 mod attention;
+#[cfg(target_arch = "aarch64")]
+mod by_dots;
 mod epilogue;
 mod exact;
 mod executor;

@@ -10,6 +10,8 @@ use super::super::dot::ByteProducts;
 use super::super::isa::even_runs;
 use super::super::matrix_unit::{TILE_ROWS, TILE_WORDS};
 use super::super::memory::AlignedBuffer;
+#[cfg(target_arch = "aarch64")]
+use super::by_dots::{self, ByDots};
 
 /// Most inputs of a product: beyond it, sums of products of codes would leave i32.
 pub const MOST_INPUTS: usize = 16_384;
@@ -21,6 +23,7 @@ pub(super) const GROUP: usize = 4;
 /// Groups of codes in a step of a unit: a tile's words.
 pub(super) const UNIT_GROUPS: usize = TILE_WORDS;
 /// Most rows of a tile by vectors, of any instruction set.
+#[cfg(target_arch = "x86_64")]
 const MAX_VECTOR_ROWS: usize = 12;
 /// Most rows of a tile: two of a unit's.
 pub(super) const MAX_TILE_ROWS: usize = 2 * TILE_ROWS;
@@ -50,18 +53,26 @@ pub(super) trait Multiply {
 }
 
 /// Which integer instructions are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Products(ByteProducts);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Products {
+    by: ByteProducts,
+    #[cfg(target_arch = "aarch64")]
+    kernels: Kernels,
+}
 
 impl Products {
     /// Those of an instruction set that this CPU has.
     pub(super) fn of(kernels: Kernels) -> Products {
-        Products(kernels.byte_products())
+        Products {
+            by: kernels.byte_products(),
+            #[cfg(target_arch = "aarch64")]
+            kernels,
+        }
     }
 
     /// Rows of its largest tile.
     pub(super) fn tile_rows(self) -> usize {
-        match self.0 {
+        match self.by {
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx512Vnni => MAX_VECTOR_ROWS,
             #[cfg(target_arch = "x86_64")]
@@ -70,6 +81,8 @@ impl Products {
             ByteProducts::Avx512VnniOfEight => 6,
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx2 => 4,
+            #[cfg(target_arch = "aarch64")]
+            ByteProducts::Usdot | ByteProducts::Sdot | ByteProducts::Neon => by_dots::TILE_ROWS,
             ByteProducts::Portable => 4,
         }
     }
@@ -95,7 +108,7 @@ impl Multiply for Products {
         assert!(rows > 0 && rows <= self.tile_rows() && stride >= groups * GROUP);
         assert!(codes.len() >= (rows - 1) * stride + groups * GROUP && panel.len() == groups * PANEL * GROUP);
         // Any address can be asked for: with nothing to fetch it is the panel at hand.
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         let next = next.unwrap_or(panel).as_ptr();
         #[cfg(target_arch = "x86_64")]
         macro_rules! by_rows {
@@ -109,7 +122,7 @@ impl Multiply for Products {
                 }
             };
         }
-        match self.0 {
+        match self.by {
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx512Vnni => by_rows!(avx512_vnni 1 2 3 4 5 6 7 8 9 10 11 12),
             #[cfg(target_arch = "x86_64")]
@@ -118,6 +131,10 @@ impl Multiply for Products {
             ByteProducts::Avx512VnniOfEight => by_rows!(avx512_vnni_of_eight 1 2 3 4 5 6),
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx2 => by_rows!(avx2 1 2 3 4),
+            #[cfg(target_arch = "aarch64")]
+            ByteProducts::Usdot | ByteProducts::Sdot | ByteProducts::Neon => {
+                self.kernels.run(ByDots::new((codes, stride), rows, panel, next, out));
+            }
             ByteProducts::Portable => portable(codes, stride, rows, panel, out),
         }
     }

@@ -1,0 +1,394 @@
+//! NEON: four lanes, 32 registers; products of bytes where the CPU has instructions for them. Every CPU of 64-bit ARM has
+//! NEON; what came later is found at run time and has no stable intrinsics, so it is inline assembly.
+
+use std::arch::aarch64::*;
+use std::arch::{asm, is_aarch64_feature_detected};
+
+use super::dot::{ByteProducts, WithBf16, WithBytes};
+use super::isa::{Dot, DotTask, Simd, Task};
+
+/// The set, and what the CPU has for bytes: only [`Neon::detect`] makes one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neon {
+    bytes: ByteProducts,
+}
+
+impl Neon {
+    /// What this CPU has.
+    pub(super) fn detect() -> Neon {
+        let bytes = match (is_aarch64_feature_detected!("i8mm"), is_aarch64_feature_detected!("dotprod")) {
+            (true, _) => ByteProducts::Usdot,
+            (false, true) => ByteProducts::Sdot,
+            (false, false) => ByteProducts::Neon,
+        };
+        Neon { bytes }
+    }
+
+    /// What the CPU has for bytes.
+    pub(super) fn byte_products(self) -> ByteProducts {
+        self.bytes
+    }
+
+    /// The same as older CPUs have it.
+    #[cfg(test)]
+    pub(super) fn older(self) -> Vec<Neon> {
+        let ladder = [ByteProducts::Usdot, ByteProducts::Sdot, ByteProducts::Neon];
+        ladder.into_iter().skip_while(|&bytes| bytes != self.bytes).skip(1).map(|bytes| Neon { bytes }).collect()
+    }
+}
+
+/// Lanes whose upper halves are the nearest bf16: half a step is added, but not to NaN, which might overflow.
+#[inline(always)]
+fn round_to_bf16(a: float32x4_t) -> uint32x4_t {
+    // SAFETY: every CPU of 64-bit ARM has NEON.
+    unsafe { vaddq_u32(vreinterpretq_u32_f32(a), vandq_u32(vceqq_f32(a, a), vdupq_n_u32(0x8000))) }
+}
+
+/// The upper halves of lanes.
+#[inline(always)]
+fn upper_halves() -> uint32x4_t {
+    // SAFETY: every CPU of 64-bit ARM has NEON.
+    unsafe { vdupq_n_u32(0xFFFF_0000) }
+}
+
+/// Methods of one expression each.
+macro_rules! instructions {
+    ($($name:ident($($operand:ident: $kind:ty),*) -> $output:ty = $instruction:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($operand: $kind),*) -> $output {
+            // SAFETY: every CPU of 64-bit ARM has NEON.
+            unsafe { $instruction }
+        }
+    )*};
+}
+
+impl Simd for Neon {
+    const LANES: usize = 4;
+    // 8 × 2 accumulators, as many rows' next four factors and two weights of 32 registers.
+    const TILE_ROWS: usize = 8;
+    // 6 × 2 accumulators, and what widening takes.
+    const WIDENING_ROWS: usize = 6;
+    const LANE_FACTORS: usize = 4;
+    type Vector = float32x4_t;
+    type Words = uint32x4_t;
+
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        task.run(self)
+    }
+    #[inline(always)]
+    fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
+        match self.bytes {
+            ByteProducts::Usdot => Usdot(self).call(task),
+            ByteProducts::Sdot => Sdot(self).call(task),
+            ByteProducts::Neon | ByteProducts::Portable => self.call(WithBytes(task)),
+        }
+    }
+    #[inline(always)]
+    fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
+        self.call(WithBf16(task))
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> float32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe { vdupq_n_f32(value) }
+    }
+
+    instructions! {
+        add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
+        sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
+        mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+        div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
+        mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+        min(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), a, b);
+        max(a: float32x4_t, b: float32x4_t) -> float32x4_t = vbslq_f32(vcgtq_f32(a, b), a, b);
+        where_less(a: float32x4_t, b: float32x4_t, then: float32x4_t, otherwise: float32x4_t) -> float32x4_t = vbslq_f32(vcltq_f32(a, b), then, otherwise);
+        magnitude(a: float32x4_t) -> float32x4_t = vabsq_f32(a);
+        round(a: float32x4_t) -> float32x4_t = vrndnq_f32(a);
+        sum(a: float32x4_t) -> f32 = vpadds_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a)));
+        largest(a: float32x4_t) -> f32 = vmaxnmvq_f32(a);
+        splat_word(word: u32) -> uint32x4_t = vdupq_n_u32(word);
+        add_words(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);
+        integers_to_f32(a: uint32x4_t) -> float32x4_t = vcvtq_f32_s32(vreinterpretq_s32_u32(a));
+        bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
+        pairs_of_bf16(low: float32x4_t, high: float32x4_t) -> uint32x4_t = vsriq_n_u32::<16>(round_to_bf16(high), round_to_bf16(low));
+        pairs_of_upper_halves(low: float32x4_t, high: float32x4_t) -> uint32x4_t = vsriq_n_u32::<16>(vreinterpretq_u32_f32(high), vreinterpretq_u32_f32(low));
+        upper_half(a: float32x4_t) -> float32x4_t = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), upper_halves()));
+        nearest_bf16(a: float32x4_t) -> float32x4_t = vreinterpretq_f32_u32(vandq_u32(round_to_bf16(a), upper_halves()));
+    }
+
+    #[inline(always)]
+    fn mul_add_lane<const LANE: usize>(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe {
+            match LANE {
+                0 => vfmaq_laneq_f32::<0>(c, b, a),
+                1 => vfmaq_laneq_f32::<1>(c, b, a),
+                2 => vfmaq_laneq_f32::<2>(c, b, a),
+                _ => vfmaq_laneq_f32::<3>(c, b, a),
+            }
+        }
+    }
+    #[inline(always)]
+    fn with_sign_of(self, a: float32x4_t, sign: float32x4_t) -> float32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe {
+            let sign = vandq_u32(vreinterpretq_u32_f32(sign), vdupq_n_u32(1 << 31));
+            vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a), sign))
+        }
+    }
+    #[inline(always)]
+    fn scale_by_power(self, a: float32x4_t, n: float32x4_t) -> float32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe {
+            let exponent = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
+            vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
+        }
+    }
+    #[inline(always)]
+    fn keep_first(self, a: float32x4_t, count: usize) -> float32x4_t {
+        let lanes: [u32; 4] = std::array::from_fn(|i| if i < count { u32::MAX } else { 0 });
+        // SAFETY: every CPU of 64-bit ARM has NEON, and the array four lanes.
+        unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vld1q_u32(lanes.as_ptr()))) }
+    }
+    #[inline(always)]
+    fn add_byte_products(self, sums: uint32x4_t, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe {
+            // Widened to 16 bits; products of a word stand side by side in a vector of their own, and are added in pairs.
+            let (a, b) = (vreinterpretq_u8_u32(a), vreinterpretq_s8_u32(b));
+            let left = [vmovl_u8(vget_low_u8(a)), vmovl_high_u8(a)].map(|half| vreinterpretq_s16_u16(half));
+            let right = [vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b)];
+            let pairs = |i: usize| {
+                let low = vmull_s16(vget_low_s16(left[i]), vget_low_s16(right[i]));
+                vpaddq_s32(low, vmull_high_s16(left[i], right[i]))
+            };
+            vaddq_u32(sums, vreinterpretq_u32_s32(vpaddq_s32(pairs(0), pairs(1))))
+        }
+    }
+    #[inline(always)]
+    fn add_bf16_products(self, sums: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
+        // SAFETY: every CPU of 64-bit ARM has NEON.
+        unsafe {
+            let low = |words: uint32x4_t| vreinterpretq_f32_u32(vshlq_n_u32::<16>(words));
+            let high = |words: uint32x4_t| vreinterpretq_f32_u32(vandq_u32(words, upper_halves()));
+            vfmaq_f32(vfmaq_f32(sums, low(a), low(b)), high(a), high(b))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a prefetch of any address has no effect but on the cache.
+        unsafe { asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags)) }
+    }
+    #[inline(always)]
+    fn prefetch_next(self, address: *const f32) {
+        // SAFETY: as above.
+        unsafe { asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> float32x4_t {
+        // SAFETY: readable for four values by contract.
+        unsafe { vld1q_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, from: *const f32, count: usize) -> float32x4_t {
+        // SAFETY: only indices below `count` are read.
+        let lanes: [f32; 4] = std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 });
+        // SAFETY: the array has four lanes.
+        unsafe { vld1q_f32(lanes.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, a: float32x4_t) {
+        // SAFETY: writable for four values by contract.
+        unsafe { vst1q_f32(to, a) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, a: float32x4_t, count: usize) {
+        let mut lanes = [0f32; 4];
+        // SAFETY: the array has four lanes.
+        unsafe { vst1q_f32(lanes.as_mut_ptr(), a) };
+        for (i, lane) in lanes.into_iter().enumerate().take(count) {
+            // SAFETY: only indices below `count` are written.
+            unsafe { to.add(i).write(lane) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const f32) -> uint32x4_t {
+        // SAFETY: readable for four words by contract.
+        unsafe { vld1q_u32(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f32) -> float32x4_t {
+        // SAFETY: readable for four values of 16 bits by contract.
+        let halves = unsafe { vld1_u16(from.cast()) };
+        let values: float32x4_t;
+        // SAFETY: it reads one register and writes another.
+        unsafe {
+            asm!(
+                "fcvtl {values:v}.4s, {halves:v}.4h",
+                values = lateout(vreg) values,
+                halves = in(vreg) halves,
+                options(pure, nomem, nostack, preserves_flags)
+            )
+        };
+        values
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const f32) -> float32x4_t {
+        // SAFETY: readable for four values of 16 bits by contract.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, a: float32x4_t) {
+        // SAFETY: writable for four bytes by contract.
+        unsafe {
+            let halves = vmovn_u32(vcvtnq_u32_f32(a));
+            let bytes = vmovn_u16(vcombine_u16(halves, halves));
+            to.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
+        // SAFETY: four columns of four rows, and room for them, by contract.
+        unsafe {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| vld1q_f32(rows[i].add(at)));
+            let [ab, cd] = [vtrn1q_f32(a, b), vtrn1q_f32(c, d)].map(|pair| vreinterpretq_f64_f32(pair));
+            let [odd_ab, odd_cd] = [vtrn2q_f32(a, b), vtrn2q_f32(c, d)].map(|pair| vreinterpretq_f64_f32(pair));
+            let columns =
+                [vtrn1q_f64(ab, cd), vtrn1q_f64(odd_ab, odd_cd), vtrn2q_f64(ab, cd), vtrn2q_f64(odd_ab, odd_cd)];
+            for (i, column) in columns.into_iter().enumerate() {
+                vst1q_f32(to.add(i * stride), vreinterpretq_f32_f64(column));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_held_bytes(self, to: *mut u8, vectors: [float32x4_t; 4], offset: i32) -> uint32x4_t {
+        // SAFETY: writable for 16 bytes by contract.
+        unsafe {
+            let (least, most) = (vdupq_n_f32(-offset as f32), vdupq_n_f32((255 - offset) as f32));
+            let offset = vdupq_n_s32(offset);
+            // Held first: NaN becomes the smallest.
+            let [a, b, c, d] = vectors.map(|vector| {
+                let held = vminnmq_f32(vmaxnmq_f32(vector, least), most);
+                vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(held), offset))
+            });
+            let bytes = vcombine_u8(vmovn_u16(vcombine_u16(a, b)), vmovn_u16(vcombine_u16(c, d)));
+            vst1q_u8(to, bytes);
+            vpaddlq_u16(vpaddlq_u8(bytes))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16, a: float32x4_t) {
+        // SAFETY: writable for four values by contract.
+        unsafe {
+            let bits = vreinterpretq_u32_f32(a);
+            let even = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let rounded = vaddq_u32(bits, vaddq_u32(even, vdupq_n_u32(0x7FFF)));
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
+            vst1_u16(to, vshrn_n_u32::<16>(vbslq_u32(vceqq_f32(a, a), rounded, quiet)))
+        }
+    }
+}
+
+/// Products of unsigned bytes by signed ones, by one instruction. Made only where the CPU has I8MM.
+#[derive(Clone, Copy)]
+struct Usdot(Neon);
+
+/// The same, of signed bytes by signed ones: the left ones are taken 128 lower, and what that lacks is added to the sums. Made
+/// only where the CPU has DotProd.
+#[derive(Clone, Copy)]
+struct Sdot(Neon);
+
+/// What takes a byte 128 lower, as a signed one, in each byte of a word.
+const LOWER: u32 = 0x8080_8080;
+
+/// A kind of products of bytes, whose instruction takes one of four words on the left for all lanes.
+macro_rules! bytes {
+    ($kind:ident, $extension:literal, $instruction:literal, $call:ident, $lower:expr) => {
+        /// A function of its own, so that each task gets its own registers.
+        #[inline(never)]
+        fn $call<T: DotTask>(task: T, dot: $kind) -> T::Output {
+            task.run(dot)
+        }
+
+        impl Dot for $kind {
+            type Simd = Neon;
+            type Left = uint32x4_t;
+            type Right = uint32x4_t;
+            type Sums = uint32x4_t;
+            const TILE_ROWS: usize = Neon::TILE_ROWS;
+            const RIGHT_WORDS: usize = Neon::LANES;
+            const INTEGERS: bool = true;
+            const LEFT_AT_ONCE: usize = Neon::LANE_FACTORS;
+            const LOWERED: bool = $lower != 0;
+
+            #[inline(always)]
+            fn simd(self) -> Neon {
+                self.0
+            }
+            #[inline(always)]
+            fn call<T: DotTask>(self, task: T) -> T::Output {
+                $call(task, self)
+            }
+            #[inline(always)]
+            fn zero(self) -> uint32x4_t {
+                self.0.splat_word(0)
+            }
+            #[inline(always)]
+            fn multiply_add(self, left: uint32x4_t, right: uint32x4_t, sums: uint32x4_t) -> uint32x4_t {
+                self.multiply_add_lane::<0>(left, right, sums)
+            }
+            #[inline(always)]
+            fn multiply_add_lane<const LANE: usize>(
+                self,
+                left: uint32x4_t,
+                right: uint32x4_t,
+                mut sums: uint32x4_t,
+            ) -> uint32x4_t {
+                // SAFETY: the kind exists only where the CPU has the instruction, see `call_bytes`; it has no effect but on
+                // the sums.
+                unsafe {
+                    asm!(
+                        concat!(".arch_extension ", $extension),
+                        concat!($instruction, "[{lane}]"),
+                        sums = inout(vreg) sums,
+                        left = in(vreg) left,
+                        right = in(vreg) right,
+                        lane = const LANE,
+                        options(pure, nomem, nostack, preserves_flags)
+                    )
+                };
+                sums
+            }
+            #[inline(always)]
+            fn values(self, sums: uint32x4_t) -> float32x4_t {
+                self.0.integers_to_f32(sums)
+            }
+            #[inline(always)]
+            fn bits(self, sums: uint32x4_t) -> float32x4_t {
+                self.0.bits(sums)
+            }
+            #[inline(always)]
+            unsafe fn left(self, from: *const f32) -> uint32x4_t {
+                // SAFETY: readable by contract.
+                unsafe { veorq_u32(vld1q_dup_u32(from.cast()), vdupq_n_u32($lower)) }
+            }
+            #[inline(always)]
+            unsafe fn lefts(self, from: *const f32) -> uint32x4_t {
+                // SAFETY: readable for four words by contract.
+                unsafe { veorq_u32(vld1q_u32(from.cast()), vdupq_n_u32($lower)) }
+            }
+            #[inline(always)]
+            unsafe fn right(self, from: *const f32) -> uint32x4_t {
+                // SAFETY: readable for four words by contract.
+                unsafe { self.0.load_words(from) }
+            }
+        }
+    };
+}
+
+// The unsigned factor of `sudot` is the one that is indexed, as the left one is here.
+bytes!(Usdot, "i8mm", "sudot {sums:v}.4s, {right:v}.16b, {left:v}.4b", compiled_usdot, 0);
+bytes!(Sdot, "dotprod", "sdot {sums:v}.4s, {right:v}.16b, {left:v}.4b", compiled_sdot, LOWER);

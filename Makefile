@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test test-arm pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -17,6 +17,10 @@ model:
 # Every test but those of `make pressure`. The examples are compiled by `make lint`.
 test: model
 	cargo test --lib --bins --test contract --test cuda --test engine --test process --test remote --test server
+
+# The kernels on 64-bit ARM, under an emulator: .ci/arm.sh says what it needs.
+test-arm:
+	bash .ci/arm.sh
 
 # The server under pressure: many callers, large ones, hostile ones, with the time anybody waits and the memory in use.
 pressure: model

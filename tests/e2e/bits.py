@@ -32,7 +32,7 @@ def main():
     texts = [text for text in texts if text][:200]
     assert len(texts) == 200
     # Not `auto`, which measures what is faster.
-    engines = ["amx", "avx512", "avx2", "portable"]
+    engines = ["amx", "avx512", "avx2", "neon", "portable"]
     for precision in ["f32", "bf16x3", "bf16", "int8"]:
         for engine in engines:
             # The order of its sums is the same under every profile.

@@ -8,9 +8,10 @@ use super::exact;
 use super::linear::quantize;
 use super::matrix::Matrix;
 use super::model::ScoreScale;
-use super::product::{GROUP, MAX_TILE_ROWS, Multiply, PANEL, Tile};
+use super::product::Multiply;
 use super::quantization::{Quantization, Spread};
 use super::state::{MemberScratch, Pass, Tensor};
+use super::tile::{GROUP, MAX_TILE_ROWS, PANEL, Tile};
 
 /// Some queries of a head in a layer.
 #[derive(Clone)]

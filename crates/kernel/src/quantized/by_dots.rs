@@ -1,7 +1,7 @@
 //! The same products written once, by the multiply-adds of bytes that an instruction set has: where there is no form of its
 //! own for a set.
 
-use super::product::{GROUP, PANEL, Tile};
+use super::tile::{GROUP, PANEL, Tile};
 use crate::isa::{Dot, DotTask, PANEL_VECTORS, Simd, Task};
 
 /// Most rows of a tile.

@@ -9,8 +9,9 @@ use std::ops::Range;
 use super::super::isa::Simd;
 use super::exact::{self, MOST_LANES};
 use super::matrix::{Block, Matrix};
-use super::product::{MAX_TILE_ROWS, PANEL, Panels, Tile};
+use super::product::Panels;
 use super::quantization::Spread;
+use super::tile::{MAX_TILE_ROWS, PANEL, Tile};
 
 /// What becomes of a product once the bias is added.
 #[derive(Clone, Copy)]

@@ -9,9 +9,10 @@ use super::epilogue::Epilogue;
 use super::exact::{self, MOST_LANES};
 use super::matrix::Matrix;
 use super::on_unit::rows_read;
-use super::product::{Multiply, PANEL, Tile};
+use super::product::Multiply;
 use super::quantization::{CODES, Quantization, Spread};
 use super::state::{MemberScratch, NormStep, Output, Pass, Tensor};
+use super::tile::{PANEL, Tile};
 
 const CACHE_LINE: usize = 64;
 /// About how many values before their turn those to be quantised are asked for.

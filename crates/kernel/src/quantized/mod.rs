@@ -18,6 +18,7 @@
 //! product       integer products of codes and packed weights
 //! by_dots       the same by the multiply-adds of a set that has no form of its own
 //! on_unit       the same on a matrix unit
+//! tile          results of some rows times a panel
 //! epilogue      from integer sums back to values
 //! ```
 
@@ -36,6 +37,7 @@ mod product;
 mod quantization;
 mod shares;
 mod state;
+mod tile;
 
 #[cfg(test)]
 mod tests;

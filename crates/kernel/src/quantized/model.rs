@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::product::{GROUP, MOST_INPUTS, Panels, Products};
+use super::product::{MOST_INPUTS, Panels, Products};
+use super::tile::GROUP;
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
 use crate::precision::Precision;

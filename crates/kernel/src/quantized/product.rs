@@ -8,37 +8,20 @@ use std::ops::Range;
 use super::super::dispatch::Kernels;
 use super::super::dot::ByteProducts;
 use super::super::isa::even_runs;
-use super::super::matrix_unit::{TILE_ROWS, TILE_WORDS};
+use super::super::matrix_unit::TILE_WORDS;
 use super::super::memory::AlignedBuffer;
 #[cfg(target_arch = "aarch64")]
 use super::by_dots::{self, ByDots};
+use super::tile::{GROUP, PANEL, Tile};
 
 /// Most inputs of a product: beyond it, sums of products of codes would leave i32.
 pub const MOST_INPUTS: usize = 16_384;
 
-/// Columns of a panel.
-pub(super) const PANEL: usize = 32;
-/// Codes of one column that lie side by side.
-pub(super) const GROUP: usize = 4;
 /// Groups of codes in a step of a unit: a tile's words.
 pub(super) const UNIT_GROUPS: usize = TILE_WORDS;
 /// Most rows of a tile by vectors, of any instruction set.
 #[cfg(target_arch = "x86_64")]
 const MAX_VECTOR_ROWS: usize = 12;
-/// Most rows of a tile: two of a unit's.
-pub(super) const MAX_TILE_ROWS: usize = 2 * TILE_ROWS;
-
-/// Results of a tile, row by row. On cache lines: a vector across two of them would be read late.
-#[repr(align(64))]
-pub(super) struct Tile(pub(super) [[i32; PANEL]; MAX_TILE_ROWS]);
-
-impl Tile {
-    /// Room for results.
-    pub(super) fn new() -> Tile {
-        Tile([[0; PANEL]; MAX_TILE_ROWS])
-    }
-}
-
 /// What multiplies a tile: vectors, or a unit that is in use by this thread. Sums are exact, so all give the same.
 pub(super) trait Multiply {
     /// Splits rows into those of tiles.
@@ -159,7 +142,7 @@ fn portable(codes: &[u8], stride: usize, rows: usize, panel: &[i8], out: &mut Ti
 mod x86 {
     use std::arch::x86_64::*;
 
-    use crate::quantized::product::{GROUP, PANEL, Tile};
+    use crate::quantized::tile::{GROUP, PANEL, Tile};
 
     /// # Safety
     /// The CPU has AVX-512 F, BW, VL and VNNI; `codes` is readable for `groups` groups of codes in each of `ROWS` rows,
@@ -408,6 +391,7 @@ impl Panels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantized::tile::MAX_TILE_ROWS;
 
     #[test]
     fn every_instruction_set_multiplies_exactly_whatever_the_size() {

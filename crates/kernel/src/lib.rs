@@ -45,6 +45,9 @@
 //! - *NaN is not hidden*: it comes out where it went in, for the caller to find.
 //! - Bad sizes and indices are errors before a pass starts; a panic in a thread is an error after it.
 
+// Elsewhere there is no matrix unit, and what is written for one has no user but tests.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
+
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod attention;

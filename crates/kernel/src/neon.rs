@@ -44,6 +44,24 @@ fn round_to_bf16(a: float32x4_t) -> uint32x4_t {
     unsafe { vaddq_u32(vreinterpretq_u32_f32(a), vandq_u32(vceqq_f32(a, a), vdupq_n_u32(0x8000))) }
 }
 
+/// Products of 16 bits, each added to its neighbour's.
+#[inline(always)]
+fn pairs(a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    // SAFETY: every CPU of 64-bit ARM has NEON.
+    unsafe { vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)) }
+}
+
+/// The nearest integers plus an offset, held to 0..=255; NaN becomes 0.
+#[inline(always)]
+fn held(a: float32x4_t, offset: i32) -> uint16x4_t {
+    // SAFETY: every CPU of 64-bit ARM has NEON.
+    unsafe {
+        let within = vmaxnmq_f32(a, vdupq_n_f32(-offset as f32));
+        let within = vminnmq_f32(within, vdupq_n_f32((255 - offset) as f32));
+        vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(within), vdupq_n_s32(offset)))
+    }
+}
+
 /// The upper halves of lanes.
 #[inline(always)]
 fn upper_halves() -> uint32x4_t {
@@ -148,9 +166,10 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn keep_first(self, a: float32x4_t, count: usize) -> float32x4_t {
-        let lanes: [u32; 4] = std::array::from_fn(|i| if i < count { u32::MAX } else { 0 });
-        // SAFETY: every CPU of 64-bit ARM has NEON, and the array four lanes.
-        unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vld1q_u32(lanes.as_ptr()))) }
+        const MASKS: [u32; 8] = [u32::MAX, u32::MAX, u32::MAX, u32::MAX, 0, 0, 0, 0];
+        let mask = &MASKS[4 - count.min(4)..][..4];
+        // SAFETY: every CPU of 64-bit ARM has NEON, and the slice four lanes.
+        unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vld1q_u32(mask.as_ptr()))) }
     }
     #[inline(always)]
     fn add_byte_products(self, sums: uint32x4_t, a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
@@ -158,22 +177,19 @@ impl Simd for Neon {
         unsafe {
             // Widened to 16 bits; products of a word stand side by side in a vector of their own, and are added in pairs.
             let (a, b) = (vreinterpretq_u8_u32(a), vreinterpretq_s8_u32(b));
-            let left = [vmovl_u8(vget_low_u8(a)), vmovl_high_u8(a)].map(|half| vreinterpretq_s16_u16(half));
-            let right = [vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b)];
-            let pairs = |i: usize| {
-                let low = vmull_s16(vget_low_s16(left[i]), vget_low_s16(right[i]));
-                vpaddq_s32(low, vmull_high_s16(left[i], right[i]))
-            };
-            vaddq_u32(sums, vreinterpretq_u32_s32(vpaddq_s32(pairs(0), pairs(1))))
+            let low = pairs(vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(a))), vmovl_s8(vget_low_s8(b)));
+            let high = pairs(vreinterpretq_s16_u16(vmovl_high_u8(a)), vmovl_high_s8(b));
+            vaddq_u32(sums, vreinterpretq_u32_s32(vpaddq_s32(low, high)))
         }
     }
     #[inline(always)]
     fn add_bf16_products(self, sums: float32x4_t, a: uint32x4_t, b: uint32x4_t) -> float32x4_t {
         // SAFETY: every CPU of 64-bit ARM has NEON.
         unsafe {
-            let low = |words: uint32x4_t| vreinterpretq_f32_u32(vshlq_n_u32::<16>(words));
-            let high = |words: uint32x4_t| vreinterpretq_f32_u32(vandq_u32(words, upper_halves()));
-            vfmaq_f32(vfmaq_f32(sums, low(a), low(b)), high(a), high(b))
+            let [low_a, low_b] = [vshlq_n_u32::<16>(a), vshlq_n_u32::<16>(b)];
+            let [high_a, high_b] = [vandq_u32(a, upper_halves()), vandq_u32(b, upper_halves())];
+            let sums = vfmaq_f32(sums, vreinterpretq_f32_u32(low_a), vreinterpretq_f32_u32(low_b));
+            vfmaq_f32(sums, vreinterpretq_f32_u32(high_a), vreinterpretq_f32_u32(high_b))
         }
     }
     #[inline(always)]
@@ -194,8 +210,11 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn load_first(self, from: *const f32, count: usize) -> float32x4_t {
-        // SAFETY: only indices below `count` are read.
-        let lanes: [f32; 4] = std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 });
+        let mut lanes = [0f32; 4];
+        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
+            // SAFETY: only indices below `count` are read.
+            *lane = unsafe { from.add(i).read() };
+        }
         // SAFETY: the array has four lanes.
         unsafe { vld1q_f32(lanes.as_ptr()) }
     }
@@ -253,28 +272,24 @@ impl Simd for Neon {
     unsafe fn transpose(self, rows: &[*const f32], at: usize, to: *mut f32, stride: usize) {
         // SAFETY: four columns of four rows, and room for them, by contract.
         unsafe {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| vld1q_f32(rows[i].add(at)));
-            let [ab, cd] = [vtrn1q_f32(a, b), vtrn1q_f32(c, d)].map(|pair| vreinterpretq_f64_f32(pair));
-            let [odd_ab, odd_cd] = [vtrn2q_f32(a, b), vtrn2q_f32(c, d)].map(|pair| vreinterpretq_f64_f32(pair));
-            let columns =
-                [vtrn1q_f64(ab, cd), vtrn1q_f64(odd_ab, odd_cd), vtrn2q_f64(ab, cd), vtrn2q_f64(odd_ab, odd_cd)];
-            for (i, column) in columns.into_iter().enumerate() {
-                vst1q_f32(to.add(i * stride), vreinterpretq_f32_f64(column));
-            }
+            let (a, b) = (vld1q_f32(rows[0].add(at)), vld1q_f32(rows[1].add(at)));
+            let (c, d) = (vld1q_f32(rows[2].add(at)), vld1q_f32(rows[3].add(at)));
+            let (even_ab, even_cd) = (vreinterpretq_f64_f32(vtrn1q_f32(a, b)), vreinterpretq_f64_f32(vtrn1q_f32(c, d)));
+            let (odd_ab, odd_cd) = (vreinterpretq_f64_f32(vtrn2q_f32(a, b)), vreinterpretq_f64_f32(vtrn2q_f32(c, d)));
+            vst1q_f32(to, vreinterpretq_f32_f64(vtrn1q_f64(even_ab, even_cd)));
+            vst1q_f32(to.add(stride), vreinterpretq_f32_f64(vtrn1q_f64(odd_ab, odd_cd)));
+            vst1q_f32(to.add(2 * stride), vreinterpretq_f32_f64(vtrn2q_f64(even_ab, even_cd)));
+            vst1q_f32(to.add(3 * stride), vreinterpretq_f32_f64(vtrn2q_f64(odd_ab, odd_cd)));
         }
     }
     #[inline(always)]
     unsafe fn store_held_bytes(self, to: *mut u8, vectors: [float32x4_t; 4], offset: i32) -> uint32x4_t {
         // SAFETY: writable for 16 bytes by contract.
         unsafe {
-            let (least, most) = (vdupq_n_f32(-offset as f32), vdupq_n_f32((255 - offset) as f32));
-            let offset = vdupq_n_s32(offset);
-            // Held first: NaN becomes the smallest.
-            let [a, b, c, d] = vectors.map(|vector| {
-                let held = vminnmq_f32(vmaxnmq_f32(vector, least), most);
-                vqmovun_s32(vaddq_s32(vcvtnq_s32_f32(held), offset))
-            });
-            let bytes = vcombine_u8(vmovn_u16(vcombine_u16(a, b)), vmovn_u16(vcombine_u16(c, d)));
+            let [a, b, c, d] = vectors;
+            let low = vcombine_u16(held(a, offset), held(b, offset));
+            let high = vcombine_u16(held(c, offset), held(d, offset));
+            let bytes = vcombine_u8(vmovn_u16(low), vmovn_u16(high));
             vst1q_u8(to, bytes);
             vpaddlq_u16(vpaddlq_u8(bytes))
         }

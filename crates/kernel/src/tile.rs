@@ -310,7 +310,11 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
         if const { D::LEFT_AT_ONCE == 4 } {
             while start + 4 <= part.end {
                 // SAFETY: `left` is readable for `ROWS` rows of the depth's words.
-                let lefts = std::array::from_fn(|row| unsafe { dot.lefts(left.add(row * left_stride + start)) });
+                let mut lefts = [unsafe { dot.lefts(left.add(start)) }; ROWS];
+                for (row, lefts) in lefts.iter_mut().enumerate().skip(1) {
+                    // SAFETY: as above.
+                    *lefts = unsafe { dot.lefts(left.add(row * left_stride + start)) };
+                }
                 macro_rules! lanes {
                     ($($lane:literal)*) => {$(
                         // SAFETY: `right` is readable for the depth's rows of whole vectors.

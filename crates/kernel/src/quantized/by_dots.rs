@@ -70,7 +70,7 @@ impl ByDots<'_> {
         let ByDots { codes, stride, panel, next, out, .. } = self;
         let s = dot.simd();
         let groups = panel.len() / (PANEL * GROUP);
-        let (left, right) = (codes.as_ptr(), panel.as_ptr().cast::<f32>());
+        let (codes, right) = (codes.as_ptr(), panel.as_ptr().cast::<f32>());
         for first in (0..PANEL).step_by(PANEL_VECTORS * D::Simd::LANES) {
             let mut sums = [[dot.zero(); PANEL_VECTORS]; ROWS];
             // What sums of lowered bytes lack: 64 times each weight, twice.
@@ -79,8 +79,14 @@ impl ByDots<'_> {
             let lower = unsafe { dot.left([if D::LOWERED { f32::from_bits(0xC0C0_C0C0) } else { 0.0 }].as_ptr()) };
             let mut group = 0;
             macro_rules! step {
-                ($lefts:expr, $($lane:literal)*) => {{
-                    let lefts = $lefts;
+                ($read:ident, $($lane:literal)*) => {{
+                    let at = codes.wrapping_add(group * GROUP);
+                    // SAFETY: within the row's groups.
+                    let mut lefts = [unsafe { dot.$read(at.cast()) }; ROWS];
+                    for (row, lefts) in lefts.iter_mut().enumerate().skip(1) {
+                        // SAFETY: as above.
+                        *lefts = unsafe { dot.$read(at.wrapping_add(row * stride).cast()) };
+                    }
                     $(
                         let at = (group + $lane) * PANEL + first;
                         s.prefetch_next(next.wrapping_add(GROUP * at).cast());
@@ -97,17 +103,14 @@ impl ByDots<'_> {
                     )*
                 }};
             }
-            let row = |row: usize, group: usize| left.wrapping_add(row * stride + group * GROUP).cast::<f32>();
             if const { D::LEFT_AT_ONCE == 4 } {
                 while group + 4 <= groups {
-                    // SAFETY: within the row's groups.
-                    step!(std::array::from_fn::<_, ROWS, _>(|i| unsafe { dot.lefts(row(i, group)) }), 0 1 2 3);
+                    step!(lefts, 0 1 2 3);
                     group += 4;
                 }
             }
             while group < groups {
-                // SAFETY: within the row's groups.
-                step!(std::array::from_fn::<_, ROWS, _>(|i| unsafe { dot.left(row(i, group)) }), 0);
+                step!(left, 0);
                 group += 1;
             }
             for (v, lacking) in lacking.into_iter().enumerate() {

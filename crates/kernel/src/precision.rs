@@ -14,7 +14,8 @@ pub enum Precision {
     Bf16x3,
     /// Weights in f16, products in f32.
     F16,
-    /// Weights and the inputs of linear layers in bf16, their products summed up in f32.
+    /// Weights in bf16, products summed up in f32. The inputs of linear layers are rounded to bf16 too where products of two
+    /// bf16 are fast.
     Bf16,
     /// Weights in 8 bits with a scale per output, the inputs of linear layers in 8 bits with a scale per row.
     Int8,

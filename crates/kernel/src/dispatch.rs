@@ -159,7 +159,6 @@ impl Kernels {
             #[cfg(target_arch = "aarch64")]
             InstructionSet::Neon => Some(Kernels::of_vectors(Token::Neon(Neon::detect()))),
             InstructionSet::Portable => Some(Kernels::of_vectors(Token::Portable(Portable))),
-            #[cfg(not(all(target_arch = "x86_64", target_arch = "aarch64")))]
             _ => None,
         };
         kernels.ok_or_else(|| Error::unusable(format!("this CPU has no {set}: choose another instruction set")))

@@ -22,7 +22,7 @@ impl<'a> ByDots<'a> {
     /// `rows` rows, up to [`TILE_ROWS`]; `next` is fetched meanwhile.
     ///
     /// # Panics
-    /// If there are fewer codes.
+    /// If there are fewer codes, or they do not lie on whole words.
     pub(super) fn new(
         (codes, stride): (&'a [u8], usize),
         rows: usize,
@@ -33,6 +33,7 @@ impl<'a> ByDots<'a> {
         let row = panel.len() / PANEL;
         assert!(rows > 0 && rows <= TILE_ROWS && panel.len() == row / GROUP * GROUP * PANEL);
         assert!(stride >= row && codes.len() >= (rows - 1) * stride + row);
+        assert!(codes.as_ptr().cast::<f32>().is_aligned() && stride.is_multiple_of(GROUP), "whole words");
         ByDots { codes, stride, rows, panel, next, out }
     }
 }

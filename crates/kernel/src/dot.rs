@@ -139,11 +139,9 @@ macro_rules! float_sums {
     };
 }
 
-kinds! {
-    /// f32 by f32.
-    F32 by WithF32 {
-        Vector, Vector, Vector, TILE_ROWS, S::LANES, false;
-
+/// The methods of kinds that multiply f32 by what comes as f32 from the right.
+macro_rules! f32_products {
+    () => {
         float_sums!();
         const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
         #[inline(always)]
@@ -164,6 +162,15 @@ kinds! {
             // SAFETY: readable by contract.
             self.0.splat(unsafe { *from })
         }
+    };
+}
+
+kinds! {
+    /// f32 by f32.
+    F32 by WithF32 {
+        Vector, Vector, Vector, TILE_ROWS, S::LANES, false;
+
+        f32_products!();
         #[inline(always)]
         unsafe fn right(self, from: *const f32) -> S::Vector {
             // SAFETY: readable for a vector by contract.
@@ -175,26 +182,7 @@ kinds! {
     F16 by WithF16 {
         Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
 
-        float_sums!();
-        const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
-        #[inline(always)]
-        fn multiply_add_lane<const LANE: usize>(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
-            self.0.mul_add_lane::<LANE>(left, right, sums)
-        }
-        #[inline(always)]
-        unsafe fn lefts(self, from: *const f32) -> S::Vector {
-            // SAFETY: readable for a vector by contract, where factors are read so.
-            unsafe { if const { S::LANE_FACTORS == 1 } { self.left(from) } else { self.0.load(from) } }
-        }
-        #[inline(always)]
-        fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
-            self.0.mul_add(left, right, sums)
-        }
-        #[inline(always)]
-        unsafe fn left(self, from: *const f32) -> S::Vector {
-            // SAFETY: readable by contract.
-            self.0.splat(unsafe { *from })
-        }
+        f32_products!();
         #[inline(always)]
         unsafe fn right(self, from: *const f32) -> S::Vector {
             // SAFETY: readable for a vector of f16 by contract.
@@ -206,26 +194,7 @@ kinds! {
     Bf16Weights by WithBf16Weights {
         Vector, Vector, Vector, TILE_ROWS, S::LANES / 2, false;
 
-        float_sums!();
-        const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
-        #[inline(always)]
-        fn multiply_add_lane<const LANE: usize>(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
-            self.0.mul_add_lane::<LANE>(left, right, sums)
-        }
-        #[inline(always)]
-        unsafe fn lefts(self, from: *const f32) -> S::Vector {
-            // SAFETY: readable for a vector by contract, where factors are read so.
-            unsafe { if const { S::LANE_FACTORS == 1 } { self.left(from) } else { self.0.load(from) } }
-        }
-        #[inline(always)]
-        fn multiply_add(self, left: S::Vector, right: S::Vector, sums: S::Vector) -> S::Vector {
-            self.0.mul_add(left, right, sums)
-        }
-        #[inline(always)]
-        unsafe fn left(self, from: *const f32) -> S::Vector {
-            // SAFETY: readable by contract.
-            self.0.splat(unsafe { *from })
-        }
+        f32_products!();
         #[inline(always)]
         unsafe fn right(self, from: *const f32) -> S::Vector {
             // SAFETY: readable for a vector of bf16 by contract.

@@ -25,7 +25,7 @@ pub enum InstructionSet {
     Avx512,
     /// 8 lanes; AVX2 and FMA.
     Avx2,
-    /// 4 lanes; what every CPU of 64-bit ARM has, and products of bytes where it has DotProd or I8MM.
+    /// 4 lanes; what every CPU of 64-bit ARM has, with products of bytes by DotProd or I8MM and of bf16 where it has them.
     Neon,
     /// 4 lanes in plain Rust, for the compiler to vectorise.
     Portable,
@@ -119,7 +119,9 @@ impl Kernels {
         every
             .extend(Avx2::detect().into_iter().flat_map(Avx2::others).map(|set| Kernels::of_vectors(Token::Avx2(set))));
         #[cfg(target_arch = "aarch64")]
-        every.extend(Neon::detect().older().into_iter().map(|set| Kernels::of_vectors(Token::Neon(set))));
+        for set in Neon::detect().older() {
+            every.push(Kernels::of_vectors(Token::Neon(set)));
+        }
         every
     }
 
@@ -135,6 +137,8 @@ impl Kernels {
         let multiplies_bf16 = match vectors {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => simd.has_bf16_products(),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => simd.has_squares(Precision::Bf16),
             _ => false,
         };
         Kernels { vectors, unit: None, splits_f32: false, multiplies_bf16 }
@@ -216,9 +220,23 @@ impl Kernels {
         match precision {
             Precision::F32 | Precision::Bf16x3 => Factors::F32,
             Precision::F16 => Factors::F32ByF16,
+            Precision::Bf16 if self.multiplies_bf16 && self.has_squares(precision) => Factors::Bf16Squares,
             Precision::Bf16 if self.multiplies_bf16 => Factors::Bf16,
             Precision::Bf16 => Factors::F32ByBf16,
+            Precision::Int8 if self.has_squares(precision) => Factors::ByteSquares,
             Precision::Int8 => Factors::Bytes,
+        }
+    }
+
+    /// Whether vectors multiply what that precision rounds to in squares.
+    fn has_squares(self, precision: Precision) -> bool {
+        match self.vectors {
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(simd) => simd.has_squares(precision),
+            _ => {
+                let _ = precision;
+                false
+            }
         }
     }
 

@@ -18,6 +18,10 @@ pub(super) enum Factors {
     Bf16,
     /// Bytes by bytes, four at once.
     Bytes,
+    /// bf16 by bf16: four of each of two rows by four of each of two columns at once, a square of four sums.
+    Bf16Squares,
+    /// Bytes by bytes, the same of eight each.
+    ByteSquares,
 }
 
 impl Factors {
@@ -28,12 +32,23 @@ impl Factors {
             Factors::F32ByF16 | Factors::F32ByBf16 => inputs * (columns / 2),
             Factors::Bf16 => inputs.div_ceil(2) * columns,
             Factors::Bytes => inputs.div_ceil(4) * columns,
+            Factors::Bf16Squares => inputs.div_ceil(4) * 2 * columns,
+            Factors::ByteSquares => inputs.div_ceil(8) * 2 * columns,
         }
     }
 
-    /// Distance of the rows of weights in words, where so many columns lie side by side.
+    /// Distance of the rows of weights in words, where so many columns lie side by side. In squares two words of a column lie
+    /// together: it is half the distance of the next two.
     pub(super) fn right_stride(self, columns: usize) -> usize {
-        self.right_words(1, columns)
+        match self {
+            Factors::F32ByF16 | Factors::F32ByBf16 => columns / 2,
+            _ => columns,
+        }
+    }
+
+    /// Rows on the left that lie together, two words of each after two of the other.
+    pub(super) fn rows_together(self) -> usize {
+        if matches!(self, Factors::Bf16Squares | Factors::ByteSquares) { 2 } else { 1 }
     }
 }
 
@@ -52,10 +67,10 @@ pub(super) enum ByteProducts {
     /// AVX2, widened to 16 bits.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// I8MM of 64-bit ARM: four products of unsigned by signed bytes summed up at once.
+    /// I8MM of 64-bit ARM: eight products of unsigned by signed bytes for each sum of a square, at once.
     #[cfg(target_arch = "aarch64")]
-    Usdot,
-    /// DotProd of 64-bit ARM: the same of signed bytes.
+    Usmmla,
+    /// DotProd of 64-bit ARM: four products of signed bytes summed up at once.
     #[cfg(target_arch = "aarch64")]
     Sdot,
     /// NEON, widened to 16 bits.
@@ -74,6 +89,8 @@ pub(super) fn call_in<S: Simd, T: DotTask>(s: S, factors: Factors, task: T) -> T
         Factors::F32ByBf16 => s.call(WithBf16Weights(task)),
         Factors::Bf16 => s.call_bf16(task),
         Factors::Bytes => s.call_bytes(task),
+        Factors::Bf16Squares => s.call_bf16_squares(task),
+        Factors::ByteSquares => s.call_byte_squares(task),
     }
 }
 

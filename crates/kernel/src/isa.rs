@@ -33,6 +33,22 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn call_bytes<T: DotTask>(self, task: T) -> T::Output;
     /// Runs a task with the fastest products of bf16 this CPU has.
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output;
+    /// Runs a task with products of bf16 in squares.
+    ///
+    /// # Panics
+    /// If the CPU has no instructions for them.
+    #[inline(always)]
+    fn call_bf16_squares<T: DotTask>(self, _: T) -> T::Output {
+        unreachable!("this CPU has no squares of bf16")
+    }
+    /// Runs a task with products of bytes in squares. They are exact.
+    ///
+    /// # Panics
+    /// If the CPU has no instructions for them.
+    #[inline(always)]
+    fn call_byte_squares<T: DotTask>(self, _: T) -> T::Output {
+        unreachable!("this CPU has no squares of bytes")
+    }
     /// Runs a task on a unit that comes with these instructions. Sets that no unit comes with have nothing compiled for one.
     ///
     /// # Panics
@@ -190,6 +206,9 @@ pub(super) trait Dot: Copy {
     const LEFT_AT_ONCE: usize = 1;
     /// Whether the bytes of the left factor are taken 128 lower, so that sums lack 128 times the sum of the right ones.
     const LOWERED: bool = false;
+    /// Whether two rows are multiplied by two columns at once, two words of each: sums are the squares of two rows by two
+    /// columns. A left word is then two of a row and two of the next, and a right vector two of a column and two of the next.
+    const SQUARES: bool = false;
 
     /// The instruction set around it.
     fn simd(self) -> Self::Simd;
@@ -214,9 +233,25 @@ pub(super) trait Dot: Copy {
     /// The bits of the sums.
     fn bits(self, sums: Self::Sums) -> <Self::Simd as Simd>::Vector;
 
+    /// Two squares beside each other as their rows.
+    #[inline(always)]
+    fn rows_of_squares(self, squares: [Self::Sums; 2]) -> [Self::Sums; 2] {
+        squares
+    }
+
     /// # Safety
-    /// `from` must be readable for a word.
+    /// `from` must be readable for a word, in squares for two words of two rows.
     unsafe fn left(self, from: *const f32) -> Self::Left;
+    /// In squares, what is to be multiplied with four words of each of two rows, that do not lie together.
+    ///
+    /// # Safety
+    /// Both rows must be readable for four words.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn lefts_of_rows(self, first: *const f32, _: *const f32) -> [Self::Left; 2] {
+        // SAFETY: handed on.
+        unsafe { [self.left(first), self.left(first.add(2))] }
+    }
     /// [`Dot::LEFT_AT_ONCE`] words.
     ///
     /// # Safety
@@ -241,7 +276,17 @@ pub(super) trait DotTask {
 
 /// Splits `rows` into runs of at most `most` rows, as even as possible.
 pub(super) fn even_runs(rows: std::ops::Range<usize>, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let (start, count) = (rows.start, rows.len());
-    let runs = count.div_ceil(most);
-    (0..runs).map(move |i| start + count * i / runs..start + count * (i + 1) / runs)
+    even_runs_of(rows, most, 1)
+}
+
+/// The same where so many rows stay together, counted from the first. `most` is a multiple of them.
+pub(super) fn even_runs_of(
+    rows: std::ops::Range<usize>,
+    most: usize,
+    together: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let count = rows.len().div_ceil(together);
+    let runs = count.div_ceil(most / together);
+    let end_of = move |run: usize| rows.end.min(rows.start + count * run / runs * together);
+    (0..runs).map(move |i| end_of(i)..end_of(i + 1))
 }

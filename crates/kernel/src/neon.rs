@@ -1,27 +1,33 @@
 //! NEON: four lanes, 32 registers; products of bytes where the CPU has instructions for them. Every CPU of 64-bit ARM has
 //! NEON; what came later is found at run time and has no stable intrinsics, so it is inline assembly.
 
+mod products;
+
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
+use self::products::{Bfdot, Bfmmla, Sdot, Usmmla};
 use super::dot::{ByteProducts, WithBf16, WithBytes};
 use super::isa::{Dot, DotTask, Simd, Task};
+use super::precision::Precision;
 
-/// The set, and what the CPU has for bytes: only [`Neon::detect`] makes one.
+/// The set, and what the CPU has besides it: only [`Neon::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon {
     bytes: ByteProducts,
+    /// Whether it multiplies bf16.
+    bf16: bool,
 }
 
 impl Neon {
     /// What this CPU has.
     pub(super) fn detect() -> Neon {
         let bytes = match (is_aarch64_feature_detected!("i8mm"), is_aarch64_feature_detected!("dotprod")) {
-            (true, _) => ByteProducts::Usdot,
+            (true, _) => ByteProducts::Usmmla,
             (false, true) => ByteProducts::Sdot,
             (false, false) => ByteProducts::Neon,
         };
-        Neon { bytes }
+        Neon { bytes, bf16: is_aarch64_feature_detected!("bf16") }
     }
 
     /// What the CPU has for bytes.
@@ -29,11 +35,23 @@ impl Neon {
         self.bytes
     }
 
+    /// Whether the CPU multiplies what that precision rounds to in squares.
+    pub(super) fn has_squares(self, precision: Precision) -> bool {
+        match precision {
+            Precision::Bf16 => self.bf16,
+            Precision::Int8 => self.bytes == ByteProducts::Usmmla,
+            Precision::F32 | Precision::F16 | Precision::Bf16x3 => false,
+        }
+    }
+
     /// The same as older CPUs have it.
     #[cfg(test)]
     pub(super) fn older(self) -> Vec<Neon> {
-        let ladder = [ByteProducts::Usdot, ByteProducts::Sdot, ByteProducts::Neon];
-        ladder.into_iter().skip_while(|&bytes| bytes != self.bytes).skip(1).map(|bytes| Neon { bytes }).collect()
+        let mut ladder = vec![ByteProducts::Neon];
+        if is_aarch64_feature_detected!("dotprod") {
+            ladder.push(ByteProducts::Sdot);
+        }
+        ladder.into_iter().filter(|&bytes| bytes != self.bytes).map(|bytes| Neon { bytes, bf16: false }).collect()
     }
 }
 
@@ -97,14 +115,26 @@ impl Simd for Neon {
     #[inline(always)]
     fn call_bytes<T: DotTask>(self, task: T) -> T::Output {
         match self.bytes {
-            ByteProducts::Usdot => Usdot(self).call(task),
             ByteProducts::Sdot => Sdot(self).call(task),
-            ByteProducts::Neon | ByteProducts::Portable => self.call(WithBytes(task)),
+            _ => self.call(WithBytes(task)),
         }
     }
     #[inline(always)]
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
-        self.call(WithBf16(task))
+        match self.bf16 {
+            true => Bfdot(self).call(task),
+            false => self.call(WithBf16(task)),
+        }
+    }
+    #[inline(always)]
+    fn call_bf16_squares<T: DotTask>(self, task: T) -> T::Output {
+        assert!(self.bf16, "this CPU has no squares of bf16");
+        Bfmmla(self).call(task)
+    }
+    #[inline(always)]
+    fn call_byte_squares<T: DotTask>(self, task: T) -> T::Output {
+        assert_eq!(self.bytes, ByteProducts::Usmmla, "what this CPU has for bytes");
+        Usmmla(self).call(task)
     }
 
     #[inline(always)]
@@ -306,104 +336,3 @@ impl Simd for Neon {
         }
     }
 }
-
-/// Products of unsigned bytes by signed ones, by one instruction. Made only where the CPU has I8MM.
-#[derive(Clone, Copy)]
-struct Usdot(Neon);
-
-/// The same, of signed bytes by signed ones: the left ones are taken 128 lower, and what that lacks is added to the sums. Made
-/// only where the CPU has DotProd.
-#[derive(Clone, Copy)]
-struct Sdot(Neon);
-
-/// What takes a byte 128 lower, as a signed one, in each byte of a word.
-const LOWER: u32 = 0x8080_8080;
-
-/// A kind of products of bytes, whose instruction takes one of four words on the left for all lanes.
-macro_rules! bytes {
-    ($kind:ident, $extension:literal, $instruction:literal, $call:ident, $lower:expr) => {
-        /// A function of its own, so that each task gets its own registers.
-        #[inline(never)]
-        fn $call<T: DotTask>(task: T, dot: $kind) -> T::Output {
-            task.run(dot)
-        }
-
-        impl Dot for $kind {
-            type Simd = Neon;
-            type Left = uint32x4_t;
-            type Right = uint32x4_t;
-            type Sums = uint32x4_t;
-            const TILE_ROWS: usize = Neon::TILE_ROWS;
-            const RIGHT_WORDS: usize = Neon::LANES;
-            const INTEGERS: bool = true;
-            const LEFT_AT_ONCE: usize = Neon::LANE_FACTORS;
-            const LOWERED: bool = $lower != 0;
-
-            #[inline(always)]
-            fn simd(self) -> Neon {
-                self.0
-            }
-            #[inline(always)]
-            fn call<T: DotTask>(self, task: T) -> T::Output {
-                $call(task, self)
-            }
-            #[inline(always)]
-            fn zero(self) -> uint32x4_t {
-                self.0.splat_word(0)
-            }
-            #[inline(always)]
-            fn multiply_add(self, left: uint32x4_t, right: uint32x4_t, sums: uint32x4_t) -> uint32x4_t {
-                self.multiply_add_lane::<0>(left, right, sums)
-            }
-            #[inline(always)]
-            fn multiply_add_lane<const LANE: usize>(
-                self,
-                left: uint32x4_t,
-                right: uint32x4_t,
-                mut sums: uint32x4_t,
-            ) -> uint32x4_t {
-                // SAFETY: the kind exists only where the CPU has the instruction, see `call_bytes`; it has no effect but on
-                // the sums.
-                unsafe {
-                    asm!(
-                        concat!(".arch_extension ", $extension),
-                        concat!($instruction, "[{lane}]"),
-                        sums = inout(vreg) sums,
-                        left = in(vreg) left,
-                        right = in(vreg) right,
-                        lane = const LANE,
-                        options(pure, nomem, nostack, preserves_flags)
-                    )
-                };
-                sums
-            }
-            #[inline(always)]
-            fn values(self, sums: uint32x4_t) -> float32x4_t {
-                self.0.integers_to_f32(sums)
-            }
-            #[inline(always)]
-            fn bits(self, sums: uint32x4_t) -> float32x4_t {
-                self.0.bits(sums)
-            }
-            #[inline(always)]
-            unsafe fn left(self, from: *const f32) -> uint32x4_t {
-                // SAFETY: readable by contract.
-                unsafe { veorq_u32(vld1q_dup_u32(from.cast()), vdupq_n_u32($lower)) }
-            }
-            #[inline(always)]
-            unsafe fn lefts(self, from: *const f32) -> uint32x4_t {
-                // SAFETY: readable for four words by contract.
-                unsafe { veorq_u32(vld1q_u32(from.cast()), vdupq_n_u32($lower)) }
-            }
-            #[inline(always)]
-            unsafe fn right(self, from: *const f32) -> uint32x4_t {
-                // SAFETY: readable for four words by contract.
-                unsafe { self.0.load_words(from) }
-            }
-        }
-    };
-}
-
-// The unsigned factor of `sudot` is the one that is indexed, as the left one is here.
-bytes!(Usdot, "i8mm", "sudot {sums:v}.4s, {right:v}.16b, {left:v}.4b", compiled_usdot, 0);
-bytes!(Sdot, "dotprod", "sdot {sums:v}.4s, {right:v}.16b, {left:v}.4b", compiled_sdot, LOWER);

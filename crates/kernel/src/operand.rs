@@ -23,6 +23,10 @@ pub(super) enum Form {
     Parts(usize),
     /// Bytes, with the scale and the lowest value of each group behind them.
     Bytes,
+    /// bf16 of two rows together: two words of each after two of the other.
+    Bf16InPairs,
+    /// Bytes, the same.
+    BytesInPairs,
 }
 
 impl Form {
@@ -32,6 +36,8 @@ impl Form {
             Factors::F32 | Factors::F32ByF16 | Factors::F32ByBf16 => Form::Plain,
             Factors::Bf16 => Form::Bf16,
             Factors::Bytes => Form::Bytes,
+            Factors::Bf16Squares => Form::Bf16InPairs,
+            Factors::ByteSquares => Form::BytesInPairs,
         }
     }
 
@@ -50,8 +56,8 @@ impl Form {
     pub(super) fn depth_words(self, inputs: usize) -> usize {
         match self {
             Form::Plain => inputs,
-            Form::Bf16 | Form::Parts(_) => inputs.div_ceil(2),
-            Form::Bytes => inputs.div_ceil(4),
+            Form::Bf16 | Form::Bf16InPairs | Form::Parts(_) => inputs.div_ceil(2),
+            Form::Bytes | Form::BytesInPairs => inputs.div_ceil(4),
         }
     }
 
@@ -60,13 +66,13 @@ impl Form {
         self.depth_words(inputs).next_multiple_of(LINE)
     }
 
-    /// Words of a row that holds so many inputs; none where a product reads f32 as it is.
+    /// Words of a row that holds so many inputs, an even number; none where a product reads f32 as it is.
     pub(super) fn row_words(self, inputs: usize) -> usize {
         match self {
             Form::Plain => 0,
-            Form::Bf16 => self.part_words(inputs),
+            Form::Bf16 | Form::Bf16InPairs => self.part_words(inputs),
             Form::Parts(parts) => parts * self.part_words(inputs),
-            Form::Bytes => scale_at(inputs) + 2 * groups(inputs),
+            Form::Bytes | Form::BytesInPairs => scale_at(inputs) + 2 * groups(inputs),
         }
     }
 }
@@ -106,7 +112,8 @@ impl OperandTask {
     ///
     /// # Safety
     /// When it runs, `input` must be readable for these rows, with an activation also writable, and `out` writable for
-    /// [`Form::row_words`] of them, on cache lines, with nobody else accessing what is written.
+    /// [`Form::row_words`] of them, on cache lines, with nobody else accessing what is written. Where two rows lie together
+    /// they take twice the distance.
     pub(super) unsafe fn new(
         (form, width, activation): (Form, usize, Option<Activation>),
         input: (*mut f32, usize),
@@ -140,23 +147,49 @@ impl OperandTask {
             // SAFETY: by the promise made to `new`, these rows are there.
             unsafe {
                 let (input, out) = (self.input.0.add(row * self.input.1), self.out.0.add(row * self.out.1));
+                let in_pair = self.out.0.add(row / 2 * 2 * self.out.1 + row % 2 * PAIRED_WORDS);
                 match self.form {
                     Form::Plain => {}
-                    Form::Bf16 => to_bf16(s, input, self.width, activation, out.cast()),
+                    Form::Bf16 => to_bf16::<S, false>(s, input, self.width, activation, out.cast()),
+                    Form::Bf16InPairs if const { S::LANES == 2 * PAIRED_WORDS } => {
+                        to_bf16::<S, true>(s, input, self.width, activation, in_pair.cast())
+                    }
                     Form::Parts(parts) => {
                         to_parts(s, input, self.width, activation, (out, parts, self.form.part_words(self.width)))
                     }
-                    Form::Bytes => to_bytes(s, input, self.width, activation, out),
+                    Form::Bytes => to_bytes::<S, false>(s, input, self.width, activation, out),
+                    Form::BytesInPairs if const { S::LANES == 2 * PAIRED_WORDS } => {
+                        to_bytes::<S, true>(s, input, self.width, activation, in_pair)
+                    }
+                    Form::Bf16InPairs | Form::BytesInPairs => {
+                        unreachable!("a vector is longer than what lies together")
+                    }
                 }
             }
         }
     }
 }
 
+/// Words of a row before as many of the other, where two lie together.
+const PAIRED_WORDS: usize = 2;
+
+/// Where a value of a row is, of which so many make a word, where two rows may lie together.
+const fn place<const PAIRED: bool>(at: usize, values: usize) -> usize {
+    let together = PAIRED_WORDS * values;
+    if PAIRED { at / together * 2 * together + at % together } else { at }
+}
+
 /// # Safety
-/// `input` must be readable for `width` values, `out` writable for as many and up to the next whole cache line.
+/// `input` must be readable for `width` values, `out` writable for as many and up to the next whole cache line, of a row that
+/// may lie together with another.
 #[inline(always)]
-unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Option<Activation>, out: *mut u16) {
+unsafe fn to_bf16<S: Simd, const PAIRED: bool>(
+    s: S,
+    input: *const f32,
+    width: usize,
+    activation: Option<Activation>,
+    out: *mut u16,
+) {
     for at in (0..width).step_by(S::LANES) {
         // SAFETY: the helper stays within `width`, and the last vector within the cache line.
         unsafe {
@@ -164,7 +197,7 @@ unsafe fn to_bf16<S: Simd>(s: S, input: *const f32, width: usize, activation: Op
             if let Some(activation) = activation {
                 value = activation.apply_roughly(s, value);
             }
-            s.store_bf16(out.add(at), value);
+            s.store_bf16(out.add(place::<PAIRED>(at, 2)), value);
         }
     }
 }
@@ -229,17 +262,25 @@ pub(super) unsafe fn store_parts<S: Simd>(
 }
 
 /// # Safety
-/// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`Form::row_words`].
+/// `input` must be readable and, with an activation, writable for `width` values, `out` writable for [`Form::row_words`] of a
+/// row that may lie together with another.
 #[inline(always)]
-unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Option<Activation>, out: *mut f32) {
+unsafe fn to_bytes<S: Simd, const PAIRED: bool>(
+    s: S,
+    input: *mut f32,
+    width: usize,
+    activation: Option<Activation>,
+    out: *mut f32,
+) {
     let size = group_inputs(width);
     for (group, first) in (0..width).step_by(size).enumerate() {
         // SAFETY: the group's values are within the row, its bytes begin on a word, and the row has two words for it
         // after all bytes.
         unsafe {
-            let scales = out.add(scale_at(width) + 2 * group);
+            let scales = out.add(place::<PAIRED>(scale_at(width) + 2 * group, 1));
             let (input, width) = (input.add(first), (width - first).min(size));
-            let (scale, low) = group_to_bytes(s, input, width, activation, out.add(first / 4).cast());
+            let out = out.add(place::<PAIRED>(first / 4, 1)).cast();
+            let (scale, low) = group_to_bytes::<S, PAIRED>(s, input, width, activation, out);
             *scales = scale;
             *scales.add(1) = low;
         }
@@ -252,7 +293,7 @@ unsafe fn to_bytes<S: Simd>(s: S, input: *mut f32, width: usize, activation: Opt
 /// `input` must be readable and, with an activation, writable for `width` values, `out` writable for as many bytes and up
 /// to the next whole vector.
 #[inline(always)]
-unsafe fn group_to_bytes<S: Simd>(
+unsafe fn group_to_bytes<S: Simd, const PAIRED: bool>(
     s: S,
     input: *mut f32,
     width: usize,
@@ -282,7 +323,7 @@ unsafe fn group_to_bytes<S: Simd>(
         // SAFETY: the helper stays within `width`, and the last vector is whole.
         unsafe {
             let value = s.sub(load_columns(s, input, at, width), lowest);
-            s.store_bytes(out.add(at), s.mul(value, steps));
+            s.store_bytes(out.add(place::<PAIRED>(at, 4)), s.mul(value, steps));
         }
     }
     (range / 255.0, low)

@@ -17,7 +17,7 @@ const WORDS: usize = 16;
 /// So many rounds of multiply-adds in registers.
 struct Chains {
     rounds: usize,
-    left: [f32; WORDS],
+    left: [f32; 2 * WORDS],
     right: [f32; WORDS],
 }
 
@@ -31,7 +31,7 @@ impl DotTask for Chains {
         let right = unsafe { dot.right(self.right.as_ptr()) };
         let mut sums = [dot.zero(); CHAINS];
         for round in 0..self.rounds {
-            // SAFETY: the index is within the array.
+            // SAFETY: the index is within the first half of the array, and no more words are read than that has.
             let left = unsafe { dot.left(self.left.as_ptr().add(round % WORDS)) };
             for sum in &mut sums {
                 *sum = dot.multiply_add(left, right, *sum);
@@ -65,11 +65,11 @@ fn chains(kernels: Kernels, precision: Precision, rounds: usize) -> (usize, f32)
     let one = std::hint::black_box(match factors {
         Factors::F32 => 1.0,
         Factors::F32ByF16 => f32::from_bits(0x3C00_3C00),
-        Factors::F32ByBf16 | Factors::Bf16 => f32::from_bits(0x3F80_3F80),
-        Factors::Bytes => f32::from_bits(0x0101_0101),
+        Factors::F32ByBf16 | Factors::Bf16 | Factors::Bf16Squares => f32::from_bits(0x3F80_3F80),
+        Factors::Bytes | Factors::ByteSquares => f32::from_bits(0x0101_0101),
     });
     let left = if matches!(factors, Factors::F32ByF16 | Factors::F32ByBf16) { 1.0 } else { one };
-    kernels.run(ChainsIn(factors, Chains { rounds, left: [left; WORDS], right: [one; WORDS] }))
+    kernels.run(ChainsIn(factors, Chains { rounds, left: [left; 2 * WORDS], right: [one; WORDS] }))
 }
 
 /// Multiply-adds of one lane.
@@ -77,7 +77,8 @@ fn values(factors: Factors) -> usize {
     match factors {
         Factors::F32 | Factors::F32ByF16 | Factors::F32ByBf16 => 1,
         Factors::Bf16 => 2,
-        Factors::Bytes => 4,
+        Factors::Bytes | Factors::Bf16Squares => 4,
+        Factors::ByteSquares => 8,
     }
 }
 

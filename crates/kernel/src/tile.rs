@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::dot::{F32, Factors, call_in};
 use super::isa::{Dot, DotTask};
-use super::isa::{PANEL_VECTORS, Simd, even_runs};
+use super::isa::{PANEL_VECTORS, Simd, even_runs_of};
 
 /// What happens to the sums before they are stored. Pointers are to the first row and column of the product.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,9 @@ pub(super) enum Finish {
     /// Multiply by a factor per row.
     RowScale(*const f32),
 }
+
+/// Words of a cache line.
+const LINE: usize = 16;
 
 /// Words whose products are summed up before they are added to the total. One long sum would round every term to the size
 /// of the total: parts halve the error of the hidden states, for a hundredth of the time.
@@ -33,7 +36,8 @@ pub(super) const DEPTH_PART: usize = 192;
 pub(super) struct Product {
     /// Words along every sum.
     pub depth: usize,
-    /// The left factor, rows `left_stride` apart, contiguous along the depth.
+    /// The left factor, rows `left_stride` apart, contiguous along the depth. Where rows lie together, so many of them take
+    /// so many times that distance, and the first of these rows is the first of those that lie together.
     pub left: *const f32,
     /// Distance of its rows in words.
     pub left_stride: usize,
@@ -191,7 +195,9 @@ impl DotTask for Rows {
     fn run<D: Dot>(self, dot: D) {
         let Product { depth, ahead, .. } = self.0;
         let tiles = self.1.len().div_ceil(D::TILE_ROWS);
-        for (tile, run) in even_runs(self.1, D::TILE_ROWS).enumerate() {
+        let together = if D::SQUARES { 2 } else { 1 };
+        debug_assert!(self.1.start.is_multiple_of(together), "rows that lie together");
+        for (tile, run) in even_runs_of(self.1, D::TILE_ROWS, together).enumerate() {
             let count = run.len();
             // SAFETY: the caller's promise covers these rows.
             let product = unsafe { self.0.skip_rows(run.start) };
@@ -299,8 +305,10 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
     /// The part must lie within the depth.
     #[inline(always)]
     unsafe fn sums_over<D: Dot>(&self, dot: D, part: Range<usize>) -> [[D::Sums; VECTORS]; ROWS] {
-        /// Words of a cache line.
-        const LINE: usize = 16;
+        if const { D::SQUARES } {
+            // SAFETY: handed on.
+            return unsafe { self.sums_of_squares(dot, part) };
+        }
         let s = dot.simd();
         let Product { left, left_stride, right, right_stride, ahead, .. } = self.0;
         let mut sums = [[dot.zero(); VECTORS]; ROWS];
@@ -353,6 +361,78 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
         sums
     }
 
+    /// The same in squares of two rows by two columns. A part begins at an even word; its last one may stand alone, with zeros
+    /// beside it in the right factor.
+    ///
+    /// # Safety
+    /// As for [`Tile::sums_over`].
+    #[inline(always)]
+    unsafe fn sums_of_squares<D: Dot>(&self, dot: D, part: Range<usize>) -> [[D::Sums; VECTORS]; ROWS] {
+        let s = dot.simd();
+        let Product { left, left_stride, right, right_stride, ahead, .. } = self.0;
+        // A pair of rows has two squares for each vector of columns; so has the last row where it stands alone.
+        let mut sums = [[dot.zero(); VECTORS]; ROWS];
+        let mut alone = [dot.zero(); VECTORS];
+        for k in part.step_by(2) {
+            let right_row = right.wrapping_add(k * right_stride);
+            // SAFETY: `right` is readable for the depth's rows of whole vectors.
+            let mut weights = [[unsafe { dot.right(right_row) }; 2]; VECTORS];
+            for (i, weight) in weights.as_flattened_mut().iter_mut().enumerate() {
+                // SAFETY: as above.
+                *weight = unsafe { dot.right(right_row.add(i * D::RIGHT_WORDS)) };
+            }
+            let next = ahead.from.wrapping_add(k * ahead.step);
+            for line in (0..2 * VECTORS * D::RIGHT_WORDS).step_by(LINE) {
+                s.prefetch_next(next.wrapping_add(line));
+            }
+            let (pairs, last) = sums.as_chunks_mut::<2>();
+            for (pair, [first, second]) in pairs.iter_mut().enumerate() {
+                // SAFETY: `left` is readable for `ROWS` rows of the depth's words, two of them together.
+                let x = unsafe { dot.left(left.add(2 * pair * left_stride + 2 * k)) };
+                for (v, weights) in weights.iter().enumerate() {
+                    first[v] = dot.multiply_add(x, weights[0], first[v]);
+                    second[v] = dot.multiply_add(x, weights[1], second[v]);
+                }
+            }
+            for last in last {
+                // SAFETY: as above; what is beside the last row is not looked at.
+                let x = unsafe { dot.left(left.add((ROWS - 1) * left_stride + 2 * k)) };
+                for (v, weights) in weights.iter().enumerate() {
+                    last[v] = dot.multiply_add(x, weights[0], last[v]);
+                    alone[v] = dot.multiply_add(x, weights[1], alone[v]);
+                }
+            }
+        }
+        let (pairs, last) = sums.as_chunks_mut::<2>();
+        for [first, second] in pairs {
+            for (first, second) in first.iter_mut().zip(second) {
+                [*first, *second] = dot.rows_of_squares([*first, *second]);
+            }
+        }
+        for last in last {
+            for (last, alone) in last.iter_mut().zip(alone) {
+                [*last, _] = dot.rows_of_squares([*last, alone]);
+            }
+        }
+        sums
+    }
+
+    /// Where in the left factor a word of a row is; in squares an even one, with the next beside it.
+    ///
+    /// # Safety
+    /// The row must have that word.
+    #[inline(always)]
+    unsafe fn left_word<D: Dot>(&self, row: usize, word: usize) -> *const f32 {
+        let Product { left, left_stride, .. } = self.0;
+        // SAFETY: within the left factor.
+        unsafe {
+            match D::SQUARES {
+                true => left.add(row / 2 * 2 * left_stride + 2 * word + row % 2 * 2),
+                false => left.add(row * left_stride + word),
+            }
+        }
+    }
+
     /// Adds the products of one of several words that were read at once, for each row, with a row of the right factor.
     ///
     /// # Safety
@@ -385,7 +465,7 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
     #[inline(always)]
     unsafe fn scaled_sums<D: Dot>(&self, dot: D, scales: Scales) -> [[<D::Simd as Simd>::Vector; VECTORS]; ROWS] {
         let s = dot.simd();
-        let Product { depth, left, left_stride, .. } = self.0;
+        let depth = self.0.depth;
         let size = group_words(depth);
         let mut values = [[s.splat(0.0); VECTORS]; ROWS];
         for (group, start) in (0..depth).step_by(size).enumerate() {
@@ -397,7 +477,7 @@ impl<const ROWS: usize, const VECTORS: usize> Tile<ROWS, VECTORS> {
                     *column_sum = s.load(scales.sums.add(group * scales.sums_stride + v * D::Simd::LANES));
                 }
                 for (row, (values, sums)) in values.iter_mut().zip(sums).enumerate() {
-                    let row = left.add(row * left_stride + scales.row + 2 * group);
+                    let row = self.left_word::<D>(row, scales.row + 2 * group);
                     let (scale, low) = (s.splat(*row), s.splat(*row.add(1)));
                     for (v, sum) in sums.into_iter().enumerate() {
                         let mut sum = dot.values(sum);

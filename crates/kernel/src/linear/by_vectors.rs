@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::on_unit::OnUnit;
 use super::task::{Epilogue, LinearTask};
 use crate::caches::cached_values;
-use crate::isa::{PANEL_VECTORS, Simd, Task, even_runs};
+use crate::isa::{PANEL_VECTORS, Simd, Task, even_runs_of};
 use crate::math::Activation;
 use crate::operand::{Form, scale_at};
 use crate::precision::Precision;
@@ -30,7 +30,8 @@ impl Task for LinearTask<'_> {
         let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
         let most_rows = (cached_values() / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
-        for rows in even_runs(self.rows.clone(), most_rows) {
+        let together = factors.rows_together();
+        for rows in even_runs_of(self.rows.clone(), most_rows, together) {
             for start in (0..depth).step_by(block) {
                 let block = block.min(depth - start);
                 let is_last = start + block == depth;
@@ -55,7 +56,7 @@ impl Task for LinearTask<'_> {
                     unsafe {
                         let product = Product {
                             depth: block,
-                            left: self.input.add(start),
+                            left: self.input.add(together * start),
                             left_stride: self.input_stride,
                             right: right.as_ptr().add(start * right_stride),
                             right_stride,

@@ -24,12 +24,20 @@ pub(super) struct Column<'a> {
     pub(super) index: usize,
     /// Columns of the panel.
     pub(super) width: usize,
+    /// Words of a column that lie together, of bf16 and bytes.
+    pub(super) together: usize,
 }
 
 impl<'a> Column<'a> {
     /// Its words, where each column has its own.
     fn words(self) -> impl Iterator<Item = &'a mut f32> {
         self.panel[self.index..].iter_mut().step_by(self.width)
+    }
+
+    /// The same where words of each column may lie together.
+    fn words_together(self) -> impl Iterator<Item = &'a mut f32> {
+        let Column { panel, index, width, together } = self;
+        panel.chunks_exact_mut(width * together).flat_map(move |words| &mut words[index * together..][..together])
     }
 
     /// One weight to a word.
@@ -56,7 +64,7 @@ impl<'a> Column<'a> {
     /// Two weights to a word.
     pub(super) fn put_bf16(self, row: Row<'_>) -> Result<()> {
         let Row { weights, factor } = row;
-        for (word, pair) in self.words().zip(weights.chunks(2)) {
+        for (word, pair) in self.words_together().zip(weights.chunks(2)) {
             let second = pair.get(1).map_or(0.0, |weight| weight * factor);
             *word = self::word(bf16_bits(pair[0] * factor)?, bf16_bits(second)?);
         }
@@ -96,7 +104,7 @@ impl<'a> Column<'a> {
         }
         let scale = largest / 127.0;
         let steps = if scale > 0.0 { factor / scale } else { 0.0 };
-        let mut words = self.words();
+        let mut words = self.words_together();
         for (group, group_sum) in weights.chunks(group_inputs(weights.len())).zip(sums) {
             let mut sum = 0;
             for (weights, word) in group.chunks(4).zip(&mut words) {

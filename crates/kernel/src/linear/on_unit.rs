@@ -34,7 +34,7 @@ impl<S: Simd> UnitTask for OnUnit<'_, S> {
             Form::Parts(2) => self.products::<U, 3>(unit),
             Form::Parts(_) => self.products::<U, 1>(unit),
             Form::Bytes => self.products::<U, BYTES>(unit),
-            Form::Plain | Form::Bf16 => unreachable!("not what a unit reads"),
+            Form::Plain | Form::Bf16 | Form::Bf16InPairs | Form::BytesInPairs => unreachable!("not what a unit reads"),
         }
     }
 }

@@ -184,7 +184,9 @@ impl Linear {
             .flat_map(|&(part, factor)| part.weight.chunks_exact(inputs).map(move |weights| Row { weights, factor }));
         for (output, row) in rows.enumerate() {
             let panel = &mut panels[output / panel_width * words..][..words];
-            let column = Column { panel, index: output % panel_width, width: panel_width };
+            // In squares words lie in pairs on either side.
+            let together = if unit.is_some() { 1 } else { by_vectors.rows_together() };
+            let column = Column { panel, index: output % panel_width, width: panel_width, together };
             if unit.is_some() && matches!(precision, Precision::Bf16 | Precision::Bf16x3) {
                 column.put_parts(row, kernels.lanes(), form)?;
                 continue;
@@ -193,8 +195,8 @@ impl Linear {
                 Factors::F32 => column.put_f32(row),
                 Factors::F32ByF16 => column.put_halves(row, f16_bits)?,
                 Factors::F32ByBf16 => column.put_halves(row, bf16_bits)?,
-                Factors::Bf16 => column.put_bf16(row)?,
-                Factors::Bytes => {
+                Factors::Bf16 | Factors::Bf16Squares => column.put_bf16(row)?,
+                Factors::Bytes | Factors::ByteSquares => {
                     factors[output] = column.put_bytes(row, sums[output..].iter_mut().step_by(padded))?;
                 }
             }

@@ -55,13 +55,13 @@ fn pack_head<S: Simd>(
     scratch.signed.extend(scratch.codes[..tokens * stride].iter().map(|code| (code ^ 0x80) as i8));
     match pack {
         Pack::Keys => {
-            scratch.head.resize(width, tokens, pass.model.unit.is_some());
+            scratch.head.resize(width, tokens, pass.model.layout());
             for (token, codes) in scratch.signed.chunks_exact(stride).enumerate() {
                 scratch.head.set_column(token, &codes[..width]);
             }
         }
         Pack::Values => {
-            scratch.head.resize(tokens, width, pass.model.unit.is_some());
+            scratch.head.resize(tokens, width, pass.model.layout());
             for (group, codes) in scratch.signed.chunks(GROUP * stride).enumerate() {
                 let mut rows = codes.chunks_exact(stride).map(|codes| &codes[..width]);
                 scratch.head.set_rows(group, std::array::from_fn(|_| rows.next()));

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::super::isa::Simd;
 use super::exact::{self, MOST_LANES};
 use super::matrix::{Block, Matrix};
-use super::product::Panels;
+use super::panels::Panels;
 use super::quantization::Spread;
 use super::tile::{MAX_TILE_ROWS, PANEL, Tile};
 
@@ -267,7 +267,7 @@ mod tests {
         fn run<S: Simd>(self, s: S) -> Self::Output {
             let Finished { tile, rows, columns, then } = self;
             let weights: Vec<Vec<i8>> = (0..3).map(|i| (0..PANEL).map(|column| weight(i, column)).collect()).collect();
-            let mut panels = Panels::zeroed(3, PANEL, false);
+            let mut panels = Panels::zeroed(3, PANEL, Default::default());
             panels.set_rows(0, std::array::from_fn(|i| weights.get(i).map(Vec::as_slice)));
             let (mut memory, mut others) = (AlignedBuffer::default(), AlignedBuffer::default());
             let to = Matrix::with_room(&mut memory, rows + 1, columns + 5);

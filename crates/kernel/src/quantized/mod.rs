@@ -17,7 +17,9 @@
 //! quantization  ranges, and codes of values
 //! product       integer products of codes and packed weights
 //! by_dots       the same by the multiply-adds of a set that has no form of its own
+//! by_squares    the same, two rows by two columns at once
 //! on_unit       the same on a matrix unit
+//! panels        how weights lie
 //! tile          results of some rows times a panel
 //! epilogue      from integer sums back to values
 //! ```
@@ -25,6 +27,8 @@
 mod attention;
 #[cfg(target_arch = "aarch64")]
 mod by_dots;
+#[cfg(target_arch = "aarch64")]
+mod by_squares;
 mod epilogue;
 mod exact;
 mod executor;
@@ -32,6 +36,7 @@ mod linear;
 mod matrix;
 mod model;
 mod on_unit;
+mod panels;
 mod pass;
 mod product;
 mod quantization;

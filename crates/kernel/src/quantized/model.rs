@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::product::{MOST_INPUTS, Panels, Products};
+use super::panels::{Layout, Panels};
+use super::product::{MOST_INPUTS, Products};
 use super::tile::GROUP;
 use crate::dispatch::Kernels;
 use crate::error::{Error, Result};
@@ -148,12 +149,7 @@ fn finite(values: &[f32]) -> bool {
 }
 
 impl Linear {
-    fn pack(
-        name: &str,
-        dense: &QuantizedDense,
-        (inputs, outputs): (usize, usize),
-        unit: Option<Unit>,
-    ) -> Result<Linear> {
+    fn pack(name: &str, dense: &QuantizedDense, (inputs, outputs): (usize, usize), layout: Layout) -> Result<Linear> {
         if dense.codes.len() != inputs * outputs {
             return Err(misfit(name, dense.codes.len(), inputs * outputs));
         }
@@ -164,7 +160,7 @@ impl Linear {
         if !finite(&dense.bias) {
             return Err(Error::unusable(format!("the bias of {name} is not finite")));
         }
-        let mut panels = Panels::zeroed(inputs, outputs, unit.is_some());
+        let mut panels = Panels::zeroed(inputs, outputs, layout);
         for (group, codes) in dense.codes.chunks(GROUP * outputs).enumerate() {
             let mut rows = codes.chunks_exact(outputs);
             panels.set_rows(group, std::array::from_fn(|_| rows.next()));
@@ -247,9 +243,10 @@ impl QuantizedTransformer {
         }
         check_norm(&embedding_norm, hidden)?;
         let (products, unit) = (Products::of(kernels), kernels.unit(Precision::Int8));
+        let layout = products.layout(unit);
         let pack = |index: usize, block: QuantizedBlock| {
             let linear = |part: &str, dense: &QuantizedDense, inputs: usize, outputs: usize| {
-                Linear::pack(&format!("the {part} weight of layer {index}"), dense, (inputs, outputs), unit)
+                Linear::pack(&format!("the {part} weight of layer {index}"), dense, (inputs, outputs), layout)
             };
             check_norm(&block.attention_norm, hidden)?;
             check_norm(&block.output_norm, hidden)?;
@@ -271,6 +268,11 @@ impl QuantizedTransformer {
         let blocks =
             (0..blocks).map(|index| pack(index, block(index).ok_or_else(|| lacks(index))?)).collect::<Result<_>>()?;
         Ok(QuantizedTransformer { kernels, products, unit, shape, tables, embedding_norm, blocks })
+    }
+
+    /// How panels lie that it multiplies.
+    pub(super) fn layout(&self) -> Layout {
+        self.products.layout(self.unit)
     }
 
     /// Its sizes.

@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use super::product::{Multiply, UNIT_GROUPS};
+use super::panels::UNIT_GROUPS;
+use super::product::Multiply;
 use super::tile::{GROUP, MAX_TILE_ROWS, PANEL, Tile};
 use crate::isa::Simd;
 use crate::matrix_unit::{MatrixUnit, TILE_ROWS, TILE_WORDS};

@@ -8,17 +8,17 @@ use std::ops::Range;
 use super::super::dispatch::Kernels;
 use super::super::dot::ByteProducts;
 use super::super::isa::even_runs;
-use super::super::matrix_unit::TILE_WORDS;
-use super::super::memory::AlignedBuffer;
+use super::super::unit::Unit;
 #[cfg(target_arch = "aarch64")]
 use super::by_dots::{self, ByDots};
+#[cfg(target_arch = "aarch64")]
+use super::by_squares::{self, BySquares};
+use super::panels::Layout;
 use super::tile::{GROUP, PANEL, Tile};
 
 /// Most inputs of a product: beyond it, sums of products of codes would leave i32.
 pub const MOST_INPUTS: usize = 16_384;
 
-/// Groups of codes in a step of a unit: a tile's words.
-pub(super) const UNIT_GROUPS: usize = TILE_WORDS;
 /// Most rows of a tile by vectors, of any instruction set.
 #[cfg(target_arch = "x86_64")]
 const MAX_VECTOR_ROWS: usize = 12;
@@ -31,7 +31,8 @@ pub(super) trait Multiply {
     /// `panel` has `PANEL * GROUP` codes per group. `next` is the panel to be fetched meanwhile, or none.
     ///
     /// # Panics
-    /// If `codes` has fewer rows, a unit's in whole tiles, or `panel` no whole groups, for a unit steps.
+    /// If `codes` has fewer rows, a unit's in whole tiles, or `panel` no whole groups, for a unit steps, for squares pairs of
+    /// groups.
     fn multiply(&mut self, codes: &[u8], stride: usize, rows: usize, panel: &[i8], next: Option<&[i8]>, out: &mut Tile);
 }
 
@@ -65,8 +66,20 @@ impl Products {
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx2 => 4,
             #[cfg(target_arch = "aarch64")]
-            ByteProducts::Usdot | ByteProducts::Sdot | ByteProducts::Neon => by_dots::TILE_ROWS,
+            ByteProducts::Usmmla => by_squares::TILE_ROWS,
+            #[cfg(target_arch = "aarch64")]
+            ByteProducts::Sdot | ByteProducts::Neon => by_dots::TILE_ROWS,
             ByteProducts::Portable => 4,
+        }
+    }
+
+    /// How panels lie that these products read, and a unit if there is one.
+    pub(super) fn layout(self, unit: Option<Unit>) -> Layout {
+        match self.by {
+            _ if unit.is_some() => Layout::Steps,
+            #[cfg(target_arch = "aarch64")]
+            ByteProducts::Usmmla => Layout::Squares,
+            _ => Layout::Groups,
         }
     }
 }
@@ -115,7 +128,9 @@ impl Multiply for Products {
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx2 => by_rows!(avx2 1 2 3 4),
             #[cfg(target_arch = "aarch64")]
-            ByteProducts::Usdot | ByteProducts::Sdot | ByteProducts::Neon => {
+            ByteProducts::Usmmla => self.kernels.run(BySquares::new((codes, stride), rows, panel, next, out)),
+            #[cfg(target_arch = "aarch64")]
+            ByteProducts::Sdot | ByteProducts::Neon => {
                 self.kernels.run(ByDots::new((codes, stride), rows, panel, next, out));
             }
             ByteProducts::Portable => portable(codes, stride, rows, panel, out),
@@ -273,135 +288,21 @@ mod x86 {
     }
 }
 
-/// A matrix of signed codes, in panels: `[inputs, columns]`.
-#[derive(Default)]
-pub(super) struct Panels {
-    memory: AlignedBuffer,
-    /// Groups of each panel; for a unit whole steps of them.
-    groups: usize,
-    columns: usize,
-    /// Sum of each column's codes, to take an activation's zero point off; whole panels.
-    pub(super) column_sums: Vec<i32>,
-}
-
-impl Panels {
-    /// An empty matrix of a size, to be multiplied by vectors or also on a unit. Codes beyond its edges are zero.
-    pub(super) fn zeroed(inputs: usize, columns: usize, for_unit: bool) -> Panels {
-        let mut panels = Panels::default();
-        panels.resize(inputs, columns, for_unit);
-        panels
-    }
-
-    /// Makes it an empty matrix of another size, in the same memory if that is enough.
-    pub(super) fn resize(&mut self, inputs: usize, columns: usize, for_unit: bool) {
-        let groups = inputs.div_ceil(GROUP);
-        self.groups = if for_unit { groups.next_multiple_of(UNIT_GROUPS) } else { groups };
-        self.columns = columns;
-        let bytes = self.panel_count() * self.groups * PANEL * GROUP;
-        self.memory.reserve(bytes / size_of::<f32>());
-        self.memory.fill(0.0);
-        self.column_sums.clear();
-        self.column_sums.resize(self.panel_count() * PANEL, 0);
-    }
-
-    /// Number of panels, the last perhaps not full.
-    pub(super) fn panel_count(&self) -> usize {
-        self.columns.div_ceil(PANEL)
-    }
-
-    /// Number of columns.
-    pub(super) fn columns(&self) -> usize {
-        self.columns
-    }
-
-    /// Bytes of codes.
-    pub(super) fn bytes(&self) -> usize {
-        self.panel_count() * self.groups * PANEL * GROUP
-    }
-
-    /// Codes of one panel.
-    pub(super) fn panel(&self, panel: usize) -> &[i8] {
-        let size = self.groups * PANEL * GROUP;
-        &self.codes()[panel * size..(panel + 1) * size]
-    }
-
-    /// The panel after another, if the tile that begins at `row` is the one during which to fetch it: the first.
-    #[inline(always)]
-    pub(super) fn panel_after(&self, panel: usize, row: usize) -> Option<&[i8]> {
-        (row == 0 && panel + 1 < self.panel_count()).then(|| self.panel(panel + 1))
-    }
-
-    fn codes(&self) -> &[i8] {
-        // SAFETY: any bytes of the buffer are codes; it has at least that many.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() * size_of::<f32>()) }
-    }
-
-    fn codes_mut(&mut self) -> &mut [i8] {
-        // SAFETY: any bytes of the buffer are codes, and any codes are f32 bits; it is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * size_of::<f32>()) }
-    }
-
-    /// Sets the rows of one group of inputs, each input's codes for every column. `None` is a row of zeros. Each group
-    /// once: the sums of the columns grow with it.
-    #[inline(always)]
-    pub(super) fn set_rows(&mut self, group: usize, rows: [Option<&[i8]>; GROUP]) {
-        let (groups, columns) = (self.groups, self.columns);
-        assert!(group < groups && rows.iter().flatten().all(|row| row.len() == columns));
-        for panel in 0..self.panel_count() {
-            let first = panel * PANEL;
-            let count = PANEL.min(columns - first);
-            // Whole rows of a panel: the compiler knows how to interleave them.
-            let mut whole = [[0i8; PANEL]; GROUP];
-            for (whole, row) in whole.iter_mut().zip(rows) {
-                let Some(row) = row else { continue };
-                match row[first..][..count].try_into() {
-                    Ok(row) => *whole = row,
-                    Err(_) => whole[..count].copy_from_slice(&row[first..][..count]),
-                }
-            }
-            let [a, b, c, d] = whole;
-            let sums = &mut self.column_sums[first..][..PANEL];
-            for i in 0..PANEL {
-                sums[i] += i32::from(a[i]) + i32::from(b[i]) + i32::from(c[i]) + i32::from(d[i]);
-            }
-            let places = &mut self.codes_mut()[(panel * groups + group) * PANEL * GROUP..][..PANEL * GROUP];
-            for i in 0..PANEL {
-                places[i * GROUP..][..GROUP].copy_from_slice(&[a[i], b[i], c[i], d[i]]);
-            }
-        }
-    }
-
-    /// Sets one column, its codes for every input. Each column once.
-    #[inline(always)]
-    pub(super) fn set_column(&mut self, column: usize, codes: &[i8]) {
-        assert!(column < self.columns && codes.len() <= self.groups * GROUP);
-        let start = column / PANEL * self.groups * PANEL * GROUP + column % PANEL * GROUP;
-        let places = &mut self.codes_mut()[start..];
-        let (whole, rest) = codes.as_chunks::<GROUP>();
-        for (group, codes) in whole.iter().enumerate() {
-            places[group * PANEL * GROUP..][..GROUP].copy_from_slice(codes);
-        }
-        if !rest.is_empty() {
-            places[whole.len() * PANEL * GROUP..][..rest.len()].copy_from_slice(rest);
-        }
-        self.column_sums[column] = codes.iter().map(|&code| i32::from(code)).sum();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantized::panels::Panels;
+    use crate::quantized::quantization::CODES;
     use crate::quantized::tile::MAX_TILE_ROWS;
 
     #[test]
     fn every_instruction_set_multiplies_exactly_whatever_the_size() {
-        for ((inputs, columns), for_unit) in
-            [(1, 1), (4, 32), (7, 33), (96, 40), (130, 64)].into_iter().flat_map(|size| [(size, false), (size, true)])
-        {
+        let sizes = [(1, 1), (4, 32), (7, 33), (96, 40), (130, 64)];
+        for ((inputs, columns), layout) in sizes.into_iter().flat_map(|size| Layout::ALL.map(|layout| (size, layout))) {
             // The extremes are among them: 255 × -128.
             let weight = |i: usize, j: usize| ((i * 37 + j * 101) % 256) as u8 as i8;
             let code = |row: usize, i: usize| 255 - ((row * 53 + i * 37) % 256) as u8;
-            let zeroed = || Panels::zeroed(inputs, columns, for_unit);
+            let zeroed = || Panels::zeroed(inputs, columns, layout);
             let (mut by_row, mut by_column) = (zeroed(), zeroed());
             let rows: Vec<Vec<i8>> = (0..inputs).map(|i| (0..columns).map(|j| weight(i, j)).collect()).collect();
             for (group, rows) in rows.chunks(GROUP).enumerate() {
@@ -412,13 +313,16 @@ mod tests {
             }
             assert_eq!(by_row.codes()[..by_row.bytes()], by_column.codes()[..by_row.bytes()]);
             assert_eq!(by_row.column_sums, by_column.column_sums);
-            let stride = inputs.next_multiple_of(if for_unit { GROUP * UNIT_GROUPS } else { GROUP });
+            let stride = inputs.next_multiple_of(CODES);
             let mut codes = vec![0u8; MAX_TILE_ROWS * stride];
             for row in 0..MAX_TILE_ROWS {
                 (0..inputs).for_each(|i| codes[row * stride + i] = code(row, i));
             }
-            for kernels in Kernels::every() {
-                let mut products = Products::of(kernels);
+            for mut products in Kernels::every().into_iter().map(Products::of) {
+                // What vectors read otherwise is read by a unit only.
+                if products.layout(None).together() != layout.together() {
+                    continue;
+                }
                 for rows in 1..=products.tile_rows() {
                     for panel in 0..by_row.panel_count() {
                         let mut out = Tile([[7; PANEL]; MAX_TILE_ROWS]);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use super::epilogue::Then;
 use super::matrix::Matrix;
 use super::model::{Linear, QuantizedTransformer};
-use super::product::Panels;
+use super::panels::Panels;
 use super::quantization::Quantization;
 use super::shares::Shares;
 use crate::memory::AlignedBuffer;

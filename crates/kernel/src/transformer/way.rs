@@ -24,7 +24,7 @@ const fn few_rows(factors: Factors) -> usize {
     match factors {
         Factors::F32 => 7,
         Factors::F32ByF16 | Factors::F32ByBf16 => 4,
-        Factors::Bf16 | Factors::Bytes => 3,
+        Factors::Bf16 | Factors::Bytes | Factors::Bf16Squares | Factors::ByteSquares => 3,
     }
 }
 

@@ -13,19 +13,21 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# A bare Debian as the image localhost/builder, made once; its files stay in $work/base.
-make_base() {
-  local release container
+# A bare Debian as the image localhost/builder, made once; its files stay in $work/base. With a suffix and a list of packages
+# another one, that has those too.
+make_base() { # suffix, packages
+  local release container base=$work/base${1:-} builder=localhost/builder${1:-}
   release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
-  if [ ! -f "$work/base.complete" ]; then
-    rm -rf "$work/base"
-    debootstrap --variant=minbase --include=ca-certificates "$release" "$work/base" >"$work/debootstrap.log" 2>&1 || return 1
-    touch "$work/base.complete"
+  if [ ! -f "$base.complete" ]; then
+    rm -rf "$base"
+    debootstrap --variant=minbase --include="ca-certificates${2:+,$2}" "$release" "$base" >"$work/debootstrap.log" 2>&1 ||
+      return 1
+    touch "$base.complete"
   fi
-  if ! buildah inspect --type image localhost/builder >/dev/null 2>&1; then
+  if ! buildah inspect --type image "$builder" >/dev/null 2>&1; then
     # In one, as `set -e` does not hold where a function's failure is looked at.
-    container=$(buildah from scratch) && buildah add -q "$container" "$work/base" / >/dev/null &&
-      buildah commit -q --rm "$container" localhost/builder >/dev/null
+    container=$(buildah from scratch) && buildah add -q "$container" "$base" / >/dev/null &&
+      buildah commit -q --rm "$container" "$builder" >/dev/null
   fi
 }
 
@@ -53,8 +55,8 @@ open_image() { # image
   variables=$(config Env | tr -d '[]')
 }
 
-# A model to mount, where the image has none.
-MODEL=''
+# A model to mount, where the image has none; and an emulator, a static program, where the image is for another CPU.
+MODEL='' EMULATOR=''
 cat >"$run/enter.sh" <<'ENTER'
 root=$1
 shift
@@ -72,6 +74,11 @@ mount -o remount,bind,ro "$MOUNT"
 mount -t proc -o ro proc "$MOUNT/proc"
 mount -t tmpfs -o size=64k tmpfs "$MOUNT/dev"
 for device in null zero urandom; do touch "$MOUNT/dev/$device"; mount --bind "/dev/$device" "$MOUNT/dev/$device"; done
+if [ -n "$EMULATOR" ]; then
+  touch "$MOUNT/dev/emulator"
+  mount --bind "$EMULATOR" "$MOUNT/dev/emulator"
+  set -- /dev/emulator "$@"
+fi
 mount -o remount,bind,ro "$MOUNT/dev"
 exec chroot --userspec=65532:65532 --groups= "$MOUNT" "$@"
 ENTER
@@ -80,7 +87,7 @@ inside() { # variables --, command
   while [ "$1" != -- ]; do more+=("$1"); shift; done
   shift
   # shellcheck disable=SC2086
-  exec unshare --mount env -i PATH="$PATH" MOUNT="$run/root" MODEL="$MODEL" $variables T2V_LISTEN="127.0.0.1:$PORT" \
+  exec unshare --mount env -i PATH="$PATH" MOUNT="$run/root" MODEL="$MODEL" EMULATOR="$EMULATOR" $variables T2V_LISTEN="127.0.0.1:$PORT" \
     "${more[@]}" bash "$run/enter.sh" "$root" "$@"
 }
 

@@ -99,13 +99,19 @@ pub(super) async fn check(settings: Settings) -> Result<()> {
 }
 
 /// A connection is an open file, and many systems give a process 1,024 of them unless it asks for more. Answers how many
-/// it has now; `None`: not known.
+/// it has now; `None`: not known, or not limited so.
+#[cfg(unix)]
 fn raise_file_limit() -> Option<u64> {
     let raised = rlimit::increase_nofile_limit(u64::MAX);
     if let Err(error) = &raised {
         tracing::warn!("the limit of open files could not be raised: {error}");
     }
     raised.ok().or_else(|| rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(files, _)| files))
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() -> Option<u64> {
+    None
 }
 
 fn server_end(ended: std::result::Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<()> {

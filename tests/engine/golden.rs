@@ -4,7 +4,7 @@
 use crate::support;
 
 use serde_json::Value;
-use support::{fixture, floats, max_difference, model_dir, norm, options};
+use support::{fixture, floats, is_emulated, max_difference, model_dir, norm, options};
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::call::{Call, EmbedSettings, Text};
@@ -30,6 +30,11 @@ fn calls(config: &Value) -> Vec<(u64, Call)> {
     texts.as_array().expect("a list").iter().map(call).collect()
 }
 
+/// Whether a text would take minutes in an emulator.
+fn too_long(text: &str) -> bool {
+    is_emulated() && text.len() > 1100
+}
+
 /// Embeds every text alone and compares. Reference statuses other than 200 must be errors here too.
 async fn check(file: &str, options: LocalOptions, tolerance: impl Fn(f64) -> f64) {
     let golden = fixture(&format!("minilm/{file}.json"));
@@ -38,8 +43,13 @@ async fn check(file: &str, options: LocalOptions, tolerance: impl Fn(f64) -> f64
     let results = golden["results"].as_array().expect("results");
     assert_eq!((calls.len(), results.len()), (TEXTS, TEXTS));
     let (mut worst, mut worst_id, mut refused) = (0f64, 0, 0);
+    let mut compared = 0;
     for ((id, call), expected) in calls.into_iter().zip(results) {
         assert_eq!(expected["id"].as_u64(), Some(id));
+        if too_long(&call.texts[0]) {
+            continue;
+        }
+        compared += 1;
         let answer = backend.embed(call).await.expect("the call").remove(0);
         if expected["status"].as_u64() == Some(200) {
             let vector = answer.unwrap_or_else(|error| panic!("{file} text {id}: {error}")).vector;
@@ -54,7 +64,10 @@ async fn check(file: &str, options: LocalOptions, tolerance: impl Fn(f64) -> f64
             refused += 1;
         }
     }
-    println!("{file}: worst difference {worst:.3} of the tolerance (text {worst_id}), {refused} refused");
+    println!(
+        "{file}: worst difference {worst:.3} of the tolerance (text {worst_id}) of {compared} texts, {refused} refused"
+    );
+    assert!(compared == TEXTS || is_emulated() && compared >= 46, "{compared} texts");
     assert!(worst <= 1.0, "{file} text {worst_id}: {worst} times the tolerance");
 }
 
@@ -111,15 +124,19 @@ async fn onnx_profile_in_f32_beside_the_int8_reference() {
     let mut cosines = Vec::new();
     for ((id, call), expected) in calls(&golden["config"]).into_iter().zip(golden["results"].as_array().expect("list"))
     {
+        if too_long(&call.texts[0]) {
+            continue;
+        }
         let vector = backend.embed(call).await.expect("the call").remove(0).expect("a vector").vector;
         assert!((norm(&vector) - 1.0).abs() < 1e-6, "text {id} is not normalised");
         let expected = floats(&expected["vector"]);
         cosines.push(vector.iter().zip(&expected).map(|(a, b)| f64::from(a * b)).sum::<f64>());
     }
     cosines.sort_by(f64::total_cmp);
-    println!("cosine to int8: min {:.3}, median {:.3}, max {:.3}", cosines[0], cosines[TEXTS / 2], cosines[TEXTS - 1]);
-    assert_eq!(cosines.len(), TEXTS);
-    assert!(cosines[TEXTS / 2] > 0.85, "not even the same direction");
+    let (median, count) = (cosines[cosines.len() / 2], cosines.len());
+    println!("cosine to int8: min {:.3}, median {median:.3}, max {:.3}", cosines[0], cosines[count - 1]);
+    assert!(count == TEXTS || is_emulated(), "{count} texts");
+    assert!(median > 0.85, "not even the same direction");
 }
 
 /// The same text alone and among 31 others of mixed lengths.
@@ -130,7 +147,7 @@ async fn a_vector_does_not_depend_on_its_batch() {
         let batch: Vec<Text> = calls(&Value::Null)
             .into_iter()
             .flat_map(|(_, call)| call.texts)
-            .filter(|text| !text.trim().is_empty())
+            .filter(|text| !text.trim().is_empty() && !too_long(text))
             .take(32)
             .collect();
         assert_eq!(batch.len(), 32);

@@ -9,6 +9,7 @@ use support::{fixture, floats};
 use text2vec_engine::encoder::{Encoder, TokenBatch};
 use text2vec_engine::onnx::OnnxEncoder;
 use text2vec_kernel::Kernels;
+use text2vec_kernel::quantized::Arithmetic;
 use text2vec_sidecar::backend::Backend;
 use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::contract::call::Call;
@@ -33,15 +34,24 @@ fn ids(entry: &Value) -> Vec<u32> {
     entry["ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
 }
 
+/// What the runtime made of each text on an architecture.
+fn golden(model: &str, arithmetic: Arithmetic) -> Value {
+    let file = match arithmetic {
+        Arithmetic::X86_64 => "golden",
+        Arithmetic::Arm64 => "golden.arm64",
+    };
+    fixture(&format!("onnx/{model}/{file}.json"))
+}
+
 #[test]
 fn hidden_states_have_the_bits_of_the_original() {
-    for model in MODELS {
-        let golden = fixture(&format!("onnx/{model}/golden.json"));
+    for (model, arithmetic) in MODELS.into_iter().flat_map(|model| Arithmetic::ALL.map(|it| (model, it))) {
+        let golden = golden(model, arithmetic);
         let results = golden["results"].as_array().expect("results");
         assert!(results.len() >= 12);
         for kernels in Kernels::available() {
             for threads in [1, 2, 3] {
-                let mut encoder = OnnxEncoder::from_bytes(&graph(model), kernels, threads).expect(model);
+                let mut encoder = OnnxEncoder::from_bytes(&graph(model), (kernels, arithmetic), threads).expect(model);
                 let mut together = TokenBatch::new();
                 let mut alone = Vec::new();
                 for entry in results {
@@ -51,14 +61,50 @@ fn hidden_states_have_the_bits_of_the_original() {
                     batch.push(&ids, &types);
                     together.push(&ids, &types);
                     let states = encoder.forward(&batch).expect("states");
+                    alone.extend_from_slice(&states.values);
                     let want: Vec<f32> = floats(&entry["first_state"]);
-                    assert_eq!(states.rows(0..1), want, "{model} {kernels:?} {threads} threads: {}", entry["text"]);
-                    alone.extend(states.values);
+                    let text = &entry["text"];
+                    assert_eq!(states.rows(0..1), want, "{model} {arithmetic} {kernels:?} {threads} threads: {text}");
                 }
                 assert_eq!(encoder.forward(&together).expect("states").values, alone, "{model}: neighbours matter");
             }
         }
     }
+}
+
+/// The directory alone says whose vectors it has, whatever CPU we run on.
+#[tokio::test]
+async fn a_directory_of_an_arm64_image_has_that_image_s_vectors() {
+    let model = "xlm-roberta-u8";
+    let copy = tempfile::tempdir().expect("a directory");
+    for file in std::fs::read_dir(dir(model)).expect("the model").flatten() {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("a copy");
+    }
+    let load = || LocalBackend::load(&LocalOptions::new(copy.path())).expect("the model loads");
+    let vectors = async |backend: &LocalBackend, entries: &[Value]| {
+        let texts = entries.iter().map(|entry| entry["text"].as_str().expect("text"));
+        let answers = backend.embed(Call::passages(texts)).await.expect("the call");
+        answers.into_iter().map(|answer| answer.expect("a vector").vector).collect::<Vec<_>>()
+    };
+    let mut fingerprints = Vec::new();
+    for (made_for, arithmetic, precision) in [
+        ("AVX-512", Arithmetic::X86_64, "int8 (onnx)"),
+        ("amd64 (AVX2)", Arithmetic::X86_64, "int8 (onnx)"),
+        ("ARM64", Arithmetic::Arm64, "int8 (onnx, arm64)"),
+    ] {
+        std::fs::write(copy.path().join("onnx_quantization_info"), made_for).expect("the marker");
+        let backend = load();
+        assert_eq!(backend.meta().to_json()["sidecar"]["precision"], precision);
+        fingerprints.push(backend.info().fingerprint.clone());
+        let golden = golden(model, arithmetic);
+        let results = golden["results"].as_array().expect("results");
+        for (vector, entry) in vectors(&backend, results).await.iter().zip(results) {
+            let apart = support::max_difference(vector, &floats(&entry["vector"]));
+            assert!(apart < 2e-7, "{made_for}: {apart} for {}", entry["text"]);
+        }
+    }
+    assert_eq!(fingerprints[0], fingerprints[1]);
+    assert_ne!(fingerprints[0], fingerprints[2], "another codes, another fingerprint");
 }
 
 #[tokio::test]
@@ -292,7 +338,7 @@ fn broken_graphs_are_errors_that_say_what_is_wrong() {
     ];
     assert!(cases.len() >= 20);
     for (name, bytes, expected) in cases {
-        let error = OnnxEncoder::from_bytes(&bytes, Kernels::detect(), 1).err();
+        let error = OnnxEncoder::from_bytes(&bytes, (Kernels::detect(), Arithmetic::X86_64), 1).err();
         let error = error.unwrap_or_else(|| panic!("{name} was accepted"));
         assert!(error.message().contains(expected), "{name}: {error}");
     }
@@ -312,7 +358,7 @@ fn a_graph_in_a_circle_is_refused() {
             vec![fields.iter().map(field).collect::<Vec<_>>().concat()]
         })
     });
-    let error = OnnxEncoder::from_bytes(&looped, Kernels::detect(), 1).expect_err("an error");
+    let error = OnnxEncoder::from_bytes(&looped, (Kernels::detect(), Arithmetic::X86_64), 1).expect_err("an error");
     assert!(error.message().contains("neither a weight nor a node before it"), "{error}");
 }
 
@@ -320,7 +366,10 @@ fn a_graph_in_a_circle_is_refused() {
 fn a_graph_cut_anywhere_is_an_error() {
     let good = graph("bert-u8");
     for cut in (0..good.len()).step_by(211) {
-        assert!(OnnxEncoder::from_bytes(&good[..cut], Kernels::detect(), 1).is_err(), "cut at {cut}");
+        assert!(
+            OnnxEncoder::from_bytes(&good[..cut], (Kernels::detect(), Arithmetic::X86_64), 1).is_err(),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -334,7 +383,7 @@ fn a_changed_byte_never_panics() {
         let at = (state >> 33) as usize % bytes.len();
         bytes[at] = (state >> 20) as u8;
         // Many a change is of a weight's code, which makes another model.
-        if let Ok(mut encoder) = OnnxEncoder::from_bytes(&bytes, Kernels::detect(), 1) {
+        if let Ok(mut encoder) = OnnxEncoder::from_bytes(&bytes, (Kernels::detect(), Arithmetic::X86_64), 1) {
             let mut batch = TokenBatch::new();
             batch.push(&[2, 5, 6, 3], &[0; 4]);
             assert!(encoder.forward(&batch).is_ok_and(|states| states.values.len() == 4 * 42));
@@ -348,7 +397,7 @@ fn a_graph_that_cannot_be_run_names_the_file_the_node_and_the_remedy() {
     let path = dir.path().join("model_quantized.onnx");
     let changed = with(&graph("bert-u8"), NODE, |c| has(c, "Erf").then(|| vec![replace(c, "Erf", "Sin")]));
     std::fs::write(&path, changed).expect("a file");
-    let error = OnnxEncoder::load(&path, Kernels::detect(), 1).expect_err("an error");
+    let error = OnnxEncoder::load(&path, (Kernels::detect(), Arithmetic::X86_64), 1).expect_err("an error");
     for part in ["model_quantized.onnx cannot be run", "/intermediate_act_fn/", "--profile onnx", "safetensors"] {
         assert!(error.message().contains(part), "{error}");
     }
@@ -356,7 +405,8 @@ fn a_graph_that_cannot_be_run_names_the_file_the_node_and_the_remedy() {
 
 #[test]
 fn bad_input_is_an_error() {
-    let mut encoder = OnnxEncoder::from_bytes(&graph("bert-u8"), Kernels::detect(), 2).expect("the model");
+    let mut encoder =
+        OnnxEncoder::from_bytes(&graph("bert-u8"), (Kernels::detect(), Arithmetic::X86_64), 2).expect("the model");
     let mut forward = |ids: &[u32]| {
         let mut batch = TokenBatch::new();
         batch.push(ids, &vec![0; ids.len()]);

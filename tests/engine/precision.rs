@@ -5,7 +5,7 @@ use crate::support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{model_dir, options};
+use support::{is_emulated, model_dir, options};
 use text2vec_engine::cpu::PackedEncoder;
 use text2vec_engine::encoder::{Encoder, TokenBatch};
 use text2vec_engine::family::{self, Masks};
@@ -78,13 +78,14 @@ fn nearest(vectors: &[Vec<f32>]) -> Vec<Vec<usize>> {
 /// Run with `--nocapture` to see the figures.
 #[test]
 fn vectors_are_close_to_those_of_f32() {
-    let all = passages(200);
+    let count = if is_emulated() { 20 } else { 200 };
+    let all = passages(count);
     // The portable kernels are much slower; their products are compared with the others' in unit tests.
     let sets = Kernels::available().into_iter().filter(|kernels| kernels.instruction_set() != InstructionSet::Portable);
     for (number, kernels) in sets.enumerate() {
         let set = kernels.instruction_set();
         // All passages on the widest set; the others round by the same code.
-        let passages = &all[..if number == 0 { 200 } else { 20 }];
+        let passages = &all[..if number == 0 { count } else { 20 }];
         let exact = vectors(&mut encoder(kernels, Precision::F32), passages);
         let exact_nearest = nearest(&exact);
         for (precision, mean_bar, least_bar) in [
@@ -116,7 +117,7 @@ fn vectors_are_close_to_those_of_f32() {
 
 #[test]
 fn bits_do_not_depend_on_batch_or_threads_in_any_precision() {
-    let passages = passages(16);
+    let passages = passages(if is_emulated() { 4 } else { 16 });
     for (number, kernels) in Kernels::available().into_iter().enumerate() {
         let set = kernels.instruction_set();
         let step = if set == InstructionSet::Portable {

@@ -31,6 +31,11 @@ pub(crate) fn model_dir() -> PathBuf {
     dir
 }
 
+/// Whether this runs in an emulator, as `make test-arm` has it: tests whose time is arithmetic take fewer and shorter texts.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("T2V_TEST_EMULATED").is_some()
+}
+
 /// The real model under a profile.
 pub(crate) fn options(profile: Profile) -> LocalOptions {
     LocalOptions { profile: Some(profile), ..LocalOptions::new(model_dir()) }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::{Map, Value};
+use text2vec_kernel::quantized::Arithmetic;
 use text2vec_kernel::{InstructionSet, Kernels, Precision};
 
 use crate::candle::library::{self, LibraryEncoder};
@@ -55,8 +56,8 @@ impl FromStr for Engine {
 pub enum Source {
     /// f32 weights, in these files.
     Weights(Vec<PathBuf>),
-    /// A quantised graph with its weights.
-    Graph(PathBuf),
+    /// A quantised graph with its weights, and on which architecture its vectors were computed.
+    Graph(PathBuf, Arithmetic),
 }
 
 impl Source {
@@ -66,7 +67,9 @@ impl Source {
     /// A directory without either.
     pub fn choose(dir: &Path, prefer_graph: bool) -> Result<Source> {
         match onnx::graph_file(dir) {
-            Some(graph) if prefer_graph || onnx::is_only_weights(dir) => Ok(Source::Graph(graph)),
+            Some(graph) if prefer_graph || onnx::is_only_weights(dir) => {
+                Ok(Source::Graph(graph, onnx::arithmetic(dir)))
+            }
             _ => weights::weight_files(dir).map(Source::Weights),
         }
     }
@@ -74,7 +77,8 @@ impl Source {
     /// The numbers of the weights, as people are told.
     pub fn precision(&self, chosen: Precision, engine: &str) -> &'static str {
         match (self, chosen, engine) {
-            (Source::Graph(_), ..) => "int8 (onnx)",
+            (Source::Graph(_, Arithmetic::X86_64), ..) => "int8 (onnx)",
+            (Source::Graph(_, Arithmetic::Arm64), ..) => "int8 (onnx, arm64)",
             // Other vectors than the CPU's kernels make of f16 weights: there everything but the weights is f32.
             (_, Precision::F16, "candle-packed") => "f16 throughout",
             (_, Precision::Bf16, "candle-packed") => "bf16 throughout",
@@ -86,7 +90,7 @@ impl Source {
     pub fn files(&self) -> &[PathBuf] {
         match self {
             Source::Weights(files) => files,
-            Source::Graph(file) => std::slice::from_ref(file),
+            Source::Graph(file, _) => std::slice::from_ref(file),
         }
     }
 }
@@ -141,7 +145,7 @@ pub fn encoders(
                 "--engine names what runs on the CPU: leave it out with --device cuda, or use --device cpu",
             ));
         }
-        (Source::Graph(path), _) => {
+        (Source::Graph(path, _), _) => {
             return Err(Error::unusable(format!(
                 "{} is quantised for the CPU: use --device cpu, or a directory with safetensors",
                 path.display()
@@ -183,7 +187,7 @@ pub fn on_cpu(
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
     let files = match source {
         Source::Weights(files) => files,
-        Source::Graph(path) => {
+        Source::Graph(path, arithmetic) => {
             if precision != Precision::F32 {
                 return Err(Error::unusable(format!(
                     "{} is quantised already: leave out --precision {precision}",
@@ -199,7 +203,7 @@ pub fn on_cpu(
                     return Err(Error::unusable(message));
                 }
             };
-            let encoder = OnnxEncoder::load(path, kernels, threads)?;
+            let encoder = OnnxEncoder::load(path, (kernels, *arithmetic), threads)?;
             return Ok((Box::new(encoder), kernels.engine(Precision::Int8)));
         }
     };

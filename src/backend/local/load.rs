@@ -88,7 +88,7 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
 fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> Result<Option<&'static str>> {
     match source {
         // Of BERT and its like.
-        Source::Graph(_) if !description.is_static() => return Ok(Some("bidirectional")),
+        Source::Graph(..) if !description.is_static() => return Ok(Some("bidirectional")),
         _ => {}
     }
     let attention = description.encoder(masks).attention()?;

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::unreadable;
 use crate::weights::WEIGHT_FILES;
 use text2vec_kernel::Kernels;
-use text2vec_kernel::quantized::{QuantizedExecutor, QuantizedShape, QuantizedTransformer};
+use text2vec_kernel::quantized::{Arithmetic, QuantizedExecutor, QuantizedShape, QuantizedTransformer};
 
 /// Where a directory keeps a quantised graph, which takes the place of weights.
 const PLACES: [&str; 2] = ["model_quantized.onnx", "onnx/model_quantized.onnx"];
@@ -26,13 +26,23 @@ pub fn graph_file(dir: &Path) -> Option<PathBuf> {
     PLACES.iter().map(|place| dir.join(place)).find(|path| path.is_file())
 }
 
+/// Where the reference's image says for which CPUs its graph is.
+const MADE_FOR: &str = "onnx_quantization_info";
+
+/// On which architecture the vectors of a directory were computed: where its image is for arm64, there. The graph of that image
+/// is the one for x86-64 with AVX-512, so its f32 operations are all that is different.
+pub fn arithmetic(dir: &Path) -> Arithmetic {
+    let made_for = std::fs::read_to_string(dir.join(MADE_FOR)).unwrap_or_default();
+    if made_for.trim().eq_ignore_ascii_case("arm64") { Arithmetic::Arm64 } else { Arithmetic::X86_64 }
+}
+
 /// Whether a quantised graph is all that a directory has of weights.
 pub fn is_only_weights(dir: &Path) -> bool {
     let mut others = WEIGHT_FILES.into_iter().flat_map(|(single, index)| [single, index]);
     graph_file(dir).is_some() && !others.any(|name| dir.join(name).exists())
 }
 
-/// A quantised encoder, run as ONNX Runtime 1.22 would.
+/// A quantised encoder, run as ONNX Runtime 1.22 would on one architecture or the other.
 #[derive(Debug)]
 pub struct OnnxEncoder {
     /// What chooses the rows of each table.
@@ -47,7 +57,7 @@ impl OnnxEncoder {
     /// # Errors
     /// `Unusable` for a file that cannot be read or run; it says where the graph differs and what to do instead. `Internal`
     /// if a thread cannot be started.
-    pub fn load(path: &Path, kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
+    pub fn load(path: &Path, kernels: (Kernels, Arithmetic), threads: usize) -> Result<OnnxEncoder> {
         let bytes = std::fs::read(path).map_err(|error| unreadable(path, error))?;
         OnnxEncoder::from_bytes(&bytes, kernels, threads).map_err(|error| refused(path, error))
     }
@@ -56,7 +66,7 @@ impl OnnxEncoder {
     ///
     /// # Errors
     /// `Unusable` for a graph that cannot be run, `Internal` if a thread cannot be started. Neither names the file.
-    pub fn from_bytes(bytes: &[u8], kernels: Kernels, threads: usize) -> Result<OnnxEncoder> {
+    pub fn from_bytes(bytes: &[u8], kernels: (Kernels, Arithmetic), threads: usize) -> Result<OnnxEncoder> {
         let graph = reader::read(bytes).map_err(Error::unusable)?;
         let found = recognise::recognise(&graph).map_err(Error::unusable)?;
         let Recognised { heads, hidden, intermediate, epsilon, tables, embedding_norm, layers } = &found;

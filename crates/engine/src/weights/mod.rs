@@ -12,7 +12,6 @@ pub mod zip;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -49,8 +48,28 @@ impl Source for WeightFile {
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        read_exact_at(&self.file, buffer, offset)
     }
+}
+
+/// Fills a buffer from that place of a file.
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names of weights: of one file, or of the index that names the shards; in the order of choice.

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::super::isa::Simd;
+use super::arithmetic::Arithmetic;
 use super::exact::{self, MOST_LANES};
 use super::matrix::{Block, Matrix};
 use super::panels::Panels;
@@ -34,6 +35,7 @@ pub(super) struct Epilogue<'a> {
     scale: f32,
     bias: Option<&'a [f32; PANEL]>,
     then: Then,
+    arithmetic: Arithmetic,
 }
 
 impl<'a> Epilogue<'a> {
@@ -46,7 +48,7 @@ impl<'a> Epilogue<'a> {
         zero_points: (i32, i32),
         scale: f32,
         bias: Option<&'a [f32; PANEL]>,
-        then: Then,
+        (then, arithmetic): (Then, Arithmetic),
     ) -> Epilogue<'a> {
         let both = (inputs as i32).wrapping_mul(zero_points.0).wrapping_mul(zero_points.1);
         let sums = &panels.column_sums[panel * PANEL..][..PANEL];
@@ -54,7 +56,7 @@ impl<'a> Epilogue<'a> {
         for i in 0..PANEL {
             terms[i] = both.wrapping_sub(zero_points.0.wrapping_mul(sums[i]));
         }
-        Epilogue { terms, zero_point: zero_points.1, scale, bias, then }
+        Epilogue { terms, zero_point: zero_points.1, scale, bias, then, arithmetic }
     }
 
     /// Turns a tile into some columns of some rows of a matrix, and includes them in a range if there is one. `sums` are
@@ -176,7 +178,7 @@ impl<'a> Epilogue<'a> {
                         *value = s.div(*value, s.splat(divisor));
                     }
                 }
-                Then::Gelu => values = exact::gelu(s, values),
+                Then::Gelu => values = exact::gelu(s, self.arithmetic, values),
                 Then::Residual(_) => {
                     for (k, value) in values.iter_mut().enumerate() {
                         let other = others.start.add((row + k) * others.stride + at);
@@ -242,6 +244,7 @@ mod tests {
         rows: usize,
         columns: usize,
         then: usize,
+        arithmetic: Arithmetic,
     }
 
     fn weight(i: usize, column: usize) -> i8 {
@@ -265,7 +268,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> Self::Output {
-            let Finished { tile, rows, columns, then } = self;
+            let Finished { tile, rows, columns, then, arithmetic } = self;
             let weights: Vec<Vec<i8>> = (0..3).map(|i| (0..PANEL).map(|column| weight(i, column)).collect()).collect();
             let mut panels = Panels::zeroed(3, PANEL, Default::default());
             panels.set_rows(0, std::array::from_fn(|i| weights.get(i).map(Vec::as_slice)));
@@ -281,7 +284,8 @@ mod tests {
             let thens: [Then; THENS] =
                 [Then::Nothing, Then::Multiply(0.7), Then::Divide(5.656_854), Then::Residual(others), Then::Gelu];
             let bias: [f32; PANEL] = std::array::from_fn(bias);
-            let epilogue = Epilogue::new(&panels, 0, 3, ZERO_POINTS, SCALE, Some(&bias), thens[then]);
+            let then = (thens[then], arithmetic);
+            let epilogue = Epilogue::new(&panels, 0, 3, ZERO_POINTS, SCALE, Some(&bias), then);
             let sums: Vec<i32> = (0..rows).map(row_sum).collect();
             let mut spread = Spread::new();
             // SAFETY: nobody else has the matrices.
@@ -307,8 +311,8 @@ mod tests {
         }
         for columns in [1, 7, 16, 31, PANEL] {
             for rows in 1..=MAX_TILE_ROWS {
-                for then in 0..THENS {
-                    let finished = || Finished { tile: &tile, rows, columns, then };
+                for (then, arithmetic) in (0..THENS).flat_map(|then| Arithmetic::ALL.map(|it| (then, it))) {
+                    let finished = || Finished { tile: &tile, rows, columns, then, arithmetic };
                     let want = Portable.call(finished());
                     for kernels in Kernels::available() {
                         assert_eq!(kernels.run(finished()), want, "{kernels:?} {rows} × {columns}, operation {then}");

@@ -58,11 +58,17 @@ pub(super) fn normalize<S: Simd>(s: S, pass: &Pass<'_>, step: &NormStep<'_>, row
             *pointer = unsafe { step.at.row(run.start + i.min(run.len() - 1), 0..hidden) }.as_ptr();
         }
         // SAFETY: rows of so many columns.
-        let [sums, squares] = unsafe { exact::moments(s, &pointers[..S::LANES], hidden) };
+        let [sums, squares] = unsafe { exact::moments(s, pass.model.arithmetic, &pointers[..S::LANES], hidden) };
         for ((row, sum), square) in run.zip(sums).zip(squares) {
             // SAFETY: this item alone has these rows.
             let row = unsafe { step.at.row_mut(row, 0..hidden) };
-            if !exact::layer_norm(s, row, [sum, square], (gamma, beta), pass.model.shape.epsilon) {
+            if !exact::layer_norm(
+                (s, pass.model.arithmetic),
+                row,
+                [sum, square],
+                (gamma, beta),
+                pass.model.shape.epsilon,
+            ) {
                 pass.lost.store(true, Ordering::Relaxed);
             }
             spread.include_all(s, row);
@@ -126,7 +132,8 @@ pub(super) fn product<S: Simd, M: Multiply>(
         }
         let columns = first..linear.panels.columns().min(first + PANEL);
         let bias = linear.bias[first..][..PANEL].try_into().ok();
-        let epilogue = Epilogue::new(&linear.panels, panel, inputs, zero_points, scale, bias, *then);
+        let epilogue =
+            Epilogue::new(&linear.panels, panel, inputs, zero_points, scale, bias, (*then, linear.arithmetic));
         for run in by.tiles(0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
             by.multiply(

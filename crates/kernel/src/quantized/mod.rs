@@ -1,7 +1,7 @@
 //! Dynamically quantised encoders: 8-bit weights with one scale per matrix, activations quantised by the range that each
 //! tensor has in each text, integer products, everything else in f32.
 //!
-//! It computes what ONNX Runtime 1.22 computes on x86-64 from a graph that its own quantiser made, to the bit: the
+//! It computes what ONNX Runtime 1.22 computes on x86-64 or on arm64 from a graph that its own quantiser made, to the bit: the
 //! vectors of a collection were made so, and they are far from those of the f32 model.
 //!
 //! ```text
@@ -13,6 +13,7 @@
 //! attention     steps over heads: scores and softmax, contexts
 //! shares        which member does which items
 //! matrix        what the members share
+//! arithmetic    on which architecture the runtime computes them so
 //! exact         f32 operations in the runtime's order
 //! quantization  ranges, and codes of values
 //! product       integer products of codes and packed weights
@@ -24,6 +25,7 @@
 //! epilogue      from integer sums back to values
 //! ```
 
+mod arithmetic;
 mod attention;
 #[cfg(target_arch = "aarch64")]
 mod by_dots;
@@ -47,6 +49,7 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
+pub use arithmetic::Arithmetic;
 pub use executor::QuantizedExecutor;
 pub use model::{QuantizedBlock, QuantizedDense, QuantizedShape, QuantizedTable, QuantizedTransformer, ScoreScale};
 pub use product::MOST_INPUTS;

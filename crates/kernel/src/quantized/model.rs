@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::arithmetic::Arithmetic;
 use super::panels::{Layout, Panels};
 use super::product::{MOST_INPUTS, Products};
 use super::tile::GROUP;
@@ -111,6 +112,7 @@ pub(super) struct Linear {
     pub(super) zero_point: i32,
     /// Whole panels.
     pub(super) bias: Vec<f32>,
+    pub(super) arithmetic: Arithmetic,
 }
 
 /// A packed block.
@@ -131,6 +133,7 @@ pub(super) struct Block {
 /// Packed weights of a quantised encoder.
 pub struct QuantizedTransformer {
     pub(super) kernels: Kernels,
+    pub(super) arithmetic: Arithmetic,
     pub(super) products: Products,
     /// What multiplies in place of vectors, where there are some rows.
     pub(super) unit: Option<Unit>,
@@ -149,7 +152,12 @@ fn finite(values: &[f32]) -> bool {
 }
 
 impl Linear {
-    fn pack(name: &str, dense: &QuantizedDense, (inputs, outputs): (usize, usize), layout: Layout) -> Result<Linear> {
+    fn pack(
+        name: &str,
+        dense: &QuantizedDense,
+        (inputs, outputs): (usize, usize),
+        (layout, arithmetic): (Layout, Arithmetic),
+    ) -> Result<Linear> {
         if dense.codes.len() != inputs * outputs {
             return Err(misfit(name, dense.codes.len(), inputs * outputs));
         }
@@ -167,7 +175,7 @@ impl Linear {
         }
         let mut bias = dense.bias.clone();
         bias.resize(panels.column_sums.len(), 0.0);
-        Ok(Linear { panels, inputs, scale: dense.scale, zero_point: dense.zero_point, bias })
+        Ok(Linear { panels, inputs, scale: dense.scale, zero_point: dense.zero_point, bias, arithmetic })
     }
 }
 
@@ -200,7 +208,7 @@ impl QuantizedTransformer {
     /// `Unusable` for sizes that do not fit and for scales, epsilons or biases that nothing can be computed with, and what
     /// `block` says.
     pub fn new<E: From<Error>>(
-        kernels: Kernels,
+        (kernels, arithmetic): (Kernels, Arithmetic),
         shape: QuantizedShape,
         tables: Vec<QuantizedTable>,
         embedding_norm: Norm,
@@ -209,12 +217,13 @@ impl QuantizedTransformer {
     ) -> Result<QuantizedTransformer, E> {
         let mut refused = None;
         let mut given = |layer| block(layer).map_err(|error| refused = Some(error)).ok();
-        let packed = QuantizedTransformer::pack(kernels, shape, tables, embedding_norm, blocks, &mut given);
+        let packed =
+            QuantizedTransformer::pack((kernels, arithmetic), shape, tables, embedding_norm, blocks, &mut given);
         refused.map_or_else(|| Ok(packed?), Err)
     }
 
     fn pack(
-        kernels: Kernels,
+        (kernels, arithmetic): (Kernels, Arithmetic),
         shape: QuantizedShape,
         tables: Vec<QuantizedTable>,
         embedding_norm: Norm,
@@ -246,7 +255,12 @@ impl QuantizedTransformer {
         let layout = products.layout(unit);
         let pack = |index: usize, block: QuantizedBlock| {
             let linear = |part: &str, dense: &QuantizedDense, inputs: usize, outputs: usize| {
-                Linear::pack(&format!("the {part} weight of layer {index}"), dense, (inputs, outputs), layout)
+                Linear::pack(
+                    &format!("the {part} weight of layer {index}"),
+                    dense,
+                    (inputs, outputs),
+                    (layout, arithmetic),
+                )
             };
             check_norm(&block.attention_norm, hidden)?;
             check_norm(&block.output_norm, hidden)?;
@@ -267,7 +281,7 @@ impl QuantizedTransformer {
         let lacks = |index: usize| Error::unusable(format!("block {index} is not there"));
         let blocks =
             (0..blocks).map(|index| pack(index, block(index).ok_or_else(|| lacks(index))?)).collect::<Result<_>>()?;
-        Ok(QuantizedTransformer { kernels, products, unit, shape, tables, embedding_norm, blocks })
+        Ok(QuantizedTransformer { kernels, arithmetic, products, unit, shape, tables, embedding_norm, blocks })
     }
 
     /// How panels lie that it multiplies.

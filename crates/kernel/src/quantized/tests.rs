@@ -12,7 +12,7 @@ fn codes(count: usize, seed: u64) -> Vec<i8> {
     values(count, seed).into_iter().map(|x| (x * 127.0) as i8).collect()
 }
 
-fn model(kernels: Kernels, shape: QuantizedShape) -> Arc<QuantizedTransformer> {
+fn model(kernels: (Kernels, Arithmetic), shape: QuantizedShape) -> Arc<QuantizedTransformer> {
     let QuantizedShape { hidden, intermediate, .. } = shape;
     let dense = |seed: u64, inputs: usize, outputs: usize| QuantizedDense {
         codes: codes(inputs * outputs, seed),
@@ -48,9 +48,11 @@ fn vectors_and_a_unit_give_the_same_bits_on_any_number_of_threads() {
     for (hidden, heads, intermediate) in [(64, 2, 96), (60, 4, 100)] {
         let shape = QuantizedShape { hidden, heads, intermediate, epsilon: 1e-12 };
         let lengths = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 70, 130];
-        let mut expected: Vec<Vec<f32>> = Vec::new();
-        for kernels in Kernels::every().into_iter().chain(Kernels::emulated()) {
-            let model = model(kernels, shape);
+        let mut expected: [Vec<Vec<f32>>; 2] = Default::default();
+        let sets = Kernels::every().into_iter().chain(Kernels::emulated());
+        for (kernels, arithmetic) in sets.flat_map(|set| Arithmetic::ALL.map(|arithmetic| (set, arithmetic))) {
+            let model = model((kernels, arithmetic), shape);
+            let expected = &mut expected[arithmetic as usize];
             for threads in [1, 2, 3] {
                 let mut executor = QuantizedExecutor::new(Arc::clone(&model), threads).unwrap();
                 for (i, &tokens) in lengths.iter().enumerate() {

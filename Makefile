@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test test-arm pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -18,9 +18,19 @@ model:
 test: model
 	cargo test --lib --bins --test contract --test cuda --test engine --test process --test remote --test server
 
-# The kernels on 64-bit ARM, under an emulator: .ci/arm.sh says what it needs.
-test-arm:
-	bash .ci/arm.sh
+# The kernels and the engine on 64-bit ARM, under an emulator, on two CPUs. An hour; .ci/arm.sh says what it needs.
+test-arm: model
+	bash .ci/arm.sh test
+
+# The binary for 64-bit ARM, on an amd64 machine without Docker: .ci/arm.sh says what it needs.
+cross:
+	bash .ci/arm.sh build
+
+# Images for amd64 and arm64 in one manifest list; that for arm64 is started under an emulator. Needs root on Debian, buildah,
+# debootstrap and qemu-user-static besides.
+cross-image: model cross
+	cargo build --release
+	bash deploy/image/arm.sh target/release/text2vec-sidecar target/aarch64-unknown-linux-gnu/release/text2vec-sidecar $(MODEL_DIR)
 
 # The server under pressure: many callers, large ones, hostile ones, with the time anybody waits and the memory in use.
 pressure: model

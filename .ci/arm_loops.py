@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What llvm-mca says of the innermost loops of the kernels on 64-bit ARM: cycles of an iteration beside the least that the
-CPU's pipes allow. A Markdown table; `make arm-loops`. Needs what .ci/arm.sh needs, and Debian's llvm-22."""
+CPU's pipes allow. A Markdown table: `.ci/arm.sh loops`, which gives it the kernels' library."""
 
 import re
 import shutil

@@ -42,7 +42,8 @@ buildah manifest create $list >/dev/null
 for arch in amd64 arm64; do
   builder=localhost/builder
   [ $arch = amd64 ] || builder=localhost/builder-arm64
-  build -f "$context/deploy/Dockerfile" --platform linux/$arch --build-arg BUILDER=$builder --target bare -t localhost/sidecar:$arch
+  build -f "$context/deploy/Dockerfile" --platform linux/$arch --build-arg BUILDPLATFORM=linux/amd64 \
+    --build-arg BUILDARCH=amd64 --build-arg BUILDER=$builder --target bare -t localhost/sidecar:$arch
   buildah manifest add $list localhost/sidecar:$arch >/dev/null
   container=$(buildah from --pull-never --platform linux/$arch localhost/sidecar:$arch)
   files=$(du -sb --apparent-size "$(buildah mount "$container")" | cut -f1)
@@ -58,7 +59,7 @@ platforms=$(buildah manifest inspect $list |
 echo "one manifest list: $platforms"
 
 MODEL=$model EMULATOR=$(command -v qemu-aarch64-static)
-open_image localhost/sidecar:arm64
+open_image localhost/sidecar:arm64 --platform linux/arm64
 serve_and_stop
 echo "arm64, emulated: first answer $milliseconds ms after the start, as user 65532 with a read-only root"
 grep -o 'engine[^,]*' "$run/server.log" | head -1

@@ -45,8 +45,8 @@ build() { # arguments
 }
 
 # Takes an image to be run by `inside`, as it says: with its user, its variables, /proc and /dev, nothing writable.
-open_image() { # image
-  container=$(buildah from --pull-never "$1")
+open_image() { # image, arguments of buildah from
+  container=$(buildah from --pull-never "${@:2}" "$1")
   root=$(buildah mount "$container")
   config() { buildah inspect --format "{{.Docker.Config.$1}}" "$container"; }
   [ "$(config User)" = 65532:65532 ] || fail "the image runs as $(config User)"

@@ -230,13 +230,10 @@ impl Kernels {
 
     /// Whether vectors multiply what that precision rounds to in squares.
     fn has_squares(self, precision: Precision) -> bool {
-        match self.vectors {
+        match (self.vectors, precision) {
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(simd) => simd.has_squares(precision),
-            _ => {
-                let _ = precision;
-                false
-            }
+            (Token::Neon(simd), precision) => simd.has_squares(precision),
+            _ => false,
         }
     }
 

@@ -167,7 +167,7 @@ mod tests {
         );
         let internal = Error::internal("cannot start a thread: none left");
         assert_eq!(refused(path, internal.clone()), internal);
-        let missing = OnnxEncoder::load(path, Kernels::detect(), 1).expect_err("no file");
+        let missing = OnnxEncoder::load(path, (Kernels::detect(), Arithmetic::default()), 1).expect_err("no file");
         assert_eq!((missing.kind(), missing.path()), (ErrorKind::Unusable, Some(path)));
         assert!(std::error::Error::source(&missing).is_some_and(|source| source.is::<std::io::Error>()));
     }

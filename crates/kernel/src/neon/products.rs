@@ -3,25 +3,24 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Neon;
 use crate::isa::{Dot, DotTask, Simd};
 
 /// Products of signed bytes by signed ones: the left ones are taken 128 lower, and what that lacks is added to the sums. Made
 /// only where the CPU has DotProd.
 #[derive(Clone, Copy)]
-pub(super) struct Sdot(pub(super) Neon);
+pub(super) struct Sdot<S>(pub(super) S);
 
 /// Products of bf16, two at once. Made only where the CPU has BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Bfdot(pub(super) Neon);
+pub(super) struct Bfdot<S>(pub(super) S);
 
 /// Products of bf16 in squares. Made only where the CPU has BF16.
 #[derive(Clone, Copy)]
-pub(super) struct Bfmmla(pub(super) Neon);
+pub(super) struct Bfmmla<S>(pub(super) S);
 
 /// Products of unsigned bytes by signed ones in squares. Made only where the CPU has I8MM.
 #[derive(Clone, Copy)]
-pub(super) struct Usmmla(pub(super) Neon);
+pub(super) struct Usmmla<S>(pub(super) S);
 
 /// What takes a byte 128 lower, as a signed one, in each byte of a word.
 const LOWER: u32 = 0x8080_8080;
@@ -112,14 +111,14 @@ fn halves_together([a, b]: [float32x4_t; 2]) -> [float32x4_t; 2] {
 /// What all kinds have alike.
 macro_rules! kind {
     ($call:ident, $sums:ty) => {
-        type Simd = Neon;
+        type Simd = S;
         type Left = uint32x4_t;
         type Right = uint32x4_t;
         type Sums = $sums;
-        const RIGHT_WORDS: usize = Neon::LANES;
+        const RIGHT_WORDS: usize = S::LANES;
 
         #[inline(always)]
-        fn simd(self) -> Neon {
+        fn simd(self) -> S {
             self.0
         }
         #[inline(always)]
@@ -154,11 +153,11 @@ macro_rules! kind {
 /// A kind whose instruction takes one of four words on the left for all lanes.
 macro_rules! by_lanes {
     ($kind:ident, $call:ident, $sums:ty, $lower:expr, $extension:literal, $instruction:literal) => {
-        impl Dot for $kind {
+        impl<S: Simd<Vector = float32x4_t, Words = uint32x4_t>> Dot for $kind<S> {
             kind!($call, $sums);
             const INTEGERS: bool = <$sums>::INTEGERS;
-            const TILE_ROWS: usize = Neon::TILE_ROWS;
-            const LEFT_AT_ONCE: usize = Neon::LANE_FACTORS;
+            const TILE_ROWS: usize = S::TILE_ROWS;
+            const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
             const LOWERED: bool = $lower != 0;
 
             #[inline(always)]
@@ -192,7 +191,7 @@ macro_rules! by_lanes {
 /// A kind whose instruction multiplies two rows by two columns.
 macro_rules! squares {
     ($kind:ident, $call:ident, $sums:ty, $extension:literal, $instruction:literal) => {
-        impl Dot for $kind {
+        impl<S: Simd<Vector = float32x4_t, Words = uint32x4_t>> Dot for $kind<S> {
             kind!($call, $sums);
             const INTEGERS: bool = <$sums>::INTEGERS;
             const SQUARES: bool = true;

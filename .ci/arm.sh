@@ -19,14 +19,18 @@ need() {
     command -v "$tool" > /dev/null || missing "$tool"
   done
 }
-need aarch64-linux-gnu-gcc aarch64-linux-gnu-g++
 # A compiler whose standard library is there for the target: the one that is set, else Debian's.
 export RUSTC=${T2V_ARM_RUSTC:-/usr/bin/rustc}
-[ -d "$("$RUSTC" --print sysroot)/lib/rustlib/$target/lib" ] || missing "Rust's standard library for $target"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc CXX_aarch64_unknown_linux_gnu=aarch64-linux-gnu-g++
 command=${1:-}
 shift || true
+case $command in
+  test | build | loops)
+    need aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ "$RUSTC"
+    [ -d "$("$RUSTC" --print sysroot)/lib/rustlib/$target/lib" ] || missing "Rust's standard library for $target"
+    ;;
+esac
 case $command in
   test)
     need qemu-aarch64-static

@@ -28,7 +28,8 @@ def loops(library):
         lines = re.findall(r"^\s*([0-9a-f]+):\s+(\S+)[ \t]*(.*)$", function, re.M)
         at = {int(address, 16): index for index, (address, _, _) in enumerate(lines)}
         for end, (_, name, operands) in enumerate(lines):
-            target = re.search(r"0x([0-9a-f]+)", operands)
+            # The last number: tbz has that of a bit before.
+            target = re.search(r"0x([0-9a-f]+)(?!.*0x)", re.sub(r"<.*", "", operands))
             if not re.fullmatch(r"b|b\.\w+|cbn?z|tbn?z", name) or not target:
                 continue
             start = at.get(int(target[1], 16))
@@ -62,7 +63,7 @@ def analyse(body, cpu):
     text = ["loop:"]
     for name, operands in body[:-1]:
         text.append(f"{name} {operands}")
-    text.append(f"{body[-1][0]} {re.sub(r'0x[0-9a-f]+', 'loop', body[-1][1])}")
+    text.append(f"{body[-1][0]} {re.sub(r'0x[0-9a-f]+$', 'loop', body[-1][1])}")
     command = [TOOLS[1], "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+bf16,+i8mm,+dotprod,+fullfp16", "-iterations=400"]
     report = subprocess.run(command, input="\n".join(text), capture_output=True, text=True)
     if report.returncode != 0:

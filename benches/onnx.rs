@@ -16,8 +16,9 @@ fn main() {
     };
     let threads = std::env::var("THREADS").ok().and_then(|threads| threads.parse().ok()).unwrap_or(2);
     let path = graph_file(Path::new(&dir)).expect("model_quantized.onnx");
-    let mut encoder = OnnxEncoder::load(&path, (Kernels::detect(), arithmetic(Path::new(&dir))), threads)
-        .expect("a graph that can be run");
+    let mut encoder =
+        OnnxEncoder::load(&path, (Kernels::detect(), arithmetic(Path::new(&dir)).expect("a marker")), threads)
+            .expect("a graph that can be run");
     for tokens in [8usize, 32, 128, 384] {
         let mut batch = TokenBatch::new();
         let ids: Vec<u32> = (0..tokens as u32).map(|token| 1000 + token * 7919 % 20_000).collect();

@@ -62,5 +62,5 @@ MODEL=$model EMULATOR=$(command -v qemu-aarch64-static)
 open_image localhost/sidecar:arm64 --platform linux/arm64
 serve_and_stop
 echo "arm64, emulated: first answer $milliseconds ms after the start, as user 65532 with a read-only root"
-grep -o 'engine[^,]*' "$run/server.log" | head -1
+grep -o 'engine="neon"' "$run/server.log" || fail "not on the kernels for ARM"
 buildah rm "$container" >/dev/null

@@ -97,7 +97,7 @@ serve_and_stop() { # variables
   started=$(date +%s%N)
   (inside "$@" -- /text2vec-sidecar) 2>"$run/server.log" &
   server=$!
-  for _ in $(seq 600); do
+  for _ in $(seq $([ -n "$EMULATOR" ] && echo 6000 || echo 600)); do
     if answer=$(curl -sf --max-time 5 -H 'Content-Type: application/json' -d '{"text":"The London Eye"}' \
       "http://127.0.0.1:$PORT/vectors"); then
       break
@@ -105,6 +105,7 @@ serve_and_stop() { # variables
     kill -0 "$server" 2>/dev/null || { cat "$run/server.log" >&2; exit 1; }
     sleep 0.02
   done
+  [ -n "$answer" ] || { cat "$run/server.log" >&2; fail "no answer"; }
   milliseconds=$((($(date +%s%N) - started) / 1000000))
   python3 - "$answer" <<'PY'
 import json, math, sys

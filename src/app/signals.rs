@@ -48,7 +48,7 @@ mod heard {
         Ok(Never)
     }
 
-    /// Resolves on Ctrl-C, when the console is closed, and when the system shuts down.
+    /// Resolves on Ctrl-C and Ctrl-Break, when the console is closed, which leaves five seconds, and when the system shuts down.
     pub(super) async fn termination() {
         // Without a handler the event ends the process by itself.
         macro_rules! wait {
@@ -65,6 +65,7 @@ mod heard {
         }
         tokio::select! {
             () = wait!(ctrl_c) => {}
+            () = wait!(ctrl_break) => {}
             () = wait!(ctrl_close) => {}
             () = wait!(ctrl_shutdown) => {}
         }

@@ -68,7 +68,7 @@ impl Source {
     pub fn choose(dir: &Path, prefer_graph: bool) -> Result<Source> {
         match onnx::graph_file(dir) {
             Some(graph) if prefer_graph || onnx::is_only_weights(dir) => {
-                Ok(Source::Graph(graph, onnx::arithmetic(dir)))
+                Ok(Source::Graph(graph, onnx::arithmetic(dir)?))
             }
             _ => weights::weight_files(dir).map(Source::Weights),
         }
@@ -203,6 +203,12 @@ pub fn on_cpu(
                     return Err(Error::unusable(message));
                 }
             };
+            if *arithmetic == Arithmetic::Arm64 {
+                tracing::info!(
+                    "vectors are those of ONNX Runtime on {arithmetic}, as onnx_quantization_info says ARM64: if the collection \
+                     was made on x86-64, write AVX-512 into that file"
+                );
+            }
             let encoder = OnnxEncoder::load(path, (kernels, *arithmetic), threads)?;
             return Ok((Box::new(encoder), kernels.engine(Precision::Int8)));
         }

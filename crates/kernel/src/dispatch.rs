@@ -105,7 +105,7 @@ impl Kernels {
         InstructionSet::ALL.into_iter().filter_map(|set| Kernels::with(set).ok()).collect()
     }
 
-    /// Every set this CPU has, AVX-512 and AVX2 also as other CPUs have them.
+    /// Every set this CPU has, AVX-512, AVX2 and NEON also as other CPUs have them.
     #[cfg(test)]
     pub(super) fn every() -> Vec<Kernels> {
         let mut every = Kernels::available();

@@ -66,6 +66,11 @@ impl Form {
         self.depth_words(inputs).next_multiple_of(LINE)
     }
 
+    /// Rows that lie together.
+    pub(super) fn rows_together(self) -> usize {
+        if matches!(self, Form::Bf16InPairs | Form::BytesInPairs) { 2 } else { 1 }
+    }
+
     /// Words of a row that holds so many inputs, an even number; none where a product reads f32 as it is.
     pub(super) fn row_words(self, inputs: usize) -> usize {
         match self {
@@ -147,6 +152,7 @@ impl OperandTask {
             // SAFETY: by the promise made to `new`, these rows are there.
             unsafe {
                 let (input, out) = (self.input.0.add(row * self.input.1), self.out.0.add(row * self.out.1));
+                // Threads may have a row each: no store may go beyond a row's own words.
                 let in_pair = self.out.0.add(row / 2 * 2 * self.out.1 + row % 2 * PAIRED_WORDS);
                 match self.form {
                     Form::Plain => {}

@@ -129,6 +129,7 @@ impl Product {
     /// The given rows of a product of f32, tile by tile.
     ///
     /// # Safety
+    /// Where rows lie together, `rows` must begin with the first of two, and the second one must be there too, whatever it holds.
     /// For every row of `rows`: `left` must be readable for `depth` values, `out` writable for `columns`, by nobody
     /// else meanwhile, and what `finish` and `scales` point to readable for that row and these columns (a bias in whole
     /// vectors). `right` must be readable for `depth` rows of `columns` rounded up to whole vectors.
@@ -198,7 +199,6 @@ impl DotTask for Rows {
         let Product { depth, ahead, .. } = self.0;
         let tiles = self.1.len().div_ceil(D::TILE_ROWS);
         let together = if D::SQUARES { 2 } else { 1 };
-        debug_assert!(self.1.start.is_multiple_of(together), "rows that lie together");
         for (tile, run) in even_runs_of(self.1, D::TILE_ROWS, together).enumerate() {
             let count = run.len();
             // SAFETY: the caller's promise covers these rows.

@@ -29,11 +29,19 @@ pub fn graph_file(dir: &Path) -> Option<PathBuf> {
 /// Where the reference's image says for which CPUs its graph is.
 const MADE_FOR: &str = "onnx_quantization_info";
 
-/// On which architecture the vectors of a directory were computed: where its image is for arm64, there. The graph of that image
-/// is the one for x86-64 with AVX-512, so its f32 operations are all that is different.
-pub fn arithmetic(dir: &Path) -> Arithmetic {
-    let made_for = std::fs::read_to_string(dir.join(MADE_FOR)).unwrap_or_default();
-    if made_for.trim().eq_ignore_ascii_case("arm64") { Arithmetic::Arm64 } else { Arithmetic::X86_64 }
+/// On which architecture the vectors of a directory were computed, as far as it says: the reference's script writes `ARM64` where
+/// it is told to quantise for arm64, or told nothing.
+///
+/// # Errors
+/// `Unusable` if the file is there and cannot be read.
+pub fn arithmetic(dir: &Path) -> Result<Arithmetic> {
+    let path = dir.join(MADE_FOR);
+    match std::fs::read(&path) {
+        Ok(made_for) if made_for.trim_ascii().eq_ignore_ascii_case(b"arm64") => Ok(Arithmetic::Arm64),
+        Ok(_) => Ok(Arithmetic::X86_64),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Arithmetic::X86_64),
+        Err(error) => Err(unreadable(&path, error)),
+    }
 }
 
 /// Whether a quantised graph is all that a directory has of weights.

@@ -31,6 +31,7 @@ impl Task for LinearTask<'_> {
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
         let most_rows = (cached_values() / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
         let together = factors.rows_together();
+        assert!(self.rows.start.is_multiple_of(together), "rows that lie together");
         for rows in even_runs_of(self.rows.clone(), most_rows, together) {
             for start in (0..depth).step_by(block) {
                 let block = block.min(depth - start);

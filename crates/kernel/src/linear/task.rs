@@ -55,7 +55,8 @@ impl<'a> LinearTask<'a> {
     /// readable up to whole tiles of rows, and the task needs scratch memory.
     ///
     /// # Safety
-    /// When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
+    /// Where two rows of an operand lie together ([`Form::Bf16InPairs`]), `rows` must begin at an even one and an odd last one have
+    /// room for another behind it. When it runs, for every row of `rows`: `input` must be readable for the layer's inputs (as an operand, for the
     /// words of one), a residual or gate for its outputs, and `out` writable for the columns of the task's panels, with
     /// nobody else accessing those meanwhile.
     pub(crate) unsafe fn new(

@@ -6,7 +6,7 @@
 /// | | x86-64 with AVX-512 | arm64 |
 /// |---|---|---|
 /// | products within exp and erf | rounded with the sum | rounded by themselves |
-/// | softmax' sums | in 16 lanes | in four, what is left one by one |
+/// | sums of softmax | in 16 lanes | in four, what is left one by one |
 /// | norms: squares, variance, factor and bias | rounded by themselves | rounded with the sum |
 ///
 /// Where the intermediate values are no multiple of four, arm64 computes GELU of a row's last ones as x86-64 does; here it is not
@@ -24,7 +24,7 @@ impl Arithmetic {
     /// Both.
     pub const ALL: [Arithmetic; 2] = [Arithmetic::X86_64, Arithmetic::Arm64];
 
-    /// Its name in settings and in `/meta`.
+    /// Its name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Arithmetic::X86_64 => "x86-64",

@@ -1,5 +1,5 @@
-//! f32 operations with the very bits of ONNX Runtime 1.22 on x86-64 or arm64 (`ARM64`): one bit more or less before a quantisation makes
-//! another code, and codes make vectors.
+//! f32 operations with the very bits of ONNX Runtime 1.22 on x86-64 or arm64, as [`Arithmetic`] says: one bit more or less before
+//! a quantisation makes another code, and codes make vectors.
 //!
 //! What each function has to keep is said beside it; sums run in the runtime's order.
 

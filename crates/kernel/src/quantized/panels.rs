@@ -29,6 +29,11 @@ impl Layout {
         if self == Layout::Squares { 2 } else { 1 }
     }
 
+    /// Rows on the left that are multiplied at once.
+    pub(super) fn rows_together(self) -> usize {
+        if self == Layout::Squares { 2 } else { 1 }
+    }
+
     /// So many groups, filled up with zeros.
     fn filled(self, groups: usize) -> usize {
         match self {

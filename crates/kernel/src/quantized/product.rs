@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::super::dispatch::Kernels;
 use super::super::dot::ByteProducts;
-use super::super::isa::even_runs;
+use super::super::isa::even_runs_of;
 use super::super::unit::Unit;
 #[cfg(target_arch = "aarch64")]
 use super::by_dots::{self, ByDots};
@@ -87,7 +87,7 @@ impl Products {
 impl Multiply for Products {
     #[inline(always)]
     fn tiles(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        even_runs(rows, self.tile_rows())
+        even_runs_of(rows, self.tile_rows(), self.layout(None).rows_together())
     }
 
     #[inline(always)]

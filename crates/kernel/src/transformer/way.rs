@@ -56,7 +56,10 @@ const PIECES: usize = 4;
 /// Rows of a block by vectors, in whole tiles: its feed-forward values stay in the second-level cache, of which so many values
 /// are theirs.
 fn block_rows(cached: usize, intermediate: usize, tile_rows: usize) -> usize {
-    (cached / intermediate / tile_rows * tile_rows).clamp(*BLOCK_ROWS.start(), *BLOCK_ROWS.end())
+    const { assert!(BLOCK_ROWS.start().is_multiple_of(2) && BLOCK_ROWS.end().is_multiple_of(2)) };
+    let rows = (cached / intermediate / tile_rows * tile_rows).clamp(*BLOCK_ROWS.start(), *BLOCK_ROWS.end());
+    // An even number: two may lie together.
+    rows / 2 * 2
 }
 
 /// By what a pass is computed, and what follows from it.

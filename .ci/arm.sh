@@ -34,8 +34,8 @@ esac
 case $command in
   test)
     need qemu-aarch64-static
-    export T2V_TEST_EMULATED=1
     for cpu in max cortex-a72; do
+      export T2V_TEST_EMULATED="qemu-aarch64-static -cpu $cpu"
       # The C library is that of libc6:arm64, found as on ARM itself; another one beside its loader does not work.
       export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $cpu"
       echo "on $cpu:"

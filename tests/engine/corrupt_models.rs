@@ -5,7 +5,7 @@ use crate::support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use support::weight_files::{Tensor, read_safetensors, safetensors, state_dict, torch_file, with_header, zip};
@@ -370,7 +370,7 @@ fn the_binary_ends_with_a_status_and_one_line() {
     for (name, damage, words) in CASES.iter().step_by(4) {
         let mut model = Model::new();
         damage(&mut model);
-        let output = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"))
+        let output = support::program()
             .args(["--listen", "127.0.0.1:0", "--model"])
             .arg(model.dir.path())
             .env("RUST_LOG", "error")

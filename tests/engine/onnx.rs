@@ -127,7 +127,7 @@ async fn a_directory_of_an_onnx_image_is_served_as_the_reference_does() {
 #[test]
 fn the_program_serves_a_directory_with_nothing_but_a_graph() {
     for model in MODELS {
-        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
+        let mut program = support::program();
         let output = program.args(["embed", "--model"]).arg(dir(model)).arg("hello").output().expect("the program");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{model}: {said}");

@@ -31,9 +31,22 @@ pub(crate) fn model_dir() -> PathBuf {
     dir
 }
 
-/// Whether this runs in an emulator, as `make test-arm` has it: tests whose time is arithmetic take fewer and shorter texts.
+/// The emulator with its arguments in which this runs, as `make test-arm` has it.
+const EMULATED: &str = "T2V_TEST_EMULATED";
+
+/// Whether this runs in an emulator: tests whose time is arithmetic take fewer and shorter texts then.
 pub(crate) fn is_emulated() -> bool {
-    std::env::var_os("T2V_TEST_EMULATED").is_some()
+    std::env::var_os(EMULATED).is_some()
+}
+
+/// The program that was just built, in the emulator if there is one.
+pub(crate) fn program() -> std::process::Command {
+    let program = env!("CARGO_BIN_EXE_text2vec-sidecar");
+    let Ok(emulator) = std::env::var(EMULATED) else { return std::process::Command::new(program) };
+    let mut words = emulator.split_whitespace();
+    let mut command = std::process::Command::new(words.next().expect("the emulator's name"));
+    command.args(words).arg(program);
+    command
 }
 
 /// The real model under a profile.

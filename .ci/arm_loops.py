@@ -12,7 +12,6 @@ CPUS = ["neoverse-n1", "neoverse-n2", "neoverse-v1", "neoverse-v2", "apple-m1", 
 # An instruction that multiplies, what the table calls it, and what a CPU must have for it.
 KINDS = {
     "fmla": ("f32", None),
-    "bfdot": ("attention of bf16, `bfdot`", "bf16"),
     "bfmmla": ("bf16, `bfmmla`", "bf16"),
     "sdot": ("bytes, `sdot`", "dotprod"),
     "usmmla": ("bytes, `usmmla`", "i8mm"),

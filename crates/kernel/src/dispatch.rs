@@ -202,6 +202,12 @@ impl Kernels {
         self.multiplies_bf16
     }
 
+    /// Whether attention by vectors is faster rounded to bf16. Not where bf16 are multiplied in squares: ARM's instructions round to
+    /// odd, so that what a mask hides, next to nothing as it is, would show in the last bit.
+    pub(super) fn rounds_attention(self) -> bool {
+        self.multiplies_bf16 && !self.has_squares(Precision::Bf16)
+    }
+
     /// By which instructions bytes are multiplied.
     pub(super) fn byte_products(self) -> ByteProducts {
         match self.vectors {

@@ -6,7 +6,7 @@ mod products;
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use self::products::{Bfdot, Bfmmla, Sdot, Usmmla};
+use self::products::{Bfmmla, Sdot, Usmmla};
 use super::dot::{ByteProducts, WithBf16, WithBytes};
 use super::isa::{Dot, DotTask, Simd, Task};
 use super::precision::Precision;
@@ -121,10 +121,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn call_bf16<T: DotTask>(self, task: T) -> T::Output {
-        match self.bf16 {
-            true => Bfdot(self).call(task),
-            false => self.call(WithBf16(task)),
-        }
+        self.call(WithBf16(task))
     }
     #[inline(always)]
     fn call_bf16_squares<T: DotTask>(self, task: T) -> T::Output {

@@ -10,10 +10,6 @@ use crate::isa::{Dot, DotTask, Simd};
 #[derive(Clone, Copy)]
 pub(super) struct Sdot<S>(pub(super) S);
 
-/// Products of bf16, two at once. Made only where the CPU has BF16.
-#[derive(Clone, Copy)]
-pub(super) struct Bfdot<S>(pub(super) S);
-
 /// Products of bf16 in squares. Made only where the CPU has BF16.
 #[derive(Clone, Copy)]
 pub(super) struct Bfmmla<S>(pub(super) S);
@@ -222,6 +218,5 @@ macro_rules! squares {
 }
 
 by_lanes!(Sdot, compiled_sdot, uint32x4_t, LOWER, "dotprod", "sdot {sums:v}.4s, {right:v}.16b, {left:v}.4b");
-by_lanes!(Bfdot, compiled_bfdot, float32x4_t, 0, "bf16", "bfdot {sums:v}.4s, {right:v}.8h, {left:v}.2h");
 squares!(Bfmmla, compiled_bfmmla, float32x4_t, "bf16", "bfmmla {sums:v}.4s, {left:v}.8h, {right:v}.8h");
 squares!(Usmmla, compiled_usmmla, uint32x4_t, "i8mm", "usmmla {sums:v}.4s, {left:v}.16b, {right:v}.16b");

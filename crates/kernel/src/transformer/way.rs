@@ -85,7 +85,7 @@ impl Way {
     pub(super) fn new(model: &Transformer, unit: Option<Unit>) -> Way {
         let Shape { hidden, intermediate, .. } = model.shape;
         let form = model.kernels.form(model.precision, unit);
-        let fast_attention = model.kernels.multiplies_bf16() || unit.is_some();
+        let fast_attention = model.kernels.rounds_attention() || unit.is_some();
         let mut way = Way {
             unit,
             form,

@@ -45,11 +45,6 @@ impl Factors {
             _ => columns,
         }
     }
-
-    /// Rows on the left that lie together, two words of each after two of the other.
-    pub(super) fn rows_together(self) -> usize {
-        if matches!(self, Factors::Bf16Squares | Factors::ByteSquares) { 2 } else { 1 }
-    }
 }
 
 /// By which instructions bytes are multiplied.

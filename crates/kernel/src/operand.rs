@@ -66,8 +66,8 @@ impl Form {
         self.depth_words(inputs).next_multiple_of(LINE)
     }
 
-    /// Rows that lie together.
-    pub(super) fn rows_together(self) -> usize {
+    /// Rows that lie together, and as many words of a column on the right.
+    pub(super) fn together(self) -> usize {
         if matches!(self, Form::Bf16InPairs | Form::BytesInPairs) { 2 } else { 1 }
     }
 

@@ -22,7 +22,8 @@ impl Task for LinearTask<'_> {
         let width = S::LANES * PANEL_VECTORS;
         assert_eq!(width, self.linear.panel_width, "packed for another instruction set");
         let factors = self.linear.factors_by_vectors;
-        let depth = Form::of(factors).depth_words(self.linear.inputs);
+        let form = Form::of(factors);
+        let depth = form.depth_words(self.linear.inputs);
         let words = self.linear.panels.words;
         let right_stride = factors.right_stride(width);
         let values = self.arena.values();
@@ -30,7 +31,7 @@ impl Task for LinearTask<'_> {
         let block = self.depth_block(depth);
         // As many rows at once as leave room for a panel in the second-level cache, in whole tiles.
         let most_rows = (cached_values() / block / S::TILE_ROWS).max(1) * S::TILE_ROWS;
-        let together = factors.rows_together();
+        let together = form.together();
         assert!(self.rows.start.is_multiple_of(together), "rows that lie together");
         for rows in even_runs_of(self.rows.clone(), most_rows, together) {
             for start in (0..depth).step_by(block) {

@@ -184,8 +184,7 @@ impl Linear {
             .flat_map(|&(part, factor)| part.weight.chunks_exact(inputs).map(move |weights| Row { weights, factor }));
         for (output, row) in rows.enumerate() {
             let panel = &mut panels[output / panel_width * words..][..words];
-            // In squares words lie in pairs on either side.
-            let together = if unit.is_some() { 1 } else { by_vectors.rows_together() };
+            let together = form.together();
             let column = Column { panel, index: output % panel_width, width: panel_width, together };
             if unit.is_some() && matches!(precision, Precision::Bf16 | Precision::Bf16x3) {
                 column.put_parts(row, kernels.lanes(), form)?;

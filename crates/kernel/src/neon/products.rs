@@ -112,6 +112,7 @@ macro_rules! kind {
         type Right = uint32x4_t;
         type Sums = $sums;
         const RIGHT_WORDS: usize = S::LANES;
+        const INTEGERS: bool = <$sums>::INTEGERS;
 
         #[inline(always)]
         fn simd(self) -> S {
@@ -146,42 +147,36 @@ macro_rules! kind {
     };
 }
 
-/// A kind whose instruction takes one of four words on the left for all lanes.
-macro_rules! by_lanes {
-    ($kind:ident, $call:ident, $sums:ty, $lower:expr, $extension:literal, $instruction:literal) => {
-        impl<S: Simd<Vector = float32x4_t, Words = uint32x4_t>> Dot for $kind<S> {
-            kind!($call, $sums);
-            const INTEGERS: bool = <$sums>::INTEGERS;
-            const TILE_ROWS: usize = S::TILE_ROWS;
-            const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
-            const LOWERED: bool = $lower != 0;
+impl<S: Simd<Vector = float32x4_t, Words = uint32x4_t>> Dot for Sdot<S> {
+    kind!(compiled_sdot, uint32x4_t);
+    const TILE_ROWS: usize = S::TILE_ROWS;
+    const LEFT_AT_ONCE: usize = S::LANE_FACTORS;
+    const LOWERED: bool = true;
 
-            #[inline(always)]
-            fn multiply_add(self, left: uint32x4_t, right: uint32x4_t, sums: $sums) -> $sums {
-                self.multiply_add_lane::<0>(left, right, sums)
-            }
-            #[inline(always)]
-            fn multiply_add_lane<const LANE: usize>(
-                self,
-                left: uint32x4_t,
-                right: uint32x4_t,
-                mut sums: $sums,
-            ) -> $sums {
-                add_products!(sums, left, right, $extension, concat!($instruction, "[{lane}]"), LANE);
-                sums
-            }
-            #[inline(always)]
-            unsafe fn left(self, from: *const f32) -> uint32x4_t {
-                // SAFETY: readable by contract.
-                unsafe { veorq_u32(vld1q_dup_u32(from.cast()), vdupq_n_u32($lower)) }
-            }
-            #[inline(always)]
-            unsafe fn lefts(self, from: *const f32) -> uint32x4_t {
-                // SAFETY: readable for four words by contract.
-                unsafe { veorq_u32(vld1q_u32(from.cast()), vdupq_n_u32($lower)) }
-            }
-        }
-    };
+    #[inline(always)]
+    fn multiply_add(self, left: uint32x4_t, right: uint32x4_t, sums: uint32x4_t) -> uint32x4_t {
+        self.multiply_add_lane::<0>(left, right, sums)
+    }
+    #[inline(always)]
+    fn multiply_add_lane<const LANE: usize>(
+        self,
+        left: uint32x4_t,
+        right: uint32x4_t,
+        mut sums: uint32x4_t,
+    ) -> uint32x4_t {
+        add_products!(sums, left, right, "dotprod", "sdot {sums:v}.4s, {right:v}.16b, {left:v}.4b[{lane}]", LANE);
+        sums
+    }
+    #[inline(always)]
+    unsafe fn left(self, from: *const f32) -> uint32x4_t {
+        // SAFETY: readable by contract.
+        unsafe { veorq_u32(vld1q_dup_u32(from.cast()), vdupq_n_u32(LOWER)) }
+    }
+    #[inline(always)]
+    unsafe fn lefts(self, from: *const f32) -> uint32x4_t {
+        // SAFETY: readable for four words by contract.
+        unsafe { veorq_u32(vld1q_u32(from.cast()), vdupq_n_u32(LOWER)) }
+    }
 }
 
 /// A kind whose instruction multiplies two rows by two columns.
@@ -189,7 +184,6 @@ macro_rules! squares {
     ($kind:ident, $call:ident, $sums:ty, $extension:literal, $instruction:literal) => {
         impl<S: Simd<Vector = float32x4_t, Words = uint32x4_t>> Dot for $kind<S> {
             kind!($call, $sums);
-            const INTEGERS: bool = <$sums>::INTEGERS;
             const SQUARES: bool = true;
             // 12 × 2 accumulators, four weights and two pairs of rows.
             const TILE_ROWS: usize = 12;
@@ -217,6 +211,5 @@ macro_rules! squares {
     };
 }
 
-by_lanes!(Sdot, compiled_sdot, uint32x4_t, LOWER, "dotprod", "sdot {sums:v}.4s, {right:v}.16b, {left:v}.4b");
 squares!(Bfmmla, compiled_bfmmla, float32x4_t, "bf16", "bfmmla {sums:v}.4s, {left:v}.8h, {right:v}.8h");
 squares!(Usmmla, compiled_usmmla, uint32x4_t, "i8mm", "usmmla {sums:v}.4s, {left:v}.16b, {right:v}.16b");

@@ -105,8 +105,7 @@ pub(super) fn scores<S: Simd, M: Multiply>(
     for run in by.tiles(0..rows.len()) {
         let codes = &scratch.codes[run.start * stride..];
         for panel in 0..panels {
-            let epilogue =
-                Epilogue::new(&scratch.head, panel, width, zero_points, scale, None, (then, pass.model.arithmetic));
+            let epilogue = Epilogue::new(&scratch.head, panel, width, zero_points, scale, None, then);
             by.multiply(codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
             let to = (here, 0..run.len(), panel * PANEL..(panel + 1) * PANEL);
             // SAFETY: the member's own memory.
@@ -143,7 +142,6 @@ pub(super) fn context<S: Simd, M: Multiply>(
         pack_head(s, pass, scratch, (pass.value, value), head, Pack::Values);
     }
     let zero_points = (probability.zero_point, value.zero_point - 128);
-    let plain = (Then::Nothing, pass.model.arithmetic);
     let scale = probability.scale * value.scale;
     let columns = head_columns(pass, head);
     // SAFETY: written in an earlier phase.
@@ -156,7 +154,7 @@ pub(super) fn context<S: Simd, M: Multiply>(
         let stride = quantize(s, scratch, probability, left, Some(&factors[run.clone()]));
         let to_rows = rows.start + run.start..rows.start + run.end;
         for panel in 0..scratch.head.panel_count() {
-            let epilogue = Epilogue::new(&scratch.head, panel, tokens, zero_points, scale, None, plain);
+            let epilogue = Epilogue::new(&scratch.head, panel, tokens, zero_points, scale, None, Then::Nothing);
             by.multiply(&scratch.codes, stride, run.len(), scratch.head.panel(panel), None, &mut tile);
             let first = columns.start + panel * PANEL;
             let to = (pass.context, to_rows.clone(), first..columns.end.min(first + PANEL));

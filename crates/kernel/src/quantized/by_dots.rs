@@ -1,40 +1,23 @@
 //! The same products written once, by the multiply-adds of bytes that an instruction set has: where there is no form of its
 //! own for a set.
 
-use super::tile::{GROUP, PANEL, Tile};
+use super::tile::{GROUP, PANEL, TileProduct};
 use crate::isa::{Dot, DotTask, PANEL_VECTORS, Simd, Task};
 
 /// Most rows of a tile.
 pub(super) const TILE_ROWS: usize = 8;
 
-/// Some rows of codes times a panel. The codes are readable for as many rows, `stride` codes apart, and all groups of the
-/// panel.
-pub(super) struct ByDots<'a> {
-    codes: &'a [u8],
-    stride: usize,
-    rows: usize,
-    panel: &'a [i8],
-    next: *const i8,
-    out: &'a mut Tile,
-}
+/// A tile by them.
+pub(super) struct ByDots<'a>(TileProduct<'a>);
 
 impl<'a> ByDots<'a> {
-    /// `rows` rows, up to [`TILE_ROWS`]; `next` is fetched meanwhile.
+    /// Up to [`TILE_ROWS`] rows.
     ///
     /// # Panics
-    /// If there are fewer codes, or they do not lie on whole words.
-    pub(super) fn new(
-        (codes, stride): (&'a [u8], usize),
-        rows: usize,
-        panel: &'a [i8],
-        next: *const i8,
-        out: &'a mut Tile,
-    ) -> Self {
-        let row = panel.len() / PANEL;
-        assert!(rows > 0 && rows <= TILE_ROWS && panel.len() == row / GROUP * GROUP * PANEL);
-        assert!(stride >= row && codes.len() >= (rows - 1) * stride + row);
-        assert!(codes.as_ptr().cast::<f32>().is_aligned() && stride.is_multiple_of(GROUP), "whole words");
-        ByDots { codes, stride, rows, panel, next, out }
+    /// As [`TileProduct::check`].
+    pub(super) fn new(product: TileProduct<'a>) -> Self {
+        product.check(TILE_ROWS);
+        ByDots(product)
     }
 }
 
@@ -52,7 +35,7 @@ impl DotTask for ByDots<'_> {
 
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
-        match self.rows {
+        match self.0.rows {
             1 => self.rows::<D, 1>(dot),
             2 => self.rows::<D, 2>(dot),
             3 => self.rows::<D, 3>(dot),
@@ -68,7 +51,7 @@ impl DotTask for ByDots<'_> {
 impl ByDots<'_> {
     #[inline(always)]
     fn rows<D: Dot, const ROWS: usize>(self, dot: D) {
-        let ByDots { codes, stride, panel, next, out, .. } = self;
+        let TileProduct { codes, stride, panel, next, out, .. } = self.0;
         let s = dot.simd();
         let groups = panel.len() / (PANEL * GROUP);
         let (codes, right) = (codes.as_ptr(), panel.as_ptr().cast::<f32>());

@@ -132,8 +132,7 @@ pub(super) fn product<S: Simd, M: Multiply>(
         }
         let columns = first..linear.panels.columns().min(first + PANEL);
         let bias = linear.bias[first..][..PANEL].try_into().ok();
-        let epilogue =
-            Epilogue::new(&linear.panels, panel, inputs, zero_points, scale, bias, (*then, linear.arithmetic));
+        let epilogue = Epilogue::new(&linear.panels, panel, inputs, zero_points, scale, bias, *then);
         for run in by.tiles(0..rows.len()) {
             let codes = &scratch.codes[run.start * stride..];
             by.multiply(

@@ -112,7 +112,6 @@ pub(super) struct Linear {
     pub(super) zero_point: i32,
     /// Whole panels.
     pub(super) bias: Vec<f32>,
-    pub(super) arithmetic: Arithmetic,
 }
 
 /// A packed block.
@@ -152,12 +151,7 @@ fn finite(values: &[f32]) -> bool {
 }
 
 impl Linear {
-    fn pack(
-        name: &str,
-        dense: &QuantizedDense,
-        (inputs, outputs): (usize, usize),
-        (layout, arithmetic): (Layout, Arithmetic),
-    ) -> Result<Linear> {
+    fn pack(name: &str, dense: &QuantizedDense, (inputs, outputs): (usize, usize), layout: Layout) -> Result<Linear> {
         if dense.codes.len() != inputs * outputs {
             return Err(misfit(name, dense.codes.len(), inputs * outputs));
         }
@@ -175,7 +169,7 @@ impl Linear {
         }
         let mut bias = dense.bias.clone();
         bias.resize(panels.column_sums.len(), 0.0);
-        Ok(Linear { panels, inputs, scale: dense.scale, zero_point: dense.zero_point, bias, arithmetic })
+        Ok(Linear { panels, inputs, scale: dense.scale, zero_point: dense.zero_point, bias })
     }
 }
 
@@ -255,12 +249,7 @@ impl QuantizedTransformer {
         let layout = products.layout(unit);
         let pack = |index: usize, block: QuantizedBlock| {
             let linear = |part: &str, dense: &QuantizedDense, inputs: usize, outputs: usize| {
-                Linear::pack(
-                    &format!("the {part} weight of layer {index}"),
-                    dense,
-                    (inputs, outputs),
-                    (layout, arithmetic),
-                )
+                Linear::pack(&format!("the {part} weight of layer {index}"), dense, (inputs, outputs), layout)
             };
             check_norm(&block.attention_norm, hidden)?;
             check_norm(&block.output_norm, hidden)?;

@@ -24,13 +24,8 @@ impl Layout {
     #[cfg(test)]
     pub(super) const ALL: [Layout; 3] = [Layout::Groups, Layout::Steps, Layout::Squares];
 
-    /// Groups of a column that lie together.
+    /// Groups of a column that lie together, and rows on the left that are multiplied at once.
     pub(super) fn together(self) -> usize {
-        if self == Layout::Squares { 2 } else { 1 }
-    }
-
-    /// Rows on the left that are multiplied at once.
-    pub(super) fn rows_together(self) -> usize {
         if self == Layout::Squares { 2 } else { 1 }
     }
 

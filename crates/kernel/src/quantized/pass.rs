@@ -128,7 +128,7 @@ impl Pass<'_> {
             let range = self.range(layer, Tensor::Attended);
             let norm = NormStep { norm: &block.attention_norm, at: self.attended, range };
             self.product(sharer, scratch, (self.context, layer, Tensor::Context), &out, Some(&norm));
-            let up = [output(&block.up, self.between, Then::Gelu, Tensor::Between)];
+            let up = [output(&block.up, self.between, Then::Gelu(self.model.arithmetic), Tensor::Between)];
             self.product(sharer, scratch, (self.attended, layer, Tensor::Attended), &up, None);
             let down = [sums(&block.down, self.states, self.attended)];
             let range = self.range(layer + 1, Tensor::States);

@@ -14,6 +14,8 @@ use super::by_dots::{self, ByDots};
 #[cfg(target_arch = "aarch64")]
 use super::by_squares::{self, BySquares};
 use super::panels::Layout;
+#[cfg(target_arch = "aarch64")]
+use super::tile::TileProduct;
 use super::tile::{GROUP, PANEL, Tile};
 
 /// Most inputs of a product: beyond it, sums of products of codes would leave i32.
@@ -87,7 +89,7 @@ impl Products {
 impl Multiply for Products {
     #[inline(always)]
     fn tiles(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        even_runs_of(rows, self.tile_rows(), self.layout(None).rows_together())
+        even_runs_of(rows, self.tile_rows(), self.layout(None).together())
     }
 
     #[inline(always)]
@@ -128,10 +130,12 @@ impl Multiply for Products {
             #[cfg(target_arch = "x86_64")]
             ByteProducts::Avx2 => by_rows!(avx2 1 2 3 4),
             #[cfg(target_arch = "aarch64")]
-            ByteProducts::Usmmla => self.kernels.run(BySquares::new((codes, stride), rows, panel, next, out)),
+            ByteProducts::Usmmla => {
+                self.kernels.run(BySquares::new(TileProduct { codes, stride, rows, panel, next, out }));
+            }
             #[cfg(target_arch = "aarch64")]
             ByteProducts::Sdot | ByteProducts::Neon => {
-                self.kernels.run(ByDots::new((codes, stride), rows, panel, next, out));
+                self.kernels.run(ByDots::new(TileProduct { codes, stride, rows, panel, next, out }));
             }
             ByteProducts::Portable => portable(codes, stride, rows, panel, out),
         }

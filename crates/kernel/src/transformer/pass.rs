@@ -224,7 +224,7 @@ impl Pass {
     /// Runs work on all rows, a few at a time, shared out.
     fn each_rows(&self, member: &Member<'_>, work: impl Fn(Range<usize>)) {
         // Rows that lie together are one thread's.
-        let most = self.tokens.div_ceil(self.threads).next_multiple_of(self.way.form.rows_together()).min(NORM_ROWS);
+        let most = self.tokens.div_ceil(self.threads).next_multiple_of(self.way.form.together()).min(NORM_ROWS);
         let count = self.tokens.div_ceil(most);
         member.phase(count, |item| work(item * most..((item + 1) * most).min(self.tokens)));
     }

@@ -86,7 +86,7 @@ pub(super) fn local_options(found: ModelDir, settings: &ModelSettings) -> LocalO
         marker_root: Some(found.markers),
         id: found.id,
         profile: settings.profile,
-        hints: ProfileHints { in_image: found.in_image, ..settings.hints },
+        hints: ProfileHints { image: found.image, ..settings.hints },
         direct_tokenize: settings.direct_tokenize,
         task_prefixes: settings.task_prefixes,
         reference_prefixes: settings.reference_prefixes,

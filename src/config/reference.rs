@@ -101,7 +101,7 @@ impl ReferenceEnv {
             hints: ProfileHints {
                 onnx_runtime: is("ONNX_RUNTIME", &["true"]),
                 sentence_transformers: is("USE_SENTENCE_TRANSFORMERS_VECTORIZER", &["true"]),
-                in_image: false,
+                image: None,
             },
             direct_tokenize: is("T2V_TRANSFORMERS_DIRECT_TOKENIZE", &["true", "1"]),
             task_prefixes: get("USE_QUERY_PASSAGE_PREFIXES").is_some(),

@@ -12,7 +12,7 @@ use crate::contract::class::Settings as ClassSettings;
 use crate::contract::endpoint::{Endpoint, Endpoints, InferenceUrls};
 use crate::contract::request::Task;
 use crate::error::{Error, Result};
-use crate::model::locate::IMAGE_MODEL_DIR;
+use crate::model::locate::{IMAGE_MODEL_DIR, MODEL2VEC_IMAGE_DIR};
 
 /// What is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,8 +142,8 @@ impl Serves {
             _ if args.passage_model.is_some() => ("", Source::Because("--passage-model and --query-model")),
             (Serves::Named(_), []) => ("", Source::Because("--upstream")),
             (Serves::ByTask { .. }, []) => ("", Source::Because("texts are forwarded")),
-            (_, [model, ..]) if model == IMAGE_MODEL_DIR => {
-                (IMAGE_MODEL_DIR, Source::Because("the directory is there"))
+            (_, [model, ..]) if [IMAGE_MODEL_DIR, MODEL2VEC_IMAGE_DIR].contains(&&**model) => {
+                (&**model, Source::Because("the directory is there"))
             }
             (_, [model, ..]) => (&**model, Source::variable_if(reference.model_name.is_some(), "MODEL_NAME")),
         };
@@ -167,13 +167,13 @@ fn named(args: &ModelArgs, models: Vec<ModelChoice>, upstreams: Vec<UpstreamChoi
     Ok(served)
 }
 
-/// The models to serve, the default one first: the flag's, else the image's model directory, else `MODEL_NAME`, else the
+/// The models to serve, the default one first: the flag's, else an image's model directory, else `MODEL_NAME`, else the
 /// default.
 ///
 /// # Errors
 /// `Config` for a name that cannot be one, and for one that two models have.
 pub(super) fn models(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Vec<ModelChoice>> {
-    let models = models_with(args, reference, Path::new(IMAGE_MODEL_DIR).is_dir())?;
+    let models = models_with(args, reference, image_dir())?;
     for (place, model) in models.iter().enumerate() {
         if model.name.is_some() && models[..place].iter().any(|other| other.name == model.name) {
             let name = model.name.as_deref().unwrap_or_default();
@@ -183,15 +183,24 @@ pub(super) fn models(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Vec<M
     Ok(models)
 }
 
+/// The directory in which an image has its model, if it is there: the reference container's and the reranker's, or the model2vec
+/// container's.
+fn image_dir() -> Option<&'static str> {
+    if Path::new(IMAGE_MODEL_DIR).is_dir() {
+        return Some(IMAGE_MODEL_DIR);
+    }
+    Path::new(MODEL2VEC_IMAGE_DIR).join("config.json").is_file().then_some(MODEL2VEC_IMAGE_DIR)
+}
+
 pub(super) fn models_with(
     args: &ModelArgs,
     reference: &ReferenceEnv,
-    image_dir_exists: bool,
+    image_dir: Option<&str>,
 ) -> Result<Vec<ModelChoice>> {
-    Ok(match (&args.model[..], image_dir_exists, &reference.model_name) {
-        ([], true, _) => vec![ModelChoice::unnamed(IMAGE_MODEL_DIR)],
-        ([], false, Some(name)) => vec![ModelChoice::unnamed(name)],
-        ([], false, None) => vec![ModelChoice::unnamed(DEFAULT_MODEL)],
+    Ok(match (&args.model[..], image_dir, &reference.model_name) {
+        ([], Some(dir), _) => vec![ModelChoice::unnamed(dir)],
+        ([], None, Some(name)) => vec![ModelChoice::unnamed(name)],
+        ([], None, None) => vec![ModelChoice::unnamed(DEFAULT_MODEL)],
         (models, _, _) => models.iter().map(|model| ModelChoice::read(model)).collect::<Result<_>>()?,
     })
 }

@@ -96,11 +96,11 @@ fn serve_is_the_default_and_the_model_has_an_order() {
     let named = env(&[("MODEL_NAME", "org/name")]).expect("env");
     let model =
         |env: &ReferenceEnv, args: &ModelArgs, image| models_with(args, env, image).expect("models")[0].source.clone();
-    assert_eq!(model(&named, &cli.serve.model, true), "x");
+    assert_eq!(model(&named, &cli.serve.model, Some(IMAGE_MODEL_DIR)), "x");
     let bare = Cli::parse_from(["text2vec-sidecar"]).serve.model;
-    assert_eq!(model(&named, &bare, true), IMAGE_MODEL_DIR);
-    assert_eq!(model(&named, &bare, false), "org/name");
-    assert_eq!(model(&env(&[]).expect("env"), &bare, false), DEFAULT_MODEL);
+    assert_eq!(model(&named, &bare, Some(IMAGE_MODEL_DIR)), IMAGE_MODEL_DIR);
+    assert_eq!(model(&named, &bare, None), "org/name");
+    assert_eq!(model(&env(&[]).expect("env"), &bare, None), DEFAULT_MODEL);
 }
 
 #[test]

@@ -61,9 +61,9 @@ impl PoolingStrategy {
     }
 }
 
-/// By which of the reference container's rules texts become vectors.
+/// By which container's rules texts become vectors: one of the reference container's three ways, or the model2vec container's.
 ///
-/// A property of the server, never of the surface: else one sidecar would give two vectors for one text.
+/// A property of the model as it is served, never of the surface: else one sidecar would give two vectors for one text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Profile {
     /// Sentences, 500 tokens each, pooling by request, mean of the sentence vectors, not normalised.
@@ -72,6 +72,8 @@ pub enum Profile {
     SentenceTransformers,
     /// Whole text, masked mean, always normalised.
     Onnx,
+    /// What the model2vec container does: model2vec's `StaticModel.encode`. For tables of token vectors alone.
+    Model2vec,
 }
 
 impl Profile {
@@ -81,6 +83,7 @@ impl Profile {
             Profile::Transformers => "transformers",
             Profile::SentenceTransformers => "sentence-transformers",
             Profile::Onnx => "onnx",
+            Profile::Model2vec => "model2vec",
         }
     }
 }
@@ -99,7 +102,10 @@ impl FromStr for Profile {
             "transformers" => Ok(Profile::Transformers),
             "sentence-transformers" => Ok(Profile::SentenceTransformers),
             "onnx" => Ok(Profile::Onnx),
-            other => Err(format!("unknown profile '{other}': use auto, transformers, sentence-transformers or onnx")),
+            "model2vec" => Ok(Profile::Model2vec),
+            other => Err(format!(
+                "unknown profile '{other}': use auto, transformers, sentence-transformers, onnx or model2vec"
+            )),
         }
     }
 }

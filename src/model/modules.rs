@@ -11,9 +11,11 @@ use text2vec_engine::family::Masks;
 use text2vec_engine::files::{read_json, read_text};
 use text2vec_engine::open::Description;
 use text2vec_engine::pooling::PoolingMode;
+use text2vec_engine::static_embedding::Library;
 
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
+use crate::model::locate::Image;
 
 /// Everything a model directory says besides its weights and vocabulary.
 #[derive(Debug, Clone)]
@@ -159,8 +161,13 @@ impl ModelDescription {
     }
 
     /// What its encoder depends on.
-    pub fn encoder(&self, masks: Masks) -> Description<'_> {
-        Description { config: &self.config, model_type: self.model_type(), is_static: self.is_static(), masks }
+    pub fn encoder(&self, profile: Profile, masks: Masks) -> Description<'_> {
+        let library = match profile {
+            Profile::Model2vec => Library::Model2vec,
+            _ => Library::SentenceTransformers,
+        };
+        let table = self.is_static().then_some(library);
+        Description { config: &self.config, model_type: self.model_type(), table, masks }
     }
 
     /// Whether its repository has a class of its own for it, which is never run.
@@ -188,7 +195,7 @@ impl ModelDescription {
             "gemma3_text" => says("use_bidirectional_attention", true),
             _ => self.is_language_model() && says("is_causal", false),
         };
-        let replaces_container = self.markers != Markers::default() || hints.in_image;
+        let replaces_container = self.markers != Markers::default() || hints.image == Some(Image::Transformers);
         let ran_code = self.markers.trust_remote_code == Some(true) && self.has_code();
         match asks && replaces_container && !ran_code {
             true => Masks::AsTransformers4,
@@ -199,6 +206,11 @@ impl ModelDescription {
     /// Whether it is a table of token vectors (model2vec), no transformer.
     pub fn is_static(&self) -> bool {
         self.model_type() == "model2vec"
+    }
+
+    /// Whether model2vec scales its vectors to length 1: `normalize` of `config.json`, off unless it is there.
+    pub fn normalizes(&self) -> bool {
+        self.config.get("normalize").and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// Size of the position table as far as texts may use it: tables that start behind the padding index (RoBERTa and
@@ -265,6 +277,8 @@ impl ModelDescription {
             (Profile::SentenceTransformers, "the marker file model_name")
         } else if self.model_type() == "t5" {
             (Profile::SentenceTransformers, "T5 models are served so by the reference container")
+        } else if self.is_static() && hints.image == Some(Image::Model2vec) {
+            (Profile::Model2vec, "the model2vec container has its model in this directory")
         } else if self.is_static() {
             (Profile::SentenceTransformers, "static embeddings are served so by the reference container")
         } else if hints.onnx_runtime {
@@ -273,7 +287,7 @@ impl ModelDescription {
             (Profile::SentenceTransformers, "USE_SENTENCE_TRANSFORMERS_VECTORIZER")
         } else if let Some(profile) = id.and_then(published_profile) {
             (profile, "the reference container's published image of this model")
-        } else if self.pipeline.is_some() && hints.in_image {
+        } else if self.pipeline.is_some() && hints.image == Some(Image::Transformers) {
             (
                 Profile::Transformers,
                 "no marker file: the reference container serves /app/models/model so, with a modules.json too",
@@ -297,8 +311,8 @@ pub struct ProfileHints {
     pub onnx_runtime: bool,
     /// `USE_SENTENCE_TRANSFORMERS_VECTORIZER`.
     pub sentence_transformers: bool,
-    /// Somebody put the directory where the reference's images have their model, as its recipe for custom images says.
-    pub in_image: bool,
+    /// Somebody put the directory where these images have their model, as the reference's recipe for custom images says.
+    pub image: Option<Image>,
 }
 
 /// How the reference container's published image serves a model of its README (CI matrix of t2v-transformers-models).

@@ -8,6 +8,7 @@ mod download;
 mod engines;
 mod families;
 mod golden;
+mod model2vec;
 mod onnx;
 mod precision;
 mod profiles;

@@ -13,7 +13,7 @@ use text2vec_sidecar::backend::{Backend, Embedding};
 use text2vec_sidecar::contract::call::{Call, EmbedSettings};
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::model::hub::HubConfig;
-use text2vec_sidecar::model::locate::{self, Layout};
+use text2vec_sidecar::model::locate::{self, Image, Layout};
 
 /// The real model's files, linked into another directory.
 fn link_model(to: &Path) {
@@ -68,7 +68,7 @@ async fn a_model_put_into_an_image_has_the_vectors_of_the_reference_s_custom_ima
     let folder = tempfile::tempdir().expect("a directory");
     link_model(folder.path());
     assert!(folder.path().join("modules.json").is_file());
-    let (backend, _) = load(folder.path(), |options| options.hints.in_image = true);
+    let (backend, _) = load(folder.path(), |options| options.hints.image = Some(Image::Transformers));
     assert_eq!(backend.profile().0, Profile::Transformers);
     let (golden, texts) = (fixture("minilm/A.json"), fixture("minilm/texts.json"));
     let (mut worst, mut least, mut compared) = (0f64, 1f64, 0);

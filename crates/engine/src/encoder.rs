@@ -124,6 +124,11 @@ pub trait Encoder: Send {
 
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
+
+    /// Whether pooled vectors are of f16, and whatever is done to them then is to be too.
+    fn is_half(&self) -> bool {
+        false
+    }
 }
 
 /// Pools the states of each sequence.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::{self, Masks};
 use crate::onnx::{self, OnnxEncoder};
-use crate::static_embedding::StaticEncoder;
+use crate::static_embedding::{Library, StaticEncoder};
 use crate::weights::{self, Weights};
 
 /// What runs an encoder.
@@ -102,8 +102,8 @@ pub struct Description<'a> {
     pub config: &'a Map<String, Value>,
     /// `model_type` in it.
     pub model_type: &'a str,
-    /// It is a table of embeddings without a transformer.
-    pub is_static: bool,
+    /// It is a table of embeddings without a transformer, and these vectors of it are wanted.
+    pub table: Option<Library>,
     /// Which masks it has.
     pub masks: Masks,
 }
@@ -115,7 +115,7 @@ impl Description<'_> {
     /// `Unusable` for an architecture that cannot be used.
     pub fn attention(&self) -> Result<Option<&'static str>> {
         match self.model_type {
-            _ if self.is_static => Ok(None),
+            _ if self.table.is_some() => Ok(None),
             other if library::has(other) => Ok(Some("bidirectional")),
             other => {
                 family::architecture(other, self.config, self.masks).map(|architecture| Some(architecture.masks()))
@@ -154,9 +154,11 @@ pub fn encoders(
         }
         (Source::Weights(files), Engine::Auto | Engine::CandlePacked) => files,
     };
-    if description.is_static {
+    if let Some(library) = description.table {
         f32_table(precision)?;
-        let encoder = |card: &Card| Ok(Box::new(StaticEncoder::open(files, Some(&card.device))?) as Box<dyn Encoder>);
+        let encoder = |card: &Card| {
+            Ok(Box::new(StaticEncoder::open(files, library, Some(&card.device))?) as Box<dyn Encoder>)
+        };
         return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
     }
     if library::has(description.model_type) {
@@ -213,13 +215,13 @@ pub fn on_cpu(
             return Ok((Box::new(encoder), kernels.engine(Precision::Int8)));
         }
     };
-    if description.is_static {
+    if let Some(library) = description.table {
         f32_table(precision)?;
         let (device, name) = match engine {
             Engine::Candle | Engine::CandlePacked => (Some(&candle_core::Device::Cpu), "candle"),
             Engine::Auto | Engine::Kernels(_) => (None, "table"),
         };
-        return Ok((Box::new(StaticEncoder::open(files, device)?), name));
+        return Ok((Box::new(StaticEncoder::open(files, library, device)?), name));
     }
     if library::has(description.model_type) {
         if let Engine::Kernels(set) = engine {

@@ -1,5 +1,7 @@
 //! Hidden states to one vector: pure functions on `[tokens, width]` rows.
 
+use half::f16;
+
 /// The ways `1_Pooling/config.json` can make one vector of token states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolingMode {
@@ -135,6 +137,15 @@ pub fn normalize(vector: &mut [f32]) {
     let norm = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt().max(1e-12);
     for value in vector {
         *value = (f64::from(*value) / norm) as f32;
+    }
+}
+
+/// Scales to length 1 in f16, each step rounded to it, as numpy does with vectors of f16: their numbers are so already.
+pub fn normalize_half(vector: &mut [f32]) {
+    let half = |value: f32| f16::from_f32(value).to_f32();
+    let norm = half(half(vector.iter().map(|&value| half(value * value)).sum()).sqrt());
+    if norm > 0.0 {
+        vector.iter_mut().for_each(|value| *value = half(*value / norm));
     }
 }
 

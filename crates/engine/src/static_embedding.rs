@@ -1,26 +1,46 @@
 //! Static embeddings (model2vec's potion models): a table of vectors, one row per token. Pooling makes their mean.
 //!
-//! As sentence-transformers' `StaticEmbedding` has it, which is what the reference container runs: unknown tokens count
-//! (model2vec itself drops them), and a tensor `weights` beside the table is not used.
+//! Two libraries serve such models, and differ ([`Library`]): sentence-transformers' `StaticEmbedding`, which is what the
+//! reference container runs, and model2vec itself, which the model2vec container runs.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
+use half::f16;
 
 use crate::candle::failure::unusable;
-use crate::encoder::{Encoder, HiddenStates, TokenBatch};
+use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
+use crate::pooling::PoolingMode;
+use crate::weights::stored::NumberType;
 use crate::weights::{Weights, first_line};
 
 /// What model2vec and sentence-transformers call the table.
 const NAMES: [&str; 2] = ["embeddings", "embedding.weight"];
+
+/// Whose vectors a table is to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Library {
+    /// sentence-transformers: a tensor `weights` beside the table is not used, and one `mapping` not known.
+    SentenceTransformers,
+    /// model2vec: tokens may share rows (`mapping`) and have weights (`weights`); a table of f16 gives vectors of f16, and one
+    /// of whole numbers is taken as it is.
+    Model2vec,
+}
 
 /// A table of token vectors.
 pub struct StaticEncoder {
     table: Table,
     rows: usize,
     width: usize,
+    /// The row of each token; empty: its own.
+    mapping: Vec<u32>,
+    /// By what each token's row is multiplied; empty: by nothing.
+    weights: Vec<f32>,
+    library: Library,
+    /// Means are rounded to f16, as numpy does with those of f16.
+    half: bool,
 }
 
 enum Table {
@@ -33,21 +53,29 @@ impl StaticEncoder {
     ///
     /// # Errors
     /// `Unusable` for files that cannot be read or hold no such table, and for a device that does not take it.
-    pub fn open(files: &[PathBuf], device: Option<&Device>) -> Result<StaticEncoder> {
+    pub fn open(files: &[PathBuf], library: Library, device: Option<&Device>) -> Result<StaticEncoder> {
         let (weights, name) = match Weights::open(files, NAMES[0]) {
             Ok(weights) => (weights, NAMES[0]),
             Err(error) => (Weights::open(files, NAMES[1]).map_err(|_| error)?, NAMES[1]),
         };
-        if weights.has("mapping") {
+        let of_model2vec = library == Library::Model2vec;
+        if weights.has("mapping") && !of_model2vec {
             return Err(Error::unusable(
-                "this model2vec model has a quantised vocabulary (a tensor 'mapping'), which is not supported: use the \
-                 model without vocabulary quantisation",
+                "this model2vec model has a quantised vocabulary (a tensor 'mapping'), which sentence-transformers does not \
+                 know: use the profile model2vec",
             ));
         }
-        if weights.has("weights") {
+        if weights.has("weights") && !of_model2vec {
             tracing::warn!("the model's token weights are not used, as in sentence-transformers and the reference");
         }
-        let (shape, values) = weights.tensor(name)?;
+        let numbers = weights.number_type(name).cloned();
+        let (shape, values) = match of_model2vec && numbers.as_ref().is_some_and(NumberType::is_whole) {
+            true => {
+                let (shape, values) = weights.whole_numbers(name)?;
+                (shape, values.into_iter().map(|value| value as f32).collect())
+            }
+            false => weights.tensor(name)?,
+        };
         let &[rows, width] = &shape[..] else {
             return Err(Error::unusable(format!("the tensor '{name}' has the shape {shape:?} where a table belongs")));
         };
@@ -58,35 +86,115 @@ impl StaticEncoder {
             None => Table::Values(values),
             Some(device) => Table::Candle(Tensor::from_vec(values, (rows, width), device).map_err(unusable)?),
         };
-        Ok(StaticEncoder { table, rows, width })
+        let half = of_model2vec && numbers == Some(NumberType::F16) && !weights.has("weights");
+        let (mapping, weights) = match of_model2vec {
+            true => (mapping(&weights, rows)?, token_weights(&weights)?),
+            false => (Vec::new(), Vec::new()),
+        };
+        if !mapping.is_empty() && !weights.is_empty() && mapping.len() != weights.len() {
+            return Err(Error::unusable(format!(
+                "the tensors 'mapping' and 'weights' are of {} and {} tokens: the model is damaged, download it again",
+                mapping.len(),
+                weights.len()
+            )));
+        }
+        Ok(StaticEncoder { table, rows, width, mapping, weights, library, half })
+    }
+
+    /// Tokens there are.
+    fn tokens(&self) -> usize {
+        match (self.mapping.len(), self.weights.len()) {
+            (0, 0) => self.rows,
+            (0, weights) => weights.min(self.rows),
+            (mapped, _) => mapped,
+        }
+    }
+
+    /// The rows of token ids that there are, one after the other, as the table has them.
+    fn look_up(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let rows: Vec<u32> = match self.mapping.is_empty() {
+            true => ids.to_vec(),
+            false => ids.iter().map(|&id| self.mapping[id as usize]).collect(),
+        };
+        match &self.table {
+            Table::Values(table) => {
+                Ok(rows.iter().flat_map(|&row| &table[row as usize * self.width..][..self.width]).copied().collect())
+            }
+            Table::Candle(_) if rows.is_empty() => Ok(Vec::new()),
+            Table::Candle(table) => {
+                let look_up = || table.index_select(&Tensor::new(&rows[..], table.device())?, 0)?.flatten_all()?.to_vec1();
+                look_up().map_err(failed)
+            }
+        }
+    }
+}
+
+/// The row of each token, of a table of so many.
+fn mapping(weights: &Weights, rows: usize) -> Result<Vec<u32>> {
+    if !weights.has("mapping") {
+        return Ok(Vec::new());
+    }
+    let (_, mapping) = weights.whole_numbers("mapping")?;
+    let row = |row: i64| u32::try_from(row).ok().filter(|&row| (row as usize) < rows);
+    let there = mapping.into_iter().map(|value| row(value).ok_or(value)).collect::<std::result::Result<Vec<_>, _>>();
+    there.map_err(|row| {
+        Error::unusable(format!("the tensor 'mapping' names the row {row} of a table of {rows}: download the model again"))
+    })
+}
+
+/// By what each token's row is multiplied.
+fn token_weights(weights: &Weights) -> Result<Vec<f32>> {
+    match weights.has("weights") {
+        true => Ok(weights.tensor("weights")?.1),
+        false => Ok(Vec::new()),
     }
 }
 
 impl Encoder for StaticEncoder {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
-        let (rows, width) = (self.rows, self.width);
-        if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= rows) {
-            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {rows}")));
+        let tokens = self.tokens();
+        if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= tokens) {
+            return Err(Error::unusable(format!("tokenizer.json makes the id {id}, but the model knows {tokens}")));
         }
-        let values = match &self.table {
-            Table::Values(table) => {
-                batch.ids().iter().flat_map(|&id| &table[id as usize * width..][..width]).copied().collect()
+        let mut values = self.look_up(batch.ids())?;
+        if !self.weights.is_empty() {
+            for (row, &id) in values.chunks_exact_mut(self.width).zip(batch.ids()) {
+                row.iter_mut().for_each(|value| *value *= self.weights[id as usize]);
             }
-            Table::Candle(_) if batch.ids().is_empty() => Vec::new(),
-            Table::Candle(table) => {
-                let look_up = || {
-                    let ids = Tensor::new(batch.ids(), table.device())?;
-                    table.index_select(&ids, 0)?.flatten_all()?.to_vec1()
-                };
-                look_up().map_err(failed)?
-            }
-        };
-        Ok(HiddenStates { values, width })
+        }
+        Ok(HiddenStates { values, width: self.width })
+    }
+
+    fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
+        let states = self.forward(batch)?;
+        if self.library == Library::SentenceTransformers {
+            return Ok(pool_states(&states, batch, modes));
+        }
+        let mut vectors: Vec<_> = batch.ranges().map(|range| mean_in_f32(states.rows(range), self.width)).collect();
+        if self.half {
+            vectors.iter_mut().flatten().for_each(|value| *value = f16::from_f32(*value).to_f32());
+        }
+        Ok(vectors)
     }
 
     fn hidden_size(&self) -> usize {
         self.width
     }
+
+    fn is_half(&self) -> bool {
+        self.half
+    }
+}
+
+/// The mean of rows as numpy has it: they are added one by one in f32. Without a row it is a vector of zeros.
+fn mean_in_f32(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut mean = vec![0f32; width];
+    for row in rows.chunks_exact(width) {
+        mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    let count = (rows.len() / width).max(1) as f32;
+    mean.iter_mut().for_each(|sum| *sum /= count);
+    mean
 }
 
 fn failed(error: candle_core::Error) -> Error {

@@ -56,13 +56,19 @@ pub(super) fn choose_profile(
         }
         None => description.auto_profile(options.hints, options.id.as_deref()),
     };
-    if description.is_static() && profile != Profile::SentenceTransformers {
-        return Err(Error::config(format!(
+    match (description.is_static(), profile) {
+        (true, Profile::Transformers | Profile::Onnx) => Err(Error::config(format!(
             "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
-             reference does"
-        )));
+             reference does, or model2vec, as the model2vec container does"
+        ))),
+        (false, Profile::Model2vec) => Err(Error::config(format!(
+            "{} is a {} model, and the profile model2vec is for tables of token vectors: leave --profile out, or name the \
+             model that it is for (--profile <name>=model2vec)",
+            description.dir.display(),
+            description.model_type()
+        ))),
+        _ => Ok((profile, reason)),
     }
-    Ok((profile, reason))
 }
 
 /// The operator's switches, where he leaves one to the model with what that says.

@@ -45,7 +45,8 @@ impl LocalBackend {
         warn_of_guess(options, profile, profile_chosen_by);
         let source = choose_source(&description, profile)?;
         let treatment = Treatment::new(profile, switches(options, &description), &description);
-        let (mut encoders, engine) = encoders(options, &description, &source, &inference)?;
+        let (mut encoders, engine) = encoders(options, (&description, profile), &source, &inference)?;
+        let treatment = treatment.with_half_vectors(encoders.iter().any(|encoder| encoder.is_half()));
         let tokenizer = tokenizer(&description, &treatment)?;
         warm_up(&mut encoders, &treatment, &inference)?;
         let (head, dimensions) = head(&description, profile, &encoders)?;
@@ -55,7 +56,7 @@ impl LocalBackend {
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, (precision, masks))?;
         let info = ModelInfo { name: name(options), fingerprint, dimensions: Some(dimensions) };
         let model = Arc::new(Model::new(encoders, head));
-        let attention = attention(&description, &source, masks)?;
+        let attention = attention((&description, profile), &source, masks)?;
         let report = ModelReport { attention, ..unused(&info, &treatment, &inference) };
         let reported = ReportedModel::new(&info, profile, (&report.device, precision), model.clone());
         Ok(LocalBackend {
@@ -85,13 +86,17 @@ fn warn_of_guess(options: &LocalOptions, profile: Profile, reason: &str) {
 }
 
 /// Which tokens attend to which, in words. Causal where the model asks for something else is told to the operator.
-fn attention(description: &ModelDescription, source: &Source, masks: Masks) -> Result<Option<&'static str>> {
+fn attention(
+    (description, profile): (&ModelDescription, Profile),
+    source: &Source,
+    masks: Masks,
+) -> Result<Option<&'static str>> {
     match source {
         // Of BERT and its like.
         Source::Graph(..) if !description.is_static() => return Ok(Some("bidirectional")),
         _ => {}
     }
-    let attention = description.encoder(masks).attention()?;
+    let attention = description.encoder(profile, masks).attention()?;
     if description.may_be_bidirectional() {
         tracing::warn!(
             "{}: the model comes with code of its own (auto_map), which is never run: attention is causal, as {} has it. If that \
@@ -121,20 +126,22 @@ fn choose_source(description: &ModelDescription, profile: Profile) -> Result<Sou
 /// An encoder for each inference thread, and the name of what runs them.
 fn encoders(
     options: &LocalOptions,
-    description: &ModelDescription,
+    (description, profile): (&ModelDescription, Profile),
     source: &Source,
     inference: &Inference,
 ) -> Result<(Vec<Box<dyn Encoder>>, &'static str)> {
     let in_directory = |error| Error::from(error).at(Place::File(options.dir.clone()));
     let on = (inference.threads(), inference.cards());
     let masks = description.masks(options.hints);
-    open::encoders(description.encoder(masks), source, options.engine, options.precision, on).map_err(in_directory)
+    open::encoders(description.encoder(profile, masks), source, options.engine, options.precision, on).map_err(in_directory)
 }
 
 /// The tokenizer, if it is this model's.
 fn tokenizer(description: &ModelDescription, treatment: &Treatment) -> Result<TextTokenizer> {
     let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
-    if description.is_static() {
+    if treatment.profile == Profile::Model2vec {
+        tokenizer = tokenizer.as_model2vec();
+    } else if description.is_static() {
         tokenizer = tokenizer.without_special_tokens();
     }
     check_vocabulary(&tokenizer, description)?;

@@ -1,7 +1,8 @@
 //! What a profile does with a text: which pieces are tokenized, how they are pooled, how the result is finished.
 //!
-//! The behaviour of the three profiles is that of the reference container (t2v-transformers-models `vectorizer.py`,
-//! sentence-transformers 5.1.0), odd corners included: a replaced container must not move anyone's vectors.
+//! The behaviour of the profiles is that of the reference container (t2v-transformers-models `vectorizer.py`,
+//! sentence-transformers 5.1.0) and of the model2vec container (t2v-model2vec-models, model2vec 0.8.1), odd corners included: a
+//! replaced container must not move anyone's vectors.
 
 use std::ops::Range;
 
@@ -10,6 +11,7 @@ use crate::contract::call::{EmbedSettings, Text};
 use crate::contract::request::{PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
 use crate::model::modules::ModelDescription;
+use crate::model::tokenizer::MODEL2VEC_MAX_TOKENS;
 use text2vec_engine::pooling;
 use text2vec_engine::pooling::PoolingMode;
 
@@ -43,8 +45,19 @@ pub struct Treatment {
     dpr: bool,
     /// The model wants lower-cased text.
     do_lower_case: bool,
+    /// What model2vec does in the end.
+    model2vec: Model2vecFinish,
     /// Tokens per piece, special ones included.
     max_tokens: usize,
+}
+
+/// Of a model2vec model's vectors.
+#[derive(Debug, Clone, Copy, Default)]
+struct Model2vecFinish {
+    /// They are scaled to length 1.
+    normalize: bool,
+    /// They are of f16.
+    half: bool,
 }
 
 /// Switches an operator may set beside the profile.
@@ -171,6 +184,8 @@ pub struct Finish {
     pub cut: bool,
     /// Whether the vector is scaled to length 1.
     pub normalize: bool,
+    /// Whether that is done in f16.
+    pub half: bool,
 }
 
 impl Finish {
@@ -191,8 +206,10 @@ impl Finish {
                 .parameter("dimensions"));
             }
         }
-        if self.normalize {
-            pooling::normalize(vector);
+        match (self.normalize, self.half) {
+            (false, _) => {}
+            (true, false) => pooling::normalize(vector),
+            (true, true) => pooling::normalize_half(vector),
         }
         Ok(wanted.is_some() && vector.len() == full)
     }
@@ -207,9 +224,10 @@ impl Treatment {
             Profile::Transformers => TRANSFORMERS_MAX_TOKENS,
             Profile::SentenceTransformers => model.max_seq_length.unwrap_or(tokenizer_limit),
             Profile::Onnx => tokenizer_limit,
+            Profile::Model2vec => MODEL2VEC_MAX_TOKENS,
         };
         let max_tokens = match limit.min(positions) {
-            _ if model.is_static() => STATIC_MAX_TOKENS,
+            _ if model.is_static() && profile != Profile::Model2vec => STATIC_MAX_TOKENS,
             // A model without any limit still gets one: T5 was trained on 512 tokens.
             usize::MAX => 512,
             limit => limit,
@@ -230,8 +248,15 @@ impl Treatment {
                 .unwrap_or_else(|| vec![if dpr { PoolingMode::Cls } else { PoolingMode::Mean }]),
             dpr,
             do_lower_case: model.do_lower_case,
+            model2vec: Model2vecFinish { normalize: model.normalizes(), half: false },
             max_tokens,
         }
+    }
+
+    /// The same for vectors of f16, where the profile keeps them so.
+    pub fn with_half_vectors(mut self, half: bool) -> Treatment {
+        self.model2vec.half = half;
+        self
     }
 
     /// Tokens per piece, special ones included.
@@ -244,7 +269,7 @@ impl Treatment {
         match self.profile {
             Profile::SentenceTransformers => &self.model_pooling,
             Profile::Transformers if self.dpr => &[PoolingMode::Cls],
-            Profile::Transformers | Profile::Onnx => &[PoolingMode::Mean],
+            Profile::Transformers | Profile::Onnx | Profile::Model2vec => &[PoolingMode::Mean],
         }
     }
 
@@ -274,7 +299,8 @@ impl Treatment {
     /// `InvalidArgument` for settings that this profile refuses.
     pub fn plan(&self, settings: &EmbedSettings) -> Result<Plan> {
         let requested = settings.pooling.as_deref().unwrap_or_default();
-        let finish = Finish { dimensions: settings.dimensions, cut: self.apply_dimensions, normalize: true };
+        let finish =
+            Finish { dimensions: settings.dimensions, cut: self.apply_dimensions, normalize: true, half: false };
         let prefix = self.prefix(settings);
         match self.profile {
             Profile::Transformers => {
@@ -304,7 +330,14 @@ impl Treatment {
                 finish: Finish { cut: true, ..finish },
                 pooling_ignored: ignores(requested, &self.model_pooling),
             }),
-            Profile::Onnx => {
+            Profile::Onnx | Profile::Model2vec => {
+                let finish = match self.profile {
+                    Profile::Model2vec => {
+                        let Model2vecFinish { normalize, half } = self.model2vec;
+                        Finish { normalize, half, ..finish }
+                    }
+                    _ => finish,
+                };
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
                 Ok(Plan { prefix, cut: Cut::Whole, pooling, finish, pooling_ignored })
@@ -440,7 +473,7 @@ mod tests {
 
     #[test]
     fn dimensions_without_effect_are_reported() {
-        let finish = |dimensions, cut| Finish { dimensions, cut, normalize: false };
+        let finish = |dimensions, cut| Finish { dimensions, cut, normalize: false, half: false };
         let apply = |finish: Finish| {
             let mut vector = vec![3.0, 4.0, 0.0];
             finish.apply(&mut vector).map(|ignored| (ignored, vector.len()))

@@ -38,7 +38,7 @@ pub(super) fn in_directory(dir: &Path, revision: Option<&str>) -> Result<ModelDi
                 check_complete(dir)?;
                 let layout = if marked { Layout::ReferenceImage } else { Layout::HubCache };
                 let (id, revision) = (Some(id), Some(commit));
-                Ok(ModelDir { path: dir.to_owned(), markers, id, revision, layout, in_image: false })
+                Ok(ModelDir { path: dir.to_owned(), markers, id, revision, layout, image: None })
             }
             None => Ok(ModelDir { layout, ..plain(dir, revision)? }),
         };
@@ -52,7 +52,7 @@ pub(super) fn in_directory(dir: &Path, revision: Option<&str>) -> Result<ModelDi
     if !folder.join("snapshots").exists() {
         check_complete(&folder)?;
         let (markers, id) = (dir.to_owned(), Some(id));
-        return Ok(ModelDir { path: folder, markers, id, revision: None, layout, in_image: false });
+        return Ok(ModelDir { path: folder, markers, id, revision: None, layout, image: None });
     }
     in_model_folder(&folder, id, revision, dir, layout)
 }
@@ -126,7 +126,7 @@ fn in_model_folder(
     };
     check_complete(&path)?;
     let (markers, id, revision) = (markers.to_owned(), Some(id), Some(commit));
-    Ok(ModelDir { path, markers, id, revision, layout, in_image: false })
+    Ok(ModelDir { path, markers, id, revision, layout, image: None })
 }
 
 /// A directory with the model's files in it.
@@ -147,6 +147,6 @@ pub(super) fn plain(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
         id: memo.map(|memo| memo.model_id),
         revision: known,
         layout: Layout::Plain,
-        in_image: false,
+        image: None,
     })
 }

@@ -2,8 +2,20 @@
 
 use std::path::PathBuf;
 
-/// Where the reference container's images, and ours, keep their model.
+/// Where the reference container's images, and ours, keep their model; the images of the reranker too.
 pub const IMAGE_MODEL_DIR: &str = "/app/models/model";
+
+/// Where the model2vec container's images keep theirs.
+pub const MODEL2VEC_IMAGE_DIR: &str = "/app/models";
+
+/// Whose images have their model where one was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// The reference container's: [`IMAGE_MODEL_DIR`].
+    Transformers,
+    /// The model2vec container's: [`MODEL2VEC_IMAGE_DIR`].
+    Model2vec,
+}
 
 /// How the files of a model lie on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +41,7 @@ pub struct ModelDir {
     pub revision: Option<String>,
     /// How it was found.
     pub layout: Layout,
-    /// Somebody put it at [`IMAGE_MODEL_DIR`]: it is that directory, and neither a cache nor downloaded by this program.
-    pub in_image: bool,
+    /// Somebody put it where these images have their model: it is that directory, and neither a cache nor downloaded by this
+    /// program.
+    pub image: Option<Image>,
 }

@@ -6,7 +6,8 @@
 //!   folder in it, or one snapshot;
 //! - *reference image*: what t2v-transformers images hold in `/app/models/model`: a plain directory, or (for its
 //!   sentence-transformers profile) a cache folder of that library, in either case with marker files beside
-//!   (`download.py` of that project).
+//!   (`download.py` of that project);
+//! - *model2vec image*: a plain directory, `/app/models`.
 //!
 //! Only a directory that has everything is ever returned: an interrupted copy or download is an error or, for an id,
 //! a reason to download the rest.
@@ -26,6 +27,6 @@ mod memo;
 mod search;
 mod snapshots;
 
-pub use self::found::{IMAGE_MODEL_DIR, Layout, ModelDir};
+pub use self::found::{IMAGE_MODEL_DIR, Image, Layout, MODEL2VEC_IMAGE_DIR, ModelDir};
 pub use self::memo::{MEMO_FILE, Memo};
 pub use self::search::{download, find, locate};

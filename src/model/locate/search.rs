@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::complete::{check_complete, lacks};
 use super::directory::{in_directory, plain};
-use super::found::{IMAGE_MODEL_DIR, Layout, ModelDir};
+use super::found::{IMAGE_MODEL_DIR, Image, Layout, MODEL2VEC_IMAGE_DIR, ModelDir};
 use super::memo::Memo;
 use super::snapshots::{commits, snapshot};
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ pub async fn download(model: &str, revision: Option<&str>, dir: Option<&Path>, c
         id: Some(model.to_owned()),
         revision: Some(snapshot.revision.clone()),
         layout,
-        in_image: false,
+        image: None,
     };
     check_complete(&found.path)?;
     if layout == Layout::Plain {
@@ -79,8 +79,9 @@ pub fn find(model: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
     let path = Path::new(model);
     if path.is_dir() {
         let found = in_directory(path, revision)?;
-        let in_image = found.id.is_none() && is_same(path, Path::new(IMAGE_MODEL_DIR));
-        return Ok(Some(ModelDir { in_image, ..found }));
+        let images = [(IMAGE_MODEL_DIR, Image::Transformers), (MODEL2VEC_IMAGE_DIR, Image::Model2vec)];
+        let image = images.into_iter().find(|(dir, _)| found.id.is_none() && is_same(path, Path::new(dir)));
+        return Ok(Some(ModelDir { image: image.map(|(_, image)| image), ..found }));
     }
     if path.exists() {
         return Err(Error::config(format!("{model} is a file: give the directory that holds the model")));
@@ -102,7 +103,7 @@ fn find_cached(id: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
     }
     let markers = path.clone();
     let (id, revision) = (Some(id.to_owned()), Some(commit));
-    Ok(Some(ModelDir { path, markers, id, revision, layout: Layout::HubCache, in_image: false }))
+    Ok(Some(ModelDir { path, markers, id, revision, layout: Layout::HubCache, image: None }))
 }
 
 /// Why an id could not be found while offline, with what the cache does have.

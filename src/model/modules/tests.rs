@@ -19,7 +19,7 @@ fn description(config: Value) -> ModelDescription {
 #[test]
 fn auto_prefers_markers_then_hints_then_the_published_image() {
     let id = Some("sentence-transformers/all-MiniLM-L6-v2");
-    let hints = ProfileHints { onnx_runtime: true, sentence_transformers: true, in_image: true };
+    let hints = ProfileHints { onnx_runtime: true, sentence_transformers: true, image: Some(Image::Transformers) };
     let mut model = description(serde_json::json!({"model_type": "bert"}));
     model.pipeline = Some(Pipeline::default());
     assert_eq!(model.auto_profile(ProfileHints::default(), None).0, Profile::SentenceTransformers);
@@ -37,7 +37,7 @@ fn auto_prefers_markers_then_hints_then_the_published_image() {
 /// container then knows two vectorizers, and takes the one with sentences for all but T5.
 #[test]
 fn a_model_put_into_the_image_is_served_as_the_reference_does() {
-    let in_image = ProfileHints { in_image: true, ..ProfileHints::default() };
+    let in_image = ProfileHints { image: Some(Image::Transformers), ..ProfileHints::default() };
     let mut model = description(serde_json::json!({"model_type": "bert"}));
     model.pipeline = Some(Pipeline::default());
     assert_eq!(model.auto_profile(in_image, None).0, Profile::Transformers);

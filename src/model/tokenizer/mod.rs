@@ -2,6 +2,7 @@
 
 mod byte_pairs;
 mod files;
+mod model2vec;
 mod open;
 mod prefix;
 mod sentencepiece;
@@ -11,4 +12,5 @@ mod unusable;
 mod word_piece;
 
 pub use self::files::tokenizer_files;
+pub use self::model2vec::MODEL2VEC_MAX_TOKENS;
 pub use self::text::{TextTokenizer, Token, Tokens};

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokenizers::Tokenizer;
 
 use super::files::tokenizer_files;
+use super::model2vec::Model2vec;
 use super::open::open;
 use super::prefix::{self, Places};
 use super::unusable::unusable;
@@ -18,6 +19,8 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     max_tokens: usize,
     special_tokens: bool,
+    /// Texts are cut as model2vec does it.
+    model2vec: Option<Model2vec>,
     /// Where a long text may be cut, if anywhere.
     places: Option<Places>,
 }
@@ -81,7 +84,7 @@ impl TextTokenizer {
             )));
         }
         let places = Places::of(&tokenizer);
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, places })
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, model2vec: None, places })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -92,6 +95,12 @@ impl TextTokenizer {
     /// The same tokenizer without special tokens around a text, as static embeddings have it.
     pub fn without_special_tokens(self) -> TextTokenizer {
         TextTokenizer { special_tokens: false, ..self }
+    }
+
+    /// The same tokenizer for model2vec's own vectors: no special tokens, and its way of cutting a text.
+    pub fn as_model2vec(self) -> TextTokenizer {
+        let model2vec = Some(Model2vec::of(&self.tokenizer));
+        TextTokenizer { special_tokens: false, model2vec, ..self }
     }
 
     /// The limit, special tokens included.
@@ -105,6 +114,12 @@ impl TextTokenizer {
     /// # Errors
     /// `InvalidArgument` for a text that cannot be tokenized.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
+        if let Some(rules) = self.model2vec {
+            let head = rules.head(text);
+            let encoding = self.tokenizer.encode_fast(head, false).map_err(untokenizable)?;
+            let (ids, too_many) = rules.counted(encoding.get_ids());
+            return Ok(Tokens { type_ids: vec![0; ids.len()], ids, truncated: too_many || head.len() < text.len() });
+        }
         if let Some(places) = &self.places {
             let mut length = self.max_tokens.saturating_mul(prefix::BYTES_PER_TOKEN);
             while let Some(end) = places.find(text, length) {
@@ -119,10 +134,7 @@ impl TextTokenizer {
     }
 
     fn encode_all(&self, text: &str) -> Result<Tokens> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, self.special_tokens)
-            .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
+        let encoding = self.tokenizer.encode_fast(text, self.special_tokens).map_err(untokenizable)?;
         let mut ids = encoding.get_ids().to_vec();
         let mut type_ids = encoding.get_type_ids().to_vec();
         let truncated = ids.len() > self.max_tokens;
@@ -143,10 +155,7 @@ impl TextTokenizer {
     /// # Errors
     /// `InvalidArgument` for a text that cannot be tokenized.
     pub fn tokens(&self, text: &str, special_tokens: bool) -> Result<Vec<Token>> {
-        let encoding = self
-            .tokenizer
-            .encode(text, special_tokens && self.special_tokens)
-            .map_err(|error| Error::invalid(format!("the text cannot be tokenized: {error}")))?;
+        let encoding = self.tokenizer.encode(text, special_tokens && self.special_tokens).map_err(untokenizable)?;
         let (ids, names) = (encoding.get_ids(), encoding.get_tokens());
         let (offsets, special) = (encoding.get_offsets(), encoding.get_special_tokens_mask());
         let mut tokens = Vec::with_capacity(ids.len());
@@ -191,4 +200,8 @@ impl TextTokenizer {
              POST /tokenize gives, or the text",
         ))
     }
+}
+
+fn untokenizable(error: tokenizers::Error) -> Error {
+    Error::invalid(format!("the text cannot be tokenized: {error}"))
 }

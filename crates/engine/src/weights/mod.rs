@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use self::stored::Stored;
+use self::stored::{NumberType, Stored};
 use self::zip::Source;
 use crate::error::{Error, Result};
 use crate::files::{read_text, unreadable};
@@ -164,11 +164,7 @@ impl Weights {
     /// `Unusable` for one that is missing, cannot be read, is of a type that is not supported, or holds a number that is not
     /// finite.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
-        let place = self.place(name).ok_or_else(|| {
-            let file = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            let shown = file.display();
-            Error::unusable(format!("the weights do not fit config.json: {shown} has no tensor '{name}'")).naming(file)
-        })?;
+        let place = self.named(name)?;
         let (file, stored) = (&self.files[place.file], &place.stored);
         let failed = |why: &str| {
             Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display())).naming(&file.path)
@@ -185,6 +181,36 @@ impl Weights {
         }
         let values = stored.finish(values).map_err(|why| failed(&why))?;
         Ok((stored.shape.clone(), values))
+    }
+
+    /// A tensor of whole numbers: its shape and its values, row-major.
+    ///
+    /// # Errors
+    /// `Unusable` for one that is missing, cannot be read, or is of another type.
+    pub fn whole_numbers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        let place = self.named(name)?;
+        let (file, stored) = (&self.files[place.file], &place.stored);
+        let failed = |why: &str| {
+            Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display())).naming(&file.path)
+        };
+        let mut bytes = vec![0u8; (stored.place.end - stored.place.start) as usize];
+        let read = file.read(&mut bytes, stored.place.start);
+        read.map_err(|error| failed(&format!("cannot be read: {error}")).caused_by(error))?;
+        let values = stored.numbers.whole(&bytes).map_err(|why| failed(&why))?;
+        Ok((stored.shape.clone(), values))
+    }
+
+    /// What a tensor's numbers are; `None`: there is no such tensor.
+    pub fn number_type(&self, name: &str) -> Option<&NumberType> {
+        self.place(name).map(|place| &place.stored.numbers)
+    }
+
+    fn named(&self, name: &str) -> Result<&Place> {
+        self.place(name).ok_or_else(|| {
+            let file = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            let shown = file.display();
+            Error::unusable(format!("the weights do not fit config.json: {shown} has no tensor '{name}'")).naming(file)
+        })
     }
 
     /// Numbers in all tensors.

@@ -28,6 +28,31 @@ impl NumberType {
         }
     }
 
+    /// Whether they are whole.
+    pub fn is_whole(&self) -> bool {
+        self.whole(&[]).is_ok()
+    }
+
+    /// Whole numbers, signed ones as they are.
+    ///
+    /// # Errors
+    /// In words, if they are of another type.
+    pub fn whole(&self, bytes: &[u8]) -> Result<Vec<i64>, String> {
+        let NumberType::Other(name, _) = self else {
+            return Err(format!("has the type {self:?} where whole numbers belong"));
+        };
+        Ok(match name.as_str() {
+            "I8" => bytes.iter().map(|&byte| i64::from(byte.cast_signed())).collect(),
+            "U8" => bytes.iter().map(|&byte| i64::from(byte)).collect(),
+            "I16" => bytes.as_chunks().0.iter().map(|&word| i64::from(i16::from_le_bytes(word))).collect(),
+            "U16" => bytes.as_chunks().0.iter().map(|&word| i64::from(u16::from_le_bytes(word))).collect(),
+            "I32" => bytes.as_chunks().0.iter().map(|&word| i64::from(i32::from_le_bytes(word))).collect(),
+            "U32" => bytes.as_chunks().0.iter().map(|&word| i64::from(u32::from_le_bytes(word))).collect(),
+            "I64" => bytes.as_chunks().0.iter().map(|&word| i64::from_le_bytes(word)).collect(),
+            _ => return Err(format!("has the type {name} where whole numbers belong")),
+        })
+    }
+
     /// Appends the numbers of `bytes` in f32.
     ///
     /// # Errors

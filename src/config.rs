@@ -28,7 +28,7 @@ pub use reference::ReferenceEnv;
 pub use security::{Secret, SecurityArgs};
 pub use serves::{Served, Serves, Side};
 pub use settings::{
-    CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, SecuritySettings, Settings,
+    CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, Profiles, SecuritySettings, Settings,
     UpstreamSettings,
 };
 pub use table::{Line, Source, Table, without_secrets};

@@ -16,6 +16,7 @@ use crate::backend::remote::{Remote, RemoteOptions};
 use crate::cache::{CacheOptions, Cached};
 use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, UpstreamChoice};
 use crate::contract::call::Call;
+use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate::{self, ModelDir};
@@ -80,12 +81,12 @@ pub(super) fn inference(settings: &ModelSettings) -> Result<Arc<Inference>> {
 }
 
 /// How a model that was found is to be loaded.
-pub(super) fn local_options(found: ModelDir, settings: &ModelSettings) -> LocalOptions {
+pub(super) fn local_options(found: ModelDir, model: &ModelChoice, settings: &ModelSettings) -> LocalOptions {
     LocalOptions {
         dir: found.path,
         marker_root: Some(found.markers),
         id: found.id,
-        profile: settings.profile,
+        profile: settings.profiles.of(model.name.as_deref(), &model.source),
         hints: ProfileHints { image: found.image, ..settings.hints },
         direct_tokenize: settings.direct_tokenize,
         task_prefixes: settings.task_prefixes,
@@ -98,11 +99,11 @@ pub(super) fn local_options(found: ModelDir, settings: &ModelSettings) -> LocalO
 }
 
 /// Finds (or downloads) and loads a model.
-pub(super) async fn load(name: &str, settings: &ModelSettings, inference: &Arc<Inference>) -> Result<LocalBackend> {
+pub(super) async fn load(model: &ModelChoice, settings: &ModelSettings, inference: &Arc<Inference>) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
-    let found = locate::locate(name, settings.revision.as_deref(), &hub).await?;
-    let options = local_options(found, settings);
+    let found = locate::locate(&model.source, settings.revision.as_deref(), &hub).await?;
+    let options = local_options(found, model, settings);
     let inference = inference.clone();
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load_beside(&options, inference))
         .await
@@ -179,13 +180,13 @@ struct Here<'a> {
 
 impl Here<'_> {
     /// Loads a model, and lets it make a vector of each kind.
-    async fn model(&mut self, source: &str) -> Result<Arc<dyn Backend>> {
+    async fn model(&mut self, model: &ModelChoice) -> Result<Arc<dyn Backend>> {
         let inference = match &self.inference {
             Some(inference) => inference.clone(),
             None => inference(self.settings)?,
         };
         self.inference = Some(inference.clone());
-        let backend: Arc<dyn Backend> = Arc::new(load(source, self.settings, &inference).await?);
+        let backend: Arc<dyn Backend> = Arc::new(load(model, self.settings, &inference).await?);
         warm(&*backend).await?;
         Ok(backend)
     }
@@ -193,7 +194,7 @@ impl Here<'_> {
     /// Who embeds the texts of a task.
     async fn or_upstream(&mut self, side: &Side, upstream: Option<Arc<Remote>>) -> Result<Arc<dyn Backend>> {
         match (side, upstream) {
-            (Side::Model(source), _) => self.model(source).await,
+            (Side::Model(source), _) => self.model(&ModelChoice::unnamed(source)).await,
             (Side::Upstream(_), Some(upstream)) => Ok(upstream),
             (Side::Upstream(_), None) => Err(Error::internal("no connection to the server")),
         }
@@ -250,25 +251,30 @@ async fn load_and_warm(
     readiness: &Readiness,
 ) -> Result<()> {
     let mut here = Here { settings, inference: None };
-    let mut loaded: Vec<(&str, Arc<dyn Backend>)> = Vec::new();
+    let mut loaded: Vec<((&str, Option<Profile>), Arc<dyn Backend>)> = Vec::new();
     for (place, served) in served.iter().enumerate() {
-        let Served::Model(ModelChoice { source, .. }) = served else { continue };
+        let Served::Model(choice) = served else { continue };
         // A model of several names is there once.
-        let known = loaded.iter().find(|(other, _)| other == source).map(|(_, backend)| backend.clone());
+        let model = (&*choice.source, settings.profiles.of(choice.name.as_deref(), &choice.source));
+        let known = loaded.iter().find(|(other, _)| *other == model).map(|(_, backend)| backend.clone());
         let backend = match known {
             Some(backend) => backend,
-            None => cache.around(here.model(source).await?),
+            None => cache.around(here.model(choice).await?),
         };
-        loaded.push((source, backend.clone()));
+        loaded.push((model, backend.clone()));
         readiness.model_ready(place, backend);
     }
     Ok(())
 }
 
 pub(super) async fn warm(backend: &dyn Backend) -> Result<()> {
-    for call in [Call::passage("warm up"), Call::query("warm up")] {
+    let calls = match backend.info().scoring {
+        None => vec![Call::passage("warm up"), Call::query("warm up")],
+        Some(_) => vec![Call::pairs("warm up", ["a document"])],
+    };
+    for call in calls {
         for warmed in backend.embed(call).await? {
-            warmed.map_err(|error| error.context("the model cannot embed a first text"))?;
+            warmed.map_err(|error| error.context("the model cannot compute a first text"))?;
         }
     }
     Ok(())

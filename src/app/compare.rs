@@ -9,7 +9,7 @@ use super::logs::init_logs;
 use crate::backend::Backend;
 use crate::backend::remote::startup;
 use crate::compare::{self as comparison, Comparison, Verdict};
-use crate::config::{CompareArgs, CompareCommand, without_secrets};
+use crate::config::{CompareArgs, CompareCommand, ModelChoice, without_secrets};
 use crate::contract::call::{EmbedSettings, Text};
 use crate::error::{Error, Result};
 
@@ -47,7 +47,7 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
         sides.push(match &inference {
-            Some(inference) if !is_url(side) => Arc::new(load(side, &model, inference).await?),
+            Some(inference) if !is_url(side) => Arc::new(load(&ModelChoice::unnamed(side), &model, inference).await?),
             _ => {
                 let services = startup::connect(Some(side), None, false, &remote).await?;
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::assemble::{inference, load};
 use super::logs::init_logs;
 use crate::backend::{Backend, ModelInfo};
-use crate::config::{EmbedArgs, EmbedCommand};
+use crate::config::{EmbedArgs, EmbedCommand, ModelChoice};
 use crate::contract::call::{Call, EmbedSettings, Text};
 use crate::error::{Error, Result};
 
@@ -30,7 +30,7 @@ struct EmbedLine<'a> {
 pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> {
     let EmbedCommand { source, model } = command;
     init_logs(&model);
-    let backend = load(&source, &model, &inference(&model)?).await?;
+    let backend = load(&ModelChoice::unnamed(source), &model, &inference(&model)?).await?;
     check_dimensions(args.dimensions, backend.info())?;
     let settings = EmbedSettings {
         task_name: Some(args.task.clone().into()),

@@ -22,7 +22,7 @@ pub(super) fn print_config(mut settings: Settings) {
             let source = if let [reason] = reasons[..] { reason } else { "each model's own" };
             (values.join(","), Source::Because(source))
         };
-        if settings.model.profile.is_none() {
+        if settings.model.profiles.are_auto() {
             let (profile, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));
             settings.table.set("profile", profile, source);
         }
@@ -46,7 +46,7 @@ fn chosen(settings: &Settings) -> Result<Vec<Chosen>> {
         let Some(found) = locate::find(&model.source, settings.model.revision.as_deref(), &hub)? else {
             return Ok(Vec::new());
         };
-        chosen.push(local::chosen(&local_options(found, &settings.model))?);
+        chosen.push(local::chosen(&local_options(found, &model, &settings.model))?);
     }
     Ok(chosen)
 }

@@ -1,9 +1,10 @@
-//! Backends: texts in, vectors out.
+//! Backends: texts in, vectors out; or pairs of texts in, scores out.
 
 pub mod local;
 pub mod meta;
 pub mod paired;
 pub mod remote;
+pub mod scoring;
 
 use std::sync::Arc;
 
@@ -11,14 +12,16 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::meta::Meta;
+use self::scoring::Scoring;
 use crate::contract::call::Call;
+use crate::contract::request::Profile;
 use crate::error::Result;
 pub use crate::model::tokenizer::TextTokenizer;
 
-/// A text's vector and what was done to get it.
+/// A text's vector and what was done to get it; of a pair, its logits in the place of the vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
-    /// The vector, float32. Shared, never copied, between caller and cache.
+    /// The vector, or the logits, one for each label: float32. Shared, never copied, between caller and cache.
     pub vector: Arc<[f32]>,
     /// Tokens fed to the model, special ones included.
     pub tokens: u32,
@@ -52,14 +55,18 @@ impl Embedding {
 }
 
 /// What a backend serves, as `/meta` and the answers tell it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ModelInfo {
     /// The model's name: its Hub id when known, else its directory's name.
     pub name: String,
     /// Changes whenever vectors may change: weights, tokenizer, profile and its switches.
     pub fingerprint: String,
-    /// Length of a full vector; `None`: not known, of an upstream that did not answer yet.
+    /// Length of a full vector, or how many logits a pair has; `None`: not known, of an upstream that did not answer yet.
     pub dimensions: Option<usize>,
+    /// By whose rules, where the model is here.
+    pub profile: Option<Profile>,
+    /// What its numbers mean, if it reranks. One that does not makes vectors.
+    pub scoring: Option<Arc<Scoring>>,
 }
 
 /// Takes the result of a text, by its index.
@@ -68,7 +75,7 @@ pub type Tell<'a> = Box<dyn FnMut(usize, Result<Embedding>) + Send + 'a>;
 /// After so many results told at once, other tasks get a turn.
 const RESULTS_PER_TURN: usize = 64;
 
-/// Texts in, vectors out.
+/// Texts in, vectors or logits out: a model makes the one or the other ([`ModelInfo::scoring`]), and refuses the other call.
 ///
 /// The outer error is the call's (overload, not ready); the inner one is a text's (bad pooling, empty text), so that a
 /// bulk caller keeps what succeeded. One result per text, in order.

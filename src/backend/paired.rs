@@ -28,9 +28,15 @@ impl Paired {
     /// Puts an encoder for passages and one for queries together. Their vectors must be comparable.
     ///
     /// # Errors
-    /// `Config` for encoders whose vectors have different lengths.
+    /// `Config` for encoders whose vectors have different lengths, and for a reranker.
     pub fn new(passage: Arc<dyn Backend>, query: Arc<dyn Backend>) -> Result<Paired> {
         let (passages, queries) = (passage.info(), query.info());
+        if let Some(reranker) = [passages, queries].into_iter().find(|info| info.scoring.is_some()) {
+            return Err(Error::config(format!(
+                "{} reranks and makes no vectors: it cannot be one of a pair; serve it by itself, --model <name>=<directory>",
+                reranker.name
+            )));
+        }
         if let (Some(ours), Some(theirs)) = (passages.dimensions, queries.dimensions)
             && ours != theirs
         {
@@ -43,6 +49,7 @@ impl Paired {
             name: format!("{} + {}", passages.name, queries.name),
             fingerprint: format!("{}+{}", passages.fingerprint, queries.fingerprint),
             dimensions: passages.dimensions.or(queries.dimensions),
+            ..ModelInfo::default()
         };
         Ok(Paired { passage, query, info })
     }
@@ -141,7 +148,7 @@ mod tests {
     fn marked(mark: f32, dimensions: usize) -> Arc<dyn Backend> {
         Arc::new(Marked(
             mark,
-            ModelInfo { name: mark.to_string(), fingerprint: mark.to_string(), dimensions: Some(dimensions) },
+            ModelInfo { name: mark.to_string(), fingerprint: mark.to_string(), dimensions: Some(dimensions), ..ModelInfo::default() },
         ))
     }
 

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use sha2::{Digest, Sha256};
 
-use crate::contract::call::{Call, EmbedSettings};
+use crate::contract::call::{Call, EmbedSettings, Purpose};
 use crate::contract::request::Task;
 
 /// After so many bytes hashed other tasks get a turn.
@@ -50,7 +50,7 @@ impl KeyMaker {
 
     /// Keys of a call's texts, letting other tasks run between long ones.
     pub(super) async fn keys(&self, call: &Call) -> Vec<Key> {
-        let start = self.of_settings(&call.settings);
+        let start = self.of_purpose(&call.purpose);
         let mut keys = Vec::with_capacity(call.texts.len());
         let mut bytes = 0;
         for text in &call.texts {
@@ -62,6 +62,21 @@ impl KeyMaker {
             }
         }
         keys
+    }
+
+    fn of_purpose(&self, purpose: &Purpose) -> Start {
+        match purpose {
+            Purpose::Embed(settings) => self.of_settings(settings),
+            Purpose::Score { query } => {
+                let mut hash = self.start.clone();
+                // No settings begin so: theirs is 0 or 1.
+                hash.update([2]);
+                hash.update((query.len() as u64).to_le_bytes());
+                hash.update(&**query);
+                // Many small entries: they must not drive out the vectors of queries.
+                Start { task: Task::Passage, hash }
+            }
+        }
     }
 
     fn of_settings(&self, settings: &EmbedSettings) -> Start {
@@ -135,6 +150,18 @@ mod tests {
             let other = maker.for_model("other model");
             assert_ne!(*found, key(&other, &asked[i]));
         }
+    }
+
+    #[test]
+    fn a_pair_has_a_key_of_its_own() {
+        let maker = KeyMaker::new("model");
+        let pair = |query: &str, text| maker.of_purpose(&Purpose::Score { query: query.into() }).key(text);
+        let keys = [pair("a", "b"), pair("b", "a"), pair("", "ab"), pair("ab", ""), pair("a", "")];
+        for (i, found) in keys.iter().enumerate() {
+            assert!(!keys[..i].contains(found), "{i}");
+            assert_ne!(*found, key(&maker, &(EmbedSettings::default(), "b")));
+        }
+        assert_eq!(pair("a", "b"), pair("a", "b"));
     }
 
     #[test]

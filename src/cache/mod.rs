@@ -207,7 +207,7 @@ impl Cached {
             let own_keys = own.iter().map(|&text| keys[text]).collect();
             let own_call = Call {
                 texts: own.iter().map(|&text| call.texts[text].clone()).collect(),
-                settings: call.settings.clone(),
+                purpose: call.purpose.clone(),
                 deadline: call.deadline,
                 trace: call.trace.clone(),
             };

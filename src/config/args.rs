@@ -174,9 +174,10 @@ pub struct ModelArgs {
     /// Branch, tag or commit of a Hub model [default: main]
     #[arg(long, env = "T2V_REVISION")]
     pub revision: Option<String>,
-    /// By which of the reference container's rules vectors are made: auto, transformers, sentence-transformers, onnx
-    #[arg(long, env = "T2V_PROFILE", default_value = "auto", value_parser = parse_profile)]
-    pub profile: ProfileChoice,
+    /// By which container's rules vectors are made: auto, transformers, sentence-transformers, onnx, model2vec, cross-encoder
+    /// (for reranking); of one model beside others, <its name, or what --model has for it>=<profile>, several with commas between
+    #[arg(long, env = "T2V_PROFILE", default_value = "auto", value_delimiter = ',', value_parser = parse_profile)]
+    pub profile: Vec<ProfileChoice>,
     /// transformers profile: embed the whole text as one sequence instead of sentence by sentence
     #[arg(long, env = "T2V_DIRECT_TOKENIZE", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
           value_parser = BoolishValueParser::new())]
@@ -288,12 +289,14 @@ pub struct HealthcheckArgs {
     pub tls_cert: Option<PathBuf>,
 }
 
-/// A profile, or `auto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProfileChoice(
+/// A profile, or `auto`, of one model or of all that have none of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileChoice {
+    /// The model's name, or its directory or Hub id; `None`: all others.
+    pub model: Option<String>,
     /// `None` is `auto`.
-    pub Option<Profile>,
-);
+    pub profile: Option<Profile>,
+}
 
 /// An address and a port; a name, which is looked up (its IPv4 address first); or `:port`, all IPv4 interfaces, as the
 /// default has it.
@@ -318,10 +321,12 @@ fn parse_device(text: &str) -> std::result::Result<Device, String> {
 }
 
 fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
-    match text {
-        "auto" => Ok(ProfileChoice(None)),
-        other => other.parse().map(|profile| ProfileChoice(Some(profile))),
-    }
+    let (model, profile) = match text.rsplit_once('=') {
+        Some((model, profile)) => (Some(model.to_owned()), profile),
+        None => (None, text),
+    };
+    let profile = if profile == "auto" { None } else { Some(profile.parse()?) };
+    Ok(ProfileChoice { model, profile })
 }
 
 impl ModelArgs {

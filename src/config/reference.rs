@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
 use crate::telemetry::LogFormat;
 
-/// The variables of the reference container and of Weaviate's module, as far as they are understood, with their own ideas
+/// The variables of the reference container and of Weaviate's modules, as far as they are understood, with their own ideas
 /// of what is true.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReferenceEnv {
@@ -32,10 +32,11 @@ pub struct ReferenceEnv {
     pub device: Option<Device>,
     /// `TRANSFORMERS_INFERENCE_API`, or its passage and query pair.
     pub inference_urls: Option<InferenceUrls>,
-    /// They come from `TRANSFORMERS_INFERENCE_API`, not from the pair.
-    pub inference_url_is_common: bool,
-    /// `TRANSFORMERS_WAIT_FOR_STARTUP` is set, and to something else than on, enabled, 1 or true.
-    pub wait_off: bool,
+    /// The variable that they come from, unless that is the pair: `TRANSFORMERS_INFERENCE_API`, or else `MODEL2VEC_INFERENCE_API`.
+    pub inference_url_variable: Option<&'static str>,
+    /// The variable by which waiting for them is off, `TRANSFORMERS_WAIT_FOR_STARTUP` or `MODEL2VEC_WAIT_FOR_STARTUP`: set, and
+    /// to something else than on, enabled, 1 or true.
+    pub wait_off: Option<&'static str>,
     /// `LOWERCASE_VECTORIZATION_INPUT`: on, enabled, 1 or true.
     pub lowercase_input: bool,
     /// `ENABLE_CACHE` is `0` or `false`. The reference has a cache only when asked; here it is the other way round.
@@ -86,15 +87,29 @@ impl ReferenceEnv {
             Some("text") => Some(LogFormat::Text),
             _ => None,
         };
-        let inference_urls = InferenceUrls::from_environment(
+        let transformers = InferenceUrls::from_environment(
             &text("TRANSFORMERS_INFERENCE_API"),
             &text("TRANSFORMERS_PASSAGE_INFERENCE_API"),
             &text("TRANSFORMERS_QUERY_INFERENCE_API"),
         )?;
+        let model2vec = InferenceUrls::from_environment(&text("MODEL2VEC_INFERENCE_API"), "", "")?;
+        if transformers.is_some() && model2vec.is_some() && transformers != model2vec {
+            warnings.push(
+                "MODEL2VEC_INFERENCE_API is set beside TRANSFORMERS_INFERENCE_API (or its passage and query pair), which alone \
+                 says where texts are forwarded: name the other server, --upstream model2vec=<its URL>, to serve both"
+                    .to_owned(),
+            );
+        }
+        let (of_model2vec, names) = match (&transformers, get("TRANSFORMERS_INFERENCE_API")) {
+            (None, _) => (true, model2vec.as_ref().map(|_| "MODEL2VEC_INFERENCE_API")),
+            (Some(_), Some(_)) => (false, Some("TRANSFORMERS_INFERENCE_API")),
+            (Some(_), None) => (false, None),
+        };
+        let wait = if of_model2vec { "MODEL2VEC_WAIT_FOR_STARTUP" } else { "TRANSFORMERS_WAIT_FOR_STARTUP" };
         Ok(ReferenceEnv {
-            inference_urls,
-            inference_url_is_common: get("TRANSFORMERS_INFERENCE_API").is_some(),
-            wait_off: get("TRANSFORMERS_WAIT_FOR_STARTUP").is_some_and(|value| !endpoint::enabled(&value)),
+            inference_urls: transformers.or(model2vec),
+            inference_url_variable: names,
+            wait_off: get(wait).is_some_and(|value| !endpoint::enabled(&value)).then_some(wait),
             cache_off: is("ENABLE_CACHE", &["0", "false", "False"]),
             lowercase_input: endpoint::enabled(&text("LOWERCASE_VECTORIZATION_INPUT")),
             model_name: get("MODEL_NAME"),

@@ -218,16 +218,18 @@ pub(super) fn endpoints(
     warnings: &mut Vec<String>,
 ) -> Result<Endpoints> {
     let of_flags = args.upstream.urls();
+    let variables = match reference.inference_url_variable {
+        Some("MODEL2VEC_INFERENCE_API") => "MODEL2VEC_INFERENCE_API",
+        _ => "TRANSFORMERS_INFERENCE_API (or its passage and query pair)",
+    };
     let mut of_variables = reference.inference_urls.clone();
     if args.upstream.any() && of_variables.take().is_some() {
         let is_whole = of_flags.as_ref().is_some_and(|urls| !urls.passage.is_empty() && !urls.query.is_empty());
         if !is_whole {
-            warnings.push(
-                "TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside a flag that names an upstream: the \
-                 flags alone say what is forwarded; to forward all texts give --upstream, or --passage-upstream and \
-                 --query-upstream"
-                    .to_owned(),
-            );
+            warnings.push(format!(
+                "{variables} is set beside a flag that names an upstream: the flags alone say what is forwarded; to forward all \
+                 texts give --upstream, or --passage-upstream and --query-upstream"
+            ));
         }
     }
     let endpoints = |urls: Option<InferenceUrls>| Endpoints::new(urls, &args.self_urls);
@@ -253,7 +255,7 @@ pub(super) fn endpoints(
         }
         of_variables = None;
         warnings.push(format!(
-            "TRANSFORMERS_INFERENCE_API (or its passage and query pair) is set beside {model}: that model is served here, and \
+            "{variables} is set beside {model}: that model is served here, and \
              nothing is forwarded; unset one of them, or say --upstream if texts should be forwarded"
         ));
     }
@@ -279,10 +281,9 @@ fn note_upstreams(
             |urls: &InferenceUrls| if id == "query_upstream" { urls.query.clone() } else { urls.passage.clone() };
         let otherwise = match (of_flags.as_ref().map(side).filter(|url| !url.is_empty()), of_variables) {
             (Some(url), _) => (url, given.source("upstream")),
-            (None, Some(urls)) if reference.inference_url_is_common => {
-                (side(urls), Source::Variable("TRANSFORMERS_INFERENCE_API".into()))
+            (None, Some(urls)) => {
+                (side(urls), Source::Variable(reference.inference_url_variable.unwrap_or(variable).into()))
             }
-            (None, Some(urls)) => (side(urls), Source::Variable(variable.into())),
             (None, None) => (String::new(), Source::Default),
         };
         given.or(id, own.clone(), otherwise);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::args::{CompareArgs, EmbedArgs, ModelArgs, ServeArgs};
+use super::args::{CompareArgs, EmbedArgs, ModelArgs, ProfileChoice, ServeArgs};
 use super::model_choice::ModelChoice;
 use super::reference::ReferenceEnv;
 use super::security::{Secret, SecurityArgs};
@@ -43,13 +43,51 @@ pub struct LogSettings {
     pub warnings: Vec<String>,
 }
 
+/// What `--profile` says of each model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profiles(Vec<ProfileChoice>);
+
+impl Profiles {
+    /// The profile of a model under its name, if it has one, and of its directory or Hub id; `None`: its own.
+    pub fn of(&self, name: Option<&str>, source: &str) -> Option<Profile> {
+        let called = |choice: &&ProfileChoice| match &choice.model {
+            Some(model) => Some(&**model) == name || model == source,
+            None => false,
+        };
+        let own = self.0.iter().rfind(called);
+        own.or_else(|| self.0.iter().rfind(|choice| choice.model.is_none())).and_then(|choice| choice.profile)
+    }
+
+    /// Whether each model's own profile is taken throughout.
+    pub fn are_auto(&self) -> bool {
+        self.0.iter().all(|choice| choice.profile.is_none())
+    }
+
+    /// Refuses a profile for a model that is not among these.
+    ///
+    /// # Errors
+    /// `Config`, with what to do.
+    fn check(&self, models: &[ModelChoice]) -> Result<()> {
+        let is_there = |wanted: &String| {
+            models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted)
+        };
+        match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_there(model)) {
+            None => Ok(()),
+            Some(model) => Err(Error::config(format!(
+                "--profile (T2V_PROFILE) names the model '{model}', which is not served here: name it as --model does, \
+                 --model {model}=<directory or Hub id>"
+            ))),
+        }
+    }
+}
+
 /// How models here treat texts, and what computes them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSettings {
     /// Branch, tag or commit of a Hub model; `None`: main.
     pub revision: Option<String>,
-    /// By which rules vectors are made; `None`: each model's own.
-    pub profile: Option<Profile>,
+    /// By which rules vectors are made.
+    pub profiles: Profiles,
     /// What the reference container's variables say about the profile.
     pub hints: ProfileHints,
     /// transformers profile: the whole text is one sequence.
@@ -195,7 +233,7 @@ impl ModelSettings {
         given.or("threads", args.threads, (text2vec_kernel::cores(), Source::Default));
         ModelSettings {
             revision: args.revision.clone(),
-            profile: args.profile.0,
+            profiles: Profiles(args.profile.clone()),
             hints: reference.hints,
             direct_tokenize: given.or("direct_tokenize", args.direct_tokenize, direct),
             task_prefixes: args.task_prefixes,
@@ -237,6 +275,7 @@ impl Settings {
         given.text("self_urls");
         let endpoints = serves::endpoints(&mut given, args, reference, &mut model.log.warnings)?;
         let serves = Serves::resolve(&mut given, args, reference, &endpoints)?;
+        model.profiles.check(&serves.models())?;
         let lowercased = reference.lowercase_input;
         let settings = Settings {
             listen: given.value("listen", args.listen),
@@ -324,7 +363,10 @@ fn upstreams(
     for urls in named {
         address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
     }
-    let waits = (!reference.wait_off, Source::variable_if(reference.wait_off, "TRANSFORMERS_WAIT_FOR_STARTUP"));
+    let waits = (
+        reference.wait_off.is_none(),
+        Source::variable_if(reference.wait_off.is_some(), reference.wait_off.unwrap_or_default()),
+    );
     Ok(UpstreamSettings {
         wait: given.or("upstream_wait", args.upstream.upstream_wait, waits),
         allowed,

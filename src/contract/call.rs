@@ -1,4 +1,4 @@
-//! What a backend is asked in one call: texts, how they are all to be embedded, and what the call itself brings along.
+//! What a backend is asked in one call: texts, what is to be made of them all, and what the call itself brings along.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -6,18 +6,37 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::request::Task;
+use crate::error::{Error, Result};
 
-/// Texts that are all to be embedded in one way.
+/// Texts of which the same is to be made.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Call {
     /// The texts, exactly as received.
     pub texts: Vec<Text>,
-    /// How they are embedded.
-    pub settings: EmbedSettings,
-    /// Until when the call may wait for its turn where much is waiting. Does not change the vectors.
+    /// What is made of them.
+    pub purpose: Purpose,
+    /// Until when the call may wait for its turn where much is waiting. Does not change the answers.
     pub deadline: Option<Instant>,
-    /// The trace the call is part of, to be passed on with it. Does not change the vectors.
+    /// The trace the call is part of, to be passed on with it. Does not change the answers.
     pub trace: Option<Arc<TraceContext>>,
+}
+
+/// What texts are given for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Purpose {
+    /// Each becomes a vector.
+    Embed(EmbedSettings),
+    /// Each is scored against a query: what is made of the pair are logits, one for each of the model's labels.
+    Score {
+        /// Exactly as received.
+        query: Text,
+    },
+}
+
+impl Default for Purpose {
+    fn default() -> Purpose {
+        Purpose::Embed(EmbedSettings::default())
+    }
 }
 
 /// How texts are embedded. Settings are kept as the caller wrote them; the backend's profile decides which of them count
@@ -31,7 +50,7 @@ pub struct EmbedSettings {
     /// `poolingStrategy` as the caller wrote it; empty or `None` means
     /// [`PoolingStrategy::MaskedMean`](super::request::PoolingStrategy::MaskedMean).
     pub pooling: Option<String>,
-    /// Wanted number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
+    /// Purpose number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
     /// what would leave nothing.
     pub dimensions: Option<i64>,
     /// Replaces the model's own prompt for the task.
@@ -57,7 +76,13 @@ pub struct TraceContext {
 impl Call {
     /// Texts with these settings, without deadline and trace.
     pub fn new(texts: Vec<Text>, settings: EmbedSettings) -> Call {
-        Call { texts, settings, deadline: None, trace: None }
+        Call { texts, purpose: Purpose::Embed(settings), deadline: None, trace: None }
+    }
+
+    /// Documents that are scored against a query.
+    pub fn pairs(query: impl Into<Text>, documents: impl IntoIterator<Item = impl Into<Text>>) -> Call {
+        let texts = documents.into_iter().map(Into::into).collect();
+        Call { texts, purpose: Purpose::Score { query: query.into() }, deadline: None, trace: None }
     }
 
     /// Passages with every setting left to its default.
@@ -80,9 +105,25 @@ impl Call {
         Call::queries([text])
     }
 
-    /// What the texts are.
+    /// How texts become vectors, for whoever makes nothing else; `who` is its name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for pairs.
+    pub fn to_embed(&self, who: &str) -> Result<&EmbedSettings> {
+        match &self.purpose {
+            Purpose::Embed(settings) => Ok(settings),
+            Purpose::Score { .. } => Err(Error::invalid(format!(
+                "{who} makes vectors and does not rerank: name a reranker that is served here"
+            ))),
+        }
+    }
+
+    /// What the texts are: documents of a search that somebody waits for go with the queries.
     pub fn task(&self) -> Task {
-        self.settings.task()
+        match &self.purpose {
+            Purpose::Embed(settings) => settings.task(),
+            Purpose::Score { .. } => Task::Query,
+        }
     }
 }
 

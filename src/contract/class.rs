@@ -1,17 +1,19 @@
-//! A Weaviate class → the module's settings; class validation; the defaults Weaviate stores.
+//! A Weaviate class → a module's settings; class validation; the defaults Weaviate stores.
 //!
 //! Sources: `usecases/modules/module_config.go` (where settings are read from),
 //! `usecases/modulecomponents/settings/base_class_settings.go` and `class_settings_property_helper.go` (how),
-//! `modules/text2vec-transformers/vectorizer/class_settings.go` (which), `modules/text2vec-transformers/config.go`.
+//! `modules/text2vec-transformers/vectorizer/class_settings.go` (which), `modules/text2vec-transformers/config.go`, and the same
+//! two files of `modules/text2vec-model2vec`.
 
 use std::collections::BTreeMap;
 
 use super::go_format;
+use super::module::Module;
 use super::value::{Keep, Value, heap_of, heap_of_nodes};
 use crate::error::{Error, Result};
 
-/// The name under which classes configure the module.
-pub const MODULE: &str = "text2vec-transformers";
+/// The name under which classes configure the default module.
+pub const MODULE: &str = Module::Transformers.name();
 
 /// What validation says of a class without any configuration object.
 pub const EMPTY_CONFIG: &str = "empty config";
@@ -35,11 +37,13 @@ static KEPT_OF_PROPERTY: Keep = Keep::Members(&[
     ("moduleConfig", KEPT_OF_MODULES),
 ]);
 static KEPT_OF_VECTOR: Keep = Keep::Members(&[("vectorizer", KEPT_OF_MODULES)]);
-const KEPT_OF_MODULES: Keep = Keep::Members(&[(MODULE, Keep::All)]);
+const KEPT_OF_MODULES: Keep = Keep::Members(&[(MODULE, Keep::All), (Module::Model2vec.name(), Keep::All)]);
 
-/// A class as Weaviate's REST schema gives it (`/v1/schema/<Class>`), as far as it means something to the module.
+/// A class as Weaviate's REST schema gives it (`/v1/schema/<Class>`), as far as it means something to a module.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Class {
+    /// The module.
+    pub module: Module,
     /// The class's name; `""` if the JSON has none.
     pub name: String,
     /// Its properties, in their order.
@@ -94,14 +98,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings::read(&Value::Null)
+        Settings::read(&Value::Null, Module::default())
     }
 }
 
 /// The outcome of validating a class.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Validation {
-    /// Weaviate's own text, without its prefix `module 'text2vec-transformers': `; `None` = Weaviate accepts the class.
+    /// Weaviate's own text, without its prefix `module '<name>': `; `None` = Weaviate accepts the class.
     pub error: Option<String>,
     /// What Weaviate accepts, but is not likely meant.
     pub warnings: Vec<String>,
@@ -116,6 +120,14 @@ impl Class {
     /// `name`, `dataType`, `nestedProperties`, `vectorConfig`) has another type than in Weaviate. The module's own
     /// settings never raise an error here.
     pub fn from_json(text: &str) -> Result<Class> {
+        Class::of_module(text, Module::default())
+    }
+
+    /// As [`Class::from_json`], for another module.
+    ///
+    /// # Errors
+    /// As [`Class::from_json`].
+    pub fn of_module(text: &str, module: Module) -> Result<Class> {
         let mut class = Value::part_of_json(text, &KEPT).map_err(|e| e.context("class"))?;
         if !matches!(class, Value::Object(_)) {
             return Err(Error::invalid(format!("class: must be a JSON object, got: {}", go_format::type_name(&class))));
@@ -124,26 +136,32 @@ impl Class {
             Value::Null => BTreeMap::new(),
             Value::Object(vectors) => vectors
                 .into_iter()
-                .map(|(name, mut vector)| (name, module_block(take(&mut vector, "vectorizer"))))
+                .map(|(name, mut vector)| (name, module_block(take(&mut vector, "vectorizer"), module)))
                 .filter(|(_, block)| *block != Value::Null)
                 .collect(),
             other => return Err(wrong_type("class", "vectorConfig", "an object", &other)),
         };
-        let mut properties = properties(&mut class, "class", "properties")?;
+        let mut properties = properties(&mut class, ("class", module), "properties")?;
         for property in &mut properties {
             property.name = stored_property_name(&property.name);
         }
         Ok(Class {
+            module,
             name: stored_class_name(&string(&class, "class", "class")?),
             properties,
-            block: module_block(take(&mut class, "moduleConfig")),
+            block: module_block(take(&mut class, "moduleConfig"), module),
             vectors,
         })
     }
 
+    /// A class that configures nothing, for a module.
+    pub fn of_defaults(module: Module) -> Class {
+        Class { module, ..Class::default() }
+    }
+
     /// Bytes it occupies, about.
     pub fn weight(&self) -> usize {
-        let Class { name, properties, block, vectors } = self;
+        let Class { module: _, name, properties, block, vectors } = self;
         let vectors_heap: usize = vectors.iter().map(|(name, block)| heap_of(name) + block.heap()).sum();
         let nodes = heap_of_nodes::<String, Value>(vectors.len());
         size_of::<Class>() + heap_of(name) + heap_of_properties(properties) + block.heap() + nodes + vectors_heap
@@ -152,7 +170,7 @@ impl Class {
     /// The settings of one vector: the class-level block if `target_vector` is empty, else the block of that named
     /// vector; the two are never merged. A vector that the class does not have gets every default.
     pub fn settings(&self, target_vector: &str) -> Settings {
-        Settings::read(self.block(target_vector))
+        Settings::read(self.block(target_vector), self.module)
     }
 
     /// The property that a name means: of equal names the first; the name is cut at its first dot.
@@ -184,12 +202,13 @@ impl Class {
             .and_then(|()| if auto_schema { Ok(()) } else { self.check_vectorizable(&settings) })
             .and_then(|()| check_urls(&settings))
             .err();
-        Validation { error, warnings: warnings(&settings) }
+        let warnings = if self.module.has_model_settings() { warnings(&settings) } else { Vec::new() };
+        Validation { error, warnings }
     }
 
     /// The module's block of one vector with the defaults filled in, as Weaviate stores it.
     pub fn stored_config(&self, target_vector: &str) -> BTreeMap<String, Value> {
-        with_defaults(class_config_defaults(), self.block(target_vector))
+        with_defaults(class_config_defaults(self.module), self.block(target_vector))
     }
 
     /// The module's block: `moduleConfig` of the class or `vectorizer` of the named vector, under the module's name.
@@ -240,15 +259,21 @@ fn heap_of_properties(properties: &[Property]) -> usize {
 }
 
 impl Settings {
-    fn read(block: &Value) -> Settings {
+    fn read(block: &Value, module: Module) -> Settings {
         let text = |key, default: &str| block.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
+        let of_model = module.has_model_settings();
+        let text_of_model = |key, default| if of_model { text(key, default) } else { String::new() };
+        // Left out it is what Weaviate fills in; what is no boolean is on for every module.
+        let class_name = |value: &Value| value.as_bool().unwrap_or(true);
         Settings {
-            vectorize_class_name: block.get("vectorizeClassName").and_then(Value::as_bool).unwrap_or(true),
-            pooling_strategy: text("poolingStrategy", DEFAULT_POOLING_STRATEGY),
+            vectorize_class_name: block
+                .get("vectorizeClassName")
+                .map_or(module.vectorizes_class_name(), class_name),
+            pooling_strategy: text_of_model("poolingStrategy", DEFAULT_POOLING_STRATEGY),
             inference_url: text("inferenceUrl", ""),
-            passage_inference_url: text("passageInferenceUrl", ""),
-            query_inference_url: text("queryInferenceUrl", ""),
-            dimensions: block.get("dimensions").and_then(dimensions),
+            passage_inference_url: text_of_model("passageInferenceUrl", ""),
+            query_inference_url: text_of_model("queryInferenceUrl", ""),
+            dimensions: block.get("dimensions").filter(|_| of_model).and_then(dimensions),
             source_properties: block.get("properties").and_then(source_properties).unwrap_or_default(),
         }
     }
@@ -274,11 +299,10 @@ fn stored_class_name(name: &str) -> String {
 }
 
 /// What Weaviate fills into the class's block at creation.
-pub fn class_config_defaults() -> BTreeMap<String, Value> {
-    BTreeMap::from([
-        ("vectorizeClassName".to_owned(), Value::Bool(true)),
-        ("poolingStrategy".to_owned(), Value::String(DEFAULT_POOLING_STRATEGY.to_owned())),
-    ])
+pub fn class_config_defaults(module: Module) -> BTreeMap<String, Value> {
+    let class_name = ("vectorizeClassName".to_owned(), Value::Bool(module.vectorizes_class_name()));
+    let pooling = ("poolingStrategy".to_owned(), Value::String(DEFAULT_POOLING_STRATEGY.to_owned()));
+    [class_name].into_iter().chain(module.has_model_settings().then_some(pooling)).collect()
 }
 
 /// What Weaviate fills into each property's block at creation, whatever its data type.
@@ -395,18 +419,18 @@ fn take(parent: &mut Value, key: &str) -> Value {
 }
 
 /// The module's block among those of all modules.
-fn module_block(mut modules: Value) -> Value {
-    take(&mut modules, MODULE)
+fn module_block(mut modules: Value, module: Module) -> Value {
+    take(&mut modules, module.name())
 }
 
-fn properties(parent: &mut Value, of: &str, key: &str) -> Result<Vec<Property>> {
+fn properties(parent: &mut Value, (of, module): (&str, Module), key: &str) -> Result<Vec<Property>> {
     match take(parent, key) {
         Value::Null => Ok(Vec::new()),
         // Collected anew: in place the values' larger room would be kept.
         Value::List(values) => {
             let mut properties = Vec::with_capacity(values.len());
             for value in values {
-                properties.push(property(value)?);
+                properties.push(property(value, module)?);
             }
             Ok(properties)
         }
@@ -414,7 +438,7 @@ fn properties(parent: &mut Value, of: &str, key: &str) -> Result<Vec<Property>> 
     }
 }
 
-fn property(mut value: Value) -> Result<Property> {
+fn property(mut value: Value, module: Module) -> Result<Property> {
     if !matches!(value, Value::Object(_)) {
         let message = format!("class: a property must be an object, got: {}", go_format::type_name(&value));
         return Err(Error::invalid(message));
@@ -426,8 +450,8 @@ fn property(mut value: Value) -> Result<Property> {
     });
     Ok(Property {
         data_type: data_type.collect::<Result<_>>()?,
-        nested: properties(&mut value, &of, "nestedProperties")?,
-        block: module_block(take(&mut value, "moduleConfig")),
+        nested: properties(&mut value, (&of, module), "nestedProperties")?,
+        block: module_block(take(&mut value, "moduleConfig"), module),
         name,
     })
 }

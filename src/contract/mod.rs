@@ -19,6 +19,7 @@ pub mod class;
 pub mod date;
 pub mod endpoint;
 pub mod go_format;
+pub mod module;
 pub mod near_text;
 pub mod object_text;
 pub mod property_value;

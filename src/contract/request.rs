@@ -61,7 +61,8 @@ impl PoolingStrategy {
     }
 }
 
-/// By which container's rules texts become vectors: one of the reference container's three ways, or the model2vec container's.
+/// By which container's rules texts become vectors, or pairs of them scores: one of the reference container's three ways, the
+/// model2vec container's, or the reranker's.
 ///
 /// A property of the model as it is served, never of the surface: else one sidecar would give two vectors for one text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +75,8 @@ pub enum Profile {
     Onnx,
     /// What the model2vec container does: model2vec's `StaticModel.encode`. For tables of token vectors alone.
     Model2vec,
+    /// What the reranker's container does: sentence-transformers' `CrossEncoder`. Pairs become scores, texts no vectors.
+    CrossEncoder,
 }
 
 impl Profile {
@@ -84,6 +87,7 @@ impl Profile {
             Profile::SentenceTransformers => "sentence-transformers",
             Profile::Onnx => "onnx",
             Profile::Model2vec => "model2vec",
+            Profile::CrossEncoder => "cross-encoder",
         }
     }
 }
@@ -103,8 +107,9 @@ impl FromStr for Profile {
             "sentence-transformers" => Ok(Profile::SentenceTransformers),
             "onnx" => Ok(Profile::Onnx),
             "model2vec" => Ok(Profile::Model2vec),
+            "cross-encoder" => Ok(Profile::CrossEncoder),
             other => Err(format!(
-                "unknown profile '{other}': use auto, transformers, sentence-transformers, onnx or model2vec"
+                "unknown profile '{other}': use auto, transformers, sentence-transformers, onnx, model2vec or cross-encoder"
             )),
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use text2vec_engine::candle::library;
+use text2vec_engine::classification::is_classifier;
 use text2vec_engine::family::Masks;
 use text2vec_engine::files::{read_json, read_text};
 use text2vec_engine::open::Description;
@@ -213,6 +214,11 @@ impl ModelDescription {
         self.config.get("normalize").and_then(Value::as_bool).unwrap_or(false)
     }
 
+    /// `max_position_embeddings` of `config.json`, if it is there.
+    pub fn configured_positions(&self) -> Option<usize> {
+        number(&self.config, "max_position_embeddings")
+    }
+
     /// Size of the position table as far as texts may use it: tables that start behind the padding index (RoBERTa and
     /// kin) have that many rows less. `None` for relative positions.
     pub fn usable_positions(&self) -> Option<usize> {
@@ -285,6 +291,8 @@ impl ModelDescription {
             (Profile::Onnx, "ONNX_RUNTIME")
         } else if hints.sentence_transformers {
             (Profile::SentenceTransformers, "USE_SENTENCE_TRANSFORMERS_VECTORIZER")
+        } else if self.pipeline.is_none() && is_classifier(&self.config) {
+            (Profile::CrossEncoder, "its architecture has ForSequenceClassification")
         } else if let Some(profile) = id.and_then(published_profile) {
             (profile, "the reference container's published image of this model")
         } else if self.pipeline.is_some() && hints.image == Some(Image::Transformers) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use crate::contract::class::Class;
+use crate::contract::module::Module;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
@@ -32,8 +33,8 @@ impl Classes {
         Classes { parsed, parsing: Mutex::default(), max_bytes }
     }
 
-    /// The class of this JSON text.
-    pub(super) fn get(&self, json: &str) -> Result<Arc<Class>> {
+    /// The class of this JSON text, as a module reads it.
+    pub(super) fn get(&self, json: &str, module: Module) -> Result<Arc<Class>> {
         let refuse = |bytes: usize, what: &str| {
             metrics().refused(Refusal::MaxClassBytes);
             let max = self.max_bytes;
@@ -46,14 +47,14 @@ impl Classes {
         if json.len() > self.max_bytes {
             return Err(refuse(json.len(), ""));
         }
-        let hash: [u8; 32] = Sha256::digest(json).into();
+        let hash: [u8; 32] = Sha256::new().chain_update(module.name()).chain_update(json).finalize().into();
         if let Some(class) = self.parsed.get(&hash) {
             return Ok(class);
         }
         let class = {
             // Guards nothing that a panic could spoil.
             let _alone = self.parsing.lock().unwrap_or_else(PoisonError::into_inner);
-            Class::from_json(json).map_err(|error| error.parameter("class_json"))?
+            Class::of_module(json, module).map_err(|error| error.parameter("class_json"))?
         };
         let weight = class.weight();
         if weight > self.max_bytes {
@@ -75,12 +76,12 @@ mod tests {
     #[test]
     fn a_class_is_parsed_once_and_never_confused() {
         let classes = Classes::new(MAX);
-        let first = classes.get(r#"{"class":"A"}"#).expect("a class");
-        assert!(Arc::ptr_eq(&first, &classes.get(r#"{"class":"A"}"#).expect("a class")));
-        assert_eq!(classes.get(r#"{"class":"B"}"#).expect("a class").name, "B");
-        assert!(classes.get("[]").is_err());
+        let first = classes.get(r#"{"class":"A"}"#, Module::default()).expect("a class");
+        assert!(Arc::ptr_eq(&first, &classes.get(r#"{"class":"A"}"#, Module::default()).expect("a class")));
+        assert_eq!(classes.get(r#"{"class":"B"}"#, Module::default()).expect("a class").name, "B");
+        assert!(classes.get("[]", Module::default()).is_err());
         for i in 0..500 {
-            assert_eq!(classes.get(&format!(r#"{{"class":"C{i}"}}"#)).expect("a class").name, format!("C{i}"));
+            assert_eq!(classes.get(&format!(r#"{{"class":"C{i}"}}"#), Module::default()).expect("a class").name, format!("C{i}"));
         }
     }
 
@@ -90,7 +91,7 @@ mod tests {
         for i in 0..100 {
             let properties: Vec<_> = (0..5000).map(|n| format!(r#"{{"name":"p{n}","dataType":["text"]}}"#)).collect();
             let json = format!(r#"{{"class":"C{i}","properties":[{}]}}"#, properties.join(","));
-            classes.get(&json).expect("a class");
+            classes.get(&json, Module::default()).expect("a class");
             assert!(classes.parsed.weighted_size() <= REMEMBERED_BYTES);
         }
         assert!(classes.parsed.weighted_size() > REMEMBERED_BYTES / 2, "room is used");
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_is_no_class_is_the_field_s_fault() {
-        let error = Classes::new(MAX).get("[]").expect_err("no object");
+        let error = Classes::new(MAX).get("[]", Module::default()).expect_err("no object");
         assert_eq!((error.kind(), error.parameter_name()), (ErrorKind::InvalidArgument, Some("class_json")));
     }
 
@@ -106,7 +107,7 @@ mod tests {
     fn a_class_that_is_too_large_is_refused_by_its_text_and_by_what_is_kept_of_it() {
         let classes = Classes::new(MAX);
         let refused = |json: &str| {
-            let error = classes.get(json).expect_err("too large");
+            let error = classes.get(json, Module::default()).expect_err("too large");
             assert_eq!(error.kind(), ErrorKind::TooLarge);
             assert!(error.message().contains("--max-class-bytes"), "{error}");
         };
@@ -117,6 +118,6 @@ mod tests {
         refused(&format!(r#"{{"class":"A","moduleConfig":{{"text2vec-transformers":{{"x":[{maps}]}}}}}}"#));
         // What is not kept does not count in memory.
         let other = format!(r#"{{"class":"A","moduleConfig":{{"other":{{"x":[{maps}]}}}}}}"#);
-        assert!(classes.get(&other).expect("a class").weight() < 1024);
+        assert!(classes.get(&other, Module::default()).expect("a class").weight() < 1024);
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, ModelInfo};
+use crate::contract::module::Module;
+use crate::contract::request::Profile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::metrics;
 
@@ -22,6 +24,37 @@ pub struct Readiness {
 impl std::fmt::Debug for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Readiness").finish_non_exhaustive()
+    }
+}
+
+/// What a caller who names no model asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Vectors.
+    Vectors,
+    /// Vectors of a model2vec model, if one is served.
+    Model2vecVectors,
+    /// Scores of pairs.
+    Scores,
+}
+
+/// What texts of a module's classes need.
+impl From<Module> for Need {
+    fn from(module: Module) -> Need {
+        match module {
+            Module::Transformers => Need::Vectors,
+            Module::Model2vec => Need::Model2vecVectors,
+        }
+    }
+}
+
+impl Need {
+    fn is_met_by(self, info: &ModelInfo) -> bool {
+        match self {
+            Need::Vectors => info.scoring.is_none(),
+            Need::Model2vecVectors => info.profile == Some(Profile::Model2vec),
+            Need::Scores => info.scoring.is_some(),
+        }
     }
 }
 
@@ -112,20 +145,21 @@ impl Readiness {
     /// Why a model is not ready, or `None` when it is. Others may still be loading.
     pub(super) fn reason_for(&self, model: Option<&str>) -> Option<String> {
         let state = self.state.borrow();
-        match state.model(model) {
+        match state.model(model, Need::Vectors) {
             Ok(model) => model.missing().or_else(|| state.shutting_down()),
             Err(error) => Some(error.message().to_owned()),
         }
     }
 
-    /// The backend of a model; `None` is the default one.
+    /// The backend of a model; `None` is the default one for what is needed.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`] while it is loaded, [`ErrorKind::NotFound`], naming those there are, for another name.
-    pub(super) fn backend(&self, model: Option<&str>) -> Result<Arc<dyn Backend>> {
+    /// [`ErrorKind::Unavailable`] while it is loaded, [`ErrorKind::NotFound`], naming those there are, for another name, and
+    /// where none can do it.
+    pub(super) fn backend(&self, model: Option<&str>, need: Need) -> Result<Arc<dyn Backend>> {
         let state = self.state.borrow();
-        let model = state.model(model)?;
+        let model = state.model(model, need)?;
         let not_ready = || not_ready(&model.missing().unwrap_or_default());
         model.backend.clone().ok_or_else(not_ready)
     }
@@ -138,7 +172,7 @@ impl Readiness {
             let Some(backend) = &model.backend else { continue };
             for name in model.names() {
                 // A name that another model was given is that one's.
-                let is_this = state.model(Some(&name)).is_ok_and(|found| std::ptr::eq(found, model));
+                let is_this = state.named(&name).is_ok_and(|found| std::ptr::eq(found, model));
                 if is_this && names.iter().all(|(known, _)| *known != name) {
                     names.push((name, backend.clone()));
                 }
@@ -165,10 +199,36 @@ impl Readiness {
 }
 
 impl State {
-    fn model(&self, name: Option<&str>) -> Result<&Model> {
-        let Some(name) = name else {
-            return self.models.first().ok_or_else(|| Error::internal("a server without a model"));
-        };
+    fn model(&self, name: Option<&str>, need: Need) -> Result<&Model> {
+        match name {
+            Some(name) => self.named(name),
+            None => self.default_for(need),
+        }
+    }
+
+    /// The first model that does what is needed; of vectors, the first one at all where none does. One that is still loaded may
+    /// be it: later ones do not take its place meanwhile.
+    fn default_for(&self, need: Need) -> Result<&Model> {
+        let first = || self.models.first().ok_or_else(|| Error::internal("a server without a model"));
+        for model in &self.models {
+            match &model.backend {
+                None => return Ok(model),
+                Some(backend) if need.is_met_by(backend.info()) => return Ok(model),
+                Some(_) => {}
+            }
+        }
+        match need {
+            Need::Vectors => first(),
+            Need::Model2vecVectors => self.default_for(Need::Vectors),
+            Need::Scores => {
+                let message = "no model that is served here reranks: serve a cross-encoder beside the others, --model \
+                               <name>=<its directory or Hub id>";
+                Err(Error::new(ErrorKind::NotFound, message))
+            }
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<&Model> {
         // What the operator chose goes before what a model calls itself.
         let named = self.models.iter().find(|model| model.name.as_deref() == Some(name));
         if let Some(model) = named.or_else(|| self.models.iter().find(|model| model.is_called(name))) {
@@ -237,7 +297,7 @@ mod tests {
 
     use super::*;
     use crate::backend::meta::Meta;
-    use crate::backend::{Embedding, ModelInfo};
+    use crate::backend::Embedding;
     use crate::contract::call::Call;
 
     struct Named(ModelInfo);
@@ -257,11 +317,11 @@ mod tests {
     }
 
     fn named(name: &str) -> Arc<dyn Backend> {
-        Arc::new(Named(ModelInfo { name: name.into(), fingerprint: String::new(), dimensions: Some(1) }))
+        Arc::new(Named(ModelInfo { name: name.into(), fingerprint: String::new(), dimensions: Some(1), ..ModelInfo::default() }))
     }
 
     fn found(readiness: &Readiness, name: Option<&str>) -> std::result::Result<String, ErrorKind> {
-        readiness.backend(name).map(|backend| backend.info().name.clone()).map_err(|error| error.kind())
+        readiness.backend(name, Need::Vectors).map(|backend| backend.info().name.clone()).map_err(|error| error.kind())
     }
 
     #[test]
@@ -306,7 +366,7 @@ mod tests {
     async fn a_server_is_unready_once_a_backend_is_in_trouble_and_those_who_follow_are_told() {
         let readiness = Readiness::of([Some("a".to_owned()), Some("b".to_owned())]);
         readiness.model_ready(0, named("org/one"));
-        let info = ModelInfo { name: "two".into(), fingerprint: String::new(), dimensions: None };
+        let info = ModelInfo { name: "two".into(), fingerprint: String::new(), dimensions: None, ..ModelInfo::default() };
         let broken: Arc<dyn Backend> = Arc::new(Broken(info));
         // However it is wrapped.
         let cached = crate::cache::Cached::around(broken.clone(), crate::cache::CacheOptions::default());
@@ -324,6 +384,35 @@ mod tests {
     }
 
     #[test]
+    fn without_a_name_the_first_model_that_does_it_is_asked() {
+        use crate::backend::scoring::Scoring;
+        let of = |name: &str, profile, reranks: bool| -> Arc<dyn Backend> {
+            let scoring = Scoring { labels: vec!["LABEL_0".into()], activation: Default::default() };
+            let scoring = reranks.then(|| Arc::new(scoring));
+            Arc::new(Named(ModelInfo { name: name.into(), profile: Some(profile), scoring, ..ModelInfo::default() }))
+        };
+        let readiness = Readiness::of(["r", "a", "m", "s"].map(|name| Some(name.to_owned())));
+        let asked = |need| readiness.backend(None, need).map(|it| it.info().name.clone()).map_err(|error| error.kind());
+        readiness.model_ready(2, of("m", Profile::Model2vec, false));
+        readiness.model_ready(1, of("a", Profile::Transformers, false));
+        for need in [Need::Vectors, Need::Model2vecVectors, Need::Scores] {
+            assert_eq!(asked(need), Err(ErrorKind::Unavailable), "{need:?}: the first one may be it");
+        }
+        readiness.model_ready(0, of("r", Profile::CrossEncoder, true));
+        assert_eq!(asked(Need::Vectors), Ok("a".to_owned()));
+        assert_eq!(asked(Need::Model2vecVectors), Ok("m".to_owned()));
+        assert_eq!(asked(Need::Scores), Ok("r".to_owned()));
+        let alone = Readiness::of([Some("a".to_owned())]);
+        alone.ready(of("a", Profile::Transformers, false));
+        let error = alone.backend(None, Need::Scores).err().expect("none reranks");
+        assert!(error.kind() == ErrorKind::NotFound && error.message().contains("--model"), "{error}");
+        assert_eq!(alone.backend(None, Need::Model2vecVectors).expect("a model").info().name, "a");
+        let rerankers = Readiness::of([Some("r".to_owned())]);
+        rerankers.ready(of("r", Profile::CrossEncoder, true));
+        assert_eq!(rerankers.backend(None, Need::Vectors).expect("a model").info().name, "r", "which says what it is");
+    }
+
+    #[test]
     fn models_are_found_by_the_operators_name_and_by_their_own() {
         let readiness = Readiness::of([None, Some("one".to_owned())]);
         assert_eq!(found(&readiness, Some("unknown")), Err(ErrorKind::Unavailable), "it may be the one being loaded");
@@ -332,7 +421,7 @@ mod tests {
         for (name, model) in [("one", "org/two"), ("org/one", "org/one"), ("org/two", "org/two"), ("two", "org/two")] {
             assert_eq!(found(&readiness, Some(name)), Ok(model.to_owned()), "{name}");
         }
-        let error = readiness.backend(Some("three")).err().expect("no such model");
+        let error = readiness.backend(Some("three"), Need::Vectors).err().expect("no such model");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.message(), "no model 'three' is served here: there are 'org/one', 'one'");
         let names: Vec<_> = readiness.names().into_iter().map(|(name, _)| name).collect();

@@ -9,12 +9,13 @@ use super::answers::{AnswerRoom, keep};
 use super::classes::Classes;
 use super::inflight::BodyRoom;
 use super::limits::Limits;
-use super::models::Readiness;
+use super::models::{Need, Readiness};
 use super::observe;
 use super::options::{ModuleOptions, SurfaceOptions};
 use crate::backend::meta::{Meta, ServerReport};
+use crate::backend::scoring::Scoring;
 use crate::backend::{Backend, Directory, Embedding, TextTokenizer};
-use crate::contract::call::{Call, EmbedSettings, Text};
+use crate::contract::call::{Call, EmbedSettings, Purpose, Text};
 use crate::contract::endpoint::Endpoints;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
@@ -29,6 +30,8 @@ pub(super) struct Service {
     pub(super) module: Arc<Module>,
     /// The model that is meant; `None` is the default one.
     pub(super) model: Option<Arc<str>>,
+    /// Which one that is.
+    pub(super) default: Need,
     /// Who embeds instead of a model of this server.
     pub(super) upstream: Option<Arc<dyn Backend>>,
     /// Turns of those who ask for tokens, not for vectors.
@@ -69,6 +72,7 @@ impl Service {
             surfaces,
             module: Arc::new(module),
             model: None,
+            default: Need::Vectors,
             upstream: None,
             tokenizing,
             answers,
@@ -81,17 +85,37 @@ impl Service {
         if name.is_empty() {
             return Ok(self.clone());
         }
-        self.readiness.backend(Some(name))?;
+        self.readiness.backend(Some(name), self.default)?;
         Ok(Service { model: Some(name.into()), ..self.clone() })
     }
 
     pub(super) fn backend(&self) -> Result<Arc<dyn Backend>> {
-        let own = self.readiness.backend(self.model.as_deref())?;
+        let own = self.readiness.backend(self.model.as_deref(), self.default)?;
         Ok(self.upstream.clone().unwrap_or(own))
     }
 
     /// Embeds the texts of one request; a text over its limit is refused alone.
-    pub(super) async fn embed(&self, mut texts: Vec<Text>, settings: EmbedSettings) -> Result<Vec<Result<Embedding>>> {
+    pub(super) async fn embed(&self, texts: Vec<Text>, settings: EmbedSettings) -> Result<Vec<Result<Embedding>>> {
+        self.compute(texts, Purpose::Embed(settings)).await
+    }
+
+    /// Scores documents against a query; one over its limit is refused alone. Without a model's name the first reranker is
+    /// asked.
+    pub(super) async fn score(&self, query: Text, documents: Vec<Text>) -> Result<Scores> {
+        let service = Service { default: Need::Scores, ..self.clone() };
+        let info = service.backend()?.info().clone();
+        let Some(scoring) = info.scoring else {
+            let error = format!("{} makes vectors and does not rerank: name a reranker that is served here", info.name);
+            return Err(Error::invalid(error).parameter("model"));
+        };
+        if query.len() > self.limits.max_text_bytes {
+            return Err(over_its_limit(query.len(), self.limits.max_text_bytes).context("the query").parameter("query"));
+        }
+        let pairs = service.compute(documents, Purpose::Score { query }).await?;
+        Ok(Scores { model: info.name, fingerprint: info.fingerprint, scoring, pairs })
+    }
+
+    async fn compute(&self, mut texts: Vec<Text>, purpose: Purpose) -> Result<Vec<Result<Embedding>>> {
         let backend = self.backend().inspect_err(|error| {
             if error.kind() == ErrorKind::Unavailable {
                 metrics().refused(Refusal::NotReady);
@@ -107,15 +131,13 @@ impl Service {
         texts.retain(|text| text.len() <= max);
         let mut results = Vec::new();
         if !texts.is_empty() {
-            results = backend.embed(Call { texts, settings, deadline, trace: observe::current() }).await?;
+            results = backend.embed(Call { texts, purpose, deadline, trace: observe::current() }).await?;
         }
         if let Some(held) = held {
             keep(held);
         }
         for (index, length) in too_long {
-            metrics().refused(Refusal::MaxTextBytes);
-            let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
-            results.insert(index.min(results.len()), Err(Error::new(ErrorKind::TooLarge, message)));
+            results.insert(index.min(results.len()), Err(over_its_limit(length, max)));
         }
         Ok(results)
     }
@@ -194,6 +216,24 @@ impl Service {
         }
         Ok(meta)
     }
+}
+
+/// Pairs of a query and documents, as a reranker sees them.
+pub(super) struct Scores {
+    /// The reranker's name.
+    pub(super) model: String,
+    pub(super) fingerprint: String,
+    /// What its numbers mean.
+    pub(super) scoring: Arc<Scoring>,
+    /// Of each document: its logits.
+    pub(super) pairs: Vec<Result<Embedding>>,
+}
+
+/// The refusal of a text that is too long.
+fn over_its_limit(length: usize, max: usize) -> Error {
+    metrics().refused(Refusal::MaxTextBytes);
+    let message = format!("a text of {length} bytes, {max} are allowed: split it or raise --max-text-bytes");
+    Error::new(ErrorKind::TooLarge, message)
 }
 
 /// The refusal of more dimensions than a model's vectors have.

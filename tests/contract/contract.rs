@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 use text2vec_sidecar::contract::call::Text;
 use text2vec_sidecar::contract::class::{self, Class, MODULE};
+use text2vec_sidecar::contract::module::Module;
 use text2vec_sidecar::contract::endpoint::{Endpoint, Endpoints, InferenceUrls, enabled, request_url};
 use text2vec_sidecar::contract::near_text::{Move, MoveObject, NearText};
 use text2vec_sidecar::contract::object_text::{Object, object_text};
@@ -125,7 +126,7 @@ fn class_settings() {
 #[test]
 fn defaults_are_what_weaviate_stores_for_an_empty_class() {
     assert_eq!(
-        to_json(class::class_config_defaults()),
+        to_json(class::class_config_defaults(Module::default())),
         json!({ "vectorizeClassName": true, "poolingStrategy": "masked_mean" })
     );
     assert_eq!(to_json(class::property_config_defaults()), json!({ "skip": false, "vectorizePropertyName": false }));

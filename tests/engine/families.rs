@@ -118,7 +118,7 @@ async fn check_file(family: &str, file: &str, modes: usize) {
                 true => EmbedSettings { pooling: settings.pooling, ..EmbedSettings::query() },
                 false => settings,
             };
-            let call = Call { settings, ..Call::passages(&texts) };
+            let call = Call::new(texts.iter().map(Into::into).collect(), settings);
             let answers = backend.embed(call.clone()).await.expect("the call");
             let (mut worst, mut compared) = (0f64, 0);
             for (number, (answer, expected)) in answers.iter().zip(expected).enumerate() {

@@ -13,6 +13,7 @@ mod onnx;
 mod precision;
 mod profiles;
 mod punkt;
+mod rerankers;
 mod sentence_transformers;
 #[path = "../support/mod.rs"]
 mod support;

@@ -61,7 +61,7 @@ async fn every_pooling_and_dense_layer_gives_the_vectors_of_sentence_transformer
             let mut worst = 0f64;
             for (dimensions, key) in [(None, "vectors"), (Some(7), "cut_to_7")] {
                 let settings = EmbedSettings { dimensions, ..EmbedSettings::default() };
-                let call = Call { settings, ..Call::passages(&texts) };
+                let call = Call::new(texts.iter().map(Into::into).collect(), settings);
                 let vectors = backend.embed(call).await.expect("the call");
                 for (index, vector) in vectors.into_iter().enumerate() {
                     let vector = vector.expect("a vector").vector;

@@ -192,7 +192,7 @@ async fn starting_probes_what_the_environment_names() {
             Some(services.get(url).map_or(url.to_owned(), Upstream::url))
         };
         let environment = ReferenceEnv::read(get).expect("valid");
-        assert_eq!(!environment.wait_off, waits, "{name}");
+        assert_eq!(environment.wait_off.is_none(), waits, "{name}");
         let urls = environment.inference_urls.expect("URLs");
         let options = RemoteOptions::default();
         let sides = startup::connect(Some(&urls.passage), Some(&urls.query), waits, &options).await.expect("ready");
@@ -371,7 +371,8 @@ struct Noise(ModelInfo);
 
 impl Backend for Noise {
     fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        let Call { texts, settings, .. } = call;
+        let settings = call.to_embed("noise").expect("texts to embed").clone();
+        let texts = call.texts;
         let embed = |text: Text| {
             if text == *"bad" {
                 return Err(Error::invalid("this text fails"));
@@ -414,7 +415,7 @@ impl Backend for Noise {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_sidecar_gives_the_bits_of_the_local_answer() {
-    let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: Some(96) }));
+    let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: Some(96), ..ModelInfo::default() }));
     let server = TestServer::start(noise.clone()).await;
     // 700 texts, a call for each of the settings, with the numbers of its texts.
     let mut calls: Vec<(Vec<usize>, Call)> = Vec::new();
@@ -426,7 +427,7 @@ async fn another_sidecar_gives_the_bits_of_the_local_answer() {
             prompt: None,
         };
         let text = Text::from(if i == 350 { "bad".to_owned() } else { format!("text {}", i % 650) });
-        match calls.iter_mut().find(|(_, call)| call.settings == settings) {
+        match calls.iter_mut().find(|(_, call)| call.to_embed("noise") == Ok(&settings)) {
             Some((numbers, call)) => {
                 numbers.push(i);
                 call.texts.push(text);

@@ -173,7 +173,7 @@ async fn classes_are_validated_in_weaviates_words_and_defaults_told() {
     assert_eq!((answer.error.as_str(), answer.warnings.len()), ("", 1));
     assert_eq!(validate("{").await.expect_err("not JSON").code(), Code::InvalidArgument);
 
-    let defaults = client.class_config_defaults(proto::ClassConfigDefaultsRequest {}).await.expect("an answer");
+    let defaults = client.class_config_defaults(proto::ClassConfigDefaultsRequest::default()).await.expect("an answer");
     let names: Vec<_> = defaults.into_inner().defaults.expect("defaults").fields.into_keys().collect();
     assert_eq!(names, ["poolingStrategy", "vectorizeClassName"]);
     let defaults =

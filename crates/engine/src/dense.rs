@@ -1,4 +1,5 @@
-//! The layers of a sentence-transformers model behind its pooling: `2_Dense` and its like.
+//! The layers of a model behind its pooling: `2_Dense` of sentence-transformers and its like, and the heads of classifiers
+//! ([`classification`](crate::classification)).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,20 +10,30 @@ use super::weights::{Weights, weight_files};
 use crate::error::{Error, Result};
 use crate::files::read_json;
 
-/// Dense layers, one after the other. None at all leaves a vector as it is.
+/// Layers, one after the other. None at all leaves a vector as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct DenseHead {
-    layers: Vec<Layer>,
+pub struct Head {
+    steps: Vec<Step>,
 }
 
+/// A layer of any kind.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// A linear layer.
+    Dense(Layer),
+    /// A LayerNorm. Its beta may be empty: zeros.
+    Norm { gamma: Vec<f32>, beta: Vec<f32>, epsilon: f32 },
+}
+
+/// A linear layer and what is done to its outputs.
 #[derive(Clone, PartialEq)]
-struct Layer {
+pub(crate) struct Layer {
     /// `[outputs, inputs]`, row-major.
-    weight: Vec<f32>,
-    inputs: usize,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) inputs: usize,
     /// Of each output, or empty.
-    bias: Vec<f32>,
-    activation: Activation,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) activation: Activation,
 }
 
 /// Sizes instead of weights.
@@ -35,40 +46,79 @@ impl fmt::Debug for Layer {
 }
 
 /// What is done to each output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activation {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
     Identity,
+    /// `tanh(x)`.
     Tanh,
+    /// `max(x, 0)`.
     Relu,
+    /// `1 / (1 + e^-x)`.
     Sigmoid,
+    /// `x · sigmoid(x)`.
     Silu,
+    /// `x · Φ(x)`, exactly.
+    Gelu,
 }
 
-impl DenseHead {
+impl Head {
     /// Loads the layers in `dirs`, in order. The first takes vectors of `inputs` values; the tensors, not the numbers in
     /// `1_Pooling/config.json`, say what fits.
     ///
     /// # Errors
     /// `Unusable` for a directory whose configuration or weights are missing, damaged or do not fit what comes in.
-    pub fn load(dirs: &[PathBuf], mut inputs: usize) -> Result<DenseHead> {
-        let mut layers = Vec::with_capacity(dirs.len());
+    pub fn load(dirs: &[PathBuf], mut inputs: usize) -> Result<Head> {
+        let mut steps = Vec::with_capacity(dirs.len());
         for dir in dirs {
             let layer = Layer::load(dir, inputs)?;
             inputs = layer.outputs();
-            layers.push(layer);
+            steps.push(Step::Dense(layer));
         }
-        Ok(DenseHead { layers })
+        Ok(Head { steps })
+    }
+
+    /// These steps, each of which takes what the one before makes.
+    pub(crate) fn of(steps: Vec<Step>) -> Head {
+        Head { steps }
     }
 
     /// Length of the vectors that come out, `None` if they are those that went in.
     pub fn outputs(&self) -> Option<usize> {
-        self.layers.last().map(Layer::outputs)
+        self.steps.iter().rev().find_map(Step::outputs)
     }
 
     /// Applies all layers to a vector.
     pub fn apply(&self, vector: Vec<f32>) -> Vec<f32> {
-        self.layers.iter().fold(vector, |vector, layer| layer.apply(&vector))
+        self.steps.iter().fold(vector, |vector, step| match step {
+            Step::Dense(layer) => layer.apply(&vector),
+            Step::Norm { gamma, beta, epsilon } => normed(vector, (gamma, beta), *epsilon),
+        })
     }
+}
+
+impl Step {
+    /// Length of what it makes; `None`: of what it takes.
+    pub(crate) fn outputs(&self) -> Option<usize> {
+        match self {
+            Step::Dense(layer) => Some(layer.outputs()),
+            Step::Norm { .. } => None,
+        }
+    }
+}
+
+/// LayerNorm of a vector, in f64.
+fn normed(mut vector: Vec<f32>, (gamma, beta): (&[f32], &[f32]), epsilon: f32) -> Vec<f32> {
+    let count = vector.len().max(1) as f64;
+    let mean = vector.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
+    let variance = vector.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
+    let scale = 1.0 / (variance + f64::from(epsilon)).sqrt();
+    for (place, value) in vector.iter_mut().enumerate() {
+        let shift = f64::from(beta.get(place).copied().unwrap_or(0.0));
+        *value = ((f64::from(*value) - mean) * scale * f64::from(gamma[place]) + shift) as f32;
+    }
+    vector
 }
 
 impl Layer {
@@ -116,7 +166,7 @@ impl Layer {
         Ok(Layer { weight, inputs, bias: bias.1, activation })
     }
 
-    fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.weight.len() / self.inputs
     }
 
@@ -129,8 +179,19 @@ impl Layer {
 }
 
 impl Activation {
+    /// By the name that transformers' configurations have for it.
+    pub(crate) fn of_transformers(name: &str) -> Option<Activation> {
+        Some(match name {
+            "gelu" => Activation::Gelu,
+            "relu" => Activation::Relu,
+            "tanh" => Activation::Tanh,
+            "silu" | "swish" => Activation::Silu,
+            _ => return None,
+        })
+    }
+
     /// By the name of torch's class, with or without its module.
-    fn find(name: &str) -> Option<Activation> {
+    pub fn find(name: &str) -> Option<Activation> {
         let class = name.strip_prefix("torch.nn.").unwrap_or(name).rsplit('.').next()?;
         Some(match class {
             "Identity" => Activation::Identity,
@@ -142,7 +203,8 @@ impl Activation {
         })
     }
 
-    fn apply(self, value: f32) -> f32 {
+    /// The function of a value.
+    pub fn apply(self, value: f32) -> f32 {
         let wide = f64::from(value);
         match self {
             Activation::Identity => value,
@@ -150,6 +212,7 @@ impl Activation {
             Activation::Relu => value.max(0.0),
             Activation::Sigmoid => (1.0 / (1.0 + (-wide).exp())) as f32,
             Activation::Silu => (wide / (1.0 + (-wide).exp())) as f32,
+            Activation::Gelu => (0.5 * wide * (1.0 + libm::erf(wide / std::f64::consts::SQRT_2))) as f32,
         }
     }
 }
@@ -180,11 +243,11 @@ mod tests {
         let first = layer(&[1.0, 2.0, 0.0, -1.0, 3.0, 0.5], 2, &[], Activation::Relu);
         assert_eq!(first.apply(&[2.0, 1.0]), [4.0, 0.0, 6.5]);
         let second = layer(&[1.0, 0.0, 2.0], 3, &[-17.0], Activation::Tanh);
-        let head = DenseHead { layers: vec![first, second] };
+        let head = Head { steps: vec![Step::Dense(first), Step::Dense(second)] };
         assert_eq!(head.outputs(), Some(1));
         assert_eq!(head.apply(vec![2.0, 1.0]), [0.0]);
-        assert_eq!(DenseHead::default().apply(vec![1.5]), [1.5]);
-        assert_eq!(DenseHead::default().outputs(), None);
+        assert_eq!(Head::default().apply(vec![1.5]), [1.5]);
+        assert_eq!(Head::default().outputs(), None);
     }
 
     #[test]

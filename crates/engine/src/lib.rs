@@ -20,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod candle;
+pub mod classification;
 pub mod cpu;
 pub mod dense;
 pub mod device;

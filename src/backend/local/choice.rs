@@ -57,7 +57,7 @@ pub(super) fn choose_profile(
         None => description.auto_profile(options.hints, options.id.as_deref()),
     };
     match (description.is_static(), profile) {
-        (true, Profile::Transformers | Profile::Onnx) => Err(Error::config(format!(
+        (true, Profile::Transformers | Profile::Onnx | Profile::CrossEncoder) => Err(Error::config(format!(
             "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
              reference does, or model2vec, as the model2vec container does"
         ))),

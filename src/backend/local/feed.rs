@@ -14,9 +14,9 @@ use super::model::Model;
 use super::plan::{Pieces, Plan, Treatment};
 use super::timeline::Timeline;
 use crate::backend::Embedding;
-use crate::contract::call::{self, EmbedSettings};
+use crate::contract::call::{self, Purpose};
 use crate::error::{Error, Result};
-use crate::model::tokenizer::TextTokenizer;
+use crate::model::tokenizer::{Query, TextTokenizer};
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
 
@@ -70,16 +70,21 @@ impl Feed {
         model: &Arc<Model>,
         timeline: &Arc<Timeline>,
         texts: Vec<call::Text>,
-        settings: &EmbedSettings,
+        purpose: &Purpose,
     ) -> (Feed, Vec<Answer>) {
-        let inline = texts.iter().map(|text| text.len()).sum::<usize>() <= INLINE_BYTES;
+        let of_query = match purpose {
+            Purpose::Embed(_) => 0,
+            Purpose::Score { query } => query.len(),
+        };
+        let inline = of_query + texts.iter().map(|text| text.len()).sum::<usize>() <= INLINE_BYTES;
         let span = tracing::debug_span!("tokenize", t2v.texts = texts.len(), t2v.tokens = Empty);
         let (replies, answers): (Vec<_>, Vec<_>) = texts.iter().map(|_| oneshot::channel()).unzip();
         let texts = Texts {
             preparation: preparation.clone(),
             model: model.clone(),
             timeline: timeline.clone(),
-            plan: preparation.treatment.plan(settings),
+            plan: preparation.treatment.plan_for(purpose),
+            query: None,
             coming: texts.into_iter().zip(replies).collect::<Vec<_>>().into_iter(),
             current: None,
             ahead: None,
@@ -137,6 +142,8 @@ struct Texts {
     timeline: Arc<Timeline>,
     /// What is done with each of them; settings that are refused are each text's error.
     plan: Result<Plan>,
+    /// The tokens of what each text is paired with, once they are needed.
+    query: Option<Result<Query>>,
     coming: std::vec::IntoIter<(call::Text, oneshot::Sender<Result<Embedding>>)>,
     /// The text whose pieces are being tokenized.
     current: Option<(Arc<Text>, Pieces)>,
@@ -192,9 +199,15 @@ impl Texts {
             };
             // Once it has failed, or nobody wants it, the rest of a text is no work.
             let piece = if text.is_over() { None } else { pieces.advance() };
+            let tokenizer = &self.preparation.tokenizer;
+            let paired = self.plan.as_ref().ok().and_then(|plan| plan.query.as_ref());
             let tokens = piece.map(|piece| {
                 *bytes += piece.len();
-                self.preparation.tokenizer.encode(piece)
+                let Some(query) = paired else { return tokenizer.encode(piece) };
+                match self.query.get_or_insert_with(|| tokenizer.query(query)) {
+                    Ok(query) => tokenizer.pair(query, piece),
+                    Err(error) => Err(error.clone()),
+                }
             });
             match tokens {
                 Some(Ok(tokens)) => {

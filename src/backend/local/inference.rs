@@ -439,7 +439,7 @@ impl Text {
 mod tests {
     use super::*;
     use crate::backend::local::batcher::{Ask, Class};
-    use text2vec_engine::dense::DenseHead;
+    use text2vec_engine::dense::Head;
     use text2vec_engine::encoder::{Encoder, HiddenStates};
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
@@ -474,7 +474,7 @@ mod tests {
     /// Vectors come from several threads, and before all sequences are made: the sum has the sequences' order.
     #[test]
     fn a_text_is_summed_in_the_order_of_its_sequences_whenever_they_are_computed() {
-        let model = Arc::new(Model::new(vec![Box::new(Fake)], DenseHead::default()));
+        let model = Arc::new(Model::new(vec![Box::new(Fake)], Head::default()));
         // Not associative: in another order the first value is another.
         let vectors = [1e30f32, 1.0, -1e30, 3.0].map(|value| vec![value, 1.0]);
         let expected = Sum::default();
@@ -519,7 +519,7 @@ mod tests {
             waiting_tokens: 1000,
         };
         let batcher = Batcher::new(options);
-        let model = Arc::new(Model::new(vec![Box::new(Fake)], DenseHead::default()));
+        let model = Arc::new(Model::new(vec![Box::new(Fake)], Head::default()));
         let text = |ids: &[&[u32]]| text(&model, ids);
         let texts = [
             text(&[&[1, 3]]),
@@ -574,7 +574,7 @@ mod tests {
     #[tokio::test]
     async fn when_the_thread_ends_nobody_waits_for_it() {
         let inference = Inference::start(Some(1), 1000).expect("a thread");
-        let model = Arc::new(Model::new(vec![Box::new(Lethal)], DenseHead::default()));
+        let model = Arc::new(Model::new(vec![Box::new(Lethal)], Head::default()));
         let batcher = inference.batcher();
         let (pieces, answers): (Vec<_>, Vec<_>) = (0..3).map(|_| text(&model, &[&[1]])).unzip();
         let admission = batcher.admit(Class::Passage, Ask { least: 3, most: 3 }, None).await.expect("room");
@@ -608,7 +608,7 @@ mod tests {
     #[tokio::test]
     async fn models_that_share_the_thread_keep_their_own_texts() {
         let inference = Inference::start(Some(2), 1000).expect("a thread");
-        let models = [3, 10].map(|factor| Arc::new(Model::new(vec![Box::new(Times(factor))], DenseHead::default())));
+        let models = [3, 10].map(|factor| Arc::new(Model::new(vec![Box::new(Times(factor))], Head::default())));
         let ids = |i: u32| 2 * (i / 2) + 3 * (1 - i % 2);
         let texts = (0..200).map(|i| text(&models[i as usize % 2], &[&[ids(i)], &[ids(i)]]));
         let (pieces, answers): (Vec<_>, Vec<_>) = texts.unzip();

@@ -15,12 +15,14 @@ use super::plan::Treatment;
 use super::report::ReportedModel;
 use crate::backend::ModelInfo;
 use crate::backend::meta::ModelReport;
+use crate::backend::scoring::Scoring;
 use crate::contract::request::Profile;
 use crate::error::{Error, Place, Result};
 use crate::model::card;
 use crate::model::modules::{MODULES_JSON, ModelDescription, number};
-use crate::model::tokenizer::TextTokenizer;
-use text2vec_engine::dense::DenseHead;
+use crate::model::tokenizer::{TextTokenizer, uses_token_types};
+use text2vec_engine::classification::Classifier;
+use text2vec_engine::dense::Head;
 use text2vec_engine::encoder::Encoder;
 use text2vec_engine::family::Masks;
 use text2vec_engine::open::{self, Source};
@@ -47,14 +49,26 @@ impl LocalBackend {
         let treatment = Treatment::new(profile, switches(options, &description), &description);
         let (mut encoders, engine) = encoders(options, (&description, profile), &source, &inference)?;
         let treatment = treatment.with_half_vectors(encoders.iter().any(|encoder| encoder.is_half()));
+        let classifier = classifier(&description, profile, &source, &encoders)?;
+        let scoring = classifier.as_ref().map(|it| Scoring::of(&description.config, it.labels()).map(Arc::new)).transpose()?;
+        let treatment = match &classifier {
+            Some(classifier) => treatment.for_pairs(classifier.pooling),
+            None => treatment,
+        };
         let tokenizer = tokenizer(&description, &treatment)?;
         warm_up(&mut encoders, &treatment, &inference)?;
-        let (head, dimensions) = head(&description, profile, &encoders)?;
+        let (head, dimensions) = head(&description, profile, &encoders, classifier.as_ref())?;
         let license = license(options);
         let precision = source.precision(options.precision, engine);
         let masks = description.masks(options.hints);
         let fingerprint = fingerprint(&options.dir, &description, &source, &treatment, (precision, masks))?;
-        let info = ModelInfo { name: name(options), fingerprint, dimensions: Some(dimensions) };
+        let info = ModelInfo {
+            name: name(options),
+            fingerprint,
+            dimensions: Some(dimensions),
+            profile: Some(profile),
+            scoring,
+        };
         let model = Arc::new(Model::new(encoders, head));
         let attention = attention((&description, profile), &source, masks)?;
         let report = ModelReport { attention, ..unused(&info, &treatment, &inference) };
@@ -141,6 +155,8 @@ fn tokenizer(description: &ModelDescription, treatment: &Treatment) -> Result<Te
     let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
     if treatment.profile == Profile::Model2vec {
         tokenizer = tokenizer.as_model2vec();
+    } else if treatment.profile == Profile::CrossEncoder {
+        tokenizer = tokenizer.for_pairs(uses_token_types(&description.dir, &description.config)?)?;
     } else if description.is_static() {
         tokenizer = tokenizer.without_special_tokens();
     }
@@ -173,8 +189,38 @@ fn warm_up(encoders: &mut [Box<dyn Encoder>], treatment: &Treatment, inference: 
     Ok(())
 }
 
+/// What a reranker has behind its encoder.
+fn classifier(
+    description: &ModelDescription,
+    profile: Profile,
+    source: &Source,
+    encoders: &[Box<dyn Encoder>],
+) -> Result<Option<Classifier>> {
+    if profile != Profile::CrossEncoder {
+        return Ok(None);
+    }
+    let Source::Weights(files) = source else {
+        return Err(Error::config(format!(
+            "{}: of ONNX files only those of embedding models are read: to rerank, use a directory with model.safetensors",
+            description.dir.display()
+        ))
+        .naming(Place::File(description.dir.clone())));
+    };
+    let width = encoders.first().map_or(0, |encoder| encoder.hidden_size());
+    let opened = Classifier::open((description.model_type(), &description.config), files, width);
+    Ok(Some(opened.map_err(|error| Error::from(error).at(Place::File(description.dir.clone())))?))
+}
+
 /// The layers behind the pooling, and the length of what comes out at the end.
-fn head(description: &ModelDescription, profile: Profile, encoders: &[Box<dyn Encoder>]) -> Result<(DenseHead, usize)> {
+fn head(
+    description: &ModelDescription,
+    profile: Profile,
+    encoders: &[Box<dyn Encoder>],
+    classifier: Option<&Classifier>,
+) -> Result<(Head, usize)> {
+    if let Some(classifier) = classifier {
+        return Ok((classifier.head.clone(), classifier.labels()));
+    }
     let width = encoders.first().map_or(0, |encoder| encoder.hidden_size());
     let (pooled, dense) = match (&description.pipeline, profile) {
         (Some(pipeline), Profile::SentenceTransformers) => {
@@ -182,7 +228,7 @@ fn head(description: &ModelDescription, profile: Profile, encoders: &[Box<dyn En
         }
         _ => (width, Vec::new()),
     };
-    let head = DenseHead::load(&dense, pooled)?;
+    let head = Head::load(&dense, pooled)?;
     let dimensions = head.outputs().unwrap_or(pooled);
     Ok((head, dimensions))
 }

@@ -113,8 +113,8 @@ impl LocalBackend {
         let queries = self.queries_first && call.task() == Task::Query;
         let class = if queries { Class::Query } else { Class::Passage };
         let timeline = Arc::new(Timeline::new(call.texts.len(), class));
-        let Call { texts, settings, deadline, trace: _ } = call;
-        let (mut feed, answers) = Feed::new(&self.preparation, &self.model, &timeline, texts, &settings);
+        let Call { texts, purpose, deadline, trace: _ } = call;
+        let (mut feed, answers) = Feed::new(&self.preparation, &self.model, &timeline, texts, &purpose);
         let wanted = self.inference.batcher().wanted(class);
         let first = feed.portion(wanted.tokens);
         let mut portion = match deadline {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use text2vec_engine::dense::DenseHead;
+use text2vec_engine::dense::Head;
 use text2vec_engine::encoder::Encoder;
 
 /// What happened to texts since the start; shown in `/meta` and `/metrics`.
@@ -28,14 +28,14 @@ pub(super) struct Model {
     /// One for each inference thread, locked by it alone and for a forward pass.
     pub(super) encoders: Vec<Mutex<Box<dyn Encoder>>>,
     /// What follows the pooling.
-    pub(super) head: DenseHead,
+    pub(super) head: Head,
     /// What happened to its texts.
     pub counters: Counters,
 }
 
 impl Model {
     /// A model that is to be computed by these encoders, one for each inference thread, with these layers behind its pooling.
-    pub(super) fn new(encoders: Vec<Box<dyn Encoder>>, head: DenseHead) -> Model {
+    pub(super) fn new(encoders: Vec<Box<dyn Encoder>>, head: Head) -> Model {
         let encoders = encoders.into_iter().map(Mutex::new).collect();
         Model { encoders, head, counters: Counters::default() }
     }

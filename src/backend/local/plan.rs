@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::sentences::{Sentences, collapse_joined};
-use crate::contract::call::{EmbedSettings, Text};
+use crate::contract::call::{EmbedSettings, Purpose, Text};
 use crate::contract::request::{PoolingStrategy, Profile, Task};
 use crate::error::{Error, Result};
 use crate::model::modules::ModelDescription;
@@ -84,6 +84,8 @@ pub struct Plan {
     pub finish: Finish,
     /// `poolingStrategy` of the request had no effect.
     pub pooling_ignored: bool,
+    /// What each text is paired with.
+    pub query: Option<Text>,
 }
 
 /// Which pieces of a text become sequences.
@@ -225,6 +227,7 @@ impl Treatment {
             Profile::SentenceTransformers => model.max_seq_length.unwrap_or(tokenizer_limit),
             Profile::Onnx => tokenizer_limit,
             Profile::Model2vec => MODEL2VEC_MAX_TOKENS,
+            Profile::CrossEncoder => tokenizer_limit.min(model.configured_positions().unwrap_or(usize::MAX)),
         };
         let max_tokens = match limit.min(positions) {
             _ if model.is_static() && profile != Profile::Model2vec => STATIC_MAX_TOKENS,
@@ -253,6 +256,12 @@ impl Treatment {
         }
     }
 
+    /// The same for pairs, of whose states this one is taken.
+    pub fn for_pairs(mut self, pooling: PoolingMode) -> Treatment {
+        self.model_pooling = vec![pooling];
+        self
+    }
+
     /// The same for vectors of f16, where the profile keeps them so.
     pub fn with_half_vectors(mut self, half: bool) -> Treatment {
         self.model2vec.half = half;
@@ -267,7 +276,7 @@ impl Treatment {
     /// How token states are pooled unless a request chooses; several modes are concatenated.
     pub fn pooling(&self) -> &[PoolingMode] {
         match self.profile {
-            Profile::SentenceTransformers => &self.model_pooling,
+            Profile::SentenceTransformers | Profile::CrossEncoder => &self.model_pooling,
             Profile::Transformers if self.dpr => &[PoolingMode::Cls],
             Profile::Transformers | Profile::Onnx | Profile::Model2vec => &[PoolingMode::Mean],
         }
@@ -296,6 +305,30 @@ impl Treatment {
     /// Plans the texts of a call.
     ///
     /// # Errors
+    /// `InvalidArgument` for settings that this profile refuses, and for what the model does not make.
+    pub fn plan_for(&self, purpose: &Purpose) -> Result<Plan> {
+        match (self.profile, purpose) {
+            (Profile::CrossEncoder, Purpose::Score { query }) => Ok(Plan {
+                prefix: String::new(),
+                cut: Cut::Whole,
+                pooling: self.model_pooling.clone(),
+                finish: Finish::default(),
+                pooling_ignored: false,
+                query: Some(query.clone()),
+            }),
+            (Profile::CrossEncoder, Purpose::Embed(_)) => {
+                Err(Error::invalid("this model reranks and makes no vectors: name a model that is served here and makes them"))
+            }
+            (_, Purpose::Score { .. }) => {
+                Err(Error::invalid("this model makes vectors and does not rerank: name a reranker that is served here"))
+            }
+            (_, Purpose::Embed(settings)) => self.plan(settings),
+        }
+    }
+
+    /// Plans texts that become vectors.
+    ///
+    /// # Errors
     /// `InvalidArgument` for settings that this profile refuses.
     pub fn plan(&self, settings: &EmbedSettings) -> Result<Plan> {
         let requested = settings.pooling.as_deref().unwrap_or_default();
@@ -320,7 +353,7 @@ impl Treatment {
                 let finish = Finish { normalize: false, ..finish };
                 let pooling = vec![pooling];
                 let pooling_ignored = self.dpr && ignores(requested, &pooling);
-                Ok(Plan { prefix, cut, pooling, finish, pooling_ignored })
+                Ok(Plan { prefix, cut, pooling, finish, pooling_ignored, query: None })
             }
             // What sentence-transformers does to a text: Python's strip(), then lower() if the model says so.
             Profile::SentenceTransformers => Ok(Plan {
@@ -329,8 +362,9 @@ impl Treatment {
                 pooling: self.model_pooling.clone(),
                 finish: Finish { cut: true, ..finish },
                 pooling_ignored: ignores(requested, &self.model_pooling),
+                query: None,
             }),
-            Profile::Onnx | Profile::Model2vec => {
+            Profile::Onnx | Profile::Model2vec | Profile::CrossEncoder => {
                 let finish = match self.profile {
                     Profile::Model2vec => {
                         let Model2vecFinish { normalize, half } = self.model2vec;
@@ -340,7 +374,7 @@ impl Treatment {
                 };
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
-                Ok(Plan { prefix, cut: Cut::Whole, pooling, finish, pooling_ignored })
+                Ok(Plan { prefix, cut: Cut::Whole, pooling, finish, pooling_ignored, query: None })
             }
         }
     }
@@ -521,7 +555,7 @@ mod tests {
 
     impl Backend for Planning {
         fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-            let plan = self.treatment.plan(&call.settings).expect("a plan");
+            let plan = self.treatment.plan(call.to_embed("planning").expect("texts to embed")).expect("a plan");
             let answer = |text| {
                 let mut pieces = plan.pieces(text)?;
                 let piece = pieces.advance().expect("a piece");
@@ -550,7 +584,7 @@ mod tests {
         ] {
             let planning = Arc::new(Planning {
                 treatment: Treatment::new(profile, switches, &model()),
-                info: ModelInfo { name: "planning".into(), fingerprint: "0".into(), dimensions: Some(1) },
+                info: ModelInfo { name: "planning".into(), fingerprint: "0".into(), dimensions: Some(1), ..ModelInfo::default() },
                 addresses: Mutex::default(),
             });
             let cache = Cached::around(planning.clone(), CacheOptions::default()).expect("room");

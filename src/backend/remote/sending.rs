@@ -12,7 +12,7 @@ use super::batch::{Learned, Size, batches};
 use super::formats::{Batch, Format};
 use super::pool::Pool;
 use crate::backend::Embedding;
-use crate::contract::call::Call;
+use crate::contract::call::{Call, EmbedSettings};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Texts of a call that go into one request.
@@ -36,8 +36,10 @@ pub(super) struct Sending<'a> {
     pub format: &'a dyn Format,
     /// How much it takes at once.
     pub learned: &'a Learned,
-    /// The texts and their settings.
+    /// The texts.
     pub call: &'a Call,
+    /// How they are embedded.
+    pub settings: &'a EmbedSettings,
     /// Length of the upstream's full vectors, if it is known.
     pub dimensions: Option<usize>,
     /// Until when the answers are waited for.
@@ -129,11 +131,11 @@ impl Sending<'_> {
             let late = Error::new(ErrorKind::DeadlineExceeded, "no time was left to ask for this text");
             return (part, Err(late));
         }
-        let Call { texts, settings, trace, .. } = self.call;
+        let Call { texts, trace, .. } = self.call;
         let texts: Vec<&str> = part.texts.iter().map(|&text| &*texts[text]).collect();
         let batch = Batch {
             texts: &texts,
-            settings,
+            settings: self.settings,
             trace: trace.as_deref(),
             dimensions: self.dimensions,
             deadline: self.deadline,

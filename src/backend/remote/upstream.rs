@@ -55,7 +55,7 @@ impl Remote {
     /// An upstream of which nothing is known yet but what its URL says. The URL is the operator's own matter and no name:
     /// names go to every caller.
     pub(super) fn new(pool: Arc<Pool>, format: Option<Box<dyn Format>>, fingerprint: String) -> Remote {
-        let info = ModelInfo { name: UNNAMED.to_owned(), fingerprint, dimensions: None };
+        let info = ModelInfo { name: UNNAMED.to_owned(), fingerprint, dimensions: None, ..ModelInfo::default() };
         Remote {
             total_timeout: pool.options().total_timeout,
             pool,
@@ -117,11 +117,13 @@ impl Remote {
     }
 
     async fn embed_all(&self, call: &Call) -> Result<Vec<Result<Embedding>>> {
+        let settings = call.to_embed(&self.info.name)?;
         let sending = Sending {
             pool: &self.pool,
             format: self.format().await.map_err(|error| self.named(error))?,
             learned: &self.learned,
             call,
+            settings,
             dimensions: self.info.dimensions,
             deadline: call.deadline.unwrap_or_else(|| Instant::now() + self.total_timeout),
         };
@@ -131,7 +133,7 @@ impl Remote {
             .into_iter()
             .map(|result| {
                 let checked = result.unwrap_or_else(missing);
-                let checked = checked.and_then(|embedding| self.checked(embedding, call.settings.dimensions));
+                let checked = checked.and_then(|embedding| self.checked(embedding, settings.dimensions));
                 checked.map_err(|error| self.named(error))
             })
             .collect();

@@ -8,7 +8,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::files::text_of;
-use super::special::{Settings, enclose};
+use super::special::{Between, Settings, enclose};
 use super::unusable::{refused, unusable};
 use crate::error::{Error, Result};
 
@@ -51,6 +51,6 @@ pub(super) fn build(path: &Path, merges_path: &Path, settings: &Settings) -> Res
     ];
     settings.add_to(&mut tokenizer, &defaults)?;
     let (first, last) = (settings.token("cls_token", special("<s>")), settings.token("sep_token", special("</s>")));
-    enclose(&mut tokenizer, Some(&first.content), &last.content, path)?;
+    enclose(&mut tokenizer, (Some(&first.content), &last.content), Between::Two, path)?;
     Ok(tokenizer)
 }

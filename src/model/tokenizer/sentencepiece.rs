@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::files::bytes_of;
-use super::special::{Settings, enclose};
+use super::special::{Between, Settings, enclose};
 use super::unusable::{REMEDY, refused, unusable};
 use crate::error::{Error, Result};
 
@@ -96,7 +96,9 @@ pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     settings.add_to(&mut tokenizer, &defaults)?;
     let extra = extra.iter().map(|text| special(text));
     tokenizer.add_tokens(extra).map_err(|error| unusable(path.display(), error))?;
-    enclose(&mut tokenizer, (numbering == Numbering::XlmRoberta).then_some("<s>"), "</s>", path)?;
+    let is_xlm_roberta = numbering == Numbering::XlmRoberta;
+    let between = if is_xlm_roberta { Between::Two } else { Between::One };
+    enclose(&mut tokenizer, (is_xlm_roberta.then_some("<s>"), "</s>"), between, path)?;
     Ok(tokenizer)
 }
 

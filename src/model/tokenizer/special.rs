@@ -82,7 +82,7 @@ impl Settings {
         let last = token("add_eos_token", false, "eos_token", "</s>");
         // They may have been added to the vocabulary.
         let tokens = [&first, &last].map(|token| token.as_deref().map(|token| (token, tokenizer.token_to_id(token))));
-        put_around(tokenizer, tokens, path)
+        put_around(tokenizer, tokens, Between::Both, path)
     }
 
     /// Files written since transformers 4.34 list all added tokens; then `special_tokens_map.json` is not read.
@@ -134,27 +134,58 @@ impl Settings {
     }
 }
 
-/// Puts special tokens, which the vocabulary itself must have, around every text.
+/// What stands between the two texts of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Between {
+    /// The last token, once.
+    One,
+    /// The last token, twice.
+    Two,
+    /// The end of the one and the beginning of the other, each as if alone.
+    Both,
+}
+
+/// Puts special tokens, which the vocabulary itself must have, around every text and every pair.
 ///
 /// # Errors
 /// `Config` for a token that the vocabulary lacks.
-pub(super) fn enclose(tokenizer: &mut Tokenizer, first: Option<&str>, last: &str, path: &Path) -> Result<()> {
+pub(super) fn enclose(
+    tokenizer: &mut Tokenizer,
+    (first, last): (Option<&str>, &str),
+    between: Between,
+    path: &Path,
+) -> Result<()> {
     let model = tokenizer.get_model();
     let ids = [first, Some(last)].map(|token| token.map(|token| (token, model.token_to_id(token))));
-    put_around(tokenizer, ids, path)
+    put_around(tokenizer, ids, between, path)
 }
 
 /// Puts tokens with these ids before and after every text.
-fn put_around(tokenizer: &mut Tokenizer, tokens: [Option<(&str, Option<u32>)>; 2], path: &Path) -> Result<()> {
+fn put_around(
+    tokenizer: &mut Tokenizer,
+    tokens: [Option<(&str, Option<u32>)>; 2],
+    between: Between,
+    path: &Path,
+) -> Result<()> {
     let with_id = |(token, id): (&str, Option<u32>)| {
         let lacks = || Error::config(format!("{} lacks the token '{token}': copy it again", path.display()));
         Ok((token.to_owned(), id.ok_or_else(lacks)?))
     };
     let special = tokens.into_iter().flatten().map(with_id).collect::<Result<Vec<_>>>()?;
     let [first, last] = tokens.map(|token| token.map(|(token, _)| token));
-    let pieces: Vec<String> = first.into_iter().chain(["$A"]).chain(last).map(str::to_owned).collect();
+    let one: Vec<String> = first.into_iter().chain(["$A"]).chain(last).map(str::to_owned).collect();
+    let of = |token: Option<&str>, kind: u8| token.map(|token| format!("{token}:{kind}"));
+    let beginning = [of(first, 0), Some("$A:0".into()), of(last, 0)];
+    let middle = match between {
+        Between::One => None,
+        Between::Two => of(last, 0),
+        Between::Both => of(first, 1),
+    };
+    let pair = beginning.into_iter().chain([middle, Some("$B:1".into()), of(last, 1)]).flatten();
+    let failed = |error: String| unusable(path.display(), error.into());
     let mut template = TemplateProcessing::builder();
-    template.try_single(pieces).map_err(|error| unusable(path.display(), error.into()))?.special_tokens(special);
+    template.try_single(one).map_err(failed)?.try_pair(pair.collect::<Vec<String>>()).map_err(failed)?;
+    template.special_tokens(special);
     tokenizer.with_post_processor(Some(template.build().map_err(|error| unusable(path.display(), error.into()))?));
     Ok(())
 }

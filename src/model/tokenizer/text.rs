@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
-use tokenizers::Tokenizer;
+use tokenizers::{PostProcessor, Tokenizer};
 
 use super::files::tokenizer_files;
 use super::model2vec::Model2vec;
@@ -16,16 +16,18 @@ use crate::error::{Error, Result};
 /// A model's tokenizer with *our* truncation and no padding: what `tokenizer.json` says about both is ignored, since
 /// well-known models ship files with limits of 128 that nobody means.
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     max_tokens: usize,
     special_tokens: bool,
+    /// Which of a pair's texts a token is of is told to the model.
+    pub(super) token_types: bool,
     /// Texts are cut as model2vec does it.
     model2vec: Option<Model2vec>,
     /// Where a long text may be cut, if anywhere.
-    places: Option<Places>,
+    pub(super) places: Option<Places>,
 }
 
-/// Token ids of one text.
+/// Token ids of one text, or of a pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
     /// Ids, special tokens included.
@@ -79,12 +81,10 @@ impl TextTokenizer {
             .map_err(|error| Error::config(format!("{} cannot encode a text: {error}", path.display())))?
             .len();
         if max_tokens <= special {
-            return Err(Error::config(format!(
-                "a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"
-            )));
+            return Err(no_room(max_tokens, special));
         }
         let places = Places::of(&tokenizer);
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, model2vec: None, places })
+        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, token_types: true, model2vec: None, places })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -101,6 +101,18 @@ impl TextTokenizer {
     pub fn as_model2vec(self) -> TextTokenizer {
         let model2vec = Some(Model2vec::of(&self.tokenizer));
         TextTokenizer { special_tokens: false, model2vec, ..self }
+    }
+
+    /// The same tokenizer for pairs of a model that is not told which of the two texts a token is of.
+    ///
+    /// # Errors
+    /// `Config` for a limit that leaves no room for text.
+    pub fn for_pairs(self, token_types: bool) -> Result<TextTokenizer> {
+        let special = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        if self.max_tokens <= special {
+            return Err(no_room(self.max_tokens, special));
+        }
+        Ok(TextTokenizer { token_types, ..self })
     }
 
     /// The limit, special tokens included.
@@ -202,6 +214,10 @@ impl TextTokenizer {
     }
 }
 
-fn untokenizable(error: tokenizers::Error) -> Error {
+fn no_room(max_tokens: usize, special: usize) -> Error {
+    Error::config(format!("a limit of {max_tokens} tokens leaves no room for text beside {special} special tokens"))
+}
+
+pub(super) fn untokenizable(error: tokenizers::Error) -> Error {
     Error::invalid(format!("the text cannot be tokenized: {error}"))
 }

@@ -10,7 +10,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::files::text_of;
-use super::special::{Settings, enclose};
+use super::special::{Between, Settings, enclose};
 use super::unusable::{refused, unusable};
 use crate::error::{Error, Result};
 
@@ -64,6 +64,7 @@ pub(super) fn build(path: &Path, settings: &Settings) -> Result<Tokenizer> {
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     tokenizer.with_decoder(Some(Decoder::default()));
     settings.add_to(&mut tokenizer, &defaults)?;
-    enclose(&mut tokenizer, Some(&token("cls_token")), &token("sep_token"), path)?;
+    let between = if class == "MPNet" { Between::Two } else { Between::One };
+    enclose(&mut tokenizer, (Some(&token("cls_token")), &token("sep_token")), between, path)?;
     Ok(tokenizer)
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod call;
 mod module;
+mod reranker;
 mod router;
 mod status;
 mod value;

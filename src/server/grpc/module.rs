@@ -1,4 +1,4 @@
-//! Service `Module`: Weaviate's `text2vec-transformers`, capability by capability.
+//! Service `Module`: Weaviate's `text2vec-transformers` and `text2vec-model2vec`, capability by capability.
 //!
 //! What a class, an object or a query means is said by [`contract`](crate::contract); here it is carried over the wire
 //! and put together with the backend. In a batch an error belongs to its object.
@@ -16,6 +16,7 @@ use crate::backend::Embedding;
 use crate::contract::call::{EmbedSettings, Text};
 use crate::contract::class::{self, Class, Settings};
 use crate::contract::endpoint::Endpoint;
+use crate::contract::module::Module as WeaviateModule;
 use crate::contract::near_text::{self, Move, MoveObject, NearText};
 use crate::contract::object_text::{Object, object_text};
 use crate::contract::request::Task;
@@ -51,9 +52,10 @@ impl Service {
     /// The class and settings a request names. No class at all stands for every default.
     fn target(&self, config: Option<proto::ClassConfig>) -> Result<Target> {
         let config = config.unwrap_or_default();
+        let module = WeaviateModule::named(&config.module_name)?;
         let class = match config.class_json.as_str() {
-            "" => Arc::default(),
-            text => self.module.classes.get(text)?,
+            "" => Arc::new(Class::of_defaults(module)),
+            text => self.module.classes.get(text, module)?,
         };
         let settings = Arc::new(class.settings(&config.target_vector));
         Ok(Target { class, settings, model: config.model })
@@ -66,7 +68,7 @@ impl Service {
             return self.of_model(&target.model);
         }
         match self.module.endpoints.resolve(&target.settings, task) {
-            Endpoint::Local => Ok(self.clone()),
+            Endpoint::Local => Ok(Service { default: target.class.module.into(), ..self.clone() }),
             Endpoint::Model(name) => self.of_model(&percent_decode_str(name).decode_utf8_lossy()),
             Endpoint::Remote(url) if self.module.endpoints.is_environment(url, task) => Ok(self.clone()),
             Endpoint::Remote(url) => match &self.module.upstreams {
@@ -92,7 +94,7 @@ impl Service {
         // Whether this can be served at all does not depend on the objects.
         let service = self.serving(&target, Task::Passage)?;
         let settings = embed_settings(&target.settings, Task::Passage);
-        let lowercase = self.module.lowercase_input;
+        let lowercase = self.module.lowercase_input && target.class.module.may_lowercase();
         let inline = objects.len() <= INLINE_OBJECTS;
         let assemble = move || -> Vec<Assembled> {
             let skips = skip.into_iter().chain(std::iter::repeat(false));
@@ -222,16 +224,19 @@ impl Module for Service {
 
     async fn class_config_defaults(
         &self,
-        _request: Request<proto::ClassConfigDefaultsRequest>,
+        request: Request<proto::ClassConfigDefaultsRequest>,
     ) -> Result<Response<proto::ClassConfigDefaultsResponse>, Status> {
-        let defaults = Some(to_struct(class::class_config_defaults()));
+        let module = WeaviateModule::named(&request.into_inner().module_name)?;
+        let defaults = Some(to_struct(class::class_config_defaults(module)));
         Ok(Response::new(proto::ClassConfigDefaultsResponse { defaults }))
     }
 
     async fn property_config_defaults(
         &self,
-        _request: Request<proto::PropertyConfigDefaultsRequest>,
+        request: Request<proto::PropertyConfigDefaultsRequest>,
     ) -> Result<Response<proto::PropertyConfigDefaultsResponse>, Status> {
+        // The same for every module.
+        WeaviateModule::named(&request.into_inner().module_name)?;
         let defaults = Some(to_struct(class::property_config_defaults()));
         Ok(Response::new(proto::PropertyConfigDefaultsResponse { defaults }))
     }
@@ -242,11 +247,12 @@ impl Module for Service {
     ) -> Result<Response<proto::ValidateClassResponse>, Status> {
         let proto::ValidateClassRequest { config, auto_schema } = request.into_inner();
         let config = config.unwrap_or_default();
+        let module = WeaviateModule::named(&config.module_name)?;
         if config.class_json.is_empty() {
             let error = class::EMPTY_CONFIG.to_owned();
             return Ok(Response::new(proto::ValidateClassResponse { error, warnings: Vec::new() }));
         }
-        let class = self.module.classes.get(&config.class_json)?;
+        let class = self.module.classes.get(&config.class_json, module)?;
         let validation = class.validate(&config.target_vector, auto_schema.unwrap_or(true));
         let error = validation.error.unwrap_or_default();
         Ok(Response::new(proto::ValidateClassResponse { error, warnings: validation.warnings }))

@@ -5,12 +5,13 @@ use tonic::service::Routes;
 
 use crate::proto;
 use crate::proto::module_server::ModuleServer;
+use crate::proto::reranker_server::RerankerServer;
 use crate::proto::vectorizer_server::VectorizerServer;
 use crate::server::health;
 use crate::server::service::Service;
 
 /// Services that `grpc.health.v1` knows by name, beside `""`.
-const SERVICES: &[&str] = &["text2vec.v1.Vectorizer", "text2vec.v1.Module"];
+const SERVICES: &[&str] = &["text2vec.v1.Vectorizer", "text2vec.v1.Reranker", "text2vec.v1.Module"];
 
 /// Every gRPC route.
 pub(in crate::server) async fn router(service: Service) -> Router {
@@ -25,6 +26,7 @@ pub(in crate::server) async fn router(service: Service) -> Router {
     let v1 = reflection().build_v1().expect("descriptors of this build");
     let v1alpha = reflection().build_v1alpha().expect("descriptors of this build");
     Routes::new(VectorizerServer::new(service.clone()).max_decoding_message_size(max))
+        .add_service(RerankerServer::new(service.clone()).max_decoding_message_size(max))
         .add_service(ModuleServer::new(service).max_decoding_message_size(max))
         .add_service(health)
         .add_service(v1)

@@ -17,6 +17,7 @@ pub(in crate::server) fn error_response(error: &Error) -> Response {
 pub(in crate::server) fn error_response_at(path: &str, error: &Error) -> Response {
     match path.trim_end_matches('/') {
         "/embeddings" => openai_error(error),
+        "/v1/rerank" | "/v2/rerank" => rerank_error(error),
         path if path.starts_with("/v1/") => openai_error(error),
         "" | "/embed" | "/tokenize" | "/decode" => tei_error(error),
         _ => error_response(error),
@@ -55,6 +56,10 @@ pub(super) fn json_response(status: StatusCode, body: &impl Serialize) -> Respon
 
 /// An error as OpenAI's clients expect it.
 pub(super) fn openai_error(error: &Error) -> Response {
+    respond_with(error, &openai_body(error))
+}
+
+fn openai_body(error: &Error) -> Value {
     let (kind, code) = match error.kind() {
         ErrorKind::InvalidArgument | ErrorKind::TooLarge | ErrorKind::UnsupportedCoding => {
             ("invalid_request_error", None)
@@ -67,7 +72,16 @@ pub(super) fn openai_error(error: &Error) -> Response {
     };
     // Weaviate reads `param` and `code` as texts, which null passes for.
     let param = error.parameter_name();
-    let body = json!({"error": {"message": error.message(), "type": kind, "param": param, "code": code}});
+    json!({"error": {"message": error.message(), "type": kind, "param": param, "code": code}})
+}
+
+/// An error as Cohere's clients (`message`), Jina's (`detail`) and those of servers that are like OpenAI's expect it.
+pub(super) fn rerank_error(error: &Error) -> Response {
+    let mut body = openai_body(error);
+    if let Some(object) = body.as_object_mut() {
+        object.insert("message".into(), error.message().into());
+        object.insert("detail".into(), error.message().into());
+    }
     respond_with(error, &body)
 }
 

@@ -23,6 +23,11 @@ impl Object {
         self.0.remove(key)
     }
 
+    /// Whether a field is there, and not null.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.get(key).is_some_and(|value| value.get() != "null")
+    }
+
     /// Lets a field be given by another name.
     pub(super) fn rename(&mut self, other: &str, key: &str) {
         if let (Some(value), false) = (self.0.remove(other), self.0.contains_key(key)) {

@@ -8,6 +8,7 @@ mod ollama;
 mod openai;
 pub(super) mod path;
 mod plain;
+mod rerank;
 mod router;
 mod t2v;
 mod tei;

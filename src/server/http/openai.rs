@@ -92,7 +92,7 @@ pub(super) async fn models(State(service): State<Service>) -> Response {
 
 /// `GET /v1/models/<id>`. A Hub id may have its slash.
 pub(super) async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
-    match service.readiness.backend(Some(&name)) {
+    match service.readiness.backend(Some(&name), service.default) {
         Ok(_) => json_response(StatusCode::OK, &model_entry(&name)),
         Err(error) => openai_error(&error),
     }

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::server::service::Service;
 
 /// What a model's path is put in front of. Other paths are the server's.
-pub(super) const OF_A_MODEL: [&str; 11] = [
+pub(super) const OF_A_MODEL: [&str; 14] = [
     "/.well-known/live",
     "/.well-known/ready",
     "/meta",
@@ -22,6 +22,9 @@ pub(super) const OF_A_MODEL: [&str; 11] = [
     "/v1/embeddings",
     "/embeddings",
     "/embed",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
     "/tokenize",
     "/decode",
     "/info",
@@ -76,7 +79,7 @@ fn below_a_model(path: &str) -> Option<(&str, &str)> {
     let below = path.strip_prefix(MODELS)?;
     let without_slash = below.strip_suffix('/').unwrap_or(below);
     let names = OF_A_MODEL.iter().filter_map(|path| without_slash.strip_suffix(path));
-    // `/v1/embeddings` before `/embeddings`.
+    // `/v1/embeddings` before `/embeddings`, `/v1/rerank` before `/rerank`.
     let name = names.min_by_key(|name| name.len()).unwrap_or(without_slash);
     (!name.is_empty()).then(|| (name, &below[name.len()..]))
 }
@@ -128,6 +131,8 @@ mod tests {
             ("/models/BAAI%2Fbge/meta", "/meta", "BAAI/bge"),
             ("/models/nomic-embed-text:v1.5/v1/embeddings", "/v1/embeddings", "nomic-embed-text:v1.5"),
             ("/models/v1/embeddings", "/embeddings", "v1"),
+            ("/models/bge/v1/rerank", "/v1/rerank", "bge"),
+            ("/models/org/bge/rerank", "/rerank", "org/bge"),
             ("/models/org/meta/meta", "/meta", "org/meta"),
             ("/models/vectors", "/", "vectors"),
             ("/models/a/metrics", "/", "a/metrics"),

@@ -7,11 +7,12 @@
 //! unless the operator, or TEI's `normalize`, says otherwise.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::asked::{read_body, within_deadline};
@@ -76,6 +77,62 @@ impl<'a> Fields<'a> {
     pub(super) fn dimensions(&mut self) -> Result<Option<usize>> {
         let wanted: Option<NonZeroU64> = self.take("dimensions", "a whole number above 0")?;
         Ok(wanted.map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX)))
+    }
+
+    /// Whether a field is there, and not null.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.fields.has(key)
+    }
+
+    /// A whole number above 0.
+    pub(super) fn count(&mut self, key: &'static str) -> Result<Option<NonZeroUsize>> {
+        self.take(key, "a whole number above 0")
+    }
+
+    /// `truncation_direction`: texts lose their end.
+    pub(super) fn only_from_the_right(&mut self) -> Result<()> {
+        match self.string("truncation_direction")? {
+            Some(direction) if !direction.eq_ignore_ascii_case("right") => {
+                let message = "'truncation_direction' can only be right: a long text loses its end";
+                Err(refused("truncation_direction", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A list of texts, each as it is or as `{"text": …}`; `None`: there is no such field.
+    pub(super) fn documents(&mut self, key: &'static str) -> Result<Option<Vec<String>>> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Document {
+            Text(String),
+            Object { text: String },
+        }
+        let Some(raw) = self.fields.take(key).filter(|raw| raw.get() != "null") else { return Ok(None) };
+        if !raw.get().starts_with('[') {
+            return Err(refused(key, format_args!("'{key}' must be a list of texts")));
+        }
+        let most = self.service.limits.max_texts;
+        let (mut documents, mut count, mut odd) = (Vec::new(), 0, None);
+        let read = json::each(raw.get(), |place, raw| {
+            count += 1;
+            match serde_json::from_str(raw) {
+                Ok(Document::Text(text) | Document::Object { text }) if count <= most => documents.push(text),
+                Ok(_) => {}
+                Err(_) => odd = odd.or(Some(place)),
+            }
+            Ok(())
+        });
+        read.map_err(|error| refused(key, format_args!("'{key}' cannot be read: {error}")))?;
+        self.service.check_texts(count)?;
+        match odd {
+            None => Ok(Some(documents)),
+            Some(index) => {
+                let place = format!("{key}[{index}]");
+                let message = format!("'{place}' must be a text, or an object with its 'text'");
+                Err(Error::invalid(message).parameter(place))
+            }
+        }
     }
 
     /// One text, or a list of texts. Token ids, which some clients send instead, are refused: nothing says whose they are.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::errors::{error_response_at, json_response};
 use super::path::Scoped;
-use super::{metrics, ollama, openai, path, t2v, tei};
+use super::{metrics, ollama, openai, path, rerank, t2v, tei};
 use crate::error::{Error, ErrorKind};
 use crate::server::health;
 use crate::server::observe::is_grpc;
@@ -31,6 +31,9 @@ pub(in crate::server) fn router(service: Service) -> Router {
         ("/v1/embeddings", post(openai::embeddings)),
         ("/embeddings", post(openai::embeddings)),
         ("/embed", post(tei::embeddings)),
+        ("/rerank", post(rerank::rerank)),
+        ("/v1/rerank", post(rerank::rerank_v1)),
+        ("/v2/rerank", post(rerank::rerank_v1)),
         ("/tokenize", post(tei::tokenize)),
         ("/decode", post(tei::decode)),
         ("/info", get_only(get(tei::info))),
@@ -86,7 +89,7 @@ async fn welcome(Scoped(_): Scoped) -> impl IntoResponse {
 
 /// What there is.
 const PATHS: &str = "There are /vectors, /meta, /.well-known/live and /.well-known/ready; /embed, /tokenize, /decode, /info and \
-                     /health; /v1/embeddings, each of these also below /models/<name>; /v1/models; /api/embed, /api/tags, \
+                     /health; /v1/embeddings; /rerank and /v1/rerank; each of these also below /models/<name>; /v1/models; /api/embed, /api/tags, \
                      /api/ps, /api/show and /api/version; /metrics; gRPC on the same port";
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
@@ -102,7 +105,7 @@ async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
 }
 
 async fn method_not_allowed() -> Response {
-    let message = "this path takes another method: POST for texts (/vectors, /embed, /tokenize, /v1/embeddings, /api/embed) and \
+    let message = "this path takes another method: POST for texts (/vectors, /embed, /tokenize, /v1/embeddings, /rerank, /v1/rerank, /api/embed) and \
                    /api/show, GET for the others";
     json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": message, "detail": "Method Not Allowed"}))
 }

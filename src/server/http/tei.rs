@@ -19,6 +19,7 @@ use super::asked::within_deadline;
 use super::errors::{json_response, tei_error};
 use super::path::Scoped;
 use super::plain::{Fields, Input, embed, refused, without_task};
+use super::rerank::reranker_type;
 use super::written::{Part, list, written};
 use crate::contract::call::EmbedSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,10 +55,7 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
             return Err(refused("prompt_name", message));
         }
     };
-    if fields.string("truncation_direction")?.is_some_and(|direction| !direction.eq_ignore_ascii_case("right")) {
-        let message = "'truncation_direction' can only be right: a long text loses its end";
-        return Err(refused("truncation_direction", message));
-    }
+    fields.only_from_the_right()?;
     let normalize = fields.boolean("normalize")?.unwrap_or(true);
     let may_cut = fields.boolean("truncate")?.unwrap_or(true);
     let dimensions = fields.dimensions()?;
@@ -178,7 +176,10 @@ pub(super) async fn info(Scoped(service): Scoped) -> Response {
         "model_id": backend.info().name,
         "model_sha": null,
         "model_dtype": dtype,
-        "model_type": {"embedding": {"pooling": model.map(|model| &model.pooling)}},
+        "model_type": match &backend.info().scoring {
+            None => json!({"embedding": {"pooling": model.map(|model| &model.pooling)}}),
+            Some(scoring) => reranker_type(&scoring.labels),
+        },
         "max_concurrent_requests": service.limits.max_connections,
         "max_input_length": model.map(|model| model.max_tokens),
         "max_batch_tokens": model.map(|model| model.max_waiting_tokens),

@@ -31,6 +31,10 @@ label! {
         Ollama = "ollama",
         /// `/`, `/embed`, `/tokenize`, `/decode`, `/info` and `/health`.
         Tei = "tei",
+        /// `/rerank`, `/v1/rerank` and `/v2/rerank`.
+        Rerank = "rerank",
+        /// gRPC service `text2vec.v1.Reranker`.
+        Reranker = "reranker",
         /// gRPC service `text2vec.v1.Vectorizer`.
         Vectorizer = "vectorizer",
         /// gRPC service `text2vec.v1.Module`.
@@ -49,12 +53,14 @@ impl Surface {
             return match path.strip_prefix("/text2vec.v1.").and_then(|rest| rest.split('/').next()) {
                 Some("Vectorizer") => Surface::Vectorizer,
                 Some("Module") => Surface::Module,
+                Some("Reranker") => Surface::Reranker,
                 _ => Surface::OtherGrpc,
             };
         }
         match path.trim_matches('/') {
             "vectors" | "meta" => Surface::T2v,
             "embeddings" => Surface::OpenAi,
+            "rerank" | "v1/rerank" | "v2/rerank" => Surface::Rerank,
             "" | "embed" | "tokenize" | "decode" | "info" | "health" => Surface::Tei,
             rest if rest.starts_with("v1/") => Surface::OpenAi,
             rest if rest.starts_with("api/") => Surface::Ollama,
@@ -64,7 +70,7 @@ impl Surface {
 
     /// Whether the codes of its answers are gRPC's.
     pub fn is_grpc(self) -> bool {
-        matches!(self, Surface::Vectorizer | Surface::Module | Surface::OtherGrpc)
+        matches!(self, Surface::Vectorizer | Surface::Reranker | Surface::Module | Surface::OtherGrpc)
     }
 
     /// Whether it has to do with texts; probes do not.
@@ -259,6 +265,9 @@ mod tests {
             ("/tokenize", false, Surface::Tei),
             ("/v1/embeddings", false, Surface::OpenAi),
             ("/embeddings", false, Surface::OpenAi),
+            ("/rerank", false, Surface::Rerank),
+            ("/v1/rerank/", false, Surface::Rerank),
+            ("/text2vec.v1.Reranker/Rerank", true, Surface::Reranker),
             ("/api/embed", false, Surface::Ollama),
             ("/.well-known/ready", false, Surface::Other),
             ("/metrics", false, Surface::Other),

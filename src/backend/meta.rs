@@ -96,6 +96,12 @@ pub struct ModelReport {
     pub dimensions: Option<usize>,
     /// Tokens per sequence, special ones included.
     pub max_tokens: usize,
+    /// What a pair's numbers stand for, of a reranker.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// What a reranker does to its logits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<&'static str>,
     /// Modes of the pooling where the request names none, joined by `+`.
     pub pooling: String,
     /// What goes before a query, if anything does.

@@ -34,6 +34,7 @@ die() {
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/t2v-e2e.XXXXXX")
 SIDECAR_PID=
 QUERY_SIDECAR_PID=
+NEIGHBOURS_PID=
 WEAVIATE_PID=
 PYTEST_PID=
 LOGS_SHOWN=
@@ -64,7 +65,7 @@ leave() {
   trap - EXIT INT TERM
   set +e
   [[ $code == 0 || -n $LOGS_SHOWN ]] || show_logs
-  for pid in $PYTEST_PID $WEAVIATE_PID $SIDECAR_PID $QUERY_SIDECAR_PID; do
+  for pid in $PYTEST_PID $WEAVIATE_PID $SIDECAR_PID $QUERY_SIDECAR_PID $NEIGHBOURS_PID; do
     stop "$pid"
   done
   rm -rf "$WORK"
@@ -157,13 +158,13 @@ python_environment() {
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
 
-# Eight ports in a row: on one host Weaviate takes a node's RPC port to be the one after its Raft port. Below the range that
+# Nine ports in a row: on one host Weaviate takes a node's RPC port to be the one after its Raft port. Below the range that
 # outgoing connections take theirs from, for the sidecar has to get its port a second time.
 free_ports() {
   python3 - <<'PYTHON'
 import contextlib, random, socket
 while True:
-    ports = range(first := random.randrange(20000, 32000), first + 8)
+    ports = range(first := random.randrange(20000, 32000), first + 9)
     with contextlib.ExitStack() as held:
         try:
             for port in ports:
@@ -216,7 +217,8 @@ start_weaviate() {
   token_vocabulary
   env -i PATH="$PATH" HOME="$HOME" TIKTOKEN_CACHE_DIR="$WORK/tiktoken" \
     PERSISTENCE_DATA_PATH="$WORK/data" AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED=true \
-    ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama \
+    ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama,text2vec-model2vec,reranker-transformers \
+    MODEL2VEC_INFERENCE_API="http://127.0.0.1:$NEIGHBOURS_PORT/models/m2v" RERANKER_INFERENCE_API="http://127.0.0.1:$NEIGHBOURS_PORT/models/rank" \
     DEFAULT_VECTORIZER_MODULE=text2vec-transformers OPENAI_APIKEY=unused \
     "$@" API_BASED_MODULES_DISABLED=true \
     LOG_FORMAT=text DISABLE_TELEMETRY=true GO_PROFILING_DISABLE=true DISK_USE_READONLY_PERCENTAGE=100 \
@@ -228,12 +230,22 @@ start_weaviate() {
   WEAVIATE_PID=$!
 }
 
+# An embedder, a model2vec model and a reranker in one process, each by its name.
+start_neighbours() {
+  env -i PATH="$PATH" HOME="$HOME" RUST_LOG=warn "$BIN" --model "$MODEL" --model m2v=tests/fixtures/model2vec/wordlevel \
+    --model rank=tests/fixtures/rerankers/bert-1 --profile m2v=model2vec --max-text-bytes 5000 \
+    --listen "127.0.0.1:$NEIGHBOURS_PORT" >>"$WORK/sidecar.log" 2>&1 &
+  NEIGHBOURS_PID=$!
+  ready "http://127.0.0.1:$NEIGHBOURS_PORT/.well-known/ready" 60 "the sidecar of three models"
+}
+
 weaviate_ready() {
   ready "$WEAVIATE_URL/v1/.well-known/ready" 120 "Weaviate"
 }
 
 # Weaviate first: its module waits for ours, so the order in which a pod's containers start does not matter.
 start_servers() {
+  start_neighbours
   start_weaviate "$ONE_SIDECAR"
   check "Weaviate waits while there is no sidecar" 'inference service not ready' weaviate_waits
   start_sidecar
@@ -270,6 +282,8 @@ grpcurl_checks() {
   local call=("$GRPCURL" -plaintext -max-time 60)
   check "grpcurl lists Vectorizer" '^text2vec\.v1\.Vectorizer$' "${call[@]}" "$at" list
   check "grpcurl lists Module" '^text2vec\.v1\.Module$' "${call[@]}" "$at" list
+  check "grpcurl lists Reranker" '^text2vec\.v1\.Reranker$' "${call[@]}" "$at" list
+  check "grpcurl reranks two documents" '^1 1$' grpcurl_scores "127.0.0.1:$NEIGHBOURS_PORT"
   check "grpcurl lists the health service" '^grpc\.health\.v1\.Health$' "${call[@]}" "$at" list
   check "grpcurl describes Vectorizer" 'rpc VectorizeStream \( stream ' "${call[@]}" "$at" describe text2vec.v1.Vectorizer
   check "grpcurl describes a message" 'repeated string texts = 1;' "${call[@]}" "$at" describe text2vec.v1.VectorizeRequest
@@ -287,6 +301,12 @@ grpcurl_dimensions() {
     python3 -c 'import json, sys; print(*[len(r["vector"]["values"]) for r in json.load(sys.stdin)["results"]])'
 }
 
+grpcurl_scores() {
+  "$GRPCURL" -plaintext -max-time 60 -d '{"query": "Which ship?", "documents": ["The ship sails at dawn.", "Rain fell."]}' \
+    "$1" text2vec.v1.Reranker/Rerank |
+    python3 -c 'import json, sys; print(*[len(r["scores"]["values"]) for r in json.load(sys.stdin)["results"]])'
+}
+
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 [[ -x $BIN ]] || die "no sidecar at $BIN: run \`make e2e\`, or set T2V_BIN"
@@ -296,17 +316,18 @@ mkdir -p "$CACHE"
 part "Weaviate and grpcurl" tools
 part "Python client" python_environment
 
-read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT QUERY_SIDECAR_PORT <<<"$(free_ports)"
+read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT QUERY_SIDECAR_PORT NEIGHBOURS_PORT <<<"$(free_ports)"
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT
 ONE_SIDECAR=TRANSFORMERS_INFERENCE_API=http://127.0.0.1:$SIDECAR_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
 export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
-export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT
+export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT T2V_E2E_NEIGHBOURS=127.0.0.1:$NEIGHBOURS_PORT
 export HAYSTACK_TELEMETRY_ENABLED=False
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 if [[ ${1:-} == bench ]]; then
   # The same texts come several ways.
+  start_neighbours
   CACHE_BYTES=0 start_sidecar
   start_weaviate "$ONE_SIDECAR"
   weaviate_ready
@@ -325,6 +346,7 @@ part "clients of other APIs" python_tests test_clients.py
 part "frameworks" python_tests test_frameworks.py
 part "families" python_tests test_families.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
+part "model2vec and reranker" python_tests test_neighbours.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py
 part "tokens" python_tests test_tokens.py

@@ -203,6 +203,18 @@ impl Activation {
         })
     }
 
+    /// Its name, as `/meta` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Identity => "identity",
+            Activation::Tanh => "tanh",
+            Activation::Relu => "relu",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+        }
+    }
+
     /// The function of a value.
     pub fn apply(self, value: f32) -> f32 {
         let wide = f64::from(value);

@@ -18,7 +18,10 @@ pub(super) fn unused(info: &ModelInfo, treatment: &Treatment, inference: &Infere
         model: info.name.clone(),
         fingerprint: info.fingerprint.clone(),
         profile: treatment.profile.as_str(),
-        dimensions: info.dimensions,
+        // A reranker's numbers are no dimensions.
+        dimensions: info.dimensions.filter(|_| info.scoring.is_none()),
+        labels: info.scoring.as_ref().map(|scoring| scoring.labels.clone()).unwrap_or_default(),
+        activation: info.scoring.as_ref().map(|scoring| scoring.activation.name()),
         max_tokens: treatment.max_tokens(),
         pooling: pooling.join("+"),
         query_prompt: treatment.prompt(Task::Query).map(str::to_owned),

@@ -147,12 +147,19 @@ func start(t *testing.T, lowercase string) *pair {
 // startSidecar starts the binary on a free port of the loopback, waits until it is ready and ends it with the test.
 func startSidecar(t *testing.T, environment ...string) string {
 	t.Helper()
-	binary, model := fromEnv("T2V_BIN", "../../target/debug/text2vec-sidecar"),
-		fromEnv("T2V_TEST_MODEL", "../../models/all-MiniLM-L6-v2")
-	for _, path := range []string{binary, model} {
-		if _, err := os.Stat(path); err != nil {
-			t.Fatalf("%v: build the sidecar and get its model first (cargo build, make model), or set T2V_BIN and T2V_TEST_MODEL", err)
-		}
+	model := fromEnv("T2V_TEST_MODEL", "../../models/all-MiniLM-L6-v2")
+	if _, err := os.Stat(model); err != nil {
+		t.Fatalf("%v: get the model first (make model), or set T2V_TEST_MODEL", err)
+	}
+	return startSidecarOf(t, []string{"--model", model}, environment...)
+}
+
+// startSidecarOf starts the binary with flags of its own.
+func startSidecarOf(t *testing.T, flags []string, environment ...string) string {
+	t.Helper()
+	binary := fromEnv("T2V_BIN", "../../target/debug/text2vec-sidecar")
+	if _, err := os.Stat(binary); err != nil {
+		t.Fatalf("%v: build the sidecar first (cargo build), or set T2V_BIN", err)
 	}
 	binary, err := filepath.Abs(binary)
 	if err != nil {
@@ -164,7 +171,7 @@ func startSidecar(t *testing.T, environment ...string) string {
 	}
 	address := listener.Addr().String()
 	_ = listener.Close()
-	sidecar := exec.Command(binary, "--model", model, "--listen", address)
+	sidecar := exec.Command(binary, append(flags, "--listen", address)...)
 	sidecar.Env = append(environment, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"))
 	var log bytes.Buffer
 	sidecar.Stderr, sidecar.Stdout = &log, &log

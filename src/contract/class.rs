@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::go_format;
 use super::module::Module;
+use super::request::Task;
 use super::value::{Keep, Value, heap_of, heap_of_nodes};
 use crate::error::{Error, Result};
 
@@ -259,6 +260,15 @@ fn heap_of_properties(properties: &[Property]) -> usize {
 }
 
 impl Settings {
+    /// Whether the class says where texts of a task are embedded.
+    pub fn names_a_url(&self, task: Task) -> bool {
+        let of_task = match task {
+            Task::Passage => &self.passage_inference_url,
+            Task::Query => &self.query_inference_url,
+        };
+        !self.inference_url.is_empty() || !of_task.is_empty()
+    }
+
     fn read(block: &Value, module: Module) -> Settings {
         let text = |key, default: &str| block.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
         let of_model = module.has_model_settings();

@@ -184,9 +184,9 @@ type VectorizeOptions struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Task            Task                   `protobuf:"varint,1,opt,name=task,proto3,enum=text2vec.v1.Task" json:"task,omitempty"`                       // unspecified = passage
 	PoolingStrategy string                 `protobuf:"bytes,2,opt,name=pooling_strategy,json=poolingStrategy,proto3" json:"pooling_strategy,omitempty"` // "" = masked_mean; as the module's setting
-	Dimensions      *int64                 `protobuf:"varint,3,opt,name=dimensions,proto3,oneof" json:"dimensions,omitempty"`                             // 1 to the length of the model's vectors; anything else is INVALID_ARGUMENT
-	Prompt          *string                `protobuf:"bytes,4,opt,name=prompt,proto3,oneof" json:"prompt,omitempty"`                                      // replaces the model's own prompt for the task
-	Model           string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`                                              // "" = the default model
+	Dimensions      *int64                 `protobuf:"varint,3,opt,name=dimensions,proto3,oneof" json:"dimensions,omitempty"`                           // 1 to the length of the model's vectors; anything else is INVALID_ARGUMENT
+	Prompt          *string                `protobuf:"bytes,4,opt,name=prompt,proto3,oneof" json:"prompt,omitempty"`                                    // replaces the model's own prompt for the task
+	Model           string                 `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`                                            // "" = the default model
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -586,20 +586,300 @@ func (x *VectorizeStreamResponse) GetResult() *VectorizeResult {
 	return nil
 }
 
+type RerankRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Query         string                 `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	Documents     []string               `protobuf:"bytes,2,rep,name=documents,proto3" json:"documents,omitempty"`
+	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`                           // "" = the first reranker
+	RawScores     bool                   `protobuf:"varint,4,opt,name=raw_scores,json=rawScores,proto3" json:"raw_scores,omitempty"` // the logits, without the model's own activation
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerankRequest) Reset() {
+	*x = RerankRequest{}
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerankRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerankRequest) ProtoMessage() {}
+
+func (x *RerankRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerankRequest.ProtoReflect.Descriptor instead.
+func (*RerankRequest) Descriptor() ([]byte, []int) {
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RerankRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
+}
+
+func (x *RerankRequest) GetDocuments() []string {
+	if x != nil {
+		return x.Documents
+	}
+	return nil
+}
+
+func (x *RerankRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RerankRequest) GetRawScores() bool {
+	if x != nil {
+		return x.RawScores
+	}
+	return false
+}
+
+type Scores struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []float32              `protobuf:"fixed32,1,rep,packed,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scores) Reset() {
+	*x = Scores{}
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scores) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scores) ProtoMessage() {}
+
+func (x *Scores) ProtoReflect() protoreflect.Message {
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scores.ProtoReflect.Descriptor instead.
+func (*Scores) Descriptor() ([]byte, []int) {
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Scores) GetValues() []float32 {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type RerankResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*RerankResult_Scores
+	//	*RerankResult_Error
+	Result        isRerankResult_Result `protobuf_oneof:"result"`
+	Tokens        uint32                `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`       // tokens of the pair, special ones included
+	Truncated     bool                  `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"` // the pair was longer than the model's token limit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerankResult) Reset() {
+	*x = RerankResult{}
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerankResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerankResult) ProtoMessage() {}
+
+func (x *RerankResult) ProtoReflect() protoreflect.Message {
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerankResult.ProtoReflect.Descriptor instead.
+func (*RerankResult) Descriptor() ([]byte, []int) {
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RerankResult) GetResult() isRerankResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *RerankResult) GetScores() *Scores {
+	if x != nil {
+		if x, ok := x.Result.(*RerankResult_Scores); ok {
+			return x.Scores
+		}
+	}
+	return nil
+}
+
+func (x *RerankResult) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*RerankResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+func (x *RerankResult) GetTokens() uint32 {
+	if x != nil {
+		return x.Tokens
+	}
+	return 0
+}
+
+func (x *RerankResult) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+type isRerankResult_Result interface {
+	isRerankResult_Result()
+}
+
+type RerankResult_Scores struct {
+	Scores *Scores `protobuf:"bytes,1,opt,name=scores,proto3,oneof"`
+}
+
+type RerankResult_Error struct {
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*RerankResult_Scores) isRerankResult_Result() {}
+
+func (*RerankResult_Error) isRerankResult_Result() {}
+
+// One result per document, in their order.
+type RerankResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*RerankResult        `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	Labels        []string               `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty"`
+	Model         string                 `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
+	Fingerprint   string                 `protobuf:"bytes,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RerankResponse) Reset() {
+	*x = RerankResponse{}
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RerankResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RerankResponse) ProtoMessage() {}
+
+func (x *RerankResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RerankResponse.ProtoReflect.Descriptor instead.
+func (*RerankResponse) Descriptor() ([]byte, []int) {
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RerankResponse) GetResults() []*RerankResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *RerankResponse) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *RerankResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RerankResponse) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
 // A class as in Weaviate's REST schema (JSON text), and which of its named vectors is meant ("" = the class-level vectorizer).
 type ClassConfig struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClassJson     string                 `protobuf:"bytes,1,opt,name=class_json,json=classJson,proto3" json:"class_json,omitempty"`
 	TargetVector  string                 `protobuf:"bytes,2,opt,name=target_vector,json=targetVector,proto3" json:"target_vector,omitempty"`
 	Tenant        string                 `protobuf:"bytes,3,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Model         string                 `protobuf:"bytes,4,opt,name=model,proto3" json:"model,omitempty"` // the model that embeds, whatever the class's URLs say; "" = as they say, else the default
+	Model         string                 `protobuf:"bytes,4,opt,name=model,proto3" json:"model,omitempty"`                             // the model that embeds, whatever the class's URLs say; "" = as they say, else the default
+	ModuleName    string                 `protobuf:"bytes,5,opt,name=module_name,json=moduleName,proto3" json:"module_name,omitempty"` // "" = text2vec-transformers, or text2vec-model2vec, whose default is the first such model
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClassConfig) Reset() {
 	*x = ClassConfig{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[8]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +891,7 @@ func (x *ClassConfig) String() string {
 func (*ClassConfig) ProtoMessage() {}
 
 func (x *ClassConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[8]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +904,7 @@ func (x *ClassConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassConfig.ProtoReflect.Descriptor instead.
 func (*ClassConfig) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{8}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ClassConfig) GetClassJson() string {
@@ -655,6 +935,13 @@ func (x *ClassConfig) GetModel() string {
 	return ""
 }
 
+func (x *ClassConfig) GetModuleName() string {
+	if x != nil {
+		return x.ModuleName
+	}
+	return ""
+}
+
 type Object struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Class string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"` // "" = the class's own name
@@ -670,7 +957,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[9]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +969,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[9]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +982,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{9}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Object) GetClass() string {
@@ -762,7 +1049,7 @@ type MetaInfoRequest struct {
 
 func (x *MetaInfoRequest) Reset() {
 	*x = MetaInfoRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[10]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +1061,7 @@ func (x *MetaInfoRequest) String() string {
 func (*MetaInfoRequest) ProtoMessage() {}
 
 func (x *MetaInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[10]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +1074,7 @@ func (x *MetaInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaInfoRequest.ProtoReflect.Descriptor instead.
 func (*MetaInfoRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{10}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetaInfoRequest) GetModel() string {
@@ -806,7 +1093,7 @@ type MetaInfoResponse struct {
 
 func (x *MetaInfoResponse) Reset() {
 	*x = MetaInfoResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[11]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1105,7 @@ func (x *MetaInfoResponse) String() string {
 func (*MetaInfoResponse) ProtoMessage() {}
 
 func (x *MetaInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[11]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1118,7 @@ func (x *MetaInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaInfoResponse.ProtoReflect.Descriptor instead.
 func (*MetaInfoResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{11}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetaInfoResponse) GetMeta() *structpb.Struct {
@@ -843,13 +1130,14 @@ func (x *MetaInfoResponse) GetMeta() *structpb.Struct {
 
 type ClassConfigDefaultsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	ModuleName    string                 `protobuf:"bytes,1,opt,name=module_name,json=moduleName,proto3" json:"module_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClassConfigDefaultsRequest) Reset() {
 	*x = ClassConfigDefaultsRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[12]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1149,7 @@ func (x *ClassConfigDefaultsRequest) String() string {
 func (*ClassConfigDefaultsRequest) ProtoMessage() {}
 
 func (x *ClassConfigDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[12]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1162,14 @@ func (x *ClassConfigDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassConfigDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*ClassConfigDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{12}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ClassConfigDefaultsRequest) GetModuleName() string {
+	if x != nil {
+		return x.ModuleName
+	}
+	return ""
 }
 
 type ClassConfigDefaultsResponse struct {
@@ -886,7 +1181,7 @@ type ClassConfigDefaultsResponse struct {
 
 func (x *ClassConfigDefaultsResponse) Reset() {
 	*x = ClassConfigDefaultsResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[13]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1193,7 @@ func (x *ClassConfigDefaultsResponse) String() string {
 func (*ClassConfigDefaultsResponse) ProtoMessage() {}
 
 func (x *ClassConfigDefaultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[13]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1206,7 @@ func (x *ClassConfigDefaultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassConfigDefaultsResponse.ProtoReflect.Descriptor instead.
 func (*ClassConfigDefaultsResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{13}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClassConfigDefaultsResponse) GetDefaults() *structpb.Struct {
@@ -924,13 +1219,14 @@ func (x *ClassConfigDefaultsResponse) GetDefaults() *structpb.Struct {
 type PropertyConfigDefaultsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DataType      string                 `protobuf:"bytes,1,opt,name=data_type,json=dataType,proto3" json:"data_type,omitempty"`
+	ModuleName    string                 `protobuf:"bytes,2,opt,name=module_name,json=moduleName,proto3" json:"module_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PropertyConfigDefaultsRequest) Reset() {
 	*x = PropertyConfigDefaultsRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[14]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1238,7 @@ func (x *PropertyConfigDefaultsRequest) String() string {
 func (*PropertyConfigDefaultsRequest) ProtoMessage() {}
 
 func (x *PropertyConfigDefaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[14]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,12 +1251,19 @@ func (x *PropertyConfigDefaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PropertyConfigDefaultsRequest.ProtoReflect.Descriptor instead.
 func (*PropertyConfigDefaultsRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{14}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PropertyConfigDefaultsRequest) GetDataType() string {
 	if x != nil {
 		return x.DataType
+	}
+	return ""
+}
+
+func (x *PropertyConfigDefaultsRequest) GetModuleName() string {
+	if x != nil {
+		return x.ModuleName
 	}
 	return ""
 }
@@ -974,7 +1277,7 @@ type PropertyConfigDefaultsResponse struct {
 
 func (x *PropertyConfigDefaultsResponse) Reset() {
 	*x = PropertyConfigDefaultsResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[15]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1289,7 @@ func (x *PropertyConfigDefaultsResponse) String() string {
 func (*PropertyConfigDefaultsResponse) ProtoMessage() {}
 
 func (x *PropertyConfigDefaultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[15]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1302,7 @@ func (x *PropertyConfigDefaultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PropertyConfigDefaultsResponse.ProtoReflect.Descriptor instead.
 func (*PropertyConfigDefaultsResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{15}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PropertyConfigDefaultsResponse) GetDefaults() *structpb.Struct {
@@ -1019,7 +1322,7 @@ type ValidateClassRequest struct {
 
 func (x *ValidateClassRequest) Reset() {
 	*x = ValidateClassRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[16]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1334,7 @@ func (x *ValidateClassRequest) String() string {
 func (*ValidateClassRequest) ProtoMessage() {}
 
 func (x *ValidateClassRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[16]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1347,7 @@ func (x *ValidateClassRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateClassRequest.ProtoReflect.Descriptor instead.
 func (*ValidateClassRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{16}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ValidateClassRequest) GetConfig() *ClassConfig {
@@ -1071,7 +1374,7 @@ type ValidateClassResponse struct {
 
 func (x *ValidateClassResponse) Reset() {
 	*x = ValidateClassResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[17]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1386,7 @@ func (x *ValidateClassResponse) String() string {
 func (*ValidateClassResponse) ProtoMessage() {}
 
 func (x *ValidateClassResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[17]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1399,7 @@ func (x *ValidateClassResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateClassResponse.ProtoReflect.Descriptor instead.
 func (*ValidateClassResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{17}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ValidateClassResponse) GetError() string {
@@ -1122,7 +1425,7 @@ type VectorizablePropertiesRequest struct {
 
 func (x *VectorizablePropertiesRequest) Reset() {
 	*x = VectorizablePropertiesRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[18]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1437,7 @@ func (x *VectorizablePropertiesRequest) String() string {
 func (*VectorizablePropertiesRequest) ProtoMessage() {}
 
 func (x *VectorizablePropertiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[18]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1450,7 @@ func (x *VectorizablePropertiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizablePropertiesRequest.ProtoReflect.Descriptor instead.
 func (*VectorizablePropertiesRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{18}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VectorizablePropertiesRequest) GetConfig() *ClassConfig {
@@ -1167,7 +1470,7 @@ type VectorizablePropertiesResponse struct {
 
 func (x *VectorizablePropertiesResponse) Reset() {
 	*x = VectorizablePropertiesResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[19]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1482,7 @@ func (x *VectorizablePropertiesResponse) String() string {
 func (*VectorizablePropertiesResponse) ProtoMessage() {}
 
 func (x *VectorizablePropertiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[19]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1495,7 @@ func (x *VectorizablePropertiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizablePropertiesResponse.ProtoReflect.Descriptor instead.
 func (*VectorizablePropertiesResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{19}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VectorizablePropertiesResponse) GetText() bool {
@@ -1220,7 +1523,7 @@ type VectorizeObjectRequest struct {
 
 func (x *VectorizeObjectRequest) Reset() {
 	*x = VectorizeObjectRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[20]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1535,7 @@ func (x *VectorizeObjectRequest) String() string {
 func (*VectorizeObjectRequest) ProtoMessage() {}
 
 func (x *VectorizeObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[20]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1548,7 @@ func (x *VectorizeObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeObjectRequest.ProtoReflect.Descriptor instead.
 func (*VectorizeObjectRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{20}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VectorizeObjectRequest) GetObject() *Object {
@@ -1278,7 +1581,7 @@ type VectorizeObjectResponse struct {
 
 func (x *VectorizeObjectResponse) Reset() {
 	*x = VectorizeObjectResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[21]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1593,7 @@ func (x *VectorizeObjectResponse) String() string {
 func (*VectorizeObjectResponse) ProtoMessage() {}
 
 func (x *VectorizeObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[21]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1606,7 @@ func (x *VectorizeObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeObjectResponse.ProtoReflect.Descriptor instead.
 func (*VectorizeObjectResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{21}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VectorizeObjectResponse) GetResult() *ObjectResult {
@@ -1328,7 +1631,7 @@ type ObjectResult struct {
 
 func (x *ObjectResult) Reset() {
 	*x = ObjectResult{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[22]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1643,7 @@ func (x *ObjectResult) String() string {
 func (*ObjectResult) ProtoMessage() {}
 
 func (x *ObjectResult) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[22]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1656,7 @@ func (x *ObjectResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectResult.ProtoReflect.Descriptor instead.
 func (*ObjectResult) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{22}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ObjectResult) GetResult() isObjectResult_Result {
@@ -1431,7 +1734,7 @@ type VectorizeBatchRequest struct {
 
 func (x *VectorizeBatchRequest) Reset() {
 	*x = VectorizeBatchRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[23]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1746,7 @@ func (x *VectorizeBatchRequest) String() string {
 func (*VectorizeBatchRequest) ProtoMessage() {}
 
 func (x *VectorizeBatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[23]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1759,7 @@ func (x *VectorizeBatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeBatchRequest.ProtoReflect.Descriptor instead.
 func (*VectorizeBatchRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{23}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VectorizeBatchRequest) GetObjects() []*Object {
@@ -1496,7 +1799,7 @@ type VectorizeBatchResponse struct {
 
 func (x *VectorizeBatchResponse) Reset() {
 	*x = VectorizeBatchResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[24]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1811,7 @@ func (x *VectorizeBatchResponse) String() string {
 func (*VectorizeBatchResponse) ProtoMessage() {}
 
 func (x *VectorizeBatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[24]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1824,7 @@ func (x *VectorizeBatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeBatchResponse.ProtoReflect.Descriptor instead.
 func (*VectorizeBatchResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{24}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VectorizeBatchResponse) GetResults() []*ObjectResult {
@@ -1544,7 +1847,7 @@ type VectorizeBatchStreamRequest struct {
 
 func (x *VectorizeBatchStreamRequest) Reset() {
 	*x = VectorizeBatchStreamRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[25]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1859,7 @@ func (x *VectorizeBatchStreamRequest) String() string {
 func (*VectorizeBatchStreamRequest) ProtoMessage() {}
 
 func (x *VectorizeBatchStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[25]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1872,7 @@ func (x *VectorizeBatchStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeBatchStreamRequest.ProtoReflect.Descriptor instead.
 func (*VectorizeBatchStreamRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{25}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VectorizeBatchStreamRequest) GetMessage() isVectorizeBatchStreamRequest_Message {
@@ -1623,7 +1926,7 @@ type VectorizeBatchHeader struct {
 
 func (x *VectorizeBatchHeader) Reset() {
 	*x = VectorizeBatchHeader{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[26]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1938,7 @@ func (x *VectorizeBatchHeader) String() string {
 func (*VectorizeBatchHeader) ProtoMessage() {}
 
 func (x *VectorizeBatchHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[26]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1951,7 @@ func (x *VectorizeBatchHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeBatchHeader.ProtoReflect.Descriptor instead.
 func (*VectorizeBatchHeader) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{26}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VectorizeBatchHeader) GetConfig() *ClassConfig {
@@ -1675,7 +1978,7 @@ type VectorizeBatchStreamResponse struct {
 
 func (x *VectorizeBatchStreamResponse) Reset() {
 	*x = VectorizeBatchStreamResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[27]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1990,7 @@ func (x *VectorizeBatchStreamResponse) String() string {
 func (*VectorizeBatchStreamResponse) ProtoMessage() {}
 
 func (x *VectorizeBatchStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[27]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +2003,7 @@ func (x *VectorizeBatchStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeBatchStreamResponse.ProtoReflect.Descriptor instead.
 func (*VectorizeBatchStreamResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{27}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VectorizeBatchStreamResponse) GetIndex() uint64 {
@@ -1727,7 +2030,7 @@ type VectorizeInputRequest struct {
 
 func (x *VectorizeInputRequest) Reset() {
 	*x = VectorizeInputRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[28]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +2042,7 @@ func (x *VectorizeInputRequest) String() string {
 func (*VectorizeInputRequest) ProtoMessage() {}
 
 func (x *VectorizeInputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[28]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +2055,7 @@ func (x *VectorizeInputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeInputRequest.ProtoReflect.Descriptor instead.
 func (*VectorizeInputRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{28}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VectorizeInputRequest) GetInput() string {
@@ -1778,7 +2081,7 @@ type VectorizeInputResponse struct {
 
 func (x *VectorizeInputResponse) Reset() {
 	*x = VectorizeInputResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[29]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +2093,7 @@ func (x *VectorizeInputResponse) String() string {
 func (*VectorizeInputResponse) ProtoMessage() {}
 
 func (x *VectorizeInputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[29]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +2106,7 @@ func (x *VectorizeInputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorizeInputResponse.ProtoReflect.Descriptor instead.
 func (*VectorizeInputResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{29}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VectorizeInputResponse) GetVector() *Vector {
@@ -1823,7 +2126,7 @@ type VectorForParamsRequest struct {
 
 func (x *VectorForParamsRequest) Reset() {
 	*x = VectorForParamsRequest{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[30]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2138,7 @@ func (x *VectorForParamsRequest) String() string {
 func (*VectorForParamsRequest) ProtoMessage() {}
 
 func (x *VectorForParamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[30]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2151,7 @@ func (x *VectorForParamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorForParamsRequest.ProtoReflect.Descriptor instead.
 func (*VectorForParamsRequest) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{30}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VectorForParamsRequest) GetNearText() *NearText {
@@ -1874,7 +2177,7 @@ type VectorForParamsResponse struct {
 
 func (x *VectorForParamsResponse) Reset() {
 	*x = VectorForParamsResponse{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[31]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2189,7 @@ func (x *VectorForParamsResponse) String() string {
 func (*VectorForParamsResponse) ProtoMessage() {}
 
 func (x *VectorForParamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[31]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2202,7 @@ func (x *VectorForParamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorForParamsResponse.ProtoReflect.Descriptor instead.
 func (*VectorForParamsResponse) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{31}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VectorForParamsResponse) GetVector() *Vector {
@@ -1922,7 +2225,7 @@ type NearText struct {
 
 func (x *NearText) Reset() {
 	*x = NearText{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[32]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2237,7 @@ func (x *NearText) String() string {
 func (*NearText) ProtoMessage() {}
 
 func (x *NearText) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[32]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2250,7 @@ func (x *NearText) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NearText.ProtoReflect.Descriptor instead.
 func (*NearText) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{32}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NearText) GetConcepts() []string {
@@ -1996,7 +2299,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[33]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2311,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[33]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2324,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{33}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Move) GetConcepts() *ConceptList {
@@ -2054,7 +2357,7 @@ type ConceptList struct {
 
 func (x *ConceptList) Reset() {
 	*x = ConceptList{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[34]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2369,7 @@ func (x *ConceptList) String() string {
 func (*ConceptList) ProtoMessage() {}
 
 func (x *ConceptList) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[34]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2382,7 @@ func (x *ConceptList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConceptList.ProtoReflect.Descriptor instead.
 func (*ConceptList) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{34}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ConceptList) GetValues() []string {
@@ -2100,7 +2403,7 @@ type MoveObject struct {
 
 func (x *MoveObject) Reset() {
 	*x = MoveObject{}
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[35]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2415,7 @@ func (x *MoveObject) String() string {
 func (*MoveObject) ProtoMessage() {}
 
 func (x *MoveObject) ProtoReflect() protoreflect.Message {
-	mi := &file_text2vec_v1_text2vec_proto_msgTypes[35]
+	mi := &file_text2vec_v1_text2vec_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2428,7 @@ func (x *MoveObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveObject.ProtoReflect.Descriptor instead.
 func (*MoveObject) Descriptor() ([]byte, []int) {
-	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{35}
+	return file_text2vec_v1_text2vec_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MoveObject) GetId() string {
@@ -2190,13 +2493,34 @@ const file_text2vec_v1_text2vec_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x01(\v2\x1d.text2vec.v1.VectorizeOptionsR\aoptions\"_\n" +
 	"\x17VectorizeStreamResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
-	"\x06result\x18\x02 \x01(\v2\x1c.text2vec.v1.VectorizeResultR\x06result\"\x7f\n" +
+	"\x06result\x18\x02 \x01(\v2\x1c.text2vec.v1.VectorizeResultR\x06result\"x\n" +
+	"\rRerankRequest\x12\x14\n" +
+	"\x05query\x18\x01 \x01(\tR\x05query\x12\x1c\n" +
+	"\tdocuments\x18\x02 \x03(\tR\tdocuments\x12\x14\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\x12\x1d\n" +
+	"\n" +
+	"raw_scores\x18\x04 \x01(\bR\trawScores\" \n" +
+	"\x06Scores\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\x02R\x06values\"\xa9\x01\n" +
+	"\fRerankResult\x12-\n" +
+	"\x06scores\x18\x01 \x01(\v2\x13.text2vec.v1.ScoresH\x00R\x06scores\x12*\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.text2vec.v1.ErrorH\x00R\x05error\x12\x16\n" +
+	"\x06tokens\x18\x03 \x01(\rR\x06tokens\x12\x1c\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncatedB\b\n" +
+	"\x06result\"\x95\x01\n" +
+	"\x0eRerankResponse\x123\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.text2vec.v1.RerankResultR\aresults\x12\x16\n" +
+	"\x06labels\x18\x02 \x03(\tR\x06labels\x12\x14\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\tR\vfingerprint\"\xa0\x01\n" +
 	"\vClassConfig\x12\x1d\n" +
 	"\n" +
 	"class_json\x18\x01 \x01(\tR\tclassJson\x12#\n" +
 	"\rtarget_vector\x18\x02 \x01(\tR\ftargetVector\x12\x16\n" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x14\n" +
-	"\x05model\x18\x04 \x01(\tR\x05model\"\x85\x01\n" +
+	"\x05model\x18\x04 \x01(\tR\x05model\x12\x1f\n" +
+	"\vmodule_name\x18\x05 \x01(\tR\n" +
+	"moduleName\"\x85\x01\n" +
 	"\x06Object\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x121\n" +
@@ -2207,12 +2531,16 @@ const file_text2vec_v1_text2vec_proto_rawDesc = "" +
 	"\x0fMetaInfoRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\"?\n" +
 	"\x10MetaInfoResponse\x12+\n" +
-	"\x04meta\x18\x01 \x01(\v2\x17.google.protobuf.StructR\x04meta\"\x1c\n" +
-	"\x1aClassConfigDefaultsRequest\"R\n" +
+	"\x04meta\x18\x01 \x01(\v2\x17.google.protobuf.StructR\x04meta\"=\n" +
+	"\x1aClassConfigDefaultsRequest\x12\x1f\n" +
+	"\vmodule_name\x18\x01 \x01(\tR\n" +
+	"moduleName\"R\n" +
 	"\x1bClassConfigDefaultsResponse\x123\n" +
-	"\bdefaults\x18\x01 \x01(\v2\x17.google.protobuf.StructR\bdefaults\"<\n" +
+	"\bdefaults\x18\x01 \x01(\v2\x17.google.protobuf.StructR\bdefaults\"]\n" +
 	"\x1dPropertyConfigDefaultsRequest\x12\x1b\n" +
-	"\tdata_type\x18\x01 \x01(\tR\bdataType\"U\n" +
+	"\tdata_type\x18\x01 \x01(\tR\bdataType\x12\x1f\n" +
+	"\vmodule_name\x18\x02 \x01(\tR\n" +
+	"moduleName\"U\n" +
 	"\x1ePropertyConfigDefaultsResponse\x123\n" +
 	"\bdefaults\x18\x01 \x01(\v2\x17.google.protobuf.StructR\bdefaults\"~\n" +
 	"\x14ValidateClassRequest\x120\n" +
@@ -2299,7 +2627,9 @@ const file_text2vec_v1_text2vec_proto_rawDesc = "" +
 	"\n" +
 	"Vectorizer\x12J\n" +
 	"\tVectorize\x12\x1d.text2vec.v1.VectorizeRequest\x1a\x1e.text2vec.v1.VectorizeResponse\x12`\n" +
-	"\x0fVectorizeStream\x12#.text2vec.v1.VectorizeStreamRequest\x1a$.text2vec.v1.VectorizeStreamResponse(\x010\x012\xdc\a\n" +
+	"\x0fVectorizeStream\x12#.text2vec.v1.VectorizeStreamRequest\x1a$.text2vec.v1.VectorizeStreamResponse(\x010\x012M\n" +
+	"\bReranker\x12A\n" +
+	"\x06Rerank\x12\x1a.text2vec.v1.RerankRequest\x1a\x1b.text2vec.v1.RerankResponse2\xdc\a\n" +
 	"\x06Module\x12G\n" +
 	"\bMetaInfo\x12\x1c.text2vec.v1.MetaInfoRequest\x1a\x1d.text2vec.v1.MetaInfoResponse\x12h\n" +
 	"\x13ClassConfigDefaults\x12'.text2vec.v1.ClassConfigDefaultsRequest\x1a(.text2vec.v1.ClassConfigDefaultsResponse\x12q\n" +
@@ -2325,7 +2655,7 @@ func file_text2vec_v1_text2vec_proto_rawDescGZIP() []byte {
 }
 
 var file_text2vec_v1_text2vec_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_text2vec_v1_text2vec_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_text2vec_v1_text2vec_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_text2vec_v1_text2vec_proto_goTypes = []any{
 	(Task)(0),                              // 0: text2vec.v1.Task
 	(*Vector)(nil),                         // 1: text2vec.v1.Vector
@@ -2336,35 +2666,39 @@ var file_text2vec_v1_text2vec_proto_goTypes = []any{
 	(*VectorizeResponse)(nil),              // 6: text2vec.v1.VectorizeResponse
 	(*VectorizeStreamRequest)(nil),         // 7: text2vec.v1.VectorizeStreamRequest
 	(*VectorizeStreamResponse)(nil),        // 8: text2vec.v1.VectorizeStreamResponse
-	(*ClassConfig)(nil),                    // 9: text2vec.v1.ClassConfig
-	(*Object)(nil),                         // 10: text2vec.v1.Object
-	(*MetaInfoRequest)(nil),                // 11: text2vec.v1.MetaInfoRequest
-	(*MetaInfoResponse)(nil),               // 12: text2vec.v1.MetaInfoResponse
-	(*ClassConfigDefaultsRequest)(nil),     // 13: text2vec.v1.ClassConfigDefaultsRequest
-	(*ClassConfigDefaultsResponse)(nil),    // 14: text2vec.v1.ClassConfigDefaultsResponse
-	(*PropertyConfigDefaultsRequest)(nil),  // 15: text2vec.v1.PropertyConfigDefaultsRequest
-	(*PropertyConfigDefaultsResponse)(nil), // 16: text2vec.v1.PropertyConfigDefaultsResponse
-	(*ValidateClassRequest)(nil),           // 17: text2vec.v1.ValidateClassRequest
-	(*ValidateClassResponse)(nil),          // 18: text2vec.v1.ValidateClassResponse
-	(*VectorizablePropertiesRequest)(nil),  // 19: text2vec.v1.VectorizablePropertiesRequest
-	(*VectorizablePropertiesResponse)(nil), // 20: text2vec.v1.VectorizablePropertiesResponse
-	(*VectorizeObjectRequest)(nil),         // 21: text2vec.v1.VectorizeObjectRequest
-	(*VectorizeObjectResponse)(nil),        // 22: text2vec.v1.VectorizeObjectResponse
-	(*ObjectResult)(nil),                   // 23: text2vec.v1.ObjectResult
-	(*VectorizeBatchRequest)(nil),          // 24: text2vec.v1.VectorizeBatchRequest
-	(*VectorizeBatchResponse)(nil),         // 25: text2vec.v1.VectorizeBatchResponse
-	(*VectorizeBatchStreamRequest)(nil),    // 26: text2vec.v1.VectorizeBatchStreamRequest
-	(*VectorizeBatchHeader)(nil),           // 27: text2vec.v1.VectorizeBatchHeader
-	(*VectorizeBatchStreamResponse)(nil),   // 28: text2vec.v1.VectorizeBatchStreamResponse
-	(*VectorizeInputRequest)(nil),          // 29: text2vec.v1.VectorizeInputRequest
-	(*VectorizeInputResponse)(nil),         // 30: text2vec.v1.VectorizeInputResponse
-	(*VectorForParamsRequest)(nil),         // 31: text2vec.v1.VectorForParamsRequest
-	(*VectorForParamsResponse)(nil),        // 32: text2vec.v1.VectorForParamsResponse
-	(*NearText)(nil),                       // 33: text2vec.v1.NearText
-	(*Move)(nil),                           // 34: text2vec.v1.Move
-	(*ConceptList)(nil),                    // 35: text2vec.v1.ConceptList
-	(*MoveObject)(nil),                     // 36: text2vec.v1.MoveObject
-	(*structpb.Struct)(nil),                // 37: google.protobuf.Struct
+	(*RerankRequest)(nil),                  // 9: text2vec.v1.RerankRequest
+	(*Scores)(nil),                         // 10: text2vec.v1.Scores
+	(*RerankResult)(nil),                   // 11: text2vec.v1.RerankResult
+	(*RerankResponse)(nil),                 // 12: text2vec.v1.RerankResponse
+	(*ClassConfig)(nil),                    // 13: text2vec.v1.ClassConfig
+	(*Object)(nil),                         // 14: text2vec.v1.Object
+	(*MetaInfoRequest)(nil),                // 15: text2vec.v1.MetaInfoRequest
+	(*MetaInfoResponse)(nil),               // 16: text2vec.v1.MetaInfoResponse
+	(*ClassConfigDefaultsRequest)(nil),     // 17: text2vec.v1.ClassConfigDefaultsRequest
+	(*ClassConfigDefaultsResponse)(nil),    // 18: text2vec.v1.ClassConfigDefaultsResponse
+	(*PropertyConfigDefaultsRequest)(nil),  // 19: text2vec.v1.PropertyConfigDefaultsRequest
+	(*PropertyConfigDefaultsResponse)(nil), // 20: text2vec.v1.PropertyConfigDefaultsResponse
+	(*ValidateClassRequest)(nil),           // 21: text2vec.v1.ValidateClassRequest
+	(*ValidateClassResponse)(nil),          // 22: text2vec.v1.ValidateClassResponse
+	(*VectorizablePropertiesRequest)(nil),  // 23: text2vec.v1.VectorizablePropertiesRequest
+	(*VectorizablePropertiesResponse)(nil), // 24: text2vec.v1.VectorizablePropertiesResponse
+	(*VectorizeObjectRequest)(nil),         // 25: text2vec.v1.VectorizeObjectRequest
+	(*VectorizeObjectResponse)(nil),        // 26: text2vec.v1.VectorizeObjectResponse
+	(*ObjectResult)(nil),                   // 27: text2vec.v1.ObjectResult
+	(*VectorizeBatchRequest)(nil),          // 28: text2vec.v1.VectorizeBatchRequest
+	(*VectorizeBatchResponse)(nil),         // 29: text2vec.v1.VectorizeBatchResponse
+	(*VectorizeBatchStreamRequest)(nil),    // 30: text2vec.v1.VectorizeBatchStreamRequest
+	(*VectorizeBatchHeader)(nil),           // 31: text2vec.v1.VectorizeBatchHeader
+	(*VectorizeBatchStreamResponse)(nil),   // 32: text2vec.v1.VectorizeBatchStreamResponse
+	(*VectorizeInputRequest)(nil),          // 33: text2vec.v1.VectorizeInputRequest
+	(*VectorizeInputResponse)(nil),         // 34: text2vec.v1.VectorizeInputResponse
+	(*VectorForParamsRequest)(nil),         // 35: text2vec.v1.VectorForParamsRequest
+	(*VectorForParamsResponse)(nil),        // 36: text2vec.v1.VectorForParamsResponse
+	(*NearText)(nil),                       // 37: text2vec.v1.NearText
+	(*Move)(nil),                           // 38: text2vec.v1.Move
+	(*ConceptList)(nil),                    // 39: text2vec.v1.ConceptList
+	(*MoveObject)(nil),                     // 40: text2vec.v1.MoveObject
+	(*structpb.Struct)(nil),                // 41: google.protobuf.Struct
 }
 var file_text2vec_v1_text2vec_proto_depIdxs = []int32{
 	0,  // 0: text2vec.v1.VectorizeOptions.task:type_name -> text2vec.v1.Task
@@ -2374,63 +2708,68 @@ var file_text2vec_v1_text2vec_proto_depIdxs = []int32{
 	5,  // 4: text2vec.v1.VectorizeResponse.results:type_name -> text2vec.v1.VectorizeResult
 	3,  // 5: text2vec.v1.VectorizeStreamRequest.options:type_name -> text2vec.v1.VectorizeOptions
 	5,  // 6: text2vec.v1.VectorizeStreamResponse.result:type_name -> text2vec.v1.VectorizeResult
-	37, // 7: text2vec.v1.Object.struct:type_name -> google.protobuf.Struct
-	37, // 8: text2vec.v1.MetaInfoResponse.meta:type_name -> google.protobuf.Struct
-	37, // 9: text2vec.v1.ClassConfigDefaultsResponse.defaults:type_name -> google.protobuf.Struct
-	37, // 10: text2vec.v1.PropertyConfigDefaultsResponse.defaults:type_name -> google.protobuf.Struct
-	9,  // 11: text2vec.v1.ValidateClassRequest.config:type_name -> text2vec.v1.ClassConfig
-	9,  // 12: text2vec.v1.VectorizablePropertiesRequest.config:type_name -> text2vec.v1.ClassConfig
-	10, // 13: text2vec.v1.VectorizeObjectRequest.object:type_name -> text2vec.v1.Object
-	9,  // 14: text2vec.v1.VectorizeObjectRequest.config:type_name -> text2vec.v1.ClassConfig
-	23, // 15: text2vec.v1.VectorizeObjectResponse.result:type_name -> text2vec.v1.ObjectResult
-	1,  // 16: text2vec.v1.ObjectResult.vector:type_name -> text2vec.v1.Vector
-	2,  // 17: text2vec.v1.ObjectResult.error:type_name -> text2vec.v1.Error
-	10, // 18: text2vec.v1.VectorizeBatchRequest.objects:type_name -> text2vec.v1.Object
-	9,  // 19: text2vec.v1.VectorizeBatchRequest.config:type_name -> text2vec.v1.ClassConfig
-	23, // 20: text2vec.v1.VectorizeBatchResponse.results:type_name -> text2vec.v1.ObjectResult
-	27, // 21: text2vec.v1.VectorizeBatchStreamRequest.header:type_name -> text2vec.v1.VectorizeBatchHeader
-	10, // 22: text2vec.v1.VectorizeBatchStreamRequest.object:type_name -> text2vec.v1.Object
-	9,  // 23: text2vec.v1.VectorizeBatchHeader.config:type_name -> text2vec.v1.ClassConfig
-	23, // 24: text2vec.v1.VectorizeBatchStreamResponse.result:type_name -> text2vec.v1.ObjectResult
-	9,  // 25: text2vec.v1.VectorizeInputRequest.config:type_name -> text2vec.v1.ClassConfig
-	1,  // 26: text2vec.v1.VectorizeInputResponse.vector:type_name -> text2vec.v1.Vector
-	33, // 27: text2vec.v1.VectorForParamsRequest.near_text:type_name -> text2vec.v1.NearText
-	9,  // 28: text2vec.v1.VectorForParamsRequest.config:type_name -> text2vec.v1.ClassConfig
-	1,  // 29: text2vec.v1.VectorForParamsResponse.vector:type_name -> text2vec.v1.Vector
-	34, // 30: text2vec.v1.NearText.move_to:type_name -> text2vec.v1.Move
-	34, // 31: text2vec.v1.NearText.move_away_from:type_name -> text2vec.v1.Move
-	35, // 32: text2vec.v1.Move.concepts:type_name -> text2vec.v1.ConceptList
-	36, // 33: text2vec.v1.Move.objects:type_name -> text2vec.v1.MoveObject
-	1,  // 34: text2vec.v1.MoveObject.vector:type_name -> text2vec.v1.Vector
-	4,  // 35: text2vec.v1.Vectorizer.Vectorize:input_type -> text2vec.v1.VectorizeRequest
-	7,  // 36: text2vec.v1.Vectorizer.VectorizeStream:input_type -> text2vec.v1.VectorizeStreamRequest
-	11, // 37: text2vec.v1.Module.MetaInfo:input_type -> text2vec.v1.MetaInfoRequest
-	13, // 38: text2vec.v1.Module.ClassConfigDefaults:input_type -> text2vec.v1.ClassConfigDefaultsRequest
-	15, // 39: text2vec.v1.Module.PropertyConfigDefaults:input_type -> text2vec.v1.PropertyConfigDefaultsRequest
-	17, // 40: text2vec.v1.Module.ValidateClass:input_type -> text2vec.v1.ValidateClassRequest
-	19, // 41: text2vec.v1.Module.VectorizableProperties:input_type -> text2vec.v1.VectorizablePropertiesRequest
-	21, // 42: text2vec.v1.Module.VectorizeObject:input_type -> text2vec.v1.VectorizeObjectRequest
-	24, // 43: text2vec.v1.Module.VectorizeBatch:input_type -> text2vec.v1.VectorizeBatchRequest
-	26, // 44: text2vec.v1.Module.VectorizeBatchStream:input_type -> text2vec.v1.VectorizeBatchStreamRequest
-	29, // 45: text2vec.v1.Module.VectorizeInput:input_type -> text2vec.v1.VectorizeInputRequest
-	31, // 46: text2vec.v1.Module.VectorForParams:input_type -> text2vec.v1.VectorForParamsRequest
-	6,  // 47: text2vec.v1.Vectorizer.Vectorize:output_type -> text2vec.v1.VectorizeResponse
-	8,  // 48: text2vec.v1.Vectorizer.VectorizeStream:output_type -> text2vec.v1.VectorizeStreamResponse
-	12, // 49: text2vec.v1.Module.MetaInfo:output_type -> text2vec.v1.MetaInfoResponse
-	14, // 50: text2vec.v1.Module.ClassConfigDefaults:output_type -> text2vec.v1.ClassConfigDefaultsResponse
-	16, // 51: text2vec.v1.Module.PropertyConfigDefaults:output_type -> text2vec.v1.PropertyConfigDefaultsResponse
-	18, // 52: text2vec.v1.Module.ValidateClass:output_type -> text2vec.v1.ValidateClassResponse
-	20, // 53: text2vec.v1.Module.VectorizableProperties:output_type -> text2vec.v1.VectorizablePropertiesResponse
-	22, // 54: text2vec.v1.Module.VectorizeObject:output_type -> text2vec.v1.VectorizeObjectResponse
-	25, // 55: text2vec.v1.Module.VectorizeBatch:output_type -> text2vec.v1.VectorizeBatchResponse
-	28, // 56: text2vec.v1.Module.VectorizeBatchStream:output_type -> text2vec.v1.VectorizeBatchStreamResponse
-	30, // 57: text2vec.v1.Module.VectorizeInput:output_type -> text2vec.v1.VectorizeInputResponse
-	32, // 58: text2vec.v1.Module.VectorForParams:output_type -> text2vec.v1.VectorForParamsResponse
-	47, // [47:59] is the sub-list for method output_type
-	35, // [35:47] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	10, // 7: text2vec.v1.RerankResult.scores:type_name -> text2vec.v1.Scores
+	2,  // 8: text2vec.v1.RerankResult.error:type_name -> text2vec.v1.Error
+	11, // 9: text2vec.v1.RerankResponse.results:type_name -> text2vec.v1.RerankResult
+	41, // 10: text2vec.v1.Object.struct:type_name -> google.protobuf.Struct
+	41, // 11: text2vec.v1.MetaInfoResponse.meta:type_name -> google.protobuf.Struct
+	41, // 12: text2vec.v1.ClassConfigDefaultsResponse.defaults:type_name -> google.protobuf.Struct
+	41, // 13: text2vec.v1.PropertyConfigDefaultsResponse.defaults:type_name -> google.protobuf.Struct
+	13, // 14: text2vec.v1.ValidateClassRequest.config:type_name -> text2vec.v1.ClassConfig
+	13, // 15: text2vec.v1.VectorizablePropertiesRequest.config:type_name -> text2vec.v1.ClassConfig
+	14, // 16: text2vec.v1.VectorizeObjectRequest.object:type_name -> text2vec.v1.Object
+	13, // 17: text2vec.v1.VectorizeObjectRequest.config:type_name -> text2vec.v1.ClassConfig
+	27, // 18: text2vec.v1.VectorizeObjectResponse.result:type_name -> text2vec.v1.ObjectResult
+	1,  // 19: text2vec.v1.ObjectResult.vector:type_name -> text2vec.v1.Vector
+	2,  // 20: text2vec.v1.ObjectResult.error:type_name -> text2vec.v1.Error
+	14, // 21: text2vec.v1.VectorizeBatchRequest.objects:type_name -> text2vec.v1.Object
+	13, // 22: text2vec.v1.VectorizeBatchRequest.config:type_name -> text2vec.v1.ClassConfig
+	27, // 23: text2vec.v1.VectorizeBatchResponse.results:type_name -> text2vec.v1.ObjectResult
+	31, // 24: text2vec.v1.VectorizeBatchStreamRequest.header:type_name -> text2vec.v1.VectorizeBatchHeader
+	14, // 25: text2vec.v1.VectorizeBatchStreamRequest.object:type_name -> text2vec.v1.Object
+	13, // 26: text2vec.v1.VectorizeBatchHeader.config:type_name -> text2vec.v1.ClassConfig
+	27, // 27: text2vec.v1.VectorizeBatchStreamResponse.result:type_name -> text2vec.v1.ObjectResult
+	13, // 28: text2vec.v1.VectorizeInputRequest.config:type_name -> text2vec.v1.ClassConfig
+	1,  // 29: text2vec.v1.VectorizeInputResponse.vector:type_name -> text2vec.v1.Vector
+	37, // 30: text2vec.v1.VectorForParamsRequest.near_text:type_name -> text2vec.v1.NearText
+	13, // 31: text2vec.v1.VectorForParamsRequest.config:type_name -> text2vec.v1.ClassConfig
+	1,  // 32: text2vec.v1.VectorForParamsResponse.vector:type_name -> text2vec.v1.Vector
+	38, // 33: text2vec.v1.NearText.move_to:type_name -> text2vec.v1.Move
+	38, // 34: text2vec.v1.NearText.move_away_from:type_name -> text2vec.v1.Move
+	39, // 35: text2vec.v1.Move.concepts:type_name -> text2vec.v1.ConceptList
+	40, // 36: text2vec.v1.Move.objects:type_name -> text2vec.v1.MoveObject
+	1,  // 37: text2vec.v1.MoveObject.vector:type_name -> text2vec.v1.Vector
+	4,  // 38: text2vec.v1.Vectorizer.Vectorize:input_type -> text2vec.v1.VectorizeRequest
+	7,  // 39: text2vec.v1.Vectorizer.VectorizeStream:input_type -> text2vec.v1.VectorizeStreamRequest
+	9,  // 40: text2vec.v1.Reranker.Rerank:input_type -> text2vec.v1.RerankRequest
+	15, // 41: text2vec.v1.Module.MetaInfo:input_type -> text2vec.v1.MetaInfoRequest
+	17, // 42: text2vec.v1.Module.ClassConfigDefaults:input_type -> text2vec.v1.ClassConfigDefaultsRequest
+	19, // 43: text2vec.v1.Module.PropertyConfigDefaults:input_type -> text2vec.v1.PropertyConfigDefaultsRequest
+	21, // 44: text2vec.v1.Module.ValidateClass:input_type -> text2vec.v1.ValidateClassRequest
+	23, // 45: text2vec.v1.Module.VectorizableProperties:input_type -> text2vec.v1.VectorizablePropertiesRequest
+	25, // 46: text2vec.v1.Module.VectorizeObject:input_type -> text2vec.v1.VectorizeObjectRequest
+	28, // 47: text2vec.v1.Module.VectorizeBatch:input_type -> text2vec.v1.VectorizeBatchRequest
+	30, // 48: text2vec.v1.Module.VectorizeBatchStream:input_type -> text2vec.v1.VectorizeBatchStreamRequest
+	33, // 49: text2vec.v1.Module.VectorizeInput:input_type -> text2vec.v1.VectorizeInputRequest
+	35, // 50: text2vec.v1.Module.VectorForParams:input_type -> text2vec.v1.VectorForParamsRequest
+	6,  // 51: text2vec.v1.Vectorizer.Vectorize:output_type -> text2vec.v1.VectorizeResponse
+	8,  // 52: text2vec.v1.Vectorizer.VectorizeStream:output_type -> text2vec.v1.VectorizeStreamResponse
+	12, // 53: text2vec.v1.Reranker.Rerank:output_type -> text2vec.v1.RerankResponse
+	16, // 54: text2vec.v1.Module.MetaInfo:output_type -> text2vec.v1.MetaInfoResponse
+	18, // 55: text2vec.v1.Module.ClassConfigDefaults:output_type -> text2vec.v1.ClassConfigDefaultsResponse
+	20, // 56: text2vec.v1.Module.PropertyConfigDefaults:output_type -> text2vec.v1.PropertyConfigDefaultsResponse
+	22, // 57: text2vec.v1.Module.ValidateClass:output_type -> text2vec.v1.ValidateClassResponse
+	24, // 58: text2vec.v1.Module.VectorizableProperties:output_type -> text2vec.v1.VectorizablePropertiesResponse
+	26, // 59: text2vec.v1.Module.VectorizeObject:output_type -> text2vec.v1.VectorizeObjectResponse
+	29, // 60: text2vec.v1.Module.VectorizeBatch:output_type -> text2vec.v1.VectorizeBatchResponse
+	32, // 61: text2vec.v1.Module.VectorizeBatchStream:output_type -> text2vec.v1.VectorizeBatchStreamResponse
+	34, // 62: text2vec.v1.Module.VectorizeInput:output_type -> text2vec.v1.VectorizeInputResponse
+	36, // 63: text2vec.v1.Module.VectorForParams:output_type -> text2vec.v1.VectorForParamsResponse
+	51, // [51:64] is the sub-list for method output_type
+	38, // [38:51] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_text2vec_v1_text2vec_proto_init() }
@@ -2443,31 +2782,35 @@ func file_text2vec_v1_text2vec_proto_init() {
 		(*VectorizeResult_Vector)(nil),
 		(*VectorizeResult_Error)(nil),
 	}
-	file_text2vec_v1_text2vec_proto_msgTypes[9].OneofWrappers = []any{
+	file_text2vec_v1_text2vec_proto_msgTypes[10].OneofWrappers = []any{
+		(*RerankResult_Scores)(nil),
+		(*RerankResult_Error)(nil),
+	}
+	file_text2vec_v1_text2vec_proto_msgTypes[13].OneofWrappers = []any{
 		(*Object_Struct)(nil),
 		(*Object_Json)(nil),
 	}
-	file_text2vec_v1_text2vec_proto_msgTypes[16].OneofWrappers = []any{}
-	file_text2vec_v1_text2vec_proto_msgTypes[22].OneofWrappers = []any{
+	file_text2vec_v1_text2vec_proto_msgTypes[20].OneofWrappers = []any{}
+	file_text2vec_v1_text2vec_proto_msgTypes[26].OneofWrappers = []any{
 		(*ObjectResult_Vector)(nil),
 		(*ObjectResult_Error)(nil),
 		(*ObjectResult_Skipped)(nil),
 	}
-	file_text2vec_v1_text2vec_proto_msgTypes[25].OneofWrappers = []any{
+	file_text2vec_v1_text2vec_proto_msgTypes[29].OneofWrappers = []any{
 		(*VectorizeBatchStreamRequest_Header)(nil),
 		(*VectorizeBatchStreamRequest_Object)(nil),
 	}
-	file_text2vec_v1_text2vec_proto_msgTypes[32].OneofWrappers = []any{}
-	file_text2vec_v1_text2vec_proto_msgTypes[33].OneofWrappers = []any{}
+	file_text2vec_v1_text2vec_proto_msgTypes[36].OneofWrappers = []any{}
+	file_text2vec_v1_text2vec_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_text2vec_v1_text2vec_proto_rawDesc), len(file_text2vec_v1_text2vec_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_text2vec_v1_text2vec_proto_goTypes,
 		DependencyIndexes: file_text2vec_v1_text2vec_proto_depIdxs,

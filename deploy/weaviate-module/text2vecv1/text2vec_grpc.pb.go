@@ -162,6 +162,112 @@ var Vectorizer_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Reranker_Rerank_FullMethodName = "/text2vec.v1.Reranker/Rerank"
+)
+
+// RerankerClient is the client API for Reranker service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// A query and documents in, scores out: for cross-encoders.
+type RerankerClient interface {
+	Rerank(ctx context.Context, in *RerankRequest, opts ...grpc.CallOption) (*RerankResponse, error)
+}
+
+type rerankerClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRerankerClient(cc grpc.ClientConnInterface) RerankerClient {
+	return &rerankerClient{cc}
+}
+
+func (c *rerankerClient) Rerank(ctx context.Context, in *RerankRequest, opts ...grpc.CallOption) (*RerankResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RerankResponse)
+	err := c.cc.Invoke(ctx, Reranker_Rerank_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RerankerServer is the server API for Reranker service.
+// All implementations must embed UnimplementedRerankerServer
+// for forward compatibility.
+//
+// A query and documents in, scores out: for cross-encoders.
+type RerankerServer interface {
+	Rerank(context.Context, *RerankRequest) (*RerankResponse, error)
+	mustEmbedUnimplementedRerankerServer()
+}
+
+// UnimplementedRerankerServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRerankerServer struct{}
+
+func (UnimplementedRerankerServer) Rerank(context.Context, *RerankRequest) (*RerankResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rerank not implemented")
+}
+func (UnimplementedRerankerServer) mustEmbedUnimplementedRerankerServer() {}
+func (UnimplementedRerankerServer) testEmbeddedByValue()                  {}
+
+// UnsafeRerankerServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RerankerServer will
+// result in compilation errors.
+type UnsafeRerankerServer interface {
+	mustEmbedUnimplementedRerankerServer()
+}
+
+func RegisterRerankerServer(s grpc.ServiceRegistrar, srv RerankerServer) {
+	// If the following call panics, it indicates UnimplementedRerankerServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Reranker_ServiceDesc, srv)
+}
+
+func _Reranker_Rerank_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RerankRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RerankerServer).Rerank(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Reranker_Rerank_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RerankerServer).Rerank(ctx, req.(*RerankRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Reranker_ServiceDesc is the grpc.ServiceDesc for Reranker service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Reranker_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "text2vec.v1.Reranker",
+	HandlerType: (*RerankerServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Rerank",
+			Handler:    _Reranker_Rerank_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "text2vec/v1/text2vec.proto",
+}
+
+const (
 	Module_MetaInfo_FullMethodName               = "/text2vec.v1.Module/MetaInfo"
 	Module_ClassConfigDefaults_FullMethodName    = "/text2vec.v1.Module/ClassConfigDefaults"
 	Module_PropertyConfigDefaults_FullMethodName = "/text2vec.v1.Module/PropertyConfigDefaults"
@@ -178,8 +284,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Weaviate's text2vec-transformers module, capability by capability (its Go interfaces in entities/modulecapabilities):
-// for loaders, tools and Weaviate builds that want the module's exact behaviour over gRPC.
+// Weaviate's modules text2vec-transformers and text2vec-model2vec, capability by capability (their Go interfaces in
+// entities/modulecapabilities): for loaders, tools and Weaviate builds that want a module's exact behaviour over gRPC.
 type ModuleClient interface {
 	MetaInfo(ctx context.Context, in *MetaInfoRequest, opts ...grpc.CallOption) (*MetaInfoResponse, error)
 	ClassConfigDefaults(ctx context.Context, in *ClassConfigDefaultsRequest, opts ...grpc.CallOption) (*ClassConfigDefaultsResponse, error)
@@ -310,8 +416,8 @@ func (c *moduleClient) VectorForParams(ctx context.Context, in *VectorForParamsR
 // All implementations must embed UnimplementedModuleServer
 // for forward compatibility.
 //
-// Weaviate's text2vec-transformers module, capability by capability (its Go interfaces in entities/modulecapabilities):
-// for loaders, tools and Weaviate builds that want the module's exact behaviour over gRPC.
+// Weaviate's modules text2vec-transformers and text2vec-model2vec, capability by capability (their Go interfaces in
+// entities/modulecapabilities): for loaders, tools and Weaviate builds that want a module's exact behaviour over gRPC.
 type ModuleServer interface {
 	MetaInfo(context.Context, *MetaInfoRequest) (*MetaInfoResponse, error)
 	ClassConfigDefaults(context.Context, *ClassConfigDefaultsRequest) (*ClassConfigDefaultsResponse, error)

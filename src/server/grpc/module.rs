@@ -68,6 +68,8 @@ impl Service {
             return self.of_model(&target.model);
         }
         match self.module.endpoints.resolve(&target.settings, task) {
+            // What the URL of this server is by itself: the model that its paths without a name are of.
+            Endpoint::Local if target.settings.names_a_url(task) => Ok(self.clone()),
             Endpoint::Local => Ok(Service { default: target.class.module.into(), ..self.clone() }),
             Endpoint::Model(name) => self.of_model(&percent_decode_str(name).decode_utf8_lossy()),
             Endpoint::Remote(url) if self.module.endpoints.is_environment(url, task) => Ok(self.clone()),

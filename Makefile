@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-weaviate
+.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -105,6 +105,10 @@ PEERS ?= latency
 bench-peers: model
 	python3 benches/peers/prepare.py --model $(MODEL_DIR)
 	python3 benches/peers/run.py --model $(MODEL_DIR) $(PEERS)
+
+# Rerankers: pairs a second, beside sentence-transformers and ONNX Runtime. The first run gets the peers: about 6 GB.
+bench-rerank: model
+	python3 benches/peers/rerank.py --model $(MODEL_DIR) $(RERANK)
 
 # On a card: ours beside sentence-transformers. Needs a GPU, a CUDA toolkit (or what `make cuda-check` got) and a Python with
 # torch and sentence-transformers; without Rust there, deploy/cuda/bundle.sh. It can be tried without a card:

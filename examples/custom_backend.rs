@@ -57,7 +57,12 @@ impl Backend for Words {
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     // Another fingerprint means other vectors: the cache never mixes two.
-    let info = ModelInfo { name: "words".into(), fingerprint: "words-1".into(), dimensions: Some(DIMENSIONS) };
+    let info = ModelInfo {
+        name: "words".into(),
+        fingerprint: "words-1".into(),
+        dimensions: Some(DIMENSIONS),
+        ..ModelInfo::default()
+    };
     let backend: Arc<dyn Backend> = Arc::new(Words(info));
     let readiness = Readiness::default();
     match Cached::around(backend.clone(), CacheOptions::default()) {

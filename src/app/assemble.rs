@@ -16,7 +16,6 @@ use crate::backend::remote::{Remote, RemoteOptions};
 use crate::cache::{CacheOptions, Cached};
 use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, UpstreamChoice};
 use crate::contract::call::Call;
-use crate::contract::request::Profile;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
 use crate::model::locate::{self, ModelDir};
@@ -99,7 +98,11 @@ pub(super) fn local_options(found: ModelDir, model: &ModelChoice, settings: &Mod
 }
 
 /// Finds (or downloads) and loads a model.
-pub(super) async fn load(model: &ModelChoice, settings: &ModelSettings, inference: &Arc<Inference>) -> Result<LocalBackend> {
+pub(super) async fn load(
+    model: &ModelChoice,
+    settings: &ModelSettings,
+    inference: &Arc<Inference>,
+) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
     let found = locate::locate(&model.source, settings.revision.as_deref(), &hub).await?;
@@ -251,12 +254,15 @@ async fn load_and_warm(
     readiness: &Readiness,
 ) -> Result<()> {
     let mut here = Here { settings, inference: None };
-    let mut loaded: Vec<((&str, Option<Profile>), Arc<dyn Backend>)> = Vec::new();
+    let mut loaded = Vec::new();
     for (place, served) in served.iter().enumerate() {
         let Served::Model(choice) = served else { continue };
         // A model of several names is there once.
         let model = (&*choice.source, settings.profiles.of(choice.name.as_deref(), &choice.source));
-        let known = loaded.iter().find(|(other, _)| *other == model).map(|(_, backend)| backend.clone());
+        let known = loaded
+            .iter()
+            .find(|(other, _)| *other == model)
+            .map(|(_, backend): &(_, Arc<dyn Backend>)| backend.clone());
         let backend = match known {
             Some(backend) => backend,
             None => cache.around(here.model(choice).await?),

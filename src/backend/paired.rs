@@ -148,7 +148,12 @@ mod tests {
     fn marked(mark: f32, dimensions: usize) -> Arc<dyn Backend> {
         Arc::new(Marked(
             mark,
-            ModelInfo { name: mark.to_string(), fingerprint: mark.to_string(), dimensions: Some(dimensions), ..ModelInfo::default() },
+            ModelInfo {
+                name: mark.to_string(),
+                fingerprint: mark.to_string(),
+                dimensions: Some(dimensions),
+                ..ModelInfo::default()
+            },
         ))
     }
 

@@ -68,9 +68,8 @@ impl Profiles {
     /// # Errors
     /// `Config`, with what to do.
     fn check(&self, models: &[ModelChoice]) -> Result<()> {
-        let is_there = |wanted: &String| {
-            models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted)
-        };
+        let is_there =
+            |wanted: &String| models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted);
         match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_there(model)) {
             None => Ok(()),
             Some(model) => Err(Error::config(format!(

@@ -276,9 +276,7 @@ impl Settings {
         // Left out it is what Weaviate fills in; what is no boolean is on for every module.
         let class_name = |value: &Value| value.as_bool().unwrap_or(true);
         Settings {
-            vectorize_class_name: block
-                .get("vectorizeClassName")
-                .map_or(module.vectorizes_class_name(), class_name),
+            vectorize_class_name: block.get("vectorizeClassName").map_or(module.vectorizes_class_name(), class_name),
             pooling_strategy: text_of_model("poolingStrategy", DEFAULT_POOLING_STRATEGY),
             inference_url: text("inferenceUrl", ""),
             passage_inference_url: text_of_model("passageInferenceUrl", ""),

@@ -33,10 +33,8 @@ impl Module {
             return Ok(Module::default());
         }
         Module::ALL.into_iter().find(|module| module.name() == name).ok_or_else(|| {
-            Error::invalid(format!(
-                "no module '{name}' is known here: use text2vec-transformers or text2vec-model2vec"
-            ))
-            .parameter("module_name")
+            Error::invalid(format!("no module '{name}' is known here: use text2vec-transformers or text2vec-model2vec"))
+                .parameter("module_name")
         })
     }
 

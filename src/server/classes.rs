@@ -81,7 +81,10 @@ mod tests {
         assert_eq!(classes.get(r#"{"class":"B"}"#, Module::default()).expect("a class").name, "B");
         assert!(classes.get("[]", Module::default()).is_err());
         for i in 0..500 {
-            assert_eq!(classes.get(&format!(r#"{{"class":"C{i}"}}"#), Module::default()).expect("a class").name, format!("C{i}"));
+            assert_eq!(
+                classes.get(&format!(r#"{{"class":"C{i}"}}"#), Module::default()).expect("a class").name,
+                format!("C{i}")
+            );
         }
     }
 

@@ -296,8 +296,8 @@ mod tests {
     use futures_util::future::BoxFuture;
 
     use super::*;
-    use crate::backend::meta::Meta;
     use crate::backend::Embedding;
+    use crate::backend::meta::Meta;
     use crate::contract::call::Call;
 
     struct Named(ModelInfo);
@@ -317,7 +317,12 @@ mod tests {
     }
 
     fn named(name: &str) -> Arc<dyn Backend> {
-        Arc::new(Named(ModelInfo { name: name.into(), fingerprint: String::new(), dimensions: Some(1), ..ModelInfo::default() }))
+        Arc::new(Named(ModelInfo {
+            name: name.into(),
+            fingerprint: String::new(),
+            dimensions: Some(1),
+            ..ModelInfo::default()
+        }))
     }
 
     fn found(readiness: &Readiness, name: Option<&str>) -> std::result::Result<String, ErrorKind> {
@@ -366,7 +371,8 @@ mod tests {
     async fn a_server_is_unready_once_a_backend_is_in_trouble_and_those_who_follow_are_told() {
         let readiness = Readiness::of([Some("a".to_owned()), Some("b".to_owned())]);
         readiness.model_ready(0, named("org/one"));
-        let info = ModelInfo { name: "two".into(), fingerprint: String::new(), dimensions: None, ..ModelInfo::default() };
+        let info =
+            ModelInfo { name: "two".into(), fingerprint: String::new(), dimensions: None, ..ModelInfo::default() };
         let broken: Arc<dyn Backend> = Arc::new(Broken(info));
         // However it is wrapped.
         let cached = crate::cache::Cached::around(broken.clone(), crate::cache::CacheOptions::default());

@@ -109,7 +109,9 @@ impl Service {
             return Err(Error::invalid(error).parameter("model"));
         };
         if query.len() > self.limits.max_text_bytes {
-            return Err(over_its_limit(query.len(), self.limits.max_text_bytes).context("the query").parameter("query"));
+            return Err(over_its_limit(query.len(), self.limits.max_text_bytes)
+                .context("the query")
+                .parameter("query"));
         }
         let pairs = service.compute(documents, Purpose::Score { query }).await?;
         Ok(Scores { model: info.name, fingerprint: info.fingerprint, scoring, pairs })

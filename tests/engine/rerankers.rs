@@ -100,7 +100,8 @@ async fn scores_are_those_of_the_cross_encoder() {
                 let answers = backend.embed(call.clone()).await.expect("the call");
                 for (at, (number, answer)) in numbers.into_iter().zip(answers).enumerate() {
                     let logits = answer.expect("logits").vector;
-                    let floats = |value: &Value| -> Vec<f64> { serde_json::from_value(value.clone()).expect("numbers") };
+                    let floats =
+                        |value: &Value| -> Vec<f64> { serde_json::from_value(value.clone()).expect("numbers") };
                     let (expected, scores) = (floats(&golden["logits"][number]), floats(&golden["scores"][number]));
                     assert_eq!(logits.len(), expected.len());
                     for (&logit, (expected, score)) in logits.iter().zip(expected.iter().zip(scores)) {
@@ -153,17 +154,13 @@ async fn what_a_model_does_not_do_is_refused() {
         assert!(error.message().contains(words), "{error}");
     }
     let wrong = |options: LocalOptions| LocalBackend::load(&options).map(|_| ()).expect_err("refused").to_string();
-    let no_head = wrong(LocalOptions {
-        profile: Some(Profile::CrossEncoder),
-        ..LocalOptions::new(dir("../families/bert"))
-    });
+    let no_head =
+        wrong(LocalOptions { profile: Some(Profile::CrossEncoder), ..LocalOptions::new(dir("../families/bert")) });
     assert!(no_head.contains("classifier.weight"), "{no_head}");
     let t5 = wrong(LocalOptions { profile: Some(Profile::CrossEncoder), ..LocalOptions::new(dir("../families/t5")) });
     assert!(t5.contains("a t5 model cannot rerank here"), "{t5}");
-    let graph = wrong(LocalOptions {
-        profile: Some(Profile::CrossEncoder),
-        ..LocalOptions::new(dir("../onnx/bert-u8"))
-    });
+    let graph =
+        wrong(LocalOptions { profile: Some(Profile::CrossEncoder), ..LocalOptions::new(dir("../onnx/bert-u8")) });
     assert!(graph.contains("model.safetensors"), "{graph}");
 }
 
@@ -174,9 +171,8 @@ fn a_profile_that_is_asked_for_is_kept() {
         let options = LocalOptions { profile, ..LocalOptions::new(dir("bert-1")) };
         assert_eq!(chosen(&options).expect("a choice").profile, expected);
     }
-    assert!(LocalBackend::load(&LocalOptions {
-        profile: Some(Profile::Transformers),
-        ..LocalOptions::new(dir("bert-1"))
-    })
-    .is_ok());
+    assert!(
+        LocalBackend::load(&LocalOptions { profile: Some(Profile::Transformers), ..LocalOptions::new(dir("bert-1")) })
+            .is_ok()
+    );
 }

@@ -415,7 +415,12 @@ impl Backend for Noise {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_sidecar_gives_the_bits_of_the_local_answer() {
-    let noise = Arc::new(Noise(ModelInfo { name: "noise".into(), fingerprint: "noise".into(), dimensions: Some(96), ..ModelInfo::default() }));
+    let noise = Arc::new(Noise(ModelInfo {
+        name: "noise".into(),
+        fingerprint: "noise".into(),
+        dimensions: Some(96),
+        ..ModelInfo::default()
+    }));
     let server = TestServer::start(noise.clone()).await;
     // 700 texts, a call for each of the settings, with the numbers of its texts.
     let mut calls: Vec<(Vec<usize>, Call)> = Vec::new();

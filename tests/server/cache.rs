@@ -37,7 +37,12 @@ impl Fake {
     /// Held until `allow`.
     fn held() -> Fake {
         Fake {
-            info: ModelInfo { name: "fake".into(), fingerprint: "f".into(), dimensions: Some(2), ..ModelInfo::default() },
+            info: ModelInfo {
+                name: "fake".into(),
+                fingerprint: "f".into(),
+                dimensions: Some(2),
+                ..ModelInfo::default()
+            },
             permits: Semaphore::new(0),
             calls: Mutex::default(),
             refusals: Mutex::default(),
@@ -447,7 +452,8 @@ async fn a_backend_that_answers_too_little_is_an_error() {
             Meta::default()
         }
     }
-    let silent = Silent(ModelInfo { name: "s".into(), fingerprint: "s".into(), dimensions: Some(1), ..ModelInfo::default() });
+    let silent =
+        Silent(ModelInfo { name: "s".into(), fingerprint: "s".into(), dimensions: Some(1), ..ModelInfo::default() });
     let cache = Cached::around(Arc::new(silent), CacheOptions::default()).expect("room");
     assert_eq!(embed(&cache, &["a"]).await.expect_err("no answers").kind(), ErrorKind::Internal);
     assert!(cache.meta().to_json()["sidecar"]["cache"].is_object(), "also where the backend has no `sidecar`");

@@ -64,7 +64,8 @@ async fn post(server: &TestServer, path: &str, body: &Value) -> (u16, Value) {
 fn golden(model: &str, numbers: &str) -> (Vec<String>, Vec<f32>) {
     let (pairs, golden) = (fixture("rerankers/pairs.json"), fixture("rerankers/golden.json"));
     let pairs = pairs.as_array().expect("pairs").iter().take(17);
-    let documents = pairs.inspect(|pair| assert_eq!(pair[0], QUERY)).map(|pair| pair[1].as_str().expect("a text").into());
+    let documents =
+        pairs.inspect(|pair| assert_eq!(pair[0], QUERY)).map(|pair| pair[1].as_str().expect("a text").into());
     let numbers = golden[model][numbers].as_array().expect("numbers").iter().take(17);
     (documents.collect(), numbers.map(|row| floats(row)[0]).collect())
 }
@@ -155,7 +156,10 @@ async fn cohere_s_and_jina_s_clients_get_the_best_first() {
     for (path, body) in [
         ("/v1/rerank", json!({"model": "rank", "query": QUERY, "documents": documents, "top_n": 3})),
         ("/v2/rerank", json!({"model": "rank", "query": QUERY, "documents": objects, "top_n": 3})),
-        ("/models/rank/v1/rerank", json!({"query": QUERY, "documents": documents, "top_n": 3, "return_documents": true})),
+        (
+            "/models/rank/v1/rerank",
+            json!({"query": QUERY, "documents": documents, "top_n": 3, "return_documents": true}),
+        ),
     ] {
         let (status, answer) = post(&server, path, &body).await;
         assert_eq!(status, 200, "{answer}");
@@ -202,9 +206,13 @@ async fn over_grpc_each_label_has_a_number_and_each_document_its_own_error() {
         (0..17).map(|number| pairs[number][1].as_str().expect("a text").to_owned()).collect();
     documents.insert(5, "x".repeat(6001));
     for raw_scores in [false, true] {
-        let request = RerankRequest { query: QUERY.into(), documents: documents.clone(), raw_scores, ..Default::default() };
+        let request =
+            RerankRequest { query: QUERY.into(), documents: documents.clone(), raw_scores, ..Default::default() };
         let answer = client.rerank(request).await.expect("an answer").into_inner();
-        assert_eq!((answer.results.len(), &answer.labels[..]), (18, &["contradiction", "entailment", "neutral"].map(String::from)[..]));
+        assert_eq!(
+            (answer.results.len(), &answer.labels[..]),
+            (18, &["contradiction", "entailment", "neutral"].map(String::from)[..])
+        );
         for (place, result) in answer.results.into_iter().enumerate() {
             match result.result.expect("a result") {
                 rerank_result::Result::Error(error) => {
@@ -212,18 +220,28 @@ async fn over_grpc_each_label_has_a_number_and_each_document_its_own_error() {
                 }
                 rerank_result::Result::Scores(scores) => {
                     let number = if place > 5 { place - 1 } else { place };
-                    let expected = floats(&golden["xlm-roberta-3"][if raw_scores { "logits" } else { "scores" }][number]);
+                    let expected =
+                        floats(&golden["xlm-roberta-3"][if raw_scores { "logits" } else { "scores" }][number]);
                     assert!(max_difference(&scores.values, &expected) < 1e-5, "{place}");
                     assert_eq!(golden["xlm-roberta-3"]["lengths"][number], result.tokens);
                 }
             }
         }
     }
-    let refused = |query: String, documents, model: &str| RerankRequest { query, documents, model: model.into(), ..Default::default() };
+    let refused = |query: String, documents, model: &str| RerankRequest {
+        query,
+        documents,
+        model: model.into(),
+        ..Default::default()
+    };
     for (request, code, words) in [
         (refused("x".repeat(6001), vec!["a".into()], ""), Code::ResourceExhausted, "the query"),
         (refused("a".into(), vec!["a".into()], "none"), Code::NotFound, "no model 'none'"),
-        (refused("a".into(), vec![String::new(); Limits::default().max_texts + 1], ""), Code::ResourceExhausted, "--max-texts"),
+        (
+            refused("a".into(), vec![String::new(); Limits::default().max_texts + 1], ""),
+            Code::ResourceExhausted,
+            "--max-texts",
+        ),
     ] {
         let status = client.rerank(request).await.expect_err("refused");
         assert_eq!(status.code(), code, "{}", status.message());
@@ -278,7 +296,8 @@ async fn the_module_of_model2vec_has_its_own_defaults_and_its_own_model() {
     assert_eq!(defaults, [2, 2, 1], "pooling is not model2vec's");
     let class = r#"{"class":"River","moduleConfig":{"text2vec-model2vec":{"poolingStrategy":"cls"},"text2vec-transformers":{}},
         "properties":[{"name":"text","dataType":["text"]}]}"#;
-    let config = |name: &str| Some(ClassConfig { class_json: class.into(), module_name: module(name), ..Default::default() });
+    let config =
+        |name: &str| Some(ClassConfig { class_json: class.into(), module_name: module(name), ..Default::default() });
     let mut texts = Vec::new();
     let mut lengths = Vec::new();
     for name in ["text2vec-transformers", "text2vec-model2vec"] {

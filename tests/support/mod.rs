@@ -127,7 +127,14 @@ pub(crate) struct FakeBackend {
 
 impl FakeBackend {
     pub(crate) fn new(dimensions: usize) -> FakeBackend {
-        FakeBackend { info: ModelInfo { name: "fake".into(), fingerprint: "0".into(), dimensions: Some(dimensions), ..ModelInfo::default() } }
+        FakeBackend {
+            info: ModelInfo {
+                name: "fake".into(),
+                fingerprint: "0".into(),
+                dimensions: Some(dimensions),
+                ..ModelInfo::default()
+            },
+        }
     }
 }
 

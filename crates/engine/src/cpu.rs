@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::encoder::{Encoder, HiddenStates, TokenBatch};
+use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::Result;
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
-use text2vec_kernel::{Executor, Kernels, Precision, Transformer};
+use crate::pooling::PoolingMode;
+use text2vec_kernel::{Executor, Kernels, Pick, Precision, Transformer};
 
 /// An encoder on the CPU engine.
 #[derive(Debug)]
@@ -64,6 +65,19 @@ impl Encoder for PackedEncoder {
         let rows: Vec<&[u32]> = rows.iter().map(AsRef::as_ref).collect();
         let values = self.executor.forward(&rows, batch.lengths())?;
         Ok(HiddenStates { values, width: self.hidden_size() })
+    }
+
+    fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
+        let all = |mode: PoolingMode| modes.iter().all(|&modes| modes == [mode]) && !batch.lengths().contains(&0);
+        let pick = match () {
+            () if all(PoolingMode::Cls) => Pick::First,
+            () if all(PoolingMode::LastToken) => Pick::Last,
+            () => return Ok(pool_states(&self.forward(batch)?, batch, modes)),
+        };
+        let rows = self.architecture.rows(batch)?;
+        let rows: Vec<&[u32]> = rows.iter().map(AsRef::as_ref).collect();
+        let states = self.executor.forward_picked(&rows, batch.lengths(), pick)?;
+        Ok(states.chunks_exact(self.hidden_size()).map(<[f32]>::to_vec).collect())
     }
 
     fn hidden_size(&self) -> usize {
@@ -312,6 +326,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What is not computed for the others behind the last attention changes nothing of it.
+    #[test]
+    fn a_picked_token_has_the_bits_of_a_whole_pass() {
+        let texts: Vec<_> = [7, 1, 40, 2, 130, 33].iter().zip(70..).map(|(&length, seed)| text(length, seed)).collect();
+        let packed = batch(&texts);
+        for family in ["bert", "gated t5", "causal gemma3_text", "nomic_bert with experts"] {
+            let architecture = architecture(family, 80, 2);
+            for (kernels, precision) in
+                Kernels::available().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it)))
+            {
+                let mut whole = build(&architecture, (kernels, precision), 1);
+                let states = whole.forward(&packed).unwrap();
+                for (mode, threads) in [(PoolingMode::Cls, 1), (PoolingMode::LastToken, 2), (PoolingMode::Cls, 3)] {
+                    let mut encoder = whole.sibling(threads).unwrap();
+                    let mode_of_each = [mode];
+                    let modes = vec![&mode_of_each[..]; texts.len()];
+                    let expected = pool_states(&states, &packed, &modes);
+                    let what = format!("{family} {kernels:?} {precision} {mode:?}, {threads} threads");
+                    assert!(encoder.pooled(&packed, &modes).unwrap() == expected, "{what}");
+                    for (text, expected) in texts.iter().zip(&expected) {
+                        let alone = encoder.pooled(&batch(std::slice::from_ref(text)), &modes[..1]).unwrap();
+                        assert!(alone[0] == *expected, "{what}, {} tokens alone", text.0.len());
+                    }
+                }
+            }
+        }
+        let mut encoder = build(&architecture("bert", 48, 3), (Kernels::detect(), Precision::F32), 2);
+        let with_empty = batch(&[text(3, 1), text(0, 1)]);
+        let vectors = encoder.pooled(&with_empty, &[&[PoolingMode::Cls], &[PoolingMode::Cls]]).unwrap();
+        assert_eq!(vectors[1], [0.0; 48], "of nothing");
     }
 
     #[test]

@@ -156,9 +156,8 @@ pub fn encoders(
     };
     if let Some(library) = description.table {
         f32_table(precision)?;
-        let encoder = |card: &Card| {
-            Ok(Box::new(StaticEncoder::open(files, library, Some(&card.device))?) as Box<dyn Encoder>)
-        };
+        let encoder =
+            |card: &Card| Ok(Box::new(StaticEncoder::open(files, library, Some(&card.device))?) as Box<dyn Encoder>);
         return Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle"));
     }
     if library::has(description.model_type) {

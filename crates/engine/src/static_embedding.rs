@@ -122,7 +122,8 @@ impl StaticEncoder {
             }
             Table::Candle(_) if rows.is_empty() => Ok(Vec::new()),
             Table::Candle(table) => {
-                let look_up = || table.index_select(&Tensor::new(&rows[..], table.device())?, 0)?.flatten_all()?.to_vec1();
+                let look_up =
+                    || table.index_select(&Tensor::new(&rows[..], table.device())?, 0)?.flatten_all()?.to_vec1();
                 look_up().map_err(failed)
             }
         }
@@ -138,7 +139,9 @@ fn mapping(weights: &Weights, rows: usize) -> Result<Vec<u32>> {
     let row = |row: i64| u32::try_from(row).ok().filter(|&row| (row as usize) < rows);
     let there = mapping.into_iter().map(|value| row(value).ok_or(value)).collect::<std::result::Result<Vec<_>, _>>();
     there.map_err(|row| {
-        Error::unusable(format!("the tensor 'mapping' names the row {row} of a table of {rows}: download the model again"))
+        Error::unusable(format!(
+            "the tensor 'mapping' names the row {row} of a table of {rows}: download the model again"
+        ))
     })
 }
 

@@ -104,6 +104,6 @@ pub use precision::Precision;
 pub use rotary::Rotary;
 pub use team::{Function, Member, Team};
 pub use transformer::{
-    Block, Executor, ExpertShape, Experts, HeadNorms, MOST_EXPERTS, Norm, NormPlacement, Outer, Shape, Style,
+    Block, Executor, ExpertShape, Experts, HeadNorms, MOST_EXPERTS, Norm, NormPlacement, Outer, Pick, Shape, Style,
     Transformer,
 };

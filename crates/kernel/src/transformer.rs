@@ -21,6 +21,6 @@ mod steps;
 mod tests;
 mod way;
 
-pub use executor::Executor;
+pub use executor::{Executor, Pick};
 pub use model::{MOST_EXPERTS, Transformer};
 pub use shape::{Block, ExpertShape, Experts, HeadNorms, Norm, NormPlacement, Outer, Shape, Style};

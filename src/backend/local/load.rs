@@ -50,7 +50,8 @@ impl LocalBackend {
         let (mut encoders, engine) = encoders(options, (&description, profile), &source, &inference)?;
         let treatment = treatment.with_half_vectors(encoders.iter().any(|encoder| encoder.is_half()));
         let classifier = classifier(&description, profile, &source, &encoders)?;
-        let scoring = classifier.as_ref().map(|it| Scoring::of(&description.config, it.labels()).map(Arc::new)).transpose()?;
+        let scoring =
+            classifier.as_ref().map(|it| Scoring::of(&description.config, it.labels()).map(Arc::new)).transpose()?;
         let treatment = match &classifier {
             Some(classifier) => treatment.for_pairs(classifier.pooling),
             None => treatment,
@@ -147,7 +148,8 @@ fn encoders(
     let in_directory = |error| Error::from(error).at(Place::File(options.dir.clone()));
     let on = (inference.threads(), inference.cards());
     let masks = description.masks(options.hints);
-    open::encoders(description.encoder(profile, masks), source, options.engine, options.precision, on).map_err(in_directory)
+    open::encoders(description.encoder(profile, masks), source, options.engine, options.precision, on)
+        .map_err(in_directory)
 }
 
 /// The tokenizer, if it is this model's.

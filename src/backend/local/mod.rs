@@ -105,7 +105,13 @@ pub fn open_encoder(
     threads: usize,
 ) -> Result<(Box<dyn Encoder>, &'static str)> {
     let source = Source::choose(&description.dir, description.markers.onnx_runtime)?;
-    Ok(open::on_cpu(description.encoder(Profile::SentenceTransformers, Masks::AsConfigured), &source, engine, precision, threads)?)
+    Ok(open::on_cpu(
+        description.encoder(Profile::SentenceTransformers, Masks::AsConfigured),
+        &source,
+        engine,
+        precision,
+        threads,
+    )?)
 }
 
 impl LocalBackend {

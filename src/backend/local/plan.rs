@@ -316,9 +316,9 @@ impl Treatment {
                 pooling_ignored: false,
                 query: Some(query.clone()),
             }),
-            (Profile::CrossEncoder, Purpose::Embed(_)) => {
-                Err(Error::invalid("this model reranks and makes no vectors: name a model that is served here and makes them"))
-            }
+            (Profile::CrossEncoder, Purpose::Embed(_)) => Err(Error::invalid(
+                "this model reranks and makes no vectors: name a model that is served here and makes them",
+            )),
             (_, Purpose::Score { .. }) => {
                 Err(Error::invalid("this model makes vectors and does not rerank: name a reranker that is served here"))
             }
@@ -584,7 +584,12 @@ mod tests {
         ] {
             let planning = Arc::new(Planning {
                 treatment: Treatment::new(profile, switches, &model()),
-                info: ModelInfo { name: "planning".into(), fingerprint: "0".into(), dimensions: Some(1), ..ModelInfo::default() },
+                info: ModelInfo {
+                    name: "planning".into(),
+                    fingerprint: "0".into(),
+                    dimensions: Some(1),
+                    ..ModelInfo::default()
+                },
                 addresses: Mutex::default(),
             });
             let cache = Cached::around(planning.clone(), CacheOptions::default()).expect("room");

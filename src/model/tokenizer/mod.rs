@@ -13,6 +13,6 @@ mod unusable;
 mod word_piece;
 
 pub use self::files::tokenizer_files;
-pub use self::pair::{Query, uses_token_types};
 pub use self::model2vec::MODEL2VEC_MAX_TOKENS;
+pub use self::pair::{Query, uses_token_types};
 pub use self::text::{TextTokenizer, Token, Tokens};

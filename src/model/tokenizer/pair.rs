@@ -45,11 +45,13 @@ impl TextTokenizer {
     /// `InvalidArgument` for a text that cannot be tokenized.
     pub fn pair(&self, query: &Query, document: &str) -> Result<Tokens> {
         let added = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
-        let params = TruncationParams { max_length: self.max_tokens().saturating_sub(added), ..TruncationParams::default() };
+        let params =
+            TruncationParams { max_length: self.max_tokens().saturating_sub(added), ..TruncationParams::default() };
         let mut document = self.document(document, query.encoding.len() <= params.max_length)?;
         document.set_type_ids(vec![1; document.len()]);
         let truncated = query.encoding.len() + document.len() > params.max_length;
-        let (query, document) = truncate_encodings(query.encoding.clone(), Some(document), &params).map_err(untokenizable)?;
+        let (query, document) =
+            truncate_encodings(query.encoding.clone(), Some(document), &params).map_err(untokenizable)?;
         let encoding = self.tokenizer.post_process(query, document, true).map_err(untokenizable)?;
         let types = if self.token_types { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
         Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: types, truncated })

@@ -161,7 +161,8 @@ async fn of_cohere(service: &Service, headers: &HeaderMap, mut fields: Fields<'_
     let name = if model.is_empty() { ranking.model } else { model };
     let entry = move |scored: Scored| {
         let begin = format!(r#"{{"index":{},"relevance_score":{}"#, scored.index, number(scored.score));
-        let document = with_document.then(|| [fixed(r#","document":{"text":"#), Part::Text(scored.document), fixed("}")]);
+        let document =
+            with_document.then(|| [fixed(r#","document":{"text":"#), Part::Text(scored.document), fixed("}")]);
         [Part::Json(begin.into())].into_iter().chain(document.into_iter().flatten()).chain([fixed("}")])
     };
     let usage = json!({"total_tokens": ranking.tokens, "prompt_tokens": ranking.tokens});
@@ -206,7 +207,8 @@ async fn ranked(
     let only_one = documents.len() == 1;
     let mut ranking = Ranking { model, scored: Vec::with_capacity(documents.len()), tokens: 0, cut: None };
     for (index, (document, pair)) in documents.into_iter().zip(pairs).enumerate() {
-        let pair = pair.map_err(|error| if only_one { error } else { error.context(format_args!("document {index}")) })?;
+        let pair =
+            pair.map_err(|error| if only_one { error } else { error.context(format_args!("document {index}")) })?;
         let logit = pair.vector.first().copied();
         let logit = logit.ok_or_else(|| Error::internal("a pair without a logit"))?;
         ranking.scored.push(Scored { index, document, score: activation.apply(logit) });

@@ -12,6 +12,15 @@ use crate::memory::AlignedBuffer;
 use crate::team::{Member, Team};
 use crate::unit::Unit;
 
+/// Which of a sequence's tokens is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// The first.
+    First,
+    /// The last.
+    Last,
+}
+
 /// Runs a [`Transformer`] with threads and scratch memory of its own.
 pub struct Executor {
     model: Arc<Transformer>,
@@ -45,6 +54,18 @@ impl Executor {
         self.team.size()
     }
 
+    /// The states `[sequences, hidden]` of one token of each sequence: the bits that [`Executor::forward`] has for it, in less
+    /// time, as the others are not computed behind the last attention. No sequence is empty.
+    ///
+    /// # Errors
+    /// As [`Executor::forward`], and `Internal` for an empty sequence.
+    pub fn forward_picked(&mut self, rows: &[&[u32]], lengths: &[usize], pick: Pick) -> Result<Vec<f32>> {
+        if lengths.contains(&0) {
+            return Err(Error::internal("a sequence without tokens has none to pick"));
+        }
+        self.of_both_kinds(rows, lengths, Some(pick))
+    }
+
     /// Hidden states `[tokens, hidden]` of packed sequences with the given lengths. `rows` has, for each embedding
     /// table, the row of each token.
     ///
@@ -52,6 +73,11 @@ impl Executor {
     /// `Invalid` for an index beyond its table. `Internal` if there is not one row of every table per token, and if a
     /// thread panics.
     pub fn forward(&mut self, rows: &[&[u32]], lengths: &[usize]) -> Result<Vec<f32>> {
+        self.of_both_kinds(rows, lengths, None)
+    }
+
+    /// The states of sequences that may have to be computed in two ways: of all tokens, or of one of each.
+    fn of_both_kinds(&mut self, rows: &[&[u32]], lengths: &[usize], pick: Option<Pick>) -> Result<Vec<f32>> {
         let model = Arc::clone(&self.model);
         let hidden = model.shape.hidden;
         let tokens = lengths.iter().sum::<usize>();
@@ -67,23 +93,25 @@ impl Executor {
         let is_short = |&length: &usize| model.is_short(length);
         if !lengths.iter().any(is_short) || lengths.iter().all(is_short) {
             let unit = model.unit().filter(|_| !lengths.iter().any(is_short));
-            return self.pass(rows.iter().map(|rows| rows.to_vec()).collect(), lengths, unit);
+            return self.pass(rows.iter().map(|rows| rows.to_vec()).collect(), lengths, (unit, pick));
         }
         // Those of each kind together, and back to their places.
-        let mut states = vec![0f32; tokens * hidden];
+        let rows_of = |length: usize| if pick.is_some() { 1 } else { length };
+        let mut states = vec![0f32; lengths.iter().map(|&length| rows_of(length)).sum::<usize>() * hidden];
         for (unit, short) in [(None, true), (model.unit(), false)] {
-            let starts = lengths.iter().scan(0, |end, &length| {
+            let starts = lengths.iter().scan((0, 0), |(end, state), &length| {
                 *end += length;
-                Some(*end - length..*end)
+                *state += rows_of(length);
+                Some((*end - length..*end, *state - rows_of(length)))
             });
-            let ranges: Vec<_> = starts.filter(|range| model.is_short(range.len()) == short).collect();
-            let of_kind = |rows: &&[u32]| ranges.iter().flat_map(|range| &rows[range.clone()]).copied().collect();
-            let lengths: Vec<_> = ranges.iter().map(ExactSizeIterator::len).collect();
-            let part = self.pass(rows.iter().map(of_kind).collect(), &lengths, unit)?;
+            let ranges: Vec<_> = starts.filter(|(range, _)| model.is_short(range.len()) == short).collect();
+            let of_kind = |rows: &&[u32]| ranges.iter().flat_map(|(range, _)| &rows[range.clone()]).copied().collect();
+            let lengths: Vec<_> = ranges.iter().map(|(range, _)| range.len()).collect();
+            let part = self.pass(rows.iter().map(of_kind).collect(), &lengths, (unit, pick))?;
             let mut part = &part[..];
-            for range in ranges {
-                let (first, rest) = part.split_at(range.len() * hidden);
-                states[range.start * hidden..range.end * hidden].copy_from_slice(first);
+            for (range, state) in ranges {
+                let (first, rest) = part.split_at(rows_of(range.len()) * hidden);
+                states[state * hidden..][..first.len()].copy_from_slice(first);
                 part = rest;
             }
         }
@@ -91,7 +119,12 @@ impl Executor {
     }
 
     /// Hidden states of sequences that are computed in the same way: on a unit or by vectors.
-    fn pass(&mut self, rows: Vec<Vec<u32>>, lengths: &[usize], unit: Option<Unit>) -> Result<Vec<f32>> {
+    fn pass(
+        &mut self,
+        rows: Vec<Vec<u32>>,
+        lengths: &[usize],
+        (unit, pick): (Option<Unit>, Option<Pick>),
+    ) -> Result<Vec<f32>> {
         let model = Arc::clone(&self.model);
         let hidden = model.shape.hidden;
         let tokens = lengths.iter().sum::<usize>();
@@ -111,6 +144,12 @@ impl Executor {
                 Some(*start - length..*start)
             })
             .collect();
+        let picked: Vec<usize> = match pick {
+            None => Vec::new(),
+            Some(Pick::First) => sequences.iter().map(|sequence| sequence.start).collect(),
+            Some(Pick::Last) => sequences.iter().map(|sequence| sequence.end - 1).collect(),
+        };
+        let wanted = if pick.is_some() { picked.len() } else { tokens };
         let longest = lengths.iter().copied().max().unwrap_or(0);
         if let Some(bias) = &model.position_bias
             && longest > self.distances.1
@@ -141,12 +180,13 @@ impl Executor {
             rotations,
             tokens,
             threads: self.team.size(),
+            picked,
             distances,
             memory,
         };
         self.team.run(Arc::new(move |member: &Member<'_>| pass.take_part(member)))?;
-        let mut states = Vec::with_capacity(tokens * hidden);
-        for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(tokens) {
+        let mut states = Vec::with_capacity(wanted * hidden);
+        for row in self.scratch.states.chunks_exact(row_stride(hidden)).take(wanted) {
             states.extend_from_slice(&row[..hidden]);
         }
         Ok(states)

@@ -70,6 +70,8 @@ pub(super) struct Pass {
     pub(super) rotations: Vec<Arc<Vec<f32>>>,
     pub(super) tokens: usize,
     pub(super) threads: usize,
+    /// The row of each sequence that is wanted; empty: all rows are. The others are not computed behind the last attention.
+    pub(super) picked: Vec<usize>,
     /// The position bias by head and distance, and for how many tokens.
     pub(super) distances: (Arc<Vec<f32>>, usize),
     pub(super) memory: Memory,
@@ -100,16 +102,17 @@ impl Pass {
         };
         // What the operand holds.
         let mut rounded = None;
+        let mut tokens = self.tokens;
         let mut steps = &self.model.steps[..];
         while let [step, rest @ ..] = steps {
             match step {
-                Step::Attend { mask } => self.attend(member, *mask),
+                Step::Attend { mask } => tokens = self.attend_and_pick(member, *mask, rest),
                 Step::Product(step) => {
                     if self.rounds(step.from) && rounded != Some(step.from) {
-                        self.each_rows(member, |rows| self.round(step, &places, rows));
+                        self.each_rows(member, tokens, |rows| self.round(step, &places, rows));
                         rounded = Some(step.from);
                     }
-                    self.product_by_columns(member, step, &places);
+                    self.product_by_columns(member, step, &places, tokens);
                     rounded = rounded.filter(|&place| place != step.to);
                 }
                 Step::Experts(_) => unreachable!("a mixture of experts is computed by rows"),
@@ -121,7 +124,7 @@ impl Pass {
                         Some(Step::Product(next)) if self.rounds(next.from) => Some(next),
                         _ => None,
                     };
-                    self.each_rows(member, |rows| {
+                    self.each_rows(member, tokens, |rows| {
                         together.iter().for_each(|step| self.by_row(step, &places, rows.clone()));
                         if let Some(next) = next {
                             self.round(next, &places, rows);
@@ -152,13 +155,14 @@ impl Pass {
         };
         let operand = room.matrix(most_rows, self.way.operand_words);
         let scratch = (room.at, room.left);
-        // As many blocks for each thread, on a unit in whole tiles.
-        let count = self.tokens.div_ceil(most_rows).next_multiple_of(self.threads);
         let step = if self.way.unit.is_some() { TILE_ROWS } else { 1 };
-        let whole = self.tokens.div_ceil(step);
-        let start_of = |item: usize| (whole * item / count * step).min(self.tokens);
+        let mut tokens = self.tokens;
         let mut steps = &self.model.steps[..];
         while !steps.is_empty() {
+            // As many blocks for each thread, on a unit in whole tiles.
+            let count = tokens.div_ceil(most_rows).next_multiple_of(self.threads);
+            let whole = tokens.div_ceil(step);
+            let start_of = |item: usize| (whole * item / count * step).min(tokens);
             let up_to = steps.iter().position(|step| matches!(step, Step::Attend { .. })).unwrap_or(steps.len());
             let (together, rest) = steps.split_at(up_to);
             member.phase(count, |item| {
@@ -172,7 +176,7 @@ impl Pass {
             });
             steps = rest;
             if let [Step::Attend { mask }, rest @ ..] = steps {
-                self.attend(member, *mask);
+                tokens = self.attend_and_pick(member, *mask, rest);
                 steps = rest;
             }
         }
@@ -221,12 +225,12 @@ impl Pass {
         }
     }
 
-    /// Runs work on all rows, a few at a time, shared out.
-    fn each_rows(&self, member: &Member<'_>, work: impl Fn(Range<usize>)) {
+    /// Runs work on so many rows, a few at a time, shared out.
+    fn each_rows(&self, member: &Member<'_>, tokens: usize, work: impl Fn(Range<usize>)) {
         // Rows that lie together are one thread's.
-        let most = self.tokens.div_ceil(self.threads).next_multiple_of(self.way.form.together()).min(NORM_ROWS);
-        let count = self.tokens.div_ceil(most);
-        member.phase(count, |item| work(item * most..((item + 1) * most).min(self.tokens)));
+        let most = tokens.div_ceil(self.threads).next_multiple_of(self.way.form.together()).min(NORM_ROWS);
+        let count = tokens.div_ceil(most);
+        member.phase(count, |item| work(item * most..((item + 1) * most).min(tokens)));
     }
 
     /// Whether products read rounded rows of a place. There are none to make where the product before wrote them itself.
@@ -365,8 +369,8 @@ impl Pass {
         }
     }
 
-    /// All rows of a product, its columns shared out.
-    fn product_by_columns(&self, member: &Member<'_>, step: &ProductStep, places: &Places) {
+    /// So many rows of a product, its columns shared out.
+    fn product_by_columns(&self, member: &Member<'_>, step: &ProductStep, places: &Places, tokens: usize) {
         let linear = &step.linear;
         let input = if self.rounds(step.from) { places.operand } else { places.at(step.from) };
         let out = places.at(step.to);
@@ -390,14 +394,38 @@ impl Pass {
             // columns of `out` are given to this member, and the input was written in an earlier phase. The scratch memory
             // is its own.
             let task = unsafe {
-                LinearTask::new(layer, input.input(), out.out(), epilogue, 0..self.tokens).with_scratch(places.scratch)
+                LinearTask::new(layer, input.input(), out.out(), epilogue, 0..tokens).with_scratch(places.scratch)
             };
             self.model.kernels.run(self.written_as(task, step.to).panels(piece, then));
         });
     }
 
-    /// Attention of every sequence and head, shared out.
-    fn attend(&self, member: &Member<'_>, mask: Mask) {
+    /// Attention, and behind the last one the rows that are wanted, at the front. Answers how many rows the steps that follow
+    /// have.
+    fn attend_and_pick(&self, member: &Member<'_>, mask: Mask, following: &[Step]) -> usize {
+        let is_last = !following.iter().any(|step| matches!(step, Step::Attend { .. }));
+        if !is_last || self.picked.is_empty() {
+            self.attend(member, mask, |sequence, _| 0..sequence.len());
+            return self.tokens;
+        }
+        self.attend(member, mask, |sequence, number| {
+            let row = self.picked[number] - sequence.start;
+            row..row + 1
+        });
+        let widths = [self.model.shape.hidden, self.model.shape.attention_width()];
+        // Both matrices in one item each: a row comes from behind, and what it is written over was taken before.
+        member.phase(widths.len(), |item| {
+            let matrix = [self.memory.states, self.memory.context][item];
+            for (to, &from) in self.picked.iter().enumerate() {
+                // SAFETY: the matrix has these rows, as wide, and is given to this member; they were written in earlier phases.
+                unsafe { std::ptr::copy(matrix.row(from), matrix.row(to), widths[item]) };
+            }
+        });
+        self.picked.len()
+    }
+
+    /// Attention of every head and of some rows of every sequence, shared out.
+    fn attend(&self, member: &Member<'_>, mask: Mask, queries: impl Fn(&Range<usize>, usize) -> Range<usize>) {
         let Shape { heads, .. } = self.model.shape;
         let key_heads = self.model.shape.key_heads();
         let size = self.model.shape.head_size();
@@ -405,7 +433,8 @@ impl Pass {
         let Memory { projected, context, ref members, .. } = self.memory;
         let own = &members[member.index()];
         member.phase(self.sequences.len() * heads, |item| {
-            let sequence = &self.sequences[item / heads];
+            let (number, head) = (item / heads, item % heads);
+            let sequence = &self.sequences[number];
             // SAFETY: the scratch is this member's own. The sequence's rows exist, their queries, keys and values were
             // written in an earlier phase, and the buffer has a panel beyond the last. The head's columns of the
             // context are given to this member.
@@ -420,8 +449,8 @@ impl Pass {
                     tokens: sequence.len(),
                 };
                 let out = context.skip_rows(sequence.start).out();
-                let head = item % heads;
-                let mut task = AttentionTask::new(rows, head, 0..sequence.len(), out, scratch).with_mask(mask);
+                let queries = queries(sequence, number);
+                let mut task = AttentionTask::new(rows, head, queries, out, scratch).with_mask(mask);
                 if has_bias {
                     let (ref distances, longest) = self.distances;
                     task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);

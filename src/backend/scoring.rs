@@ -1,7 +1,7 @@
 //! What a reranker makes of a query and a document: a logit for each of its labels, and what callers see of them.
 
 use serde_json::{Map, Value};
-use text2vec_engine::dense::Activation;
+pub use text2vec_engine::dense::Activation;
 
 use crate::error::{Error, Result};
 

@@ -322,6 +322,7 @@ fn parse_device(text: &str) -> std::result::Result<Device, String> {
 
 fn parse_profile(text: &str) -> std::result::Result<ProfileChoice, String> {
     let (model, profile) = match text.rsplit_once('=') {
+        Some(("", _)) => return Err("nothing is before '=': give <name>=<profile>, or the profile alone".to_owned()),
         Some((model, profile)) => (Some(model.to_owned()), profile),
         None => (None, text),
     };

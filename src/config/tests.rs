@@ -159,6 +159,52 @@ fn a_model_that_a_flag_names_is_not_put_aside_for_a_shared_variable() {
 }
 
 #[test]
+fn a_profile_may_be_one_model_s() {
+    let read = |arguments: &[&str]| {
+        let settings = settings(&[], arguments)?;
+        let profile = |model: &ModelChoice| {
+            let profile = settings.model.profiles.of(model.name.as_deref(), &model.source);
+            profile.map_or("auto", |profile| profile.as_str())
+        };
+        Ok::<_, Error>(settings.serves.models().iter().map(profile).collect::<Vec<_>>())
+    };
+    let models = ["--model", "a=x", "--model", "b=./y", "--model", "org/z"];
+    let with = |profiles: &[&'static str]| read(&[&models[..], profiles].concat());
+    assert_eq!(with(&[]), Ok(vec!["auto"; 3]));
+    assert_eq!(with(&["--profile", "onnx"]), Ok(vec!["onnx"; 3]));
+    assert_eq!(with(&["--profile", "b=model2vec"]), Ok(vec!["auto", "model2vec", "auto"]));
+    assert_eq!(
+        with(&["--profile", "transformers,b=auto", "--profile", "org/z=cross-encoder"]),
+        Ok(vec!["transformers", "auto", "cross-encoder"])
+    );
+    assert_eq!(with(&["--profile", "./y=model2vec"]), Ok(vec!["auto", "model2vec", "auto"]));
+    let error = with(&["--profile", "c=onnx"]).expect_err("no such model");
+    assert!(error.message().contains("names the model 'c'") && error.message().contains("--model c="), "{error}");
+    for wrong in ["b=none", "=onnx", "b="] {
+        assert!(Cli::try_parse_from(["text2vec-sidecar", "--model", "b=y", "--profile", wrong]).is_err(), "{wrong}");
+    }
+    let served = settings(&[], &["--model", "a=x,b=y", "--profile", "b=model2vec"]).expect("settings");
+    assert_eq!(line(&served, "profile"), ("b=model2vec".to_owned(), "--profile".to_owned()));
+}
+
+/// `MODEL2VEC_INFERENCE_API` is understood as `TRANSFORMERS_INFERENCE_API` is, which goes before it.
+#[test]
+fn the_variables_of_text2vec_model2vec_are_understood() {
+    let (own, other) = ("MODEL2VEC_INFERENCE_API", "TRANSFORMERS_INFERENCE_API");
+    let forwards = settings(&[(own, "http://m"), ("MODEL2VEC_WAIT_FOR_STARTUP", "false")], &[]).expect("settings");
+    assert_eq!(line(&forwards, "query-upstream"), ("http://m".to_owned(), own.to_owned()));
+    let wait = line(&forwards, "upstream-wait");
+    assert_eq!(wait, ("false".to_owned(), "MODEL2VEC_WAIT_FOR_STARTUP".to_owned()));
+    let beside = settings(&[(own, "http://m"), (other, "http://t")], &[]).expect("settings");
+    assert_eq!(line(&beside, "query-upstream"), ("http://t".to_owned(), other.to_owned()));
+    assert!(beside.model.log.warnings[0].contains("--upstream model2vec="), "{:?}", beside.model.log.warnings);
+    let same = settings(&[(own, "http://t"), (other, "http://t")], &[]).expect("settings");
+    assert!(same.model.log.warnings.is_empty());
+    let model = settings(&[(own, "http://m")], &["--model", "x"]).expect("settings");
+    assert!(model.model.log.warnings[0].starts_with(own), "{:?}", model.model.log.warnings);
+}
+
+#[test]
 fn several_models_are_named_in_order() {
     let read = |arguments: &[&str]| {
         let arguments = ["text2vec-sidecar"].iter().chain(arguments);

@@ -49,7 +49,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
     ("opentelemetry_sdk", &["telemetry/"]),
     ("text2vec_kernel", &["backend/local/", "config/", "error.rs", "server/freed.rs", "app/"]),
-    ("text2vec_engine", &["backend/local/", "model/", "config/", "app/"]),
+    ("text2vec_engine", &["backend/local/", "backend/scoring.rs", "model/", "config/", "app/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -217,9 +217,9 @@ start_weaviate() {
   token_vocabulary
   env -i PATH="$PATH" HOME="$HOME" TIKTOKEN_CACHE_DIR="$WORK/tiktoken" \
     PERSISTENCE_DATA_PATH="$WORK/data" AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED=true \
-    ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama,text2vec-model2vec,reranker-transformers \
+    ENABLE_MODULES=text2vec-transformers,text2vec-openai,text2vec-ollama,text2vec-model2vec,reranker-transformers,reranker-cohere \
     MODEL2VEC_INFERENCE_API="http://127.0.0.1:$NEIGHBOURS_PORT/models/m2v" RERANKER_INFERENCE_API="http://127.0.0.1:$NEIGHBOURS_PORT/models/rank" \
-    DEFAULT_VECTORIZER_MODULE=text2vec-transformers OPENAI_APIKEY=unused \
+    DEFAULT_VECTORIZER_MODULE=text2vec-transformers OPENAI_APIKEY=unused COHERE_APIKEY=unused \
     "$@" API_BASED_MODULES_DISABLED=true \
     LOG_FORMAT=text DISABLE_TELEMETRY=true GO_PROFILING_DISABLE=true DISK_USE_READONLY_PERCENTAGE=100 \
     CLUSTER_HOSTNAME=node1 CLUSTER_IN_LOCALHOST=true CLUSTER_BIND_ADDR=127.0.0.1 CLUSTER_ADVERTISE_ADDR=127.0.0.1 \

@@ -84,6 +84,49 @@ def test_hits_are_reranked(collection, neighbours):
     assert [hit.uuid for hit in plain] != [hit.uuid for hit in found]
 
 
+def test_weaviate_s_reranker_cohere_asks_us_by_its_base_url(client, weaviate_url, neighbours):
+    bodies = [fact.body for fact in FACTS[:40]]
+    for model in ["rank", "none"]:
+        client.collections.delete("ByCohere")
+        definition = {
+            "class": "ByCohere",
+            "vectorizer": "none",
+            "moduleConfig": {"reranker-cohere": {"baseURL": neighbours.url, "model": model}},
+            "properties": [{"name": "body", "dataType": ["text"]}],
+        }
+        status, answer = http_json("POST", f"{weaviate_url}/v1/schema", definition)
+        assert status == 200, answer
+        collection = client.collections.use("ByCohere")
+        collection.data.insert_many([{"body": body} for body in bodies])
+        rerank = Rerank(prop="body", query="Which animal is the fastest?")
+        if model == "none":
+            with pytest.raises(WeaviateQueryError) as caught:
+                collection.query.bm25("the", limit=5, rerank=rerank)
+            assert "no model 'none' is served here: there are" in str(caught.value)
+            continue
+        found = collection.query.bm25("the", limit=40, rerank=rerank, return_metadata=MetadataQuery(score=True)).objects
+        scores = [hit.metadata.rerank_score for hit in found]
+        assert len(scores) > 10 and scores == sorted(scores, reverse=True)
+        expected = scores_of(neighbours, rerank.query, [hit.properties["body"] for hit in found])
+        assert max_difference(scores, expected) <= SAME_SCORE
+
+
+@pytest.mark.parametrize("version", ["Client", "ClientV2"])
+def test_cohere_s_own_client(neighbours, version):
+    import cohere
+
+    client = getattr(cohere, version)(api_key="unused", base_url=neighbours.url)
+    documents = [fact.body for fact in FACTS[:10]]
+    ranked = client.rerank(model="rank", query=QUERY, documents=documents, top_n=4).results
+    scores = scores_of(neighbours, QUERY, documents)
+    order = sorted(range(len(documents)), key=lambda at: -scores[at])
+    assert [result.index for result in ranked] == order[:4]
+    assert max_difference([result.relevance_score for result in ranked], [scores[at] for at in order[:4]]) <= SAME_SCORE
+    with pytest.raises(cohere.errors.NotFoundError) as caught:
+        client.rerank(model="none", query="a", documents=["b"])
+    assert "no model 'none' is served here" in str(caught.value)
+
+
 def test_the_embedder_beside_them_serves_text2vec_transformers(client, weaviate_url, neighbours):
     collection = create(client, weaviate_url, "BesideThem", neighbours.url)
     id = collection.data.insert({"body": "hello"})

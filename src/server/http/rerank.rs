@@ -18,13 +18,13 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Value, json};
-use text2vec_engine::dense::Activation;
 
 use super::asked::within_deadline;
 use super::errors::{error_response, rerank_error, tei_error};
 use super::path::Scoped;
 use super::plain::{Fields, refused};
 use super::written::{Part, fixed, list, value, written};
+use crate::backend::scoring::Activation;
 use crate::contract::call::Text;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::service::{Scores, Service};

@@ -227,7 +227,7 @@ func (n *neighbours) reranking(t *testing.T) {
 	same(t, "a document that is too long", fmt.Sprintf("fail with status 413: document 1: a text of %d bytes, %d are allowed: split it "+
 		"or raise --max-text-bytes", maxTextBytes+1, maxTextBytes), message(err))
 	_, err = rerankerclient.New(n.base+"/models/m2v", time.Minute, silent()).Rank(t.Context(), "a", []string{"b"}, nil)
-	same(t, "no reranker", "fail with status 400: wordlevel makes vectors and does not rerank: name a reranker that is served here", message(err))
+	same(t, "no reranker", "fail with status 400: wordlevel makes vectors and does not rerank: name a reranker among the models that are served here", message(err))
 	meta, err := client.MetaInfo()
 	if err != nil {
 		t.Fatal(err)

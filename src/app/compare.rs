@@ -11,7 +11,7 @@ use crate::backend::remote::startup;
 use crate::compare::{self as comparison, Comparison, Verdict};
 use crate::config::{CompareArgs, CompareCommand, ModelChoice, without_secrets};
 use crate::contract::call::{EmbedSettings, Text};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Prints how two sides compare; an error where they should not share a collection.
 pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Result<()> {
@@ -55,6 +55,7 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
         });
     }
     for side in &sides {
+        side.info().makes_vectors().map_err(|error| error.with_kind(ErrorKind::Config))?;
         check_dimensions(args.dimensions, side.info())?;
     }
     let comparison = Comparison::run([&*sides[0], &*sides[1]], &texts, &settings).await?;

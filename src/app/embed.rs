@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::assemble::{inference, load};
 use super::logs::init_logs;
 use crate::backend::{Backend, ModelInfo};
-use crate::config::{EmbedArgs, EmbedCommand, ModelChoice};
+use crate::config::{EmbedArgs, EmbedCommand};
 use crate::contract::call::{Call, EmbedSettings, Text};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Lines of standard input that `embed` works on at once.
 const EMBED_LINES: usize = 64;
@@ -28,9 +28,10 @@ struct EmbedLine<'a> {
 
 /// One JSON line per text, in order; a text that cannot be embedded gets `error`, and the exit code tells.
 pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> {
-    let EmbedCommand { source, model } = command;
+    let EmbedCommand { choice, model } = command;
     init_logs(&model);
-    let backend = load(&ModelChoice::unnamed(source), &model, &inference(&model)?).await?;
+    let backend = load(&choice, &model, &inference(&model)?).await?;
+    backend.info().makes_vectors().map_err(|error| error.with_kind(ErrorKind::Config))?;
     check_dimensions(args.dimensions, backend.info())?;
     let settings = EmbedSettings {
         task_name: Some(args.task.clone().into()),

@@ -88,6 +88,9 @@ pub(super) async fn check(settings: Settings) -> Result<()> {
     }
     let shown = |(name, backend): (String, Arc<dyn Backend>)| {
         let profile = comparison::profiles(&backend.meta());
+        if let Some(scoring) = &backend.info().scoring {
+            return format!("'{name}' reranks, labels {}, profile {profile}", scoring.labels.join(", "));
+        }
         match backend.info().dimensions {
             Some(dimensions) => format!("'{name}' makes vectors of {dimensions} dimensions, profile {profile}"),
             None => format!("'{name}' is listed by its upstream"),

@@ -15,7 +15,7 @@ use self::meta::Meta;
 use self::scoring::Scoring;
 use crate::contract::call::Call;
 use crate::contract::request::Profile;
-use crate::error::Result;
+use crate::error::{Error, Result};
 pub use crate::model::tokenizer::TextTokenizer;
 
 /// A text's vector and what was done to get it; of a pair, its logits in the place of the vector.
@@ -61,12 +61,42 @@ pub struct ModelInfo {
     pub name: String,
     /// Changes whenever vectors may change: weights, tokenizer, profile and its switches.
     pub fingerprint: String,
-    /// Length of a full vector, or how many logits a pair has; `None`: not known, of an upstream that did not answer yet.
+    /// Length of a full vector; `None`: not known, of an upstream that did not answer yet, or of a model that makes none.
     pub dimensions: Option<usize>,
     /// By whose rules, where the model is here.
     pub profile: Option<Profile>,
     /// What its numbers mean, if it reranks. One that does not makes vectors.
     pub scoring: Option<Arc<Scoring>>,
+}
+
+impl ModelInfo {
+    /// How many numbers it answers a text with, as far as that is known: those of a vector, or a logit for each label.
+    pub fn numbers(&self) -> Option<usize> {
+        self.dimensions.or_else(|| Some(self.scoring.as_ref()?.labels.len()))
+    }
+
+    /// Refuses a model that makes no vectors.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, with what to do.
+    pub fn makes_vectors(&self) -> Result<()> {
+        match self.scoring {
+            None => Ok(()),
+            Some(_) => Err(not_both(&self.name, "reranks and makes no vectors", "one that makes them")),
+        }
+    }
+
+    /// What the numbers of a model that reranks mean.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for one that does not, with what to do.
+    pub fn reranks(&self) -> Result<&Arc<Scoring>> {
+        self.scoring.as_ref().ok_or_else(|| not_both(&self.name, "makes vectors and does not rerank", "a reranker"))
+    }
+}
+
+fn not_both(model: &str, does: &str, other: &str) -> Error {
+    Error::invalid(format!("{model} {does}: name {other} among the models that are served here")).parameter("model")
 }
 
 /// Takes the result of a text, by its index.

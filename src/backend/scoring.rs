@@ -24,6 +24,9 @@ impl Scoring {
         let said = config.get("sentence_transformers").and_then(|said| said.get("activation_fn"));
         let named = said.or_else(|| config.get("sbert_ce_default_activation_function")).and_then(Value::as_str);
         // Others are classes of the model's own, which are never run, there neither.
+        if let Some(name) = named.filter(|name| !name.starts_with("torch.")) {
+            tracing::warn!("config.json: the activation function '{name}' is the model's own code, which is never run");
+        }
         let activation = match named.filter(|name| name.starts_with("torch.")) {
             Some(name) => Activation::find(name).ok_or_else(|| {
                 Error::config(format!(
@@ -35,6 +38,12 @@ impl Scoring {
             None => Activation::Identity,
         };
         let names = config.get("id2label").and_then(Value::as_object);
+        if let Some(named) = names.filter(|names| names.len() != labels) {
+            return Err(Error::config(format!(
+                "config.json names {} labels (id2label), but the weights are of {labels}: they belong to different models",
+                named.len()
+            )));
+        }
         let name = |label: usize| {
             let name = names.and_then(|names| names.get(&label.to_string())).and_then(Value::as_str);
             name.map_or_else(|| format!("LABEL_{label}"), str::to_owned)
@@ -85,7 +94,9 @@ mod tests {
 
     #[test]
     fn labels_have_the_names_that_the_model_gives_them() {
-        let config = json!({"id2label": {"0": "contradiction", "2": "neutral"}});
+        let config = json!({"id2label": {"0": "contradiction", "7": "entailment", "2": "neutral"}});
         assert_eq!(scoring(&config, 3).expect("a scoring").labels, ["contradiction", "LABEL_1", "neutral"]);
+        let error = scoring(&config, 1).expect_err("three names of one label");
+        assert!(error.message().contains("names 3 labels"), "{error}");
     }
 }

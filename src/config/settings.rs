@@ -176,7 +176,7 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedCommand {
     /// The model, one alone.
-    pub source: String,
+    pub choice: ModelChoice,
     /// How it treats texts.
     pub model: ModelSettings,
 }
@@ -190,7 +190,10 @@ impl EmbedCommand {
         let reference = ReferenceEnv::from_process()?;
         let model = ModelSettings::resolve(&mut Given::new(matches, "embed"), &args.model, &reference);
         match &serves::models(&args.model.clone().without_empty(), &reference)?[..] {
-            [ModelChoice { source, .. }] => Ok(EmbedCommand { source: source.clone(), model }),
+            [choice] => {
+                model.profiles.check(std::slice::from_ref(choice))?;
+                Ok(EmbedCommand { choice: choice.clone(), model })
+            }
             _ => Err(Error::config("embed works with one model: give --model once")),
         }
     }
@@ -213,6 +216,7 @@ impl CompareCommand {
     pub fn resolve(matches: &ArgMatches, args: &CompareArgs) -> Result<CompareCommand> {
         let reference = ReferenceEnv::from_process()?;
         let model = ModelSettings::resolve(&mut Given::new(matches, "compare"), &args.model, &reference);
+        model.profiles.check(&[&args.first, &args.second].map(ModelChoice::unnamed))?;
         Ok(CompareCommand { model, remote: args.access.options()? })
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::request::Task;
-use crate::error::{Error, Result};
 
 /// Texts of which the same is to be made.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -50,7 +49,7 @@ pub struct EmbedSettings {
     /// `poolingStrategy` as the caller wrote it; empty or `None` means
     /// [`PoolingStrategy::MaskedMean`](super::request::PoolingStrategy::MaskedMean).
     pub pooling: Option<String>,
-    /// Purpose number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
+    /// Wanted number of dimensions, unchecked: profiles cut, ignore or slice from the end (negative), and refuse
     /// what would leave nothing.
     pub dimensions: Option<i64>,
     /// Replaces the model's own prompt for the task.
@@ -105,16 +104,11 @@ impl Call {
         Call::queries([text])
     }
 
-    /// How texts become vectors, for whoever makes nothing else; `who` is its name.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for pairs.
-    pub fn to_embed(&self, who: &str) -> Result<&EmbedSettings> {
+    /// How texts become vectors; `None`: they are to be scored.
+    pub fn to_embed(&self) -> Option<&EmbedSettings> {
         match &self.purpose {
-            Purpose::Embed(settings) => Ok(settings),
-            Purpose::Score { .. } => Err(Error::invalid(format!(
-                "{who} makes vectors and does not rerank: name a reranker that is served here"
-            ))),
+            Purpose::Embed(settings) => Some(settings),
+            Purpose::Score { .. } => None,
         }
     }
 

@@ -100,14 +100,21 @@ impl Service {
     }
 
     /// Scores documents against a query; one over its limit is refused alone. Without a model's name the first reranker is
-    /// asked.
-    pub(super) async fn score(&self, query: Text, documents: Vec<Text>) -> Result<Scores> {
+    /// asked. `one_label`: a model that gives a pair several numbers is refused.
+    pub(super) async fn score(&self, query: Text, documents: Vec<Text>, one_label: bool) -> Result<Scores> {
         let service = Service { default: Need::Scores, ..self.clone() };
-        let info = service.backend()?.info().clone();
-        let Some(scoring) = info.scoring else {
-            let error = format!("{} makes vectors and does not rerank: name a reranker that is served here", info.name);
-            return Err(Error::invalid(error).parameter("model"));
-        };
+        let info = service.ready_backend()?.info().clone();
+        let scoring = info.reranks()?.clone();
+        if one_label && scoring.labels.len() != 1 {
+            let message = format!(
+                "{} gives a pair {} numbers ({}) and so no order of documents: ask for them over gRPC, \
+                 text2vec.v1.Reranker/Rerank",
+                info.name,
+                scoring.labels.len(),
+                scoring.labels.join(", ")
+            );
+            return Err(Error::invalid(message).parameter("model"));
+        }
         if query.len() > self.limits.max_text_bytes {
             return Err(over_its_limit(query.len(), self.limits.max_text_bytes)
                 .context("the query")
@@ -117,16 +124,21 @@ impl Service {
         Ok(Scores { model: info.name, fingerprint: info.fingerprint, scoring, pairs })
     }
 
-    async fn compute(&self, mut texts: Vec<Text>, purpose: Purpose) -> Result<Vec<Result<Embedding>>> {
-        let backend = self.backend().inspect_err(|error| {
+    /// The backend for a request with texts, which is counted if it comes too early.
+    fn ready_backend(&self) -> Result<Arc<dyn Backend>> {
+        self.backend().inspect_err(|error| {
             if error.kind() == ErrorKind::Unavailable {
                 metrics().refused(Refusal::NotReady);
             }
-        })?;
+        })
+    }
+
+    async fn compute(&self, mut texts: Vec<Text>, purpose: Purpose) -> Result<Vec<Result<Embedding>>> {
+        let backend = self.ready_backend()?;
         self.check_texts(texts.len())?;
         metrics().texts.add(texts.len() as u64);
         let deadline = Instant::now().checked_add(self.limits.max_wait);
-        let held = self.answers.admit(texts.len(), backend.info().dimensions).await?;
+        let held = self.answers.admit(texts.len(), backend.info().numbers()).await?;
         let max = self.limits.max_text_bytes;
         let lengths = texts.iter().map(|text| text.len()).enumerate();
         let too_long: Vec<(usize, usize)> = lengths.filter(|&(_, length)| length > max).collect();

@@ -15,7 +15,7 @@ use text2vec_sidecar::contract::call::Call;
 use text2vec_sidecar::contract::request::Profile;
 use text2vec_sidecar::error::ErrorKind;
 use text2vec_sidecar::model::modules::ModelDescription;
-use text2vec_sidecar::model::tokenizer::{TextTokenizer, uses_token_types};
+use text2vec_sidecar::model::tokenizer::{PairRules, TextTokenizer};
 
 /// max |difference| to the CrossEncoder, of logits and of scores.
 const TOLERANCE: f64 = 1e-5;
@@ -68,8 +68,8 @@ fn token_ids_and_types_are_those_of_transformers() {
     assert!(pairs.len() >= 30);
     for (model, golden) in golden() {
         let description = ModelDescription::read(&dir(&model), &dir(&model)).expect("a description");
-        let types = uses_token_types(&description.dir, &description.config).expect("a configuration");
-        let tokenizer = TextTokenizer::load(&dir(&model), 512).and_then(|it| it.for_pairs(types)).expect("a tokenizer");
+        let rules = PairRules::read(&description.dir, &description.config, false).expect("a configuration");
+        let tokenizer = TextTokenizer::load(&dir(&model), 512).and_then(|it| it.for_pairs(rules)).expect("a tokenizer");
         for (number, (query, document)) in pairs.iter().enumerate() {
             let tokens = tokenizer.pair(&tokenizer.query(query).expect("a query"), document).expect("tokens");
             let ids = crc32(tokens.ids.iter().flat_map(|id| id.to_le_bytes()));
@@ -149,7 +149,7 @@ async fn what_a_model_does_not_do_is_refused() {
     for (backend, call, words) in
         [(&reranker, Call::query("a"), "makes no vectors"), (&embedder, Call::pairs("a", ["b"]), "does not rerank")]
     {
-        let error = backend.embed(call).await.expect("the call").remove(0).expect_err("refused");
+        let error = backend.embed(call).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.message().contains(words), "{error}");
     }

@@ -371,7 +371,7 @@ struct Noise(ModelInfo);
 
 impl Backend for Noise {
     fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-        let settings = call.to_embed("noise").expect("texts to embed").clone();
+        let settings = call.to_embed().expect("texts to embed").clone();
         let texts = call.texts;
         let embed = |text: Text| {
             if text == *"bad" {
@@ -432,7 +432,7 @@ async fn another_sidecar_gives_the_bits_of_the_local_answer() {
             prompt: None,
         };
         let text = Text::from(if i == 350 { "bad".to_owned() } else { format!("text {}", i % 650) });
-        match calls.iter_mut().find(|(_, call)| call.to_embed("noise") == Ok(&settings)) {
+        match calls.iter_mut().find(|(_, call)| call.to_embed() == Some(&settings)) {
             Some((numbers, call)) => {
                 numbers.push(i);
                 call.texts.push(text);

@@ -265,6 +265,7 @@ async fn whoever_names_no_model_gets_the_first_that_does_what_is_asked() {
         ("/models/rank/vectors", json!({"text": "a"}), "reranks and makes no vectors"),
         ("/models/embed/rerank", json!({"query": "a", "documents": ["b"]}), "does not rerank"),
         ("/models/m2v/rerank", json!({"query": "a", "documents": ["b"]}), "does not rerank"),
+        ("/rerank", json!({"query": "a", "documents": ["b"], "model": "embed"}), "does not rerank"),
         ("/rerank", json!({"query": "a"}), "'documents' is missing"),
         ("/rerank", json!({"documents": ["a"]}), "'query' is missing"),
     ] {
@@ -278,6 +279,63 @@ async fn whoever_names_no_model_gets_the_first_that_does_what_is_asked() {
     assert_eq!(status, 404);
     assert!(answer["error"].as_str().expect("a text").contains("serve a cross-encoder"), "{answer}");
     alone.stop().await;
+}
+
+/// Of a query or a document far beyond the limit no more is kept than counts, and the cut is that of the whole.
+#[tokio::test]
+async fn texts_far_beyond_the_limit_are_cut_like_those_just_beyond_it() {
+    let server = server_of(&[("rank", "rerankers/bert-1")], Limits::default()).await;
+    let words = |count: usize| "the river flows ".repeat(count / 3);
+    let scores = async |query: String, documents: &[String]| {
+        let (status, answer) = post(&server, "/rerank", &json!({"query": query, "documents": documents})).await;
+        assert_eq!(status, 200, "{answer}");
+        let scores = answer["scores"].as_array().expect("scores").clone();
+        scores.iter().map(|score| score["score"].as_f64().expect("a number")).collect::<Vec<_>>()
+    };
+    let started = std::time::Instant::now();
+    let short: Vec<String> = (0..60).map(|at| format!("wheel {at}")).collect();
+    assert_eq!(scores(words(200_000), &short).await, scores(words(1200), &short).await, "a long query");
+    // Of both the longer one keeps a token more: 509 are left beside the special ones.
+    for (query, document, like) in
+        [(200_000, 30_000, (1500, 1200)), (30_000, 200_000, (1200, 1500)), (3000, 3000, (1500, 1500))]
+    {
+        let long = scores(words(query), &[words(document)]).await;
+        assert_eq!(long, scores(words(like.0), &[words(like.1)]).await, "{query} and {document}");
+    }
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+    let limited = server_of(&[("rank", "rerankers/bert-1")], Limits { max_text_bytes: 100, ..Limits::default() }).await;
+    for (query, document, words) in
+        [("x".repeat(101), "b".to_owned(), "the query"), ("a".into(), "x".repeat(101), "document 1")]
+    {
+        let (status, answer) = post(&limited, "/rerank", &json!({"query": query, "documents": ["b", document]})).await;
+        assert_eq!(status, 413);
+        let message = answer["error"].as_str().expect("a text");
+        assert!(message.contains(words) && message.contains("--max-text-bytes"), "{message}");
+    }
+    limited.stop().await;
+    server.stop().await;
+}
+
+/// Ollama knows no reranking: its clients are shown who makes vectors.
+#[tokio::test]
+async fn a_reranker_is_not_shown_to_those_who_want_vectors() {
+    let server = server().await;
+    let client = Client::builder().no_proxy().build().expect("client");
+    let get = async |path: &str| client.get(server.url(path)).send().await.expect("an answer").json::<Value>().await;
+    for path in ["/api/tags", "/api/ps"] {
+        let answer = get(path).await.expect("JSON").to_string();
+        assert!(
+            answer.contains("m2v:latest") && !answer.contains("rank") && !answer.contains("nli"),
+            "{path}: {answer}"
+        );
+    }
+    let (_, shown) = post(&server, "/api/show", &json!({"model": "rank"})).await;
+    assert_eq!(shown["capabilities"], json!([]));
+    assert!(!shown.to_string().contains("embedding_length"), "{shown}");
+    let meta = get("/models/nli/meta").await.expect("JSON");
+    assert_eq!(meta["sidecar"]["labels"], json!(["contradiction", "entailment", "neutral"]));
+    assert_eq!((&meta["sidecar"]["activation"], &meta["sidecar"]["dimensions"]), (&json!("identity"), &Value::Null));
+    server.stop().await;
 }
 
 /// `text2vec-model2vec` beside `text2vec-transformers` in the module service: its defaults, and its model.

@@ -70,8 +70,9 @@ fn parts(model_type: &str, config: &Map<String, Value>) -> Result<(PoolingMode, 
     let flag = |key: &str, default: bool| config.get(key).and_then(Value::as_bool).unwrap_or(default);
     let activation = |key: &str| {
         let name = text(key).unwrap_or("gelu");
-        Activation::of_transformers(name)
-            .ok_or_else(|| Error::unusable(format!("config.json: {key} '{name}' is not supported")))
+        Activation::of_transformers(name).ok_or_else(|| {
+            Error::unusable(format!("config.json: {key} '{name}' is not supported: gelu, relu, tanh and silu are"))
+        })
     };
     let of_state = match model_type {
         "bert" | "new" | "gte" => vec![dense("pooler.dense", tanh), logits("classifier")],
@@ -100,14 +101,14 @@ fn parts(model_type: &str, config: &Map<String, Value>) -> Result<(PoolingMode, 
             let norm = Part::Norm { name: "head.norm", biased: flag("norm_bias", false), epsilon };
             return Ok((pooling, vec![hidden, norm, logits("classifier")]));
         }
-        "qwen2" | "qwen3" | "llama" | "mistral" | "gemma3_text" => {
+        "qwen2" | "qwen3" | "llama" | "mistral" => {
             let score = Part::Dense { name: "score", biased: false, activation: Activation::Identity };
             return Ok((PoolingMode::LastToken, vec![score]));
         }
         other => {
             return Err(Error::unusable(format!(
                 "a {other} model cannot rerank here: use one of bert, roberta, xlm-roberta, camembert, mpnet, distilbert, \
-                 albert, electra, deberta-v2, modernbert, gte, qwen2, qwen3, llama, mistral or gemma3_text"
+                 albert, electra, deberta-v2, modernbert, gte, qwen2, qwen3, llama or mistral"
             )));
         }
     };
@@ -120,22 +121,28 @@ fn step(part: Part, files: &[PathBuf], inputs: usize) -> Result<Step> {
         Part::Dense { name, biased, .. } | Part::Norm { name, biased, .. } => (name, biased),
     };
     let anchor = format!("{name}.weight");
-    let weights = Weights::open(files, &anchor)?;
+    let weights = Weights::open(files, &anchor).map_err(|error| match error.message().contains("has no tensor") {
+        true => Error::unusable(format!(
+            "{}, which a reranker of this family has: serve its reranker, or this model with --profile transformers for its \
+             vectors",
+            error.message()
+        )),
+        false => error,
+    })?;
     let (shape, weight) = weights.tensor(&anchor)?;
     let bias = if biased { weights.tensor(&format!("{name}.bias"))? } else { (Vec::new(), Vec::new()) };
-    let unfit = |what: &str, shape: &[usize]| {
+    let unfit = |what: &str, shape: &[usize], belongs: String| {
         Error::unusable(format!(
-            "the weights do not fit config.json: the tensor '{name}.{what}' has the shape {shape:?} where vectors of {inputs} \
-             values come in"
+            "the weights do not fit config.json: the tensor '{name}.{what}' has the shape {shape:?} where {belongs}"
         ))
     };
     let outputs = match (&part, &shape[..]) {
         (Part::Dense { .. }, &[outputs, columns]) if columns == inputs && outputs > 0 => outputs,
         (Part::Norm { .. }, &[size]) if size == inputs => size,
-        _ => return Err(unfit("weight", &shape)),
+        _ => return Err(unfit("weight", &shape, format!("vectors of {inputs} values come in"))),
     };
     if biased && bias.0 != [outputs] {
-        return Err(unfit("bias", &bias.0));
+        return Err(unfit("bias", &bias.0, format!("{outputs} values belong")));
     }
     Ok(match part {
         Part::Dense { activation, .. } => Step::Dense(Layer { weight, inputs, bias: bias.1, activation }),

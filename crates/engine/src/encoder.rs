@@ -125,6 +125,11 @@ pub trait Encoder: Send {
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
 
+    /// Token ids that it has rows for, where its files alone say so.
+    fn vocabulary(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether pooled vectors are of f16, and whatever is done to them then is to be too.
     fn is_half(&self) -> bool {
         false

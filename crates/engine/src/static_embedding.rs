@@ -69,7 +69,13 @@ impl StaticEncoder {
             tracing::warn!("the model's token weights are not used, as in sentence-transformers and the reference");
         }
         let numbers = weights.number_type(name).cloned();
-        let (shape, values) = match of_model2vec && numbers.as_ref().is_some_and(NumberType::is_whole) {
+        let is_whole = numbers.as_ref().is_some_and(NumberType::is_whole);
+        if is_whole && !of_model2vec {
+            return Err(Error::unusable(format!(
+                "the tensor '{name}' is of whole numbers, which sentence-transformers does not know: use the profile model2vec"
+            )));
+        }
+        let (shape, values) = match is_whole {
             true => {
                 let (shape, values) = weights.whole_numbers(name)?;
                 (shape, values.into_iter().map(|value| value as f32).collect())
@@ -86,7 +92,8 @@ impl StaticEncoder {
             None => Table::Values(values),
             Some(device) => Table::Candle(Tensor::from_vec(values, (rows, width), device).map_err(unusable)?),
         };
-        let half = of_model2vec && numbers == Some(NumberType::F16) && !weights.has("weights");
+        let is_half = |name| weights.number_type(name) == Some(&NumberType::F16);
+        let half = of_model2vec && is_half(name) && (is_half("weights") || !weights.has("weights"));
         let (mapping, weights) = match of_model2vec {
             true => (mapping(&weights, rows)?, token_weights(&weights)?),
             false => (Vec::new(), Vec::new()),
@@ -135,7 +142,8 @@ fn mapping(weights: &Weights, rows: usize) -> Result<Vec<u32>> {
     if !weights.has("mapping") {
         return Ok(Vec::new());
     }
-    let (_, mapping) = weights.whole_numbers("mapping")?;
+    let (shape, mapping) = weights.whole_numbers("mapping")?;
+    of_tokens("mapping", &shape)?;
     let row = |row: i64| u32::try_from(row).ok().filter(|&row| (row as usize) < rows);
     let there = mapping.into_iter().map(|value| row(value).ok_or(value)).collect::<std::result::Result<Vec<_>, _>>();
     there.map_err(|row| {
@@ -148,8 +156,22 @@ fn mapping(weights: &Weights, rows: usize) -> Result<Vec<u32>> {
 /// By what each token's row is multiplied.
 fn token_weights(weights: &Weights) -> Result<Vec<f32>> {
     match weights.has("weights") {
-        true => Ok(weights.tensor("weights")?.1),
+        true => {
+            let (shape, values) = weights.tensor("weights")?;
+            of_tokens("weights", &shape)?;
+            Ok(values)
+        }
         false => Ok(Vec::new()),
+    }
+}
+
+/// Refuses a tensor that has not one number for each token.
+fn of_tokens(name: &str, shape: &[usize]) -> Result<()> {
+    match shape {
+        [_] => Ok(()),
+        _ => Err(Error::unusable(format!(
+            "the tensor '{name}' has the shape {shape:?} where a number for each token belongs: download the model again"
+        ))),
     }
 }
 
@@ -162,7 +184,12 @@ impl Encoder for StaticEncoder {
         let mut values = self.look_up(batch.ids())?;
         if !self.weights.is_empty() {
             for (row, &id) in values.chunks_exact_mut(self.width).zip(batch.ids()) {
-                row.iter_mut().for_each(|value| *value *= self.weights[id as usize]);
+                let weighted = |value: f32| value * self.weights[id as usize];
+                let rounded = |value: f32| f16::from_f32(weighted(value)).to_f32();
+                match self.half {
+                    false => row.iter_mut().for_each(|value| *value = weighted(*value)),
+                    true => row.iter_mut().for_each(|value| *value = rounded(*value)),
+                }
             }
         }
         Ok(HiddenStates { values, width: self.width })
@@ -182,6 +209,10 @@ impl Encoder for StaticEncoder {
 
     fn hidden_size(&self) -> usize {
         self.width
+    }
+
+    fn vocabulary(&self) -> Option<usize> {
+        Some(self.tokens())
     }
 
     fn is_half(&self) -> bool {

@@ -72,11 +72,12 @@ impl Feed {
         texts: Vec<call::Text>,
         purpose: &Purpose,
     ) -> (Feed, Vec<Answer>) {
+        // A query's tokens come with each document.
         let of_query = match purpose {
             Purpose::Embed(_) => 0,
-            Purpose::Score { query } => query.len(),
+            Purpose::Score { query } => query.len().saturating_mul(texts.len()),
         };
-        let inline = of_query + texts.iter().map(|text| text.len()).sum::<usize>() <= INLINE_BYTES;
+        let inline = of_query.saturating_add(texts.iter().map(|text| text.len()).sum()) <= INLINE_BYTES;
         let span = tracing::debug_span!("tokenize", t2v.texts = texts.len(), t2v.tokens = Empty);
         let (replies, answers): (Vec<_>, Vec<_>) = texts.iter().map(|_| oneshot::channel()).unzip();
         let texts = Texts {
@@ -204,6 +205,7 @@ impl Texts {
             let tokens = piece.map(|piece| {
                 *bytes += piece.len();
                 let Some(query) = paired else { return tokenizer.encode(piece) };
+                *bytes += query.len().min(tokenizer.max_tokens());
                 match self.query.get_or_insert_with(|| tokenizer.query(query)) {
                     Ok(query) => tokenizer.pair(query, piece),
                     Err(error) => Err(error.clone()),

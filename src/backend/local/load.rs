@@ -20,12 +20,13 @@ use crate::contract::request::Profile;
 use crate::error::{Error, Place, Result};
 use crate::model::card;
 use crate::model::modules::{MODULES_JSON, ModelDescription, number};
-use crate::model::tokenizer::{TextTokenizer, uses_token_types};
+use crate::model::tokenizer::{PairRules, TextTokenizer};
 use text2vec_engine::classification::Classifier;
 use text2vec_engine::dense::Head;
 use text2vec_engine::encoder::Encoder;
 use text2vec_engine::family::Masks;
 use text2vec_engine::open::{self, Source};
+use text2vec_engine::pooling::PoolingMode;
 
 impl LocalBackend {
     /// Loads a model, with an inference thread of its own: passes have as many threads as the process may use, and
@@ -56,7 +57,7 @@ impl LocalBackend {
             Some(classifier) => treatment.for_pairs(classifier.pooling),
             None => treatment,
         };
-        let tokenizer = tokenizer(&description, &treatment)?;
+        let tokenizer = tokenizer(&description, &treatment, encoders.first().and_then(|encoder| encoder.vocabulary()))?;
         warm_up(&mut encoders, &treatment, &inference)?;
         let (head, dimensions) = head(&description, profile, &encoders, classifier.as_ref())?;
         let license = license(options);
@@ -66,7 +67,7 @@ impl LocalBackend {
         let info = ModelInfo {
             name: name(options),
             fingerprint,
-            dimensions: Some(dimensions),
+            dimensions: scoring.is_none().then_some(dimensions),
             profile: Some(profile),
             scoring,
         };
@@ -153,25 +154,29 @@ fn encoders(
 }
 
 /// The tokenizer, if it is this model's.
-fn tokenizer(description: &ModelDescription, treatment: &Treatment) -> Result<TextTokenizer> {
+fn tokenizer(description: &ModelDescription, treatment: &Treatment, rows: Option<usize>) -> Result<TextTokenizer> {
     let mut tokenizer = TextTokenizer::load(&description.dir, treatment.max_tokens())?;
     if treatment.profile == Profile::Model2vec {
-        tokenizer = tokenizer.as_model2vec();
+        tokenizer = tokenizer.as_model2vec()?;
     } else if treatment.profile == Profile::CrossEncoder {
-        tokenizer = tokenizer.for_pairs(uses_token_types(&description.dir, &description.config)?)?;
+        let is_decoder = treatment.pooling() == [PoolingMode::LastToken];
+        tokenizer = tokenizer.for_pairs(PairRules::read(&description.dir, &description.config, is_decoder)?)?;
     } else if description.is_static() {
         tokenizer = tokenizer.without_special_tokens();
     }
-    check_vocabulary(&tokenizer, description)?;
+    check_vocabulary(&tokenizer, description, rows)?;
     Ok(tokenizer)
 }
 
 /// A vocabulary of more entries than the model has embeddings belongs to another model.
-fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription) -> Result<()> {
-    match number(&description.config, "vocab_size") {
+fn check_vocabulary(tokenizer: &TextTokenizer, description: &ModelDescription, rows: Option<usize>) -> Result<()> {
+    let (size, of) = match rows {
+        Some(rows) => (Some(rows), "the model has rows for"),
+        None => (number(&description.config, "vocab_size"), "config.json's vocab_size is"),
+    };
+    match size {
         Some(size) if size < tokenizer.vocabulary() => Err(Error::config(format!(
-            "the tokenizer in {} makes ids up to {}, but config.json's vocab_size is {size}: they belong to different \
-             models",
+            "the tokenizer in {} makes ids up to {}, but {of} {size}: they belong to different models",
             description.dir.display(),
             tokenizer.vocabulary() - 1
         ))

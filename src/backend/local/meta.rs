@@ -18,8 +18,7 @@ pub(super) fn unused(info: &ModelInfo, treatment: &Treatment, inference: &Infere
         model: info.name.clone(),
         fingerprint: info.fingerprint.clone(),
         profile: treatment.profile.as_str(),
-        // A reranker's numbers are no dimensions.
-        dimensions: info.dimensions.filter(|_| info.scoring.is_none()),
+        dimensions: info.dimensions,
         labels: info.scoring.as_ref().map(|scoring| scoring.labels.clone()).unwrap_or_default(),
         activation: info.scoring.as_ref().map(|scoring| scoring.activation.name()),
         max_tokens: treatment.max_tokens(),

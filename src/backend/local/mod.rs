@@ -32,7 +32,7 @@ use self::report::ReportedModel;
 use self::timeline::Timeline;
 use crate::backend::meta::{Meta, ModelReport};
 use crate::backend::{Backend, Embedding, ModelInfo, Tell};
-use crate::contract::call::Call;
+use crate::contract::call::{Call, Purpose};
 use crate::contract::request::{Profile, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::modules::ModelDescription;
@@ -116,6 +116,10 @@ pub fn open_encoder(
 
 impl LocalBackend {
     async fn embed_all(&self, call: Call, tell: impl FnMut(usize, Result<Embedding>)) -> Result<()> {
+        match &call.purpose {
+            Purpose::Embed(_) => self.info.makes_vectors()?,
+            Purpose::Score { .. } => self.info.reranks().map(|_| ())?,
+        }
         let queries = self.queries_first && call.task() == Task::Query;
         let class = if queries { Class::Query } else { Class::Passage };
         let timeline = Arc::new(Timeline::new(call.texts.len(), class));

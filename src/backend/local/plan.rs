@@ -305,10 +305,11 @@ impl Treatment {
     /// Plans the texts of a call.
     ///
     /// # Errors
-    /// `InvalidArgument` for settings that this profile refuses, and for what the model does not make.
+    /// `InvalidArgument` for settings that this profile refuses.
     pub fn plan_for(&self, purpose: &Purpose) -> Result<Plan> {
-        match (self.profile, purpose) {
-            (Profile::CrossEncoder, Purpose::Score { query }) => Ok(Plan {
+        match purpose {
+            Purpose::Embed(settings) => self.plan(settings),
+            Purpose::Score { query } => Ok(Plan {
                 prefix: String::new(),
                 cut: Cut::Whole,
                 pooling: self.model_pooling.clone(),
@@ -316,13 +317,6 @@ impl Treatment {
                 pooling_ignored: false,
                 query: Some(query.clone()),
             }),
-            (Profile::CrossEncoder, Purpose::Embed(_)) => Err(Error::invalid(
-                "this model reranks and makes no vectors: name a model that is served here and makes them",
-            )),
-            (_, Purpose::Score { .. }) => {
-                Err(Error::invalid("this model makes vectors and does not rerank: name a reranker that is served here"))
-            }
-            (_, Purpose::Embed(settings)) => self.plan(settings),
         }
     }
 
@@ -555,7 +549,7 @@ mod tests {
 
     impl Backend for Planning {
         fn embed(&self, call: Call) -> BoxFuture<'_, Result<Vec<Result<Embedding>>>> {
-            let plan = self.treatment.plan(call.to_embed("planning").expect("texts to embed")).expect("a plan");
+            let plan = self.treatment.plan(call.to_embed().expect("texts to embed")).expect("a plan");
             let answer = |text| {
                 let mut pieces = plan.pieces(text)?;
                 let piece = pieces.advance().expect("a piece");

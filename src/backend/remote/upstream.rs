@@ -117,7 +117,10 @@ impl Remote {
     }
 
     async fn embed_all(&self, call: &Call) -> Result<Vec<Result<Embedding>>> {
-        let settings = call.to_embed(&self.info.name)?;
+        let settings = match call.to_embed() {
+            Some(settings) => settings,
+            None => return self.info.reranks().map(|_| Vec::new()),
+        };
         let sending = Sending {
             pool: &self.pool,
             format: self.format().await.map_err(|error| self.named(error))?,

@@ -5,6 +5,7 @@ mod files;
 mod model2vec;
 mod open;
 mod pair;
+mod pair_rules;
 mod prefix;
 mod sentencepiece;
 mod special;
@@ -14,5 +15,6 @@ mod word_piece;
 
 pub use self::files::tokenizer_files;
 pub use self::model2vec::MODEL2VEC_MAX_TOKENS;
-pub use self::pair::{Query, uses_token_types};
+pub use self::pair::Query;
+pub use self::pair_rules::PairRules;
 pub use self::text::{TextTokenizer, Token, Tokens};

@@ -1,33 +1,21 @@
 //! Pairs of texts, as cross-encoders take them: a query, tokenized once, and a document behind it. What is too long is cut as
 //! transformers does it with `truncation=True`: the longer of the two first.
 
-use std::path::Path;
+use std::sync::OnceLock;
 
-use serde_json::{Map, Value};
-use text2vec_engine::files::read_json;
-use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
-use tokenizers::{Encoding, PostProcessor};
+use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
 use super::prefix;
 use super::text::{TextTokenizer, Tokens, untokenizable};
 use crate::error::Result;
 
-/// A query that documents can be put behind.
-#[derive(Debug, Clone)]
+/// A query that documents can be put behind: of its tokens those that a pair can have.
+#[derive(Debug)]
 pub struct Query {
-    encoding: Encoding,
-}
-
-/// Whether the model of a directory is told which of a pair's texts a token is of.
-///
-/// # Errors
-/// `Config` for a file that is damaged.
-pub fn uses_token_types(dir: &Path, config: &Map<String, Value>) -> Result<bool> {
-    let tokenizer = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-    let named = tokenizer.get("model_input_names").and_then(Value::as_array);
-    let is_input = named.is_none_or(|names| names.iter().any(|name| name == "token_type_ids"));
-    let types = config.get("type_vocab_size").and_then(Value::as_u64);
-    Ok(is_input && types.is_none_or(|types| types > 1))
+    text: String,
+    kept: Encoding,
+    /// How many there are; of a long one only counted where it matters.
+    length: OnceLock<usize>,
 }
 
 impl TextTokenizer {
@@ -36,7 +24,13 @@ impl TextTokenizer {
     /// # Errors
     /// `InvalidArgument` for a text that cannot be tokenized.
     pub fn query(&self, text: &str) -> Result<Query> {
-        Ok(Query { encoding: self.tokenizer.encode_fast(text, false).map_err(untokenizable)? })
+        let most = self.room();
+        let (head, is_all) = self.head(text, most)?;
+        let length = OnceLock::new();
+        if is_all {
+            let _ = length.set(head.len());
+        }
+        Ok(Query { text: text.to_owned(), kept: cut(head, most), length })
     }
 
     /// Tokens of a query and a document, special ones included.
@@ -44,31 +38,104 @@ impl TextTokenizer {
     /// # Errors
     /// `InvalidArgument` for a text that cannot be tokenized.
     pub fn pair(&self, query: &Query, document: &str) -> Result<Tokens> {
-        let added = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
-        let params =
-            TruncationParams { max_length: self.max_tokens().saturating_sub(added), ..TruncationParams::default() };
-        let mut document = self.document(document, query.encoding.len() <= params.max_length)?;
+        let most = self.room();
+        let (head, is_all) = self.head(document, most)?;
+        let mut lengths = [query.length.get().copied().unwrap_or(most + 1), head.len()];
+        // Of an odd number the longer of two long texts has one more.
+        if lengths.iter().all(|&length| length > most) && !most.is_multiple_of(2) {
+            lengths[0] = self.length_of(query)?;
+            if !is_all {
+                lengths[1] = self.tokenizer.encode_fast(document, false).map_err(untokenizable)?.len();
+            }
+        }
+        let [of_query, of_document] = longest_first(lengths, most);
+        let (query, mut document) = (cut(query.kept.clone(), of_query), cut(head, of_document));
         document.set_type_ids(vec![1; document.len()]);
-        let truncated = query.encoding.len() + document.len() > params.max_length;
-        let (query, document) =
-            truncate_encodings(query.encoding.clone(), Some(document), &params).map_err(untokenizable)?;
-        let encoding = self.tokenizer.post_process(query, document, true).map_err(untokenizable)?;
-        let types = if self.token_types { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: types, truncated })
+        let encoding = self.tokenizer.post_process(query, Some(document), true).map_err(untokenizable)?;
+        let mut ids = encoding.get_ids().to_vec();
+        while ids.len() > 1 && ids.last().copied() == self.pairs.trailing {
+            ids.pop();
+        }
+        let mut type_ids = if self.pairs.token_types { encoding.get_type_ids().to_vec() } else { vec![0; ids.len()] };
+        type_ids.truncate(ids.len());
+        Ok(Tokens { ids, type_ids, truncated: lengths.iter().sum::<usize>() > most })
     }
 
-    /// Tokens of a document; where the query is the shorter of the two, no more of them than count.
-    fn document(&self, text: &str, may_be_shortened: bool) -> Result<Encoding> {
-        if let Some(places) = self.places.as_ref().filter(|_| may_be_shortened) {
-            let mut length = self.max_tokens().saturating_mul(prefix::BYTES_PER_TOKEN);
+    /// Tokens of both texts together, special ones left aside.
+    fn room(&self) -> usize {
+        let added = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        self.max_tokens().saturating_sub(added)
+    }
+
+    /// The first tokens of a text: all, or of a long one more than `most`. And whether they are all.
+    fn head(&self, text: &str, most: usize) -> Result<(Encoding, bool)> {
+        if let Some(places) = &self.places {
+            let mut length = most.max(1).saturating_mul(prefix::BYTES_PER_TOKEN);
             while let Some(end) = places.find(text, length) {
                 let head = self.tokenizer.encode_fast(&text[..end], false).map_err(untokenizable)?;
-                if head.len() > self.max_tokens() {
-                    return Ok(head);
+                if head.len() > most {
+                    return Ok((head, false));
                 }
                 length = end.saturating_mul(4);
             }
         }
-        self.tokenizer.encode_fast(text, false).map_err(untokenizable)
+        Ok((self.tokenizer.encode_fast(text, false).map_err(untokenizable)?, true))
+    }
+
+    fn length_of(&self, query: &Query) -> Result<usize> {
+        if let Some(&length) = query.length.get() {
+            return Ok(length);
+        }
+        let length = self.tokenizer.encode_fast(query.text.as_str(), false).map_err(untokenizable)?.len();
+        Ok(*query.length.get_or_init(|| length))
+    }
+}
+
+/// The first tokens, without a memory of the others: put together, those of a pair would be many.
+fn cut(mut encoding: Encoding, length: usize) -> Encoding {
+    if encoding.len() > length {
+        encoding.truncate(length, 0, TruncationDirection::Right);
+        encoding.take_overflowing();
+    }
+    encoding
+}
+
+/// How many tokens are left of two texts: what is too much is taken from the longer one, and from both once they are equal.
+fn longest_first([one, other]: [usize; 2], most: usize) -> [usize; 2] {
+    if one + other <= most {
+        return [one, other];
+    }
+    let shorter = one.min(other);
+    let (shorter, longer) = match shorter + shorter.max(most.saturating_sub(shorter)) <= most {
+        true => (shorter, most - shorter),
+        false => (most / 2, most / 2 + most % 2),
+    };
+    debug_assert!(longer >= shorter);
+    if one > other { [longer, shorter] } else { [shorter, longer] }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
+
+    use super::*;
+
+    /// The library's own, on all small lengths.
+    #[test]
+    fn what_is_too_much_is_taken_from_the_longer_one() {
+        let of = |length: usize| {
+            let tokens = vec![tokenizers::Token::new(0, String::new(), (0, 0)); length];
+            Encoding::from_tokens(tokens, 0)
+        };
+        for most in 1..8 {
+            for one in 0..20 {
+                for other in 0..20 {
+                    let params = TruncationParams { max_length: most, ..TruncationParams::default() };
+                    let (first, second) = truncate_encodings(of(one), Some(of(other)), &params).expect("cut");
+                    let expected = [first.len(), second.expect("a pair").len()];
+                    assert_eq!(longest_first([one, other], most), expected, "{one} and {other} of {most}");
+                }
+            }
+        }
     }
 }

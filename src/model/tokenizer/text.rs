@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
-use tokenizers::{PostProcessor, Tokenizer};
+use tokenizers::{PaddingParams, PostProcessor, Tokenizer, TruncationParams};
 
 use super::files::tokenizer_files;
 use super::model2vec::Model2vec;
 use super::open::open;
+use super::pair_rules::PairRules;
 use super::prefix::{self, Places};
 use super::unusable::unusable;
 use crate::error::{Error, Result};
@@ -19,8 +20,10 @@ pub struct TextTokenizer {
     pub(super) tokenizer: Tokenizer,
     max_tokens: usize,
     special_tokens: bool,
-    /// Which of a pair's texts a token is of is told to the model.
-    pub(super) token_types: bool,
+    /// What the model wants to know of pairs.
+    pub(super) pairs: PairRules,
+    /// What the files say of the length of texts, which counts for model2vec alone.
+    of_files: (Option<TruncationParams>, Option<PaddingParams>),
     /// Texts are cut as model2vec does it.
     model2vec: Option<Model2vec>,
     /// Where a long text may be cut, if anywhere.
@@ -74,6 +77,7 @@ impl TextTokenizer {
         let files = tokenizer_files(dir)?;
         let path = &files[0];
         let mut tokenizer = open(dir, &files)?;
+        let of_files = (tokenizer.get_truncation().cloned(), tokenizer.get_padding().cloned());
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| unusable(path.display(), error))?;
         let special = tokenizer
@@ -84,7 +88,15 @@ impl TextTokenizer {
             return Err(no_room(max_tokens, special));
         }
         let places = Places::of(&tokenizer);
-        Ok(TextTokenizer { tokenizer, max_tokens, special_tokens: true, token_types: true, model2vec: None, places })
+        Ok(TextTokenizer {
+            tokenizer,
+            max_tokens,
+            special_tokens: true,
+            pairs: PairRules::default(),
+            of_files,
+            model2vec: None,
+            places,
+        })
     }
 
     /// Ids that the vocabulary can make: one more than the largest, tokens added to it left aside.
@@ -98,21 +110,29 @@ impl TextTokenizer {
     }
 
     /// The same tokenizer for model2vec's own vectors: no special tokens, and its way of cutting a text.
-    pub fn as_model2vec(self) -> TextTokenizer {
+    /// `tokenizer.json` counts as it is: texts are cut and padded where it says so.
+    ///
+    /// # Errors
+    /// `Config` for a file that cuts texts as no tokenizer can.
+    pub fn as_model2vec(mut self) -> Result<TextTokenizer> {
         let model2vec = Some(Model2vec::of(&self.tokenizer));
-        TextTokenizer { special_tokens: false, model2vec, ..self }
+        let (truncation, padding) = std::mem::take(&mut self.of_files);
+        let cut = self.tokenizer.with_truncation(truncation).map(|_| ());
+        cut.map_err(|error| unusable("the truncation of tokenizer.json", error))?;
+        self.tokenizer.with_padding(padding);
+        Ok(TextTokenizer { special_tokens: false, model2vec, ..self })
     }
 
-    /// The same tokenizer for pairs of a model that is not told which of the two texts a token is of.
+    /// The same tokenizer for pairs, by these rules.
     ///
     /// # Errors
     /// `Config` for a limit that leaves no room for text.
-    pub fn for_pairs(self, token_types: bool) -> Result<TextTokenizer> {
+    pub fn for_pairs(self, pairs: PairRules) -> Result<TextTokenizer> {
         let special = self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         if self.max_tokens <= special {
             return Err(no_room(self.max_tokens, special));
         }
-        Ok(TextTokenizer { token_types, ..self })
+        Ok(TextTokenizer { pairs, ..self })
     }
 
     /// The limit, special tokens included.

@@ -18,7 +18,7 @@ impl Reranker for Service {
             let proto::RerankRequest { query, documents, model, raw_scores } = request;
             let documents = documents.into_iter().map(Text::from).collect();
             let Scores { model, fingerprint, scoring, pairs } =
-                self.of_model(&model)?.score(query.into(), documents).await?;
+                self.of_model(&model)?.score(query.into(), documents, false).await?;
             let score = |logit: f32| if raw_scores { logit } else { scoring.activation.apply(logit) };
             let results = pairs.into_iter().map(|pair| result(pair, score)).collect();
             Ok(proto::RerankResponse { results, labels: scoring.labels.clone(), model, fingerprint })

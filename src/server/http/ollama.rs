@@ -124,6 +124,11 @@ fn details(meta: &Meta) -> Value {
     })
 }
 
+/// Whether it is one for clients of Ollama, which does not rerank.
+fn embeds((_, backend): &(String, Arc<dyn Backend>)) -> bool {
+    backend.info().scoring.is_none()
+}
+
 /// `GET /api/tags`: every name of the models that are ready.
 pub(super) async fn tags(State(service): State<Service>) -> Response {
     let entry = |(name, backend): (String, Arc<dyn Backend>)| {
@@ -136,7 +141,7 @@ pub(super) async fn tags(State(service): State<Service>) -> Response {
             "details": details(&backend.meta()),
         })
     };
-    let models: Vec<_> = service.readiness.names().into_iter().map(entry).collect();
+    let models: Vec<_> = service.readiness.names().into_iter().filter(embeds).map(entry).collect();
     json_response(StatusCode::OK, &json!({"models": models}))
 }
 
@@ -155,7 +160,7 @@ pub(super) async fn running(State(service): State<Service>) -> Response {
             "context_length": meta.model().map_or(0, |model| model.max_tokens),
         })
     };
-    let models: Vec<_> = service.readiness.listed().into_iter().map(entry).collect();
+    let models: Vec<_> = service.readiness.listed().into_iter().filter(embeds).map(entry).collect();
     json_response(StatusCode::OK, &json!({"models": models}))
 }
 
@@ -188,7 +193,8 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
             "template": "",
             "details": details,
             "model_info": about,
-            "capabilities": ["embedding"],
+            // Ollama has no word for reranking.
+            "capabilities": if backend.info().scoring.is_none() { json!(["embedding"]) } else { json!([]) },
             "modified_at": NOT_KNOWN,
         });
         Ok(json_response(StatusCode::OK, &answer))

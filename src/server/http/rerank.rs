@@ -66,10 +66,15 @@ pub(super) async fn rerank(
         Ok(fields) => fields,
         Err(error) => return error_response(&error),
     };
-    match fields.has("texts") && !fields.has("documents") {
-        true => of_tei(&service, &headers, fields).await.unwrap_or_else(|error| tei_error(&error)),
-        false => of_weaviate(&service, &headers, &mut fields).await.unwrap_or_else(|error| error_response(&error)),
-    }
+    let is_tei = fields.has("texts") && !fields.has("documents");
+    // Neither API has it; who sends it means it.
+    let of_model = fields.string("model").and_then(|model| service.of_model(&model.unwrap_or_default()));
+    let answer = match of_model {
+        Ok(service) if is_tei => of_tei(&service, &headers, fields).await,
+        Ok(service) => of_weaviate(&service, &headers, &mut fields).await,
+        Err(error) => Err(error),
+    };
+    answer.unwrap_or_else(|error| if is_tei { tei_error(&error) } else { error_response(&error) })
 }
 
 /// `POST /v1/rerank`.
@@ -189,17 +194,8 @@ async fn ranked(
     numbers: Numbers,
 ) -> Result<Ranking> {
     let documents: Vec<Text> = documents.into_iter().map(Text::from).collect();
-    let scores = within_deadline(headers, service.score(query, documents.clone())).await?;
+    let scores = within_deadline(headers, service.score(query, documents.clone(), true)).await?;
     let Scores { model, scoring, pairs, .. } = scores;
-    if scoring.labels.len() != 1 {
-        let message = format!(
-            "{model} gives a pair {} numbers ({}) and so no order of documents: ask for them over gRPC, \
-             text2vec.v1.Reranker/Rerank",
-            scoring.labels.len(),
-            scoring.labels.join(", ")
-        );
-        return Err(Error::invalid(message).parameter("model"));
-    }
     let activation = match numbers {
         Numbers::Own => scoring.activation,
         Numbers::By(activation) => activation,

@@ -89,7 +89,7 @@ async fn welcome(Scoped(_): Scoped) -> impl IntoResponse {
 
 /// What there is.
 const PATHS: &str = "There are /vectors, /meta, /.well-known/live and /.well-known/ready; /embed, /tokenize, /decode, /info and \
-                     /health; /v1/embeddings; /rerank and /v1/rerank; each of these also below /models/<name>; /v1/models; /api/embed, /api/tags, \
+                     /health; /v1/embeddings; /rerank, /v1/rerank and /v2/rerank; each of these also below /models/<name>; /v1/models; /api/embed, /api/tags, \
                      /api/ps, /api/show and /api/version; /metrics; gRPC on the same port";
 
 async fn not_found(uri: Uri, headers: HeaderMap) -> Response {

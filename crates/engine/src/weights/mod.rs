@@ -164,11 +164,19 @@ impl Weights {
     /// `Unusable` for one that is missing, cannot be read, is of a type that is not supported, or holds a number that is not
     /// finite.
     pub fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+        let (stored, values) = self.read(name, |stored, bytes, values| stored.numbers.append(bytes, values))?;
+        let values = stored.finish(values).map_err(|why| self.failed(name, &why))?;
+        Ok((stored.shape.clone(), values))
+    }
+
+    /// A tensor's numbers as they lie in its file, a piece at a time.
+    fn read<T>(
+        &self,
+        name: &str,
+        append: impl Fn(&Stored, &[u8], &mut Vec<T>) -> std::result::Result<(), String>,
+    ) -> Result<(&Stored, Vec<T>)> {
         let place = self.named(name)?;
         let (file, stored) = (&self.files[place.file], &place.stored);
-        let failed = |why: &str| {
-            Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display())).naming(&file.path)
-        };
         let length = stored.place.end - stored.place.start;
         let size = stored.numbers.size().unwrap_or(1);
         let mut values = Vec::with_capacity((length / size) as usize);
@@ -176,11 +184,17 @@ impl Weights {
         for start in (0..length).step_by(READ_BYTES as usize) {
             let bytes = &mut buffer[..(length - start).min(READ_BYTES) as usize];
             let read = file.read(bytes, stored.place.start + start);
-            read.map_err(|error| failed(&format!("cannot be read: {error}")).caused_by(error))?;
-            stored.numbers.append(bytes, &mut values).map_err(|why| failed(&why))?;
+            read.map_err(|error| self.failed(name, &format!("cannot be read: {error}")).caused_by(error))?;
+            append(stored, bytes, &mut values).map_err(|why| self.failed(name, &why))?;
         }
-        let values = stored.finish(values).map_err(|why| failed(&why))?;
-        Ok((stored.shape.clone(), values))
+        Ok((stored, values))
+    }
+
+    /// What is wrong with a tensor that is there.
+    fn failed(&self, name: &str, why: &str) -> Error {
+        let path = self.place(name).map(|place| self.files[place.file].path.clone()).unwrap_or_default();
+        let shown = path.display();
+        Error::unusable(format!("{shown}: the tensor '{name}' {why}")).naming(path)
     }
 
     /// A tensor of whole numbers: its shape and its values, row-major.
@@ -188,16 +202,16 @@ impl Weights {
     /// # Errors
     /// `Unusable` for one that is missing, cannot be read, or is of another type.
     pub fn whole_numbers(&self, name: &str) -> Result<(Vec<usize>, Vec<i64>)> {
-        let place = self.named(name)?;
-        let (file, stored) = (&self.files[place.file], &place.stored);
-        let failed = |why: &str| {
-            Error::unusable(format!("{}: the tensor '{name}' {why}", file.path.display())).naming(&file.path)
-        };
-        let mut bytes = vec![0u8; (stored.place.end - stored.place.start) as usize];
-        let read = file.read(&mut bytes, stored.place.start);
-        read.map_err(|error| failed(&format!("cannot be read: {error}")).caused_by(error))?;
-        let values = stored.numbers.whole(&bytes).map_err(|why| failed(&why))?;
-        Ok((stored.shape.clone(), values))
+        let (stored, values) = self.read(name, |stored, bytes, values| {
+            values.extend(stored.numbers.whole(bytes)?);
+            Ok(())
+        })?;
+        match &stored.strides {
+            None => Ok((stored.shape.clone(), values)),
+            Some(_) => {
+                Err(Error::unusable(format!("the tensor '{name}' is not stored row by row: download the model again")))
+            }
+        }
     }
 
     /// What a tensor's numbers are; `None`: there is no such tensor.

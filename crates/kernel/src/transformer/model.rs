@@ -175,7 +175,7 @@ fn check_sizes(shape: Shape) -> Result<()> {
     let divided = heads > 0 && (hidden % heads == 0 || style.head_size.is_some());
     let sized = hidden > 0 && divided && intermediate > 0 && (1..1 << 10).contains(&shape.head_size());
     let sized = sized && heads < 1 << 10;
-    if !sized || hidden.max(intermediate) > 1 << 20 || layers > 1 << 12 {
+    if !sized || hidden.max(intermediate) > 1 << 20 || !(1..=1 << 12).contains(&layers) {
         return Err(Error::unusable(format!(
             "a transformer of {layers} layers, {hidden} hidden and {intermediate} intermediate columns and {heads} heads \
              cannot be built: the heads must divide the hidden size"

@@ -101,10 +101,12 @@ def test_weaviate_s_reranker_cohere_asks_us_by_its_base_url(client, weaviate_url
         rerank = Rerank(prop="body", query="Which animal is the fastest?")
         if model == "none":
             with pytest.raises(WeaviateQueryError) as caught:
-                collection.query.bm25("the", limit=5, rerank=rerank)
+                collection.query.bm25(bodies[0], limit=5, rerank=rerank)
             assert "no model 'none' is served here: there are" in str(caught.value)
             continue
-        found = collection.query.bm25("the", limit=40, rerank=rerank, return_metadata=MetadataQuery(score=True)).objects
+        # Words of many of them.
+        words = " ".join(bodies[:12])
+        found = collection.query.bm25(words, limit=40, rerank=rerank, return_metadata=MetadataQuery(score=True)).objects
         scores = [hit.metadata.rerank_score for hit in found]
         assert len(scores) > 10 and scores == sorted(scores, reverse=True)
         expected = scores_of(neighbours, rerank.query, [hit.properties["body"] for hit in found])

@@ -18,7 +18,7 @@ model:
 test: model
 	cargo test --lib --bins --test contract --test cuda --test engine --test process --test remote --test server
 
-# The kernels and the engine on 64-bit ARM, under an emulator, on two CPUs. An hour; .ci/arm.sh says what it needs.
+# The kernels and the engine on 64-bit ARM, under an emulator, on two CPUs. Two hours; .ci/arm.sh says what it needs.
 test-arm: model
 	bash .ci/arm.sh test
 

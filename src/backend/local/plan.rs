@@ -326,8 +326,7 @@ impl Treatment {
     /// `InvalidArgument` for settings that this profile refuses.
     pub fn plan(&self, settings: &EmbedSettings) -> Result<Plan> {
         let requested = settings.pooling.as_deref().unwrap_or_default();
-        let finish =
-            Finish { dimensions: settings.dimensions, cut: self.apply_dimensions, normalize: true, half: false };
+        let finish = self.finish(settings);
         let prefix = self.prefix(settings);
         match self.profile {
             Profile::Transformers => {
@@ -344,7 +343,6 @@ impl Treatment {
                 };
                 let step = if self.dpr { SENTENCE_BATCH } else { 1 };
                 let cut = if self.direct_tokenize { Cut::Whole } else { Cut::Sentences { step } };
-                let finish = Finish { normalize: false, ..finish };
                 let pooling = vec![pooling];
                 let pooling_ignored = self.dpr && ignores(requested, &pooling);
                 Ok(Plan { prefix, cut, pooling, finish, pooling_ignored, query: None })
@@ -354,22 +352,30 @@ impl Treatment {
                 prefix,
                 cut: Cut::Stripped { lower_case: self.do_lower_case },
                 pooling: self.model_pooling.clone(),
-                finish: Finish { cut: true, ..finish },
+                finish,
                 pooling_ignored: ignores(requested, &self.model_pooling),
                 query: None,
             }),
             Profile::Onnx | Profile::Model2vec | Profile::CrossEncoder => {
-                let finish = match self.profile {
-                    Profile::Model2vec => {
-                        let Model2vecFinish { normalize, half } = self.model2vec;
-                        Finish { normalize, half, ..finish }
-                    }
-                    _ => finish,
-                };
                 let pooling = vec![PoolingMode::Mean];
                 let pooling_ignored = ignores(requested, &pooling);
                 Ok(Plan { prefix, cut: Cut::Whole, pooling, finish, pooling_ignored, query: None })
             }
+        }
+    }
+
+    /// The last steps of a vector under this profile.
+    fn finish(&self, settings: &EmbedSettings) -> Finish {
+        let finish =
+            Finish { dimensions: settings.dimensions, cut: self.apply_dimensions, normalize: true, half: false };
+        match self.profile {
+            Profile::Transformers => Finish { normalize: false, ..finish },
+            Profile::SentenceTransformers => Finish { cut: true, ..finish },
+            Profile::Model2vec => {
+                let Model2vecFinish { normalize, half } = self.model2vec;
+                Finish { normalize, half, ..finish }
+            }
+            Profile::Onnx | Profile::CrossEncoder => finish,
         }
     }
 

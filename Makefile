@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
+.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check systemd-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -60,10 +60,17 @@ image-check: model
 	cargo build --tests
 	STRIP=1 bash deploy/image/check.sh target/debug/text2vec-sidecar models/all-MiniLM-L6-v2
 
-# The Helm chart, the values for Weaviate's chart and the compose files, by helm's, Kubernetes' and Compose's own rules.
+# The Helm chart, the values for Weaviate's chart, the compose files, alerts, dashboard and the unit for systemd, by helm's,
+# Kubernetes', Compose's, Prometheus', Grafana's and systemd's own rules.
 # Needs Go. With T2V_WEAVIATE_CHART=<directory of Weaviate's chart> it renders that too (`helm pull weaviate/weaviate --untar`).
 deploy-check:
 	bash deploy/check/run.sh
+
+# The unit of deploy/systemd, started under a real systemd in a container. Needs root on Debian, and debootstrap; 15 seconds,
+# two minutes more the first time.
+systemd-check: model
+	cargo build --tests
+	bash deploy/systemd/check.sh target/debug/text2vec-sidecar $(MODEL_DIR)
 
 # The build for GPUs (--features cuda) and its tests, on any x86-64 machine: without a CUDA toolkit it gets one, without a GPU
 # it holds the refusals. About ten minutes the first time on two cores. Not part of `make test`.

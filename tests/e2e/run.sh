@@ -6,6 +6,7 @@
 #
 # T2V_BIN          the sidecar [target/debug/text2vec-sidecar]
 # T2V_TEST_MODEL   its model [models/all-MiniLM-L6-v2]
+# T2V_PROMETHEUS   folder of prometheus and promtool [Debian's, unpacked into the cache; elsewhere built, which takes minutes]
 # T2V_E2E_CACHE    what is built or installed once [${XDG_CACHE_HOME:-~/.cache}/text2vec-sidecar/e2e]
 #
 # The last line is "N passed, N failed"; the exit code is 0 only if nothing failed. All servers listen on loopback, but
@@ -16,6 +17,9 @@ WEAVIATE_MODULE=github.com/weaviate/weaviate/cmd/weaviate-server
 WEAVIATE_VERSION=v1.38.2
 GRPCURL_MODULE=github.com/fullstorydev/grpcurl/cmd/grpcurl
 GRPCURL_VERSION=v1.9.4
+PROMETHEUS_MODULE=github.com/prometheus/prometheus/cmd/prometheus
+PROMTOOL_MODULE=github.com/prometheus/prometheus/cmd/promtool
+PROMETHEUS_VERSION=v0.316.0
 
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 HERE=$ROOT/tests/e2e
@@ -139,6 +143,32 @@ tools() {
   go_tool $GRPCURL_MODULE $GRPCURL_VERSION
   GRPCURL=$TOOL
 }
+
+# Debian's package is unpacked, not installed: that would start a Prometheus.
+prometheus_tools() {
+  [[ -z ${T2V_PROMETHEUS:-} ]] || return 0
+  T2V_PROMETHEUS=$CACHE/prometheus/usr/bin
+  [[ ! -x $T2V_PROMETHEUS/promtool ]] || return 0
+  local folder=$WORK/prometheus
+  mkdir "$folder"
+  if command -v apt-get >/dev/null && debian_prometheus "$folder" >"$folder/log" 2>&1; then
+    rm -rf "$CACHE/prometheus"
+    mv "$folder/unpacked" "$CACHE/prometheus"
+    return 0
+  fi
+  go_tool $PROMETHEUS_MODULE $PROMETHEUS_VERSION
+  ln -sf "$TOOL" "$folder/prometheus"
+  go_tool $PROMTOOL_MODULE $PROMETHEUS_VERSION
+  ln -sf "$TOOL" "$folder/promtool"
+  T2V_PROMETHEUS=$folder
+}
+
+# debian_prometheus FOLDER: the lists of a fresh machine are empty.
+debian_prometheus() (
+  cd "$1" || exit 1
+  apt-get download prometheus || { apt-get update -q && apt-get download prometheus; } || exit 1
+  dpkg-deb -x prometheus_*.deb unpacked
+)
 
 # A virtual environment named after what is in it; its stamp is written last.
 python_environment() {
@@ -275,6 +305,20 @@ weaviate_waits() {
   return 1
 }
 
+# ---- Prometheus' own word on the alerts, and on what the sidecar tells ------------------------------------------------
+
+promtool_checks() {
+  local rules=$ROOT/deploy/helm/text2vec-sidecar/monitoring
+  check "promtool reads the alerts" '[0-9]+ rules found' "$T2V_PROMETHEUS/promtool" check rules "$rules/rules.yaml" "$rules/rules-kubernetes.yaml"
+  check "promtool tests the alerts" 'SUCCESS' "$T2V_PROMETHEUS/promtool" test rules "$ROOT/deploy/monitoring/tests.yaml"
+  check "promtool finds nothing wrong with /metrics" '^all is well$' promtool_metrics
+}
+
+# It says nothing of a good page.
+promtool_metrics() {
+  curl --noproxy '*' -sf "http://127.0.0.1:$SIDECAR_PORT/metrics" | "$T2V_PROMETHEUS/promtool" check metrics && echo "all is well"
+}
+
 # ---- grpcurl, without a .proto file ----------------------------------------------------------------------------------
 
 grpcurl_checks() {
@@ -320,7 +364,7 @@ read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT
 ONE_SIDECAR=TRANSFORMERS_INFERENCE_API=http://127.0.0.1:$SIDECAR_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
-export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
+export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL T2V_PROMETHEUS
 export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT T2V_E2E_NEIGHBOURS=127.0.0.1:$NEIGHBOURS_PORT
 export HAYSTACK_TELEMETRY_ENABLED=False
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
@@ -335,6 +379,7 @@ if [[ ${1:-} == bench ]]; then
   "$PYTHON" "$ROOT/benches/import_rates.py" "${@:2}"
   exit
 fi
+part "Prometheus" prometheus_tools
 part "start" start_servers
 part "grpcurl" grpcurl_checks
 part "grpcio through reflection" python_tests test_grpc.py
@@ -350,6 +395,8 @@ part "model2vec and reranker" python_tests test_neighbours.py
 part "updates" python_tests test_updates.py
 part "overload" python_tests test_overload.py
 part "tokens" python_tests test_tokens.py
+part "promtool" promtool_checks
+part "alerts and dashboard" python_tests test_monitoring.py
 part "sidecars that are replaced" python_tests test_replacement.py
 part "one for passages, one for queries" python_tests test_pair.py -m "not weaviate_pair"
 stop_sidecar

@@ -2,7 +2,7 @@
 for the sidecar that is well, and every query of the dashboard has an answer.
 
 Only the durations (`for`) are shorter here, and those thresholds that would take minutes of load. T2V_PROMETHEUS is the folder
-of prometheus and promtool. What cannot be provoked here is in UNPROVOKED; deploy/monitoring/tests.yaml tests those, too."""
+of prometheus and promtool. deploy/monitoring/tests.yaml tests the same alerts at their own pace, and those on pods."""
 
 import concurrent.futures
 import contextlib
@@ -25,12 +25,11 @@ from sidecar import http_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/text2vec-sidecar/monitoring"
-TOOLS = Path(os.environ.get("T2V_PROMETHEUS", "/usr/bin"))
+TOOLS = Path(os.environ["T2V_PROMETHEUS"]).resolve()
 JOB = "text2vec-sidecar"
 TOKEN = "correct-horse"
 # Values of the chart could say the same: monitoring.prometheusRule.alerts.
 LOWER = {"Text2vecQueueWait": "0.3", "Text2vecLatency": "0.3"}
-UNPROVOKED = set()
 SECONDS = 60
 _unverified = ssl._create_unverified_context()
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified)).open
@@ -131,7 +130,7 @@ def rewritten(text):
     parts = re.split(r"(?=^      - alert: )", text, flags=re.M)
     names = [part.split()[2] for part in parts[1:]]
     for place, name in enumerate(names, 1):
-        part = re.sub(r"^        for: \w+$", "        for: 1s", parts[place], flags=re.M).replace(":30s]", ":1s]")
+        part = re.sub(r"^        for: \w+$", "        for: 3s", parts[place], flags=re.M).replace(":30s]", ":1s]")
         if name in LOWER:
             part, count = re.subn(r"> [0-9.]+\n        for:", f"> {LOWER[name]}\n        for:", part)
             assert count == 1, name
@@ -265,11 +264,12 @@ def test_every_alert_fires_and_none_for_a_sidecar_that_is_well(trouble, figure):
         servers.stop("restarting")
         for part in parts:
             part.result()
-    expected = set(names) - alone - UNPROVOKED
+    expected = set(names) - alone
     seen = {}
 
     def all_fired():
-        seen.update({alert["labels"]["alertname"]: alert for alert in prometheus.firing()})
+        for alert in prometheus.firing():
+            seen.setdefault(alert["labels"]["alertname"], set()).add(alert["labels"].get("instance"))
         return expected <= set(seen)
 
     with contextlib.suppress(AssertionError):
@@ -280,9 +280,8 @@ def test_every_alert_fires_and_none_for_a_sidecar_that_is_well(trouble, figure):
         assert alert["labels"].get("instance") != "well", alert
         for text in alert["annotations"].values():
             assert "<error" not in text and "<no value>" not in text and "{{" not in text, text
-    where = {name: alert["labels"].get("instance") for name, alert in seen.items()}
-    assert where["Text2vecDown"] == where["Text2vecRestarts"] == "restarting"
-    assert where["Text2vecNotReady"] == "waiting" and where["Text2vecUpstreamErrors"] == "forwarding"
+    assert seen["Text2vecNotReady"] == {"waiting"} and seen["Text2vecUpstreamErrors"] == {"forwarding"}
+    assert seen["Text2vecRestarts"] == {"restarting"} and "restarting" in seen["Text2vecDown"]
     figure(f"monitoring: {len(seen) + len(alone)} of {len(names)} alerts seen firing, {took:.0f} s after their sidecars' start")
 
 

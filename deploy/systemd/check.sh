@@ -4,7 +4,8 @@
 # - with Type=notify and everything that the unit forbids, the sidecar gets ready and answers as a user without capabilities;
 # - it can write to folders of its own and to nothing else; a reload keeps it running;
 # - a killed one is started again, and so is one that is stuck, by the watchdog (5 s here);
-# - a stop ends it in order.
+# - a stop ends it in order;
+# - tokens come as a credential, which the user that it runs as could not read by itself.
 # Needs root on Debian and debootstrap, gets a Debian of 260 MB the first time. Skipped, loudly, where that cannot be had.
 set -euo pipefail
 binary=$(realpath "$1") model=$(realpath "$2")
@@ -30,6 +31,7 @@ run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT
 install -D -m 644 deploy/systemd/text2vec-sidecar.service "$run/units/text2vec-sidecar.service"
 install -D -m 644 deploy/systemd/environment "$run/etc/environment"
+(umask 077 && echo correct-horse >"$run/etc/tokens")
 printf 'T2V_MODEL=/srv/model\nHF_HUB_OFFLINE=1\n' >>"$run/etc/environment"
 cat >"$run/steps" <<'EOF'
 set -u
@@ -39,10 +41,11 @@ pid() { systemctl show text2vec-sidecar -p MainPID --value; }
 restarts() { systemctl show text2vec-sidecar -p NRestarts --value; }
 # again PID: waits until another process serves.
 again() { for _ in $(seq 100); do [ "$(pid)" != "$1" ] && systemctl is-active -q text2vec-sidecar && return; sleep 0.3; done; return 1; }
-answers() { curl -sf --max-time 20 -H 'Content-Type: application/json' "$url/vectors" -d '{"text": "hello"}' | grep -q '"vector":\[-\?0\.'; }
+answers() { curl -sf --max-time 20 -H 'Authorization: Bearer correct-horse' -H 'Content-Type: application/json' "$url/vectors" -d '{"text": "hello"}' | grep -q '"vector":\[-\?0\.'; }
 
 systemctl start text2vec-sidecar || fail "it does not start"
 answers || fail "it does not answer as soon as it is started"
+[ "$(curl -s -o /dev/null -w '%{http_code}' "$url/meta")" = 401 ] || fail "it has not read the tokens"
 first=$(pid)
 grep -q '^CapEff:.0*$' "/proc/$first/status" || fail "it has capabilities"
 grep -q '^Seccomp:.2$' "/proc/$first/status" || fail "its system calls are not filtered"
@@ -78,6 +81,8 @@ EOF
 mkdir -p "$run/units/multi-user.target.wants" "$run/units/text2vec-sidecar.service.d"
 ln -s ../check.service "$run/units/multi-user.target.wants/check.service"
 printf '[Service]\nWatchdogSec=5s\n' >"$run/units/text2vec-sidecar.service.d/watchdog.conf"
+printf '[Service]\nLoadCredential=tokens:/etc/text2vec-sidecar/tokens\nEnvironment=T2V_AUTH_TOKENS_FILE=%%d/tokens\n' \
+  >"$run/units/text2vec-sidecar.service.d/tokens.conf"
 
 # The container's own systemd-nspawn, with its own libraries: this machine needs none. What is written inside is forgotten.
 libraries=$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu/systemd

@@ -6,6 +6,7 @@ of prometheus and promtool. deploy/monitoring/tests.yaml tests the same alerts a
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import os
 import re
@@ -31,6 +32,8 @@ TOKEN = "correct-horse"
 # Values of the chart could say the same: monitoring.prometheusRule.alerts.
 LOWER = {"Text2vecQueueWait": "0.3", "Text2vecLatency": "0.3"}
 SECONDS = 60
+# What stands for Grafana's variables; and finer steps, as these servers are restarted within seconds.
+CHOICES = {"$__rate_interval": "1m", "$__range": "5m", "$job": JOB, "$instance": ".+", ":15s]": ":1s]"}
 _unverified = ssl._create_unverified_context()
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified)).open
 
@@ -211,7 +214,8 @@ def flood(servers, seconds):
 
 def begin_bodies(port, count):
     """Requests that stop in the middle; closed when the server has given each up."""
-    head = f"POST /vectors HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    head = f"POST /vectors HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(count)]
         for each in sockets:
@@ -257,9 +261,10 @@ def test_every_alert_fires_and_none_for_a_sidecar_that_is_well(trouble, figure):
     with concurrent.futures.ThreadPoolExecutor(3) as work:
         parts = [work.submit(flood, servers, 8), work.submit(misuse, servers), work.submit(live_well, servers)]
         for _ in range(3):
-            before = prometheus.value('process_start_time_seconds{instance="restarting"}')
+            restarted = time.time()
             restart(servers)
-            wait_for("a scrape", lambda: prometheus.value('process_start_time_seconds{instance="restarting"}') != before)
+            started = f'process_start_time_seconds{{instance="restarting"}} > {restarted - 0.1}'
+            wait_for("a scrape", functools.partial(prometheus.value, started))
             time.sleep(1.2)
         servers.stop("restarting")
         for part in parts:
@@ -307,7 +312,7 @@ def test_every_query_of_the_dashboard_has_an_answer(trouble, figure):
     board = json.loads((CHART / "dashboard.json").read_text())
     count, empty = 0, []
     for title, query in queries(board):
-        for name, value in {"$__rate_interval": "1m", "$__range": "5m", "$job": JOB, "$instance": ".+", ":15s]": ":1s]"}.items():
+        for name, value in CHOICES.items():
             query = query.replace(name, value)
         count += 1
         if not prometheus.value(query):

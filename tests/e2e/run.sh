@@ -176,11 +176,16 @@ python_environment() {
   touch "$folder/complete"
 }
 
+PYTHON_OLDER= # of packages that want older clients than the others
+NODE_FOLDER=
+
+# clients [bench]: which needs but the first.
 clients() {
-  python_environment "$HERE/requirements-older.txt"
-  PYTHON_OLDER=$PYTHON_FOUND
   python_environment "$HERE/requirements.txt"
   PYTHON=$PYTHON_FOUND
+  [[ ${1:-} != bench ]] || return 0
+  python_environment "$HERE/requirements-older.txt"
+  PYTHON_OLDER=$PYTHON_FOUND
   node_environment
 }
 
@@ -342,7 +347,7 @@ grpcurl_scores() {
 mkdir -p "$CACHE"
 
 part "Weaviate and grpcurl" tools
-part "clients in Python and JavaScript" clients
+part "clients in Python and JavaScript" clients "${1:-}"
 
 read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT QUERY_SIDECAR_PORT NEIGHBOURS_PORT <<<"$(free_ports)"
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT

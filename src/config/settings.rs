@@ -1,4 +1,4 @@
-//! The settings: flags, `T2V_*` variables and the other programs' variables, resolved once. Whoever serves, checks, embeds or
+//! The settings: flags, `T2V_*` variables, a file and the other programs' variables, resolved once. Whoever serves, checks, embeds or
 //! compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`, OpenTelemetry's
 //! (`OTEL_*`) and `RUST_LOG` in `telemetry`.
 
@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgMatches;
-
 use super::args::{CompareArgs, EmbedArgs, ModelArgs, ProfileChoice, ServeArgs};
+use super::command_line::CommandLine;
 use super::model_choice::ModelChoice;
 use super::reference::ReferenceEnv;
 use super::security::{Secret, SecurityArgs};
@@ -186,9 +185,9 @@ impl EmbedCommand {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used, and for more than one model.
-    pub fn resolve(matches: &ArgMatches, args: &EmbedArgs) -> Result<EmbedCommand> {
+    pub fn resolve(line: &CommandLine, args: &EmbedArgs) -> Result<EmbedCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(matches, "embed"), &args.model, &reference);
+        let model = ModelSettings::resolve(&mut Given::new(line, "embed"), &args.model, &reference);
         match &serves::models(&args.model.clone().without_empty(), &reference)?[..] {
             [choice] => {
                 model.profiles.check(std::slice::from_ref(choice))?;
@@ -213,9 +212,9 @@ impl CompareCommand {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used, and for files that cannot be read.
-    pub fn resolve(matches: &ArgMatches, args: &CompareArgs) -> Result<CompareCommand> {
+    pub fn resolve(line: &CommandLine, args: &CompareArgs) -> Result<CompareCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(matches, "compare"), &args.model, &reference);
+        let model = ModelSettings::resolve(&mut Given::new(line, "compare"), &args.model, &reference);
         model.profiles.check(&[&args.first, &args.second].map(ModelChoice::unnamed))?;
         Ok(CompareCommand { model, remote: args.access.options()? })
     }
@@ -232,8 +231,15 @@ impl ModelSettings {
         let format = reference.log_format;
         let device = reference.device.clone();
         let device_source = Source::variable_if(device.is_some(), "ENABLE_CUDA");
-        given.or("task_prefixes", args.task_prefixes, prefixes);
-        given.or("threads", args.threads, (text2vec_kernel::cores(), Source::Default));
+        match (args.task_prefixes, prefixes) {
+            // The model's own files may still say something else.
+            (None, (false, source)) => given.note_found("task_prefixes", "false", source),
+            (flag, prefixes) => drop(given.or("task_prefixes", flag, prefixes)),
+        }
+        match args.threads {
+            Some(threads) => drop(given.value("threads", threads)),
+            None => given.note_found("threads", &text2vec_kernel::cores().to_string(), Source::Default),
+        }
         ModelSettings {
             revision: args.revision.clone(),
             profiles: Profiles(args.profile.clone()),
@@ -266,14 +272,14 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used together, or by themselves. Files are not read yet.
-    pub fn resolve(matches: &ArgMatches, args: &ServeArgs) -> Result<Settings> {
-        Settings::beside(matches, args, &ReferenceEnv::from_process()?)
+    pub fn resolve(line: &CommandLine, args: &ServeArgs) -> Result<Settings> {
+        Settings::beside(line, args, &ReferenceEnv::from_process()?)
     }
 
     /// Of the command line, beside these variables of other programs.
-    pub(super) fn beside(matches: &ArgMatches, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Settings> {
+    pub(super) fn beside(line: &CommandLine, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Settings> {
         let args = &args.clone().without_empty();
-        let mut given = Given::new(matches, "serve");
+        let mut given = Given::new(line, "serve");
         let mut model = ModelSettings::resolve(&mut given, &args.model, reference);
         given.text("self_urls");
         let endpoints = serves::endpoints(&mut given, args, reference, &mut model.log.warnings)?;
@@ -397,9 +403,11 @@ fn cache(given: &mut Given<'_>, args: &ServeArgs, reference: &ReferenceEnv, forw
     let ttl = args.cache_ttl.map(Duration::from_secs);
     let ttl_of_upstreams = ttl.or(Some(UPSTREAM_TTL));
     let served = CacheOptions { max_bytes: all - of_classes, ttl: if forwards { ttl_of_upstreams } else { ttl } };
-    let seconds = served.ttl.map_or_else(|| "never".to_owned(), |ttl| ttl.as_secs().to_string());
     let source = given.source("cache_ttl");
-    given.note("cache_ttl", &seconds, source);
+    match served.ttl {
+        Some(ttl) => given.note("cache_ttl", &ttl.as_secs().to_string(), source),
+        None => given.note_found("cache_ttl", "never", source),
+    }
     CacheSettings { served, of_classes: CacheOptions { max_bytes: of_classes, ttl: ttl_of_upstreams } }
 }
 

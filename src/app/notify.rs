@@ -1,5 +1,5 @@
-//! What the system's service manager is told, where it asks for it: `Type=notify` of systemd, over the socket that `NOTIFY_SOCKET`
-//! names, and `WatchdogSec=`.
+//! What the system's service manager is told, where it asks for it: `Type=notify` of systemd, over the socket that
+//! `NOTIFY_SOCKET` names, and `WatchdogSec=`.
 
 use crate::server::Readiness;
 

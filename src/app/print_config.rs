@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::model::hub::HubConfig;
 use crate::model::locate;
 
-/// Prints the table, which is a file for `--config`. Nothing is downloaded for it: of a model that is not here yet, `auto` is all that is known.
+/// Prints the table, which is a file for `--config`. Nothing is downloaded for it: of a model that is not here yet, `auto` is
+/// all that is known.
 ///
 /// # Errors
 /// `Internal` if it cannot be written.
@@ -28,11 +29,11 @@ pub(super) fn print_config(mut settings: Settings) -> Result<()> {
                 [reason] => Source::Because(reason),
                 _ => Source::Because("each model's own"),
             };
-            (values.join(","), source)
+            (values, source)
         };
         if settings.model.profiles.are_auto() {
-            let (profile, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));
-            settings.table.found("profile", &profile, source);
+            let (profiles, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));
+            settings.table.found("profile", &profiles, source);
         }
         let marked = |chosen: &Chosen| chosen.prefixes_are_marked;
         if settings.model.task_prefixes.is_none() && chosen.iter().any(marked) {

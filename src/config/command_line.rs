@@ -14,12 +14,18 @@ use super::mistakes::{self, Spoken};
 const USAGE: i32 = 2;
 
 /// What was given to the program: flags, `T2V_*` variables and a file of settings.
-#[derive(Debug)]
 pub struct CommandLine {
     /// All of them together, as clap has read them.
     pub matches: ArgMatches,
     /// The file, with those of its settings that count.
     pub(super) file: Option<SettingsFile>,
+}
+
+/// Without values, some of which are secret.
+impl std::fmt::Debug for CommandLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommandLine").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// Why a command line is not taken.

@@ -335,7 +335,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_a_file_holds_is_read_or_refused_in_a_line(text in "(threads|model|[a-z\"\\[\\]{}=.,#\\\\'\\n\\r\u{0}é 0-9-]| = ){0,40}") {
+        fn whatever_a_file_holds_is_read_or_refused_in_a_line(
+            text in "(threads|model| = |[a-z\"\\[\\]{}=.,#\\\\'\n\r\u{0}é 0-9-]){0,40}",
+        ) {
             if let Err(error) = read(&text) {
                 proptest::prop_assert!(error.starts_with("config.toml:") && !error.contains(['\n', '\r']), "{error}");
             }

@@ -90,15 +90,15 @@ fn goes_round(dir: &Path, arguments: &[String], reference: &ReferenceEnv) -> Vec
         assert_eq!(values(&again.table), values(&first.table), "{arguments:?}\n{last}");
         assert_eq!(shown(&again), shown(&first), "{arguments:?}\n{last}");
         for (line, before) in again.table.0.iter().zip(&last.0) {
-            assert_eq!(line.written, before.written, "{arguments:?}: {line:?}");
-            if line.written.is_some() {
+            assert_eq!((&line.written, line.is_set), (&before.written, before.is_set), "{arguments:?}: {line:?}");
+            if line.is_set {
                 let place = format!("{}:", path.display());
                 assert!(line.source.to_string().starts_with(&place), "{arguments:?}: {line:?}");
             }
         }
         last = again.table;
     }
-    first.table.0.into_iter().filter(|line| line.written.is_some()).map(|line| line.name).collect()
+    first.table.0.into_iter().filter(|line| line.is_set).map(|line| line.name).collect()
 }
 
 #[test]
@@ -162,6 +162,8 @@ fn what_was_found_out_is_a_comment() {
     assert!(threads.is_some_and(|line| line.ends_with("# default")));
     assert!(model.is_some_and(|line| line.contains("= - ") && line.ends_with("# texts are forwarded")));
     assert!(prefixes.is_some_and(|line| line.contains("= false ")));
+    let [_, model, ..] = comments(&[]);
+    assert!(model.is_some_and(|line| line.contains("= \"sentence-transformers/")), "as a file would have it");
     assert!(upstream.is_some_and(|line| line.contains("= http://…@a ") && line.ends_with("# --upstream")));
     assert!(tokens.is_some_and(|line| line.contains("= - ")));
     let [threads, _, prefixes, _, tokens, upstream] = comments(&[

@@ -1,6 +1,6 @@
-//! The settings: flags, `T2V_*` variables, a file and the other programs' variables, resolved once. Whoever serves, checks, embeds or
-//! compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`, OpenTelemetry's
-//! (`OTEL_*`) and `RUST_LOG` in `telemetry`.
+//! The settings: flags, `T2V_*` variables, a file and the other programs' variables, resolved once. Whoever serves, checks,
+//! embeds or compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`,
+//! OpenTelemetry's (`OTEL_*`) and `RUST_LOG` in `telemetry`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

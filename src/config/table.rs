@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command, CommandFactory};
 
 use super::args::Cli;
 use super::command_line::CommandLine;
-use super::file::{Kind, SettingsFile};
+use super::file::{Kind, SettingsFile, settings_of_serve};
 
 /// What stands for a value that is not told.
 const HIDDEN: &str = "(hidden)";
@@ -28,7 +28,7 @@ const HEAD: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     ", each as it takes effect and with what decided it.\n",
     "# As a file: text2vec-sidecar --config FILE, or T2V_CONFIG=FILE. Flags and T2V_* variables go before it; any line may be\n",
-    "# left out. Secrets, what is not set, and what was found out or follows from something else stand behind a #.\n\n"
+    "# left out. Secrets, what has no value, and what was found out or follows from something else stand behind a #.\n\n"
 );
 
 /// Where a value comes from.
@@ -74,13 +74,15 @@ pub struct Line {
     pub value: String,
     /// What decided.
     pub source: Source,
-    /// The value as a file of settings has it; `None`: it is nothing that a file may say, or need say.
-    pub written: Option<String>,
+    /// Its value as a file of settings has it, if it is one that a file can have.
+    pub written: String,
+    /// Whether a file should say it: somebody has set it, or it is a default.
+    pub is_set: bool,
 }
 
 impl Line {
     fn comment(name: &str, value: &str, source: Source) -> Line {
-        Line { name: name.into(), value: value.into(), source, written: None }
+        Line { name: name.into(), value: value.into(), source, written: value.into(), is_set: false }
     }
 }
 
@@ -94,12 +96,16 @@ impl Table {
         self.0.push(Line::comment(WARNING, &warning, Source::Because("")));
     }
 
-    /// What was found out in place of what is there, by the flag's name; the flag takes a text if a variable decided.
-    pub fn found(&mut self, name: &str, value: &str, source: Source) {
+    /// What was found out in place of what is there, by the flag's name. What a variable decided a file should say, too.
+    pub fn found(&mut self, name: &str, values: &[String], source: Source) {
+        let root = Cli::command();
+        let kind = settings_of_serve(&root).find(|argument| argument.get_long() == Some(name)).map(Kind::of);
         if let Some(line) = self.0.iter_mut().find(|line| line.name == name) {
-            *line = Line::comment(name, value, source);
-            if matches!(line.source, Source::Variable(_)) {
-                line.written = Some(Kind::Text.written(&[line.value.clone()]));
+            *line = Line::comment(name, &values.join(","), source);
+            // Values of several models are none of the flag's.
+            if let (Some(kind), [_]) = (kind, values) {
+                line.written = kind.written(values);
+                line.is_set = matches!(line.source, Source::Variable(_));
             }
         }
     }
@@ -108,11 +114,11 @@ impl Table {
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEAD)?;
-        self.0.iter().try_for_each(|Line { name, value, source, written }| {
-            let text = match written {
-                Some(written) => format!("{name:<24} = {written}"),
-                None if name == WARNING => format!("# {name}: {value}"),
-                None => format!("# {name:<22} = {value}"),
+        self.0.iter().try_for_each(|Line { name, value, source, written, is_set }| {
+            let text = match is_set {
+                true => format!("{name:<24} = {written}"),
+                false if name == WARNING => format!("# {name}: {value}"),
+                false => format!("# {name:<22} = {written}"),
             };
             let source = source.to_string();
             let line = if source.is_empty() { text } else { format!("{text:<72}  # {source}") };
@@ -207,9 +213,13 @@ impl<'a> Given<'a> {
             value => without_secrets(value),
         };
         let name = argument.and_then(|argument| argument.get_long()).unwrap_or(id).to_owned();
-        let is_told = is_setting && value == whole;
-        let written = argument.filter(|_| is_told).map(|argument| Kind::of(argument).written(values));
-        self.lines.push((place.unwrap_or(usize::MAX), Line { name, value, source, written }));
+        let line = match argument.filter(|_| value == whole) {
+            Some(argument) => {
+                Line { name, value, source, written: Kind::of(argument).written(values), is_set: is_setting }
+            }
+            None => Line::comment(&name, &value, source),
+        };
+        self.lines.push((place.unwrap_or(usize::MAX), line));
     }
 
     /// Notes a secret that has no flag.

@@ -62,14 +62,19 @@ impl Profiles {
         self.0.iter().all(|choice| choice.profile.is_none())
     }
 
+    /// What a file says is `serve`'s: of another command's models, those of them that it has.
+    fn of_file(&mut self, source: &Source, models: &[ModelChoice]) {
+        if matches!(source, Source::File(_)) {
+            self.0.retain(|choice| choice.model.as_ref().is_none_or(|model| is_among(model, models)));
+        }
+    }
+
     /// Refuses a profile for a model that is not among these.
     ///
     /// # Errors
     /// `Config`, with what to do.
     fn check(&self, models: &[ModelChoice]) -> Result<()> {
-        let is_there =
-            |wanted: &String| models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted);
-        match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_there(model)) {
+        match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_among(model, models)) {
             None => Ok(()),
             Some(model) => Err(Error::config(format!(
                 "--profile (T2V_PROFILE) names the model '{model}', which is not served here: name it as --model does, \
@@ -77,6 +82,11 @@ impl Profiles {
             ))),
         }
     }
+}
+
+/// Whether one of these models is called so.
+fn is_among(wanted: &String, models: &[ModelChoice]) -> bool {
+    models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted)
 }
 
 /// How models here treat texts, and what computes them.
@@ -187,9 +197,11 @@ impl EmbedCommand {
     /// `Config` for settings that cannot be used, and for more than one model.
     pub fn resolve(line: &CommandLine, args: &EmbedArgs) -> Result<EmbedCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(line, "embed"), &args.model, &reference);
+        let mut given = Given::new(line, "embed");
+        let mut model = ModelSettings::resolve(&mut given, &args.model, &reference);
         match &serves::models(&args.model.clone().without_empty(), &reference)?[..] {
             [choice] => {
+                model.profiles.of_file(&given.source("profile"), std::slice::from_ref(choice));
                 model.profiles.check(std::slice::from_ref(choice))?;
                 Ok(EmbedCommand { choice: choice.clone(), model })
             }
@@ -214,8 +226,11 @@ impl CompareCommand {
     /// `Config` for settings that cannot be used, and for files that cannot be read.
     pub fn resolve(line: &CommandLine, args: &CompareArgs) -> Result<CompareCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(line, "compare"), &args.model, &reference);
-        model.profiles.check(&[&args.first, &args.second].map(ModelChoice::unnamed))?;
+        let mut given = Given::new(line, "compare");
+        let mut model = ModelSettings::resolve(&mut given, &args.model, &reference);
+        let models = [&args.first, &args.second].map(ModelChoice::unnamed);
+        model.profiles.of_file(&given.source("profile"), &models);
+        model.profiles.check(&models)?;
         Ok(CompareCommand { model, remote: args.access.options()? })
     }
 }

@@ -107,6 +107,16 @@ fn commands_take_from_a_file_what_they_know() {
     assert!(said(of_file(&["embed", "a text"])).contains("\"dims\":384"));
     let compared = said(of_file(&["compare", model.to_str().expect("a path"), model.to_str().expect("a path")]));
     assert!(compared.contains("sentence-transformers"), "{compared}");
+    // A file for several models, beside one model.
+    let several = directory("model = [\"a=./x\", \"b=./y\"]\nprofile = [\"sentence-transformers\", \"b=onnx\"]\n");
+    let model = model.to_str().expect("a path");
+    let of_several =
+        |arguments: &[&str]| run(sidecar(arguments).current_dir(&several).env("T2V_CONFIG", "config.toml"));
+    assert!(said(of_several(&["embed", "--model", model, "a text"])).contains("\"dims\":384"));
+    assert!(said(of_several(&["compare", model, model])).contains("sentence-transformers"));
+    let mut by_variable = sidecar(&["embed", "--model", model, "a text"]);
+    let by_variable = run(by_variable.env("T2V_PROFILE", "b=onnx"));
+    assert!(String::from_utf8_lossy(&by_variable.stderr).contains("names the model 'b', which is not served here"));
     let healthcheck = of_file(&["healthcheck"]);
     let text = String::from_utf8_lossy(&healthcheck.stderr).into_owned();
     assert!(text.contains(&format!("http://{free}/.well-known/ready does not answer")), "{text}");

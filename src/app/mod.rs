@@ -2,10 +2,13 @@
 
 mod assemble;
 mod compare;
+mod documents;
 mod download;
 mod embed;
 mod healthcheck;
 mod logs;
+mod notify;
+mod output;
 mod print_config;
 mod run;
 mod serve;

@@ -7,6 +7,7 @@
 
 mod args;
 mod device;
+mod import;
 mod mistakes;
 mod model_choice;
 mod numbers;
@@ -22,6 +23,7 @@ mod upstream;
 pub use args::{
     Cli, Command, CompareArgs, DownloadArgs, EmbedArgs, HealthcheckArgs, ModelArgs, ProfileChoice, ServeArgs,
 };
+pub use import::{ConsistencyChoice, FormatChoice, IdChoice, ImportArgs};
 pub use mistakes::{REFERENCE_VARIABLES, command_line};
 pub use model_choice::{DEFAULT_MODEL, ModelChoice};
 pub use reference::ReferenceEnv;

@@ -5,6 +5,7 @@ mod compare;
 mod download;
 mod embed;
 mod healthcheck;
+mod import;
 mod logs;
 mod print_config;
 mod run;

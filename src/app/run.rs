@@ -6,6 +6,7 @@ use super::compare::compare;
 use super::download::download;
 use super::embed::embed;
 use super::healthcheck::healthcheck;
+use super::import::import;
 use super::print_config::print_config;
 use super::serve::{check, serve};
 use crate::config::{Cli, Command, CompareCommand, EmbedCommand, Settings};
@@ -35,6 +36,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         }
         Command::Download(args) => runtime.block_on(download(args)),
         Command::Embed(args) => runtime.block_on(embed(EmbedCommand::resolve(matches, &args)?, args)),
+        Command::Import(args) => runtime.block_on(import(*args)),
         Command::Compare(args) => runtime.block_on(compare(CompareCommand::resolve(matches, &args)?, args)),
         Command::Healthcheck(args) => runtime.block_on(healthcheck(args)),
     };

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
 )
 
 func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
@@ -70,6 +71,16 @@ func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 		if asked == 0 {
 			t.Errorf("%s: Weaviate asks nobody", path)
 		}
+		ours := 0
+		for _, service := range project.Services {
+			if name, _, _ := strings.Cut(service.Image, ":"); name == "text2vec-sidecar" {
+				ours++
+				imageIsBuiltFromAClone(t, path, service)
+			}
+		}
+		if ours == 0 {
+			t.Errorf("%s: no service has an image of ours", path)
+		}
 		published := map[string]string{}
 		for _, service := range project.Services {
 			for _, port := range service.Ports {
@@ -79,5 +90,57 @@ func TestComposeFilesLoadAndWeaviateFindsTheSidecar(t *testing.T) {
 				published[port.Published] = service.Name
 			}
 		}
+	}
+}
+
+// imageIsBuiltFromAClone holds that a service without a published image says how to build it: from the root of the repository,
+// by a Dockerfile that is there and has that target and those arguments, with the model that the image's tag names.
+func imageIsBuiltFromAClone(t *testing.T, path string, service types.ServiceConfig) {
+	t.Helper()
+	build := service.Build
+	if build == nil {
+		t.Errorf("%s: %s has an image that nobody publishes, and no build", path, service.Name)
+		return
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if build.Context != root {
+		t.Errorf("%s: %s is built in %s instead of %s", path, service.Name, build.Context, root)
+	}
+	text, err := os.ReadFile(filepath.Join(build.Context, build.Dockerfile))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	targets, arguments := map[string]bool{}, map[string]bool{}
+	for _, line := range strings.Split(string(text), "\n") {
+		words := strings.Fields(line)
+		switch {
+		case len(words) >= 4 && words[0] == "FROM" && words[len(words)-2] == "AS":
+			targets[words[len(words)-1]] = true
+		case len(words) >= 2 && words[0] == "ARG":
+			name, _, _ := strings.Cut(words[1], "=")
+			arguments[name] = true
+		}
+	}
+	if !targets[build.Target] {
+		t.Errorf("%s: %s has no target %q", path, build.Dockerfile, build.Target)
+	}
+	for name := range build.Args {
+		if !arguments[name] {
+			t.Errorf("%s: %s has no argument %q", path, build.Dockerfile, name)
+		}
+	}
+	_, tag, _ := strings.Cut(service.Image, ":")
+	model := build.Args["MODEL"]
+	if (build.Target == "baked") != (model != nil) {
+		t.Errorf("%s: %s with the target %q and a model %v", path, service.Name, build.Target, model)
+	}
+	if model != nil && !strings.HasPrefix(tag, filepath.Base(*model)) {
+		t.Errorf("%s: the image %s has the model %s", path, service.Image, *model)
+	}
+	if _, onGPU := service.Environment["ENABLE_CUDA"]; onGPU != strings.Contains(build.Dockerfile, "cuda") {
+		t.Errorf("%s: %s is built by %s", path, service.Name, build.Dockerfile)
 	}
 }

@@ -2,11 +2,14 @@
 
 mod assemble;
 mod compare;
+mod documents;
 mod download;
 mod embed;
 mod healthcheck;
 mod import;
 mod logs;
+mod notify;
+mod output;
 mod print_config;
 mod run;
 mod serve;

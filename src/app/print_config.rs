@@ -1,14 +1,19 @@
 //! `serve --print-config`: the settings as they take effect, and what the models themselves decide, as far as they are here.
 
 use super::assemble::local_options;
+use super::output::print_whole;
 use crate::backend::local::{self, Chosen};
-use crate::config::{Settings, Source};
+use crate::config::{REFERENCE_VARIABLES, Settings, Source};
 use crate::error::Result;
 use crate::model::hub::HubConfig;
 use crate::model::locate;
 
-/// Prints the table. Nothing is downloaded for it: of a model that is not here yet, `auto` is all that is known.
-pub(super) fn print_config(mut settings: Settings) {
+/// Prints the table, which is a file for `--config`. Nothing is downloaded for it: of a model that is not here yet, `auto` is
+/// all that is known.
+///
+/// # Errors
+/// `Internal` if it cannot be written.
+pub(super) fn print_config(mut settings: Settings) -> Result<()> {
     let chosen = chosen(&settings).unwrap_or_else(|error| {
         settings.table.warn(format!("what the models decide by themselves cannot be told: {error}"));
         Vec::new()
@@ -19,12 +24,16 @@ pub(super) fn print_config(mut settings: Settings) {
             reasons.dedup();
             let is_one = values.windows(2).all(|two| two[0] == two[1]);
             values.truncate(if is_one { 1 } else { values.len() });
-            let source = if let [reason] = reasons[..] { reason } else { "each model's own" };
-            (values.join(","), Source::Because(source))
+            let source = match reasons[..] {
+                [reason] if is_one && REFERENCE_VARIABLES.contains(&reason) => Source::Variable(reason.to_owned()),
+                [reason] => Source::Because(reason),
+                _ => Source::Because("each model's own"),
+            };
+            (values, source)
         };
         if settings.model.profiles.are_auto() {
-            let (profile, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));
-            settings.table.set("profile", profile, source);
+            let (profiles, source) = one(&|chosen| (chosen.profile.to_string(), chosen.profile_chosen_by));
+            settings.table.found("profile", &profiles, source);
         }
         let marked = |chosen: &Chosen| chosen.prefixes_are_marked;
         if settings.model.task_prefixes.is_none() && chosen.iter().any(marked) {
@@ -32,10 +41,10 @@ pub(super) fn print_config(mut settings: Settings) {
                 let reason = if marked(chosen) { "the marker file use_query_passage_prefixes" } else { "default" };
                 (chosen.task_prefixes.to_string(), reason)
             });
-            settings.table.set("task-prefixes", prefixes, source);
+            settings.table.found("task-prefixes", &prefixes, source);
         }
     }
-    print!("{}", settings.table);
+    print_whole(settings.table.to_string().as_bytes())
 }
 
 /// What each of the models here chooses by itself; of none, if one is not on disk yet.

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 
 use super::assemble::{class_upstreams, readiness_of, serve_models, warm};
 use super::logs::warn;
+use super::notify;
 use super::signals::{hangups, termination};
 use crate::backend::Backend;
 use crate::backend::remote::RemoteOptions;
@@ -47,6 +48,7 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
     let serving = async {
         serve_models(&settings, &remote, &readiness).await?;
         tracing::info!("ready");
+        notify::ready();
         std::future::pending::<Result<()>>().await
     };
     tokio::select! {
@@ -54,9 +56,11 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
         // The server ends by itself only when something is wrong with it.
         ended = &mut server => return server_end(ended),
         () = reloading => {}
+        () = notify::alive(readiness.clone()) => {}
         () = termination() => {}
     }
     tracing::info!("stopping: what is in flight is finished first");
+    notify::stopping();
     drop(stop);
     server_end(server.await)
 }

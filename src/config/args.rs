@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use text2vec_engine::device::GPU_SUPPORT;
 
 use super::device;
@@ -44,11 +45,30 @@ pub enum Command {
     Compare(CompareArgs),
     /// Ask a running server whether it is ready: exit code 0 or 1
     Healthcheck(HealthcheckArgs),
+    /// Print what makes a shell complete the commands and flags of this program
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all subcommands into a directory
+    Man(ManArgs),
+}
+
+/// A file that settings are read from.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// File of settings in TOML, each by the name of its flag, as --print-config writes it; flags and T2V_* variables go before
+    /// it, and it before the variables of other programs
+    #[arg(long, env = "T2V_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Flags of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
+    /// Where settings are read from; the command line has them already.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080", value_parser = parse_listen)]
     pub listen: SocketAddr,
@@ -68,7 +88,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub upstream: UpstreamArgs,
     /// Base URLs, separated by commas, that mean this sidecar itself when a class or TRANSFORMERS_INFERENCE_API names them
-    #[arg(long, env = "T2V_SELF_URLS", hide_env_values = true, default_value = "")]
+    #[arg(long, env = "T2V_SELF_URLS", hide_env_values = true, default_value = "", hide_default_value = true)]
     pub self_urls: String,
     /// Module service: lower-case the texts of objects, as a Weaviate with LOWERCASE_VECTORIZATION_INPUT does
     #[arg(long, env = "T2V_LOWERCASE_INPUT", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL",
@@ -156,7 +176,7 @@ pub struct ServeArgs {
     #[arg(long, env = "T2V_SHUTDOWN_GRACE", value_name = "SECONDS",
           default_value_t = Lifetimes::default().shutdown_grace.as_secs(), value_parser = between(0, A_YEAR))]
     pub shutdown_grace: u64,
-    /// Print every setting, its value and where it comes from, and end; secrets are left out
+    /// Print every setting, its value and where it comes from, as a file for --config, and end; secrets are left out
     #[arg(long, env = "T2V_PRINT_CONFIG", num_args = 0..=1, default_value = "false", default_missing_value = "true",
           value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub print_config: bool,
@@ -249,6 +269,9 @@ pub struct EmbedArgs {
     /// Number of dimensions wanted
     #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
     pub dimensions: Option<i64>,
+    /// Where settings are read from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// The model and its treatment.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -273,6 +296,9 @@ pub struct CompareArgs {
     /// Number of dimensions wanted
     #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
     pub dimensions: Option<i64>,
+    /// Where settings are read from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Trust and credentials for the servers.
     #[command(flatten)]
     pub access: AccessArgs,
@@ -284,12 +310,23 @@ pub struct CompareArgs {
 /// Flags of `healthcheck`.
 #[derive(Debug, Clone, Args)]
 pub struct HealthcheckArgs {
+    /// Where settings are read from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Address and port for HTTP and gRPC together
     #[arg(long, env = "T2V_LISTEN", default_value = "0.0.0.0:8080", value_parser = parse_listen)]
     pub listen: SocketAddr,
     /// PEM file with the server's certificate and its chain: the port speaks TLS only; read again as it changes
     #[arg(long, env = "T2V_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
+}
+
+/// Flags of `man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Write a page for this program and one for each subcommand into this directory
+    #[arg(long, env = "T2V_MAN_DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// A profile, or `auto`, of one model or of all that have none of their own.

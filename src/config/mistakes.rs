@@ -1,13 +1,14 @@
-//! What people mistype, on the command line and in variables: told in a line, by the name they used.
+//! What people mistype, on the command line, in variables and in a file of settings: told in a line, by the name they used.
 
 use std::ffi::OsString;
 use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command, CommandFactory};
+use clap::{Arg, Command, CommandFactory};
 
 use super::args::Cli;
+use super::file::SettingsFile;
 
 /// The names of the reference container's and the module's variables that mean something here.
 pub const REFERENCE_VARIABLES: &[&str] = &[
@@ -31,23 +32,65 @@ pub const REFERENCE_VARIABLES: &[&str] = &[
     "ENABLE_CACHE",
 ];
 
-/// Exit code for a command line that cannot be understood, as clap has it.
-const USAGE: i32 = 2;
+/// Where a flag's value can come from, to be told by that name.
+pub(super) struct Spoken<'a> {
+    /// The words of the command line behind the command, up to `--`.
+    pub words: &'a [OsString],
+    /// The command is `serve`.
+    pub serves: bool,
+    /// The file of settings, with those that count.
+    pub file: Option<&'a SettingsFile>,
+}
 
-/// Reads the process's command line and variables. For `--help`, and for what cannot be understood, the process ends here.
-pub fn command_line() -> ArgMatches {
-    Cli::command().try_get_matches().unwrap_or_else(|error| match explained(&error, std::env::args_os().skip(1)) {
-        Some(text) => {
-            eprintln!("error: {text}");
-            std::process::exit(USAGE)
-        }
-        None => error.exit(),
-    })
+impl Spoken<'_> {
+    /// What gave a flag its value: `config.toml:3: threads`, `T2V_THREADS` or `--threads`. `None`: there is no such flag.
+    fn name(&self, long: &str) -> Option<String> {
+        let root = Cli::command();
+        let argument = every_argument(&root).find(|argument| argument.get_long() == Some(long))?;
+        Some(match (self.file.and_then(|file| file.place(long)), argument.get_env()) {
+            (Some(place), _) => format!("{place}: {long}"),
+            (None, Some(variable)) if !on_the_command_line(self.words, long) => variable.to_string_lossy().into_owned(),
+            _ => format!("--{long}"),
+        })
+    }
+
+    /// Two settings that cannot be together, one of them the file's. `None`: clap's text is as good.
+    fn conflict(&self, error: &clap::Error) -> Option<String> {
+        let flags = |kind| match error.get(kind) {
+            Some(ContextValue::String(flag)) => vec![flag.clone()],
+            Some(ContextValue::Strings(flags)) => flags.clone(),
+            _ => Vec::new(),
+        };
+        let flags = [flags(ContextKind::InvalidArg), flags(ContextKind::PriorArg)].concat();
+        let mut names: Vec<&str> = flags.iter().filter_map(|shown| long(shown)).collect();
+        let is_in_the_file = |name: &str| self.file.is_some_and(|file| file.place(name).is_some());
+        let first = names.remove(names.iter().position(|name| is_in_the_file(name))?);
+        let others: Vec<String> = names.into_iter().filter_map(|name| self.name(name)).collect();
+        Some(format!(
+            "{} cannot be beside {}: leave one of them out",
+            self.name(first)?,
+            if others.is_empty() { "what else is given".to_owned() } else { others.join(" and ") }
+        ))
+    }
+}
+
+/// The name of a flag as clap shows it, `--model <MODEL>`.
+fn long(shown: &str) -> Option<&str> {
+    shown.split([' ', '=', '[']).next()?.strip_prefix("--")
+}
+
+/// Whether a flag is among these words.
+pub(super) fn on_the_command_line(words: &[OsString], long: &str) -> bool {
+    let is_it = |word: &OsString| {
+        let flag = word.as_encoded_bytes().strip_prefix(b"--");
+        let rest = flag.and_then(|flag| flag.strip_prefix(long.as_bytes()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    };
+    words.iter().any(is_it)
 }
 
 /// What is wrong with a value, which clap tells by the flag even where a variable has it; `None` where clap's text is as good.
-fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Option<String> {
-    let arguments: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+pub(super) fn explained(error: &clap::Error, given: &Spoken<'_>) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
@@ -59,28 +102,23 @@ fn explained(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> 
     }
     if error.kind() == ErrorKind::UnknownArgument {
         let word = text(ContextKind::InvalidArg)?;
-        let serves = arguments.first().is_some_and(|first| first == "serve" || first.starts_with('-'));
-        return (serves && !word.starts_with('-'))
+        return (given.serves && !word.starts_with('-'))
             .then(|| format!("'{word}' is no flag: give a model as --model {word}"));
+    }
+    if error.kind() == ErrorKind::ArgumentConflict {
+        return given.conflict(error);
     }
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return None;
     }
     let shown = text(ContextKind::InvalidArg)?;
-    let flag = shown.split([' ', '=', '[']).next()?;
     let value = text(ContextKind::InvalidValue)?;
-    let root = Cli::command();
-    let argument = every_argument(&root).find(|argument| argument.get_long() == flag.strip_prefix("--"))?;
-    let on_the_command_line =
-        |word: &String| word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
-    let name = match argument.get_env() {
-        Some(variable) if !arguments.iter().any(on_the_command_line) => variable.to_string_lossy().into_owned(),
-        _ => flag.to_owned(),
-    };
+    let name = given.name(long(shown)?)?;
     let source = std::error::Error::source(error);
     let remedy = match (error.get(ContextKind::ValidValue), source) {
         (Some(ContextValue::Strings(values)), _) => format!("use {}", values.join(", ")),
         _ if shown.contains("<BOOL>") => "use true or false".to_owned(),
+        (_, None) if value.is_empty() => "give a value".to_owned(),
         (_, Some(source)) => match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
             Some(IntErrorKind::PosOverflow) => "use a smaller number".to_owned(),
             Some(_) => "use a whole number, without a unit".to_owned(),
@@ -134,7 +172,9 @@ mod tests {
     fn said(arguments: &[&str]) -> Option<String> {
         let all = ["text2vec-sidecar"].iter().chain(arguments);
         let error = Cli::command().try_get_matches_from(all).expect_err("refused");
-        explained(&error, arguments.iter().map(OsString::from))
+        let serves = arguments[0] == "serve" || arguments[0].starts_with('-');
+        let words: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        explained(&error, &Spoken { words: &words, serves, file: None })
     }
 
     #[test]
@@ -166,7 +206,7 @@ mod tests {
     #[test]
     fn a_variable_is_refused_by_its_own_name() {
         let error = Cli::command().try_get_matches_from(["x", "--threads", "many"]).expect_err("refused");
-        let said = explained(&error, ["serve".into()].into_iter()).expect("a text");
+        let said = explained(&error, &Spoken { words: &[], serves: true, file: None }).expect("a text");
         assert!(said.starts_with("T2V_THREADS is 'many': "), "{said}");
     }
 

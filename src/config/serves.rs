@@ -145,9 +145,12 @@ impl Serves {
             (_, [model, ..]) if [IMAGE_MODEL_DIR, MODEL2VEC_IMAGE_DIR].contains(&&**model) => {
                 (&**model, Source::Because("the directory is there"))
             }
-            (_, [model, ..]) => (&**model, Source::variable_if(reference.model_name.is_some(), "MODEL_NAME")),
+            (_, [model, ..]) if reference.model_name.is_some() => {
+                return given.note("model", model, Source::Variable("MODEL_NAME".to_owned()));
+            }
+            (_, [model, ..]) => (&**model, Source::Default),
         };
-        given.note("model", value, source);
+        given.note_found("model", value, source);
     }
 }
 
@@ -279,13 +282,15 @@ fn note_upstreams(
     ] {
         let side =
             |urls: &InferenceUrls| if id == "query_upstream" { urls.query.clone() } else { urls.passage.clone() };
-        let otherwise = match (of_flags.as_ref().map(side).filter(|url| !url.is_empty()), of_variables) {
-            (Some(url), _) => (url, given.source("upstream")),
-            (None, Some(urls)) => {
-                (side(urls), Source::Variable(reference.inference_url_variable.unwrap_or(variable).into()))
+        let of_upstream = of_flags.as_ref().map(side).filter(|url| !url.is_empty());
+        match (own, of_upstream, of_variables) {
+            (Some(url), ..) => drop(given.value(id, url.clone())),
+            (None, Some(url), _) => given.note_found(id, &url, given.source("upstream")),
+            (None, None, Some(urls)) => {
+                let variable = reference.inference_url_variable.unwrap_or(variable);
+                given.note(id, &side(urls), Source::Variable(variable.to_owned()));
             }
-            (None, None) => (String::new(), Source::Default),
-        };
-        given.or(id, own.clone(), otherwise);
+            (None, None, None) => given.note_found(id, "", Source::Default),
+        }
     }
 }

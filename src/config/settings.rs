@@ -1,14 +1,13 @@
-//! The settings: flags, `T2V_*` variables and the other programs' variables, resolved once. Whoever serves, checks, embeds or
-//! compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`, OpenTelemetry's
-//! (`OTEL_*`) and `RUST_LOG` in `telemetry`.
+//! The settings: flags, `T2V_*` variables, a file and the other programs' variables, resolved once. Whoever serves, checks,
+//! embeds or compares reads these, and `--print-config` prints them. The Hub's variables (`HF_*`) are read in `model::hub`,
+//! OpenTelemetry's (`OTEL_*`) and `RUST_LOG` in `telemetry`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgMatches;
-
 use super::args::{CompareArgs, EmbedArgs, ModelArgs, ProfileChoice, ServeArgs};
+use super::command_line::CommandLine;
 use super::model_choice::ModelChoice;
 use super::reference::ReferenceEnv;
 use super::security::{Secret, SecurityArgs};
@@ -63,14 +62,19 @@ impl Profiles {
         self.0.iter().all(|choice| choice.profile.is_none())
     }
 
+    /// What a file says is `serve`'s: of another command's models, those of them that it has.
+    fn of_file(&mut self, source: &Source, models: &[ModelChoice]) {
+        if matches!(source, Source::File(_)) {
+            self.0.retain(|choice| choice.model.as_ref().is_none_or(|model| is_among(model, models)));
+        }
+    }
+
     /// Refuses a profile for a model that is not among these.
     ///
     /// # Errors
     /// `Config`, with what to do.
     fn check(&self, models: &[ModelChoice]) -> Result<()> {
-        let is_there =
-            |wanted: &String| models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted);
-        match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_there(model)) {
+        match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_among(model, models)) {
             None => Ok(()),
             Some(model) => Err(Error::config(format!(
                 "--profile (T2V_PROFILE) names the model '{model}', which is not served here: name it as --model does, \
@@ -78,6 +82,11 @@ impl Profiles {
             ))),
         }
     }
+}
+
+/// Whether one of these models is called so.
+fn is_among(wanted: &String, models: &[ModelChoice]) -> bool {
+    models.iter().any(|model| model.name.as_ref() == Some(wanted) || &model.source == wanted)
 }
 
 /// How models here treat texts, and what computes them.
@@ -186,11 +195,13 @@ impl EmbedCommand {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used, and for more than one model.
-    pub fn resolve(matches: &ArgMatches, args: &EmbedArgs) -> Result<EmbedCommand> {
+    pub fn resolve(line: &CommandLine, args: &EmbedArgs) -> Result<EmbedCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(matches, "embed"), &args.model, &reference);
+        let mut given = Given::new(line, "embed");
+        let mut model = ModelSettings::resolve(&mut given, &args.model, &reference);
         match &serves::models(&args.model.clone().without_empty(), &reference)?[..] {
             [choice] => {
+                model.profiles.of_file(&given.source("profile"), std::slice::from_ref(choice));
                 model.profiles.check(std::slice::from_ref(choice))?;
                 Ok(EmbedCommand { choice: choice.clone(), model })
             }
@@ -213,10 +224,13 @@ impl CompareCommand {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used, and for files that cannot be read.
-    pub fn resolve(matches: &ArgMatches, args: &CompareArgs) -> Result<CompareCommand> {
+    pub fn resolve(line: &CommandLine, args: &CompareArgs) -> Result<CompareCommand> {
         let reference = ReferenceEnv::from_process()?;
-        let model = ModelSettings::resolve(&mut Given::new(matches, "compare"), &args.model, &reference);
-        model.profiles.check(&[&args.first, &args.second].map(ModelChoice::unnamed))?;
+        let mut given = Given::new(line, "compare");
+        let mut model = ModelSettings::resolve(&mut given, &args.model, &reference);
+        let models = [&args.first, &args.second].map(ModelChoice::unnamed);
+        model.profiles.of_file(&given.source("profile"), &models);
+        model.profiles.check(&models)?;
         Ok(CompareCommand { model, remote: args.access.options()? })
     }
 }
@@ -232,8 +246,15 @@ impl ModelSettings {
         let format = reference.log_format;
         let device = reference.device.clone();
         let device_source = Source::variable_if(device.is_some(), "ENABLE_CUDA");
-        given.or("task_prefixes", args.task_prefixes, prefixes);
-        given.or("threads", args.threads, (text2vec_kernel::cores(), Source::Default));
+        match (args.task_prefixes, prefixes) {
+            // The model's own files may still say something else.
+            (None, (false, source)) => given.note_found("task_prefixes", "false", source),
+            (flag, prefixes) => drop(given.or("task_prefixes", flag, prefixes)),
+        }
+        match args.threads {
+            Some(threads) => drop(given.value("threads", threads)),
+            None => given.note_found("threads", &text2vec_kernel::cores().to_string(), Source::Default),
+        }
         ModelSettings {
             revision: args.revision.clone(),
             profiles: Profiles(args.profile.clone()),
@@ -266,14 +287,14 @@ impl Settings {
     ///
     /// # Errors
     /// `Config` for settings that cannot be used together, or by themselves. Files are not read yet.
-    pub fn resolve(matches: &ArgMatches, args: &ServeArgs) -> Result<Settings> {
-        Settings::beside(matches, args, &ReferenceEnv::from_process()?)
+    pub fn resolve(line: &CommandLine, args: &ServeArgs) -> Result<Settings> {
+        Settings::beside(line, args, &ReferenceEnv::from_process()?)
     }
 
     /// Of the command line, beside these variables of other programs.
-    pub(super) fn beside(matches: &ArgMatches, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Settings> {
+    pub(super) fn beside(line: &CommandLine, args: &ServeArgs, reference: &ReferenceEnv) -> Result<Settings> {
         let args = &args.clone().without_empty();
-        let mut given = Given::new(matches, "serve");
+        let mut given = Given::new(line, "serve");
         let mut model = ModelSettings::resolve(&mut given, &args.model, reference);
         given.text("self_urls");
         let endpoints = serves::endpoints(&mut given, args, reference, &mut model.log.warnings)?;
@@ -397,9 +418,11 @@ fn cache(given: &mut Given<'_>, args: &ServeArgs, reference: &ReferenceEnv, forw
     let ttl = args.cache_ttl.map(Duration::from_secs);
     let ttl_of_upstreams = ttl.or(Some(UPSTREAM_TTL));
     let served = CacheOptions { max_bytes: all - of_classes, ttl: if forwards { ttl_of_upstreams } else { ttl } };
-    let seconds = served.ttl.map_or_else(|| "never".to_owned(), |ttl| ttl.as_secs().to_string());
     let source = given.source("cache_ttl");
-    given.note("cache_ttl", &seconds, source);
+    match served.ttl {
+        Some(ttl) => given.note("cache_ttl", &ttl.as_secs().to_string(), source),
+        None => given.note_found("cache_ttl", "never", source),
+    }
     CacheSettings { served, of_classes: CacheOptions { max_bytes: of_classes, ttl: ttl_of_upstreams } }
 }
 

@@ -1,12 +1,14 @@
 //! What flags and variables mean together.
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, FromArgMatches, Parser};
 use text2vec_engine::device::GPU_SUPPORT;
 
 use super::args::parse_listen;
+use super::file::settings_of_serve;
 use super::model_choice::MAX_NAME;
 use super::serves::{models, models_with};
-use super::table::settings_of_serve;
 use super::*;
 use crate::error::{Error, Result};
 use crate::model::locate::IMAGE_MODEL_DIR;
@@ -18,9 +20,9 @@ fn env(pairs: &[(&str, &str)]) -> Result<ReferenceEnv> {
 /// What arguments, beside these variables of other programs, come to.
 fn settings(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Settings> {
     let arguments = ["text2vec-sidecar"].iter().chain(arguments);
-    let matches = Cli::command().try_get_matches_from(arguments).expect("arguments");
-    let args = Cli::from_arg_matches(&matches).expect("arguments").serve;
-    Settings::beside(&matches, &args, &env(variables).expect("variables"))
+    let line = CommandLine::read(arguments.map(OsString::from).collect()).expect("arguments");
+    let args = Cli::from_arg_matches(&line.matches).expect("arguments").serve;
+    Settings::beside(&line, &args, &env(variables).expect("variables"))
 }
 
 /// A line of the table: value and source.
@@ -34,7 +36,9 @@ fn every_setting_has_one_line_in_the_order_of_the_flags() {
     for arguments in [&[][..], &["--model", "a=x,y"], &["--upstream", "http://a"], &["--upstream", "a=http://a"]] {
         let table = settings(&[], arguments).expect("settings").table;
         let names: Vec<String> = table.0.into_iter().map(|line| line.name).collect();
-        assert_eq!(names, settings_of_serve(), "{arguments:?}");
+        let root = Cli::command();
+        let flags: Vec<&str> = settings_of_serve(&root).filter_map(clap::Arg::get_long).collect();
+        assert_eq!(names, flags, "{arguments:?}");
     }
 }
 

@@ -43,7 +43,7 @@ pub struct UpstreamArgs {
     pub query_upstream: Option<String>,
     /// Hosts that classes may name as upstreams, separated by commas: host, *.suffix, address, network/bits, each with an
     /// optional :port and an optional /path, which is needed for other paths than /models/<name> where credentials go along
-    #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "")]
+    #[arg(long, env = "T2V_ALLOW_UPSTREAM", default_value = "", hide_default_value = true)]
     pub allow_upstream: String,
     /// Whether to wait at start, up to 120 seconds, until the upstreams are ready [default: true, or what
     /// TRANSFORMERS_WAIT_FOR_STARTUP says]
@@ -76,13 +76,13 @@ pub struct AccessArgs {
     #[arg(long, env = "T2V_UPSTREAM_KEY", value_name = "FILE", requires = "upstream_cert")]
     pub upstream_key: Option<PathBuf>,
     /// Bearer tokens, as host[:port]=token separated by commas; better in the variable than on the command line
-    #[arg(long, env = "T2V_UPSTREAM_TOKENS", hide_env_values = true, default_value = "")]
+    #[arg(long, env = "T2V_UPSTREAM_TOKENS", hide_env_values = true, default_value = "", hide_default_value = true)]
     pub upstream_tokens: String,
     /// Files with bearer tokens, as host[:port]=path separated by commas; read again as they change
-    #[arg(long, env = "T2V_UPSTREAM_TOKEN_FILES", default_value = "")]
+    #[arg(long, env = "T2V_UPSTREAM_TOKEN_FILES", default_value = "", hide_default_value = true)]
     pub upstream_token_files: String,
     /// Other headers, as host[:port]=Name:value separated by commas
-    #[arg(long, env = "T2V_UPSTREAM_HEADERS", hide_env_values = true, default_value = "")]
+    #[arg(long, env = "T2V_UPSTREAM_HEADERS", hide_env_values = true, default_value = "", hide_default_value = true)]
     pub upstream_headers: String,
 }
 

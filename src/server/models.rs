@@ -119,7 +119,7 @@ impl Readiness {
     }
 
     /// Why a backend will not embed anything until the process is started again; `None`: each is well.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<String> {
         self.state.borrow().models.iter().find_map(Model::trouble)
     }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # End to end: an unmodified Weaviate with its public Python client, grpcurl, and Python's grpcio, against the real binary
-# and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.10 or newer, curl.
+# and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.11 or newer, Node 20 or newer with npm, curl.
 #
 # With the argument `bench` it runs benches/import_rates.py between the same servers instead.
 #
@@ -140,20 +140,53 @@ tools() {
   GRPCURL=$TOOL
 }
 
-# A virtual environment named after what is in it; its stamp is written last.
+# What docs/clients.md imports in JavaScript, in a folder named after the lock file.
+node_environment() {
+  local major key
+  command -v node >/dev/null && command -v npm >/dev/null || die "Node or npm is missing: install Node 20 or newer with npm"
+  major=$(node -p 'process.versions.node.split(".")[0]')
+  [[ $major -ge 20 ]] || die "Node $major is too old: install Node 20 or newer"
+  key=$(cat "$HERE"/node/package*.json | python3 -c \
+    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
+  NODE_FOLDER=$CACHE/node-$key
+  [[ ! -e $NODE_FOLDER/complete ]] || return 0
+  echo "installing the JavaScript clients into $NODE_FOLDER"
+  rm -rf "$NODE_FOLDER"
+  mkdir -p "$NODE_FOLDER"
+  cp "$HERE"/node/package*.json "$NODE_FOLDER"
+  npm ci --prefix "$NODE_FOLDER" --no-audit --no-fund --ignore-scripts --loglevel error || die "npm ci failed"
+  touch "$NODE_FOLDER/complete"
+}
+
+# python_environment FILE: sets PYTHON_FOUND to the interpreter of a virtual environment with what FILE lists, in a folder named
+# after it; its stamp is written last.
 python_environment() {
-  command -v python3 >/dev/null || die "python3 is missing: install Python 3.10 or newer"
+  command -v python3 >/dev/null || die "python3 is missing: install Python 3.11 or newer"
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$(python3 -V) is too old: install Python 3.11 or newer"
   local key folder
-  key=$({ python3 -VV && cat "$HERE/requirements.txt"; } | python3 -c \
+  key=$({ python3 -VV && cat "$1"; } | python3 -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])')
   folder=$CACHE/python-$key
-  PYTHON=$folder/bin/python
+  PYTHON_FOUND=$folder/bin/python
   [[ ! -e $folder/complete ]] || return 0
-  echo "installing the Python client into $folder"
+  echo "installing what ${1##*/} lists into $folder"
   rm -rf "$folder"
   python3 -m venv "$folder" || die "python3 -m venv failed: install Python's venv package"
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$HERE/requirements.txt" || die "pip install failed"
+  "$PYTHON_FOUND" -m pip install --quiet --disable-pip-version-check -r "$1" || die "pip install failed"
   touch "$folder/complete"
+}
+
+PYTHON_OLDER= # of packages that want older clients than the others
+NODE_FOLDER=
+
+# clients [bench]: which needs but the first.
+clients() {
+  python_environment "$HERE/requirements.txt"
+  PYTHON=$PYTHON_FOUND
+  [[ ${1:-} != bench ]] || return 0
+  python_environment "$HERE/requirements-older.txt"
+  PYTHON_OLDER=$PYTHON_FOUND
+  node_environment
 }
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
@@ -314,7 +347,7 @@ grpcurl_scores() {
 mkdir -p "$CACHE"
 
 part "Weaviate and grpcurl" tools
-part "Python client" python_environment
+part "clients in Python and JavaScript" clients "${1:-}"
 
 read -r SIDECAR_PORT WEAVIATE_PORT WEAVIATE_GRPC_PORT GOSSIP_PORT DATA_PORT RAFT_PORT RAFT_RPC_PORT QUERY_SIDECAR_PORT NEIGHBOURS_PORT <<<"$(free_ports)"
 WEAVIATE_URL=http://127.0.0.1:$WEAVIATE_PORT
@@ -322,7 +355,7 @@ ONE_SIDECAR=TRANSFORMERS_INFERENCE_API=http://127.0.0.1:$SIDECAR_PORT
 export T2V_E2E_SIDECAR=127.0.0.1:$SIDECAR_PORT T2V_E2E_WEAVIATE_PORT=$WEAVIATE_PORT
 export T2V_E2E_WEAVIATE_GRPC_PORT=$WEAVIATE_GRPC_PORT T2V_BIN=$BIN T2V_TEST_MODEL=$MODEL
 export T2V_E2E_QUERY_SIDECAR=127.0.0.1:$QUERY_SIDECAR_PORT T2V_E2E_NEIGHBOURS=127.0.0.1:$NEIGHBOURS_PORT
-export HAYSTACK_TELEMETRY_ENABLED=False
+export T2V_E2E_PYTHON_OLDER=$PYTHON_OLDER T2V_E2E_NODE=$NODE_FOLDER HAYSTACK_TELEMETRY_ENABLED=False
 export NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost
 
 if [[ ${1:-} == bench ]]; then
@@ -344,6 +377,7 @@ part "contract equality" python_tests test_contract.py
 part "import of a corpus" python_tests test_import.py
 part "clients of other APIs" python_tests test_clients.py
 part "frameworks" python_tests test_frameworks.py
+part "the page of clients" python_tests test_clients_page.py
 part "families" python_tests test_families.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "model2vec and reranker" python_tests test_neighbours.py

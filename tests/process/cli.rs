@@ -8,11 +8,12 @@ use std::process::{Command, Output, Stdio};
 
 use clap::CommandFactory;
 use serde_json::Value;
+use support::process::settings;
 use support::{floats, model_dir};
 use text2vec_engine::device::GPU_SUPPORT;
 use text2vec_sidecar::config::{Cli, REFERENCE_VARIABLES};
 
-fn sidecar(arguments: &[&str]) -> Command {
+pub(crate) fn sidecar(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_text2vec-sidecar"));
     // Nothing of the developer's own settings; a backtrace must not appear even when asked for.
     for (name, _) in std::env::vars() {
@@ -24,7 +25,7 @@ fn sidecar(arguments: &[&str]) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().expect("the binary runs")
 }
 
@@ -226,13 +227,6 @@ fn healthcheck_follows_the_server_and_sigterm_ends_it_with_0() {
     assert_eq!(server.wait().expect("an end").code(), Some(0));
 }
 
-/// Lines of `--print-config` by name: value and source.
-fn printed(output: &Output) -> Vec<(String, String)> {
-    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
-    let line = |line: &str| line.split_once(' ').map(|(name, rest)| (name.to_owned(), rest.trim().to_owned()));
-    text.lines().filter_map(line).collect()
-}
-
 #[test]
 fn print_config_says_what_holds_and_why_and_no_secret() {
     let mut command = sidecar(&["--print-config", "--listen", "127.0.0.1:8081", "--cache-ttl=5"]);
@@ -246,29 +240,29 @@ fn print_config_says_what_holds_and_why_and_no_secret() {
         .env("T2V_UPSTREAM", "http://any:verysecret@a:1/x?key=verysecret");
     let output = run(&mut command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines = printed(&output);
+    let lines = settings(&output);
     for (name, words) in [
-        ("listen", &["127.0.0.1:8081", "--listen"][..]),
-        ("cache-ttl", &["5", "--cache-ttl"]),
-        ("max-texts", &["77", "T2V_MAX_TEXTS"]),
-        ("cache-bytes", &["0", "ENABLE_CACHE"]),
-        ("upstream", &["http://…@a:1/x?…", "T2V_UPSTREAM"]),
-        ("upstream-tokens", &["(hidden)", "T2V_UPSTREAM_TOKENS"]),
-        ("upstream-headers", &["(hidden)", "T2V_UPSTREAM_HEADERS"]),
-        ("auth-tokens", &["(hidden)", "AUTHENTICATION_ALLOWED_TOKENS"]),
-        ("max-wait", &["45", "default"]),
+        ("listen", ["127.0.0.1:8081", "--listen"]),
+        ("cache-ttl", ["5", "--cache-ttl"]),
+        ("max-texts", ["77", "T2V_MAX_TEXTS"]),
+        ("cache-bytes", ["0", "ENABLE_CACHE"]),
+        ("upstream", ["http://…@a:1/x?…", "T2V_UPSTREAM"]),
+        ("upstream-tokens", ["(hidden)", "T2V_UPSTREAM_TOKENS"]),
+        ("upstream-headers", ["(hidden)", "T2V_UPSTREAM_HEADERS"]),
+        ("auth-tokens", ["(hidden)", "AUTHENTICATION_ALLOWED_TOKENS"]),
+        ("max-wait", ["45", "default"]),
         // Only a build for GPUs heeds it.
-        ("device", if GPU_SUPPORT { &["cuda:0", "ENABLE_CUDA"] } else { &["cpu", "default"] }),
+        ("device", if GPU_SUPPORT { ["cuda:0", "ENABLE_CUDA"] } else { ["cpu", "default"] }),
     ] {
-        let (_, rest) = lines.iter().find(|(line, _)| line == name).unwrap_or_else(|| panic!("no {name} in {lines:?}"));
-        assert!(words.iter().all(|word| rest.contains(word)), "{name}: {rest}");
+        let line = lines.get(name).unwrap_or_else(|| panic!("no {name} in {lines:?}"));
+        assert_eq!([&*line.value, &*line.source], words, "{name}");
     }
-    let warned = lines.iter().any(|(line, rest)| line == "warning" && rest.contains("ENABLE_CUDA"));
-    assert_eq!(warned, !GPU_SUPPORT, "{lines:?}");
-    assert!(!String::from_utf8_lossy(&output.stdout).contains("verysecret"));
-    let model = printed(&run(sidecar(&["serve", "--print-config"]).env("MODEL_NAME", "org/model")));
-    let (_, model) = model.iter().find(|(name, _)| name == "model").expect("a model");
-    assert!(model.starts_with("org/model ") && model.ends_with("MODEL_NAME"), "{model}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let warned = text.lines().any(|line| line.starts_with("# warning: ") && line.contains("ENABLE_CUDA"));
+    assert_eq!(warned, !GPU_SUPPORT, "{text}");
+    assert!(!text.contains("verysecret"));
+    let model = &settings(&run(sidecar(&["serve", "--print-config"]).env("MODEL_NAME", "org/model")))["model"];
+    assert_eq!((&*model.value, &*model.source, model.is_set), ("org/model", "MODEL_NAME", true));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 mod absurd_settings;
 mod cli;
+mod documents;
+mod file;
+mod service_manager;
 mod settings;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 use serde_json::{Value, json};
 use text2vec_sidecar::config::REFERENCE_VARIABLES;
 
-use crate::support::process::{Connection, Process};
+use crate::support::process::{self, Connection, Process};
 use crate::support::repository;
 use crate::support::upstream::{Act, Arrived, Upstream, container, ok};
 
@@ -168,12 +168,7 @@ fn command(all: &[Given]) -> std::process::Command {
 fn printed(all: &[Given]) -> BTreeMap<String, String> {
     let output = command(all).arg("--print-config").output().expect("the binary runs");
     assert!(output.status.success(), "{all:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let line = |line: &str| {
-        let mut words = line.split_whitespace().map(str::to_owned);
-        words.next().zip(words.next())
-    };
-    text.lines().filter_map(line).collect()
+    process::settings(&output).into_iter().map(|(name, printed)| (name, printed.value)).collect()
 }
 
 /// As `/meta` writes a value that was printed.

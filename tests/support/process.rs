@@ -1,7 +1,8 @@
 //! The real binary as a process of its own, and a plain HTTP/1.1 connection to it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
@@ -12,6 +13,33 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::model_dir;
+
+/// A setting as `--print-config` prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Printed {
+    /// For people; several stand with commas between.
+    pub value: String,
+    pub source: String,
+    /// It is no comment.
+    pub is_set: bool,
+}
+
+/// What `--print-config` has printed, by the names of the settings.
+pub(crate) fn settings(output: &Output) -> BTreeMap<String, Printed> {
+    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    let read = |line: &str| {
+        let (is_set, line) = match line.strip_prefix("# ") {
+            Some(comment) => (false, comment),
+            None => (true, line),
+        };
+        let (name, rest) = line.split_once(" = ")?;
+        let (value, source) = rest.rsplit_once("  # ")?;
+        let value = value.trim().trim_matches(['[', ']']).replace("\", \"", ",");
+        let value = value.trim_matches('"').to_owned();
+        Some((name.trim().to_owned(), Printed { value, source: source.to_owned(), is_set }))
+    };
+    text.lines().filter_map(read).collect()
+}
 
 /// A running server; killed when dropped.
 pub(crate) struct Process {

@@ -7,7 +7,7 @@ ways stands what the sidecar does alone with the same texts: one text a request 
 """
 
 import argparse
-import importlib.util
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -19,7 +19,6 @@ import sys
 import time
 import urllib.request
 
-import grpc
 import weaviate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -28,13 +27,13 @@ SIDECAR_PID, WEAVIATE_PID = os.environ["T2V_E2E_PIDS"].split()
 WEAVIATE_PORT = int(os.environ["T2V_E2E_WEAVIATE_PORT"])
 WEAVIATE_GRPC = int(os.environ["T2V_E2E_WEAVIATE_GRPC_PORT"])
 WEAVIATE = f"http://127.0.0.1:{WEAVIATE_PORT}"
+# What `text2vec-sidecar import` sends: rows in a stream, streams at once.
+CHUNK, STREAMS = 500, 3
 # What the client's batch sends to Weaviate: objects in a request, requests at once.
 BATCH = {"batch_size": 200, "concurrent_requests": 2}
 
-spec = importlib.util.spec_from_file_location("load", ROOT / "deploy" / "loader" / "load.py")
-load = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(load)
-
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+from reflected import Reflected  # noqa: E402
 
 def call(method, url, body=None):
     data = None if body is None else json.dumps(body).encode()
@@ -70,16 +69,15 @@ def cpu_seconds(pid):
 
 def cpu_of_all():
     """Seconds of the sidecar, of Weaviate, and of this client."""
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return [cpu_seconds(SIDECAR_PID), cpu_seconds(WEAVIATE_PID), own.ru_utime + own.ru_stime]
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return [cpu_seconds(SIDECAR_PID), cpu_seconds(WEAVIATE_PID), sum(own.ru_utime + own.ru_stime for own in used)]
 
 
 def machine():
     """Seconds that anything kept the machine's cores busy, and those that were ours."""
     user, nice, system, _, _, irq, soft_irq, steal, *_ = map(int, pathlib.Path("/proc/stat").read_text().split()[1:11])
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
-    return busy, sum(cpu_of_all()) + children.ru_utime + children.ru_stime
+    return busy, sum(cpu_of_all())
 
 
 def one_text_a_request(count, connections):
@@ -97,8 +95,8 @@ def one_text_a_request(count, connections):
 class Bench:
     """The ways: each prepares what is not timed and returns what is."""
 
-    def __init__(self, client, channel, texts):
-        self.client, self.channel, self.texts = client, channel, texts
+    def __init__(self, client, server, texts):
+        self.client, self.server, self.texts = client, server, texts
         self.model = call("GET", f"http://{SIDECAR}/meta")["sidecar"]["models"][0]
         self.vectors = None
 
@@ -115,28 +113,37 @@ class Bench:
     def ollama(self):
         return self.through("BenchOllama", "text2vec-ollama", apiEndpoint=f"http://{SIDECAR}", model=self.model)
 
-    def rows(self, definition):
-        objects = ((None, {"body": text}) for text in self.texts)
-        return load.Vectorizer(self.channel, definition, [""]).run(objects, load.CHUNK)
+    def chunk(self, definition, texts):
+        """The vectors of one stream."""
+        header = {"header": {"config": {"class_json": json.dumps(definition)}}}
+        objects = [{"object": {"json": json.dumps({"body": text})}} for text in texts]
+        vectors = [None] * len(texts)
+        for answer in self.server.call("text2vec.v1.Module", "VectorizeBatchStream", [header, *objects]):
+            assert answer.result.WhichOneof("result") == "vector", answer.result.error.message
+            vectors[answer.index] = answer.result.vector.values
+        return vectors
 
     def stream(self):
         """The sidecar alone, its vectors thrown away; those of the first time are kept for `given`."""
         definition = create(self.client, "BenchLoader", "text2vec-transformers", {})
+        chunks = [self.texts[start : start + CHUNK] for start in range(0, len(self.texts), CHUNK)]
 
         def work():
-            rows = list(self.rows(definition))
-            assert all(error is None for *_, error in rows)
-            self.vectors = self.vectors or [vectors[""] for _, _, vectors, _ in rows]
+            with concurrent.futures.ThreadPoolExecutor(STREAMS) as ahead:
+                made = list(ahead.map(lambda texts: self.chunk(definition, texts), chunks))
+            self.vectors = self.vectors or [list(vector) for vectors in made for vector in vectors]
 
         return work
 
     def loader(self):
-        definition = create(self.client, "BenchLoader", "text2vec-transformers", {})
-        where = argparse.Namespace(weaviate_url=WEAVIATE, weaviate_grpc_port=WEAVIATE_GRPC, collection="BenchLoader")
+        create(self.client, "BenchLoader", "text2vec-transformers", {})
+        lines = "".join(json.dumps({"body": text}) + "\n" for text in self.texts)
+        command = [os.environ["T2V_BIN"], "import", "-", "--format", "jsonl", "--collection", "BenchLoader"]
+        command += ["--weaviate", WEAVIATE, "--weaviate-grpc", f"127.0.0.1:{WEAVIATE_GRPC}", "--sidecar", SIDECAR]
 
         def work():
-            errors = [error for error in load.insert_into_weaviate(where, self.rows(definition)) if error is not None]
-            assert not errors, errors[0]
+            done = subprocess.run(command, input=lines, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
 
         return work
 
@@ -168,7 +175,7 @@ WAYS = [
     ("c", "BenchOllama", Bench.ollama, "(c) `text2vec-ollama`"),
     ("many", None, 32, "the sidecar alone, one text a request, 32 connections"),
     ("stream", None, Bench.stream, "the sidecar alone, `VectorizeBatchStream`"),
-    ("d", "BenchLoader", Bench.loader, "(d) `VectorizeBatchStream`, inserted with vectors"),
+    ("d", "BenchLoader", Bench.loader, "(d) `text2vec-sidecar import`"),
     ("e", "BenchGiven", Bench.given, "(e) vectors given, nothing to embed"),
 ]
 
@@ -188,16 +195,16 @@ def main():
     wanted = args.ways.split(",") if args.ways else [key for key, *_ in WAYS]
     lines = (ROOT / "benches" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines[: args.texts]]
-    options = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
     rates, busy = {}, {}
     connected = weaviate.connect_to_local(
         host="127.0.0.1", port=WEAVIATE_PORT, grpc_port=WEAVIATE_GRPC, skip_init_checks=True
     )
-    with connected as client, grpc.insecure_channel(SIDECAR, options=options) as channel:
-        bench = Bench(client, channel, texts)
+    with connected as client:
+        server = Reflected(SIDECAR)
+        bench = Bench(client, server, texts)
         ways = [way for way in WAYS if way[0] in wanted]
         # Weaviate's and the client's first steps are slower.
-        warm = Bench(client, channel, texts[:100])
+        warm = Bench(client, server, texts[:100])
         for _, name, prepare, _ in ways:
             if name is not None and prepare is not Bench.given:
                 warm.timed(name, prepare)

@@ -10,6 +10,7 @@ mod args;
 mod command_line;
 mod device;
 mod file;
+mod import;
 mod mistakes;
 mod model_choice;
 mod numbers;
@@ -29,6 +30,7 @@ pub use args::{
     ServeArgs,
 };
 pub use command_line::{CommandLine, command_line};
+pub use import::{ConsistencyChoice, FormatChoice, IdChoice, ImportArgs};
 pub use mistakes::REFERENCE_VARIABLES;
 pub use model_choice::{DEFAULT_MODEL, ModelChoice};
 pub use reference::ReferenceEnv;

@@ -10,6 +10,7 @@
 //! - [`backend`]: texts in, vectors out. [`backend::local`] computes in-process, [`backend::remote`] forwards.
 //!   The numbers are the work of two crates below: [`text2vec_engine`] makes vectors of token ids (`crates/engine`), on the
 //!   CPU with [`text2vec_kernel`], transformers on packed rows (`crates/kernel`).
+//! - `import`, the subcommand, is a crate that knows only the wire: [`text2vec_import`] (`crates/import`).
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`app`]: the subcommands. [`compare`]: two backends on the same texts.

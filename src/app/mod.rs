@@ -6,6 +6,7 @@ mod documents;
 mod download;
 mod embed;
 mod healthcheck;
+mod import;
 mod logs;
 mod notify;
 mod output;

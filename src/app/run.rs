@@ -7,6 +7,7 @@ use super::documents::{completions, man};
 use super::download::download;
 use super::embed::embed;
 use super::healthcheck::healthcheck;
+use super::import::import;
 use super::print_config::print_config;
 use super::serve::{check, serve};
 use crate::config::{Cli, Command, CommandLine, CompareCommand, EmbedCommand, Settings};
@@ -29,6 +30,7 @@ pub fn run(line: &CommandLine) -> Result<()> {
         }
         Command::Download(args) => to_its_end(download(args)),
         Command::Embed(args) => to_its_end(embed(EmbedCommand::resolve(line, &args)?, args)),
+        Command::Import(args) => to_its_end(import(*args)),
         Command::Compare(args) => to_its_end(compare(CompareCommand::resolve(line, &args)?, args)),
         Command::Healthcheck(args) => to_its_end(healthcheck(args)),
         Command::Completions { shell } => completions(shell),

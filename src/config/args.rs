@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use text2vec_engine::device::GPU_SUPPORT;
 
 use super::device;
+use super::import::ImportArgs;
 use super::numbers::{A_YEAR, BYTES, MANY, THREADS, between};
 use super::security::SecurityArgs;
 use super::upstream::{AccessArgs, UpstreamArgs};
@@ -38,6 +39,8 @@ pub enum Command {
     Download(DownloadArgs),
     /// Embed texts given as arguments, or line by line on standard input, as JSON lines
     Embed(EmbedArgs),
+    /// Put objects of a file into Weaviate, with vectors that a running sidecar makes in bulk
+    Import(Box<ImportArgs>),
     /// Two servers, or a server and a model here, on the same texts: exit code 0 if a collection can be shared
     Compare(CompareArgs),
     /// Ask a running server whether it is ready: exit code 0 or 1

@@ -52,6 +52,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("opentelemetry", &["telemetry/"]),
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),
     ("opentelemetry_sdk", &["telemetry/"]),
+    ("text2vec_import", &["config/import.rs", "app/import.rs"]),
     ("text2vec_kernel", &["backend/local/", "config/", "error.rs", "server/freed.rs", "app/"]),
     ("text2vec_engine", &["backend/local/", "backend/scoring.rs", "model/", "config/", "app/"]),
 ];

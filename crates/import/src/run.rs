@@ -1,0 +1,408 @@
+//! An import from its beginning to its end.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::checkpoint::{Checkpoint, State, content};
+use crate::chunk::{Chunk, Failed};
+use crate::collection::Collection;
+use crate::error::{Error, Result};
+use crate::failed::FailedRows;
+use crate::options::Options;
+use crate::outage::Outage;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::properties::on_the_wire;
+use crate::reader;
+use crate::sidecar::{Made, Sidecar};
+use crate::source::{self, Total, is_standard_input};
+use crate::transport::read_ca;
+use crate::weaviate::{Entry, Weaviate};
+
+/// Chunks that are embedded at once: the sidecar has work while a stream ends and another one begins.
+const EMBEDDING: usize = 3;
+
+/// Chunks that are inserted at once.
+const INSERTING: usize = 2;
+
+/// What an import came to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// Rows of this run that are in.
+    pub imported: u64,
+    /// Those among them without a vector: there was nothing to embed.
+    pub without_vector: u64,
+    /// Rows that could not go in, those of a run before that this one went on with included.
+    pub failed: u64,
+    /// The row that this run began behind.
+    pub began_behind: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Rows in each second.
+    pub rate: f64,
+}
+
+/// Everything that chunks need on their way.
+struct Way {
+    options: Options,
+    collection: Collection,
+    sidecar: Sidecar,
+    sidecar_outage: Outage,
+    weaviate_outage: Outage,
+    sink: Sink,
+    /// Rows that a run before this one may have left half done.
+    doubt: (u64, u64),
+    /// The row that this run begins behind.
+    began_behind: u64,
+}
+
+/// Where objects go.
+enum Sink {
+    Weaviate(Weaviate),
+    Output(Output),
+}
+
+/// A chunk with its vectors.
+struct Embedded {
+    chunk: Chunk,
+    entries: Vec<Entry>,
+}
+
+/// A chunk that is in.
+struct Inserted {
+    rows_to_here: u64,
+    position: u64,
+    imported: u64,
+    without_vector: u64,
+    failed: Vec<Failed>,
+    /// The last object of the chunk, and its tenant.
+    last: Option<(String, String)>,
+}
+
+/// Imports a file. Ends early, with what is under way to Weaviate done and noted, once `stop` is ready.
+///
+/// # Errors
+/// What keeps the import from its end, in one line. What was inserted until then is in; the same call goes on behind it.
+pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<Summary> {
+    let ca = read_ca(options.ca.as_deref())?;
+    let weaviate = Weaviate::new(&options.weaviate, ca.as_deref())?;
+    let collection = match &options.class_file {
+        Some(path) => Collection::of_file(path)?,
+        None => weaviate.collection(&options.collection).await?,
+    };
+    let sidecar = Sidecar::new(&options.sidecar, ca.as_deref(), &collection)?;
+    let sidecar_outage = Outage::new("the sidecar", options.max_outage);
+    let fingerprint = sidecar.fingerprint(&sidecar_outage).await?;
+    let is_resumable = !(options.dry_run || options.output.is_some() || is_standard_input(&options.source.path));
+    let folder = options.checkpoints.as_deref().filter(|_| is_resumable);
+    let (checkpoint, mut state, doubt) = match folder {
+        Some(folder) => begin(folder, &options, &fingerprint, &weaviate, &collection).await?,
+        None => (None, State::new(String::new(), fingerprint), (0, 0)),
+    };
+    let failed_path = options.failed.as_deref().filter(|_| !options.dry_run);
+    let failed_rows = FailedRows::open(failed_path, state.failed_bytes)?;
+    state.failed_bytes = failed_rows.bytes();
+    if !collection.others.is_empty() && options.output.is_none() {
+        let others = collection.others.join(", ");
+        eprintln!("{others} of {}: not made here, but by Weaviate or by nobody, as the class says", collection.name);
+    }
+    let sink = match &options.output {
+        Some(path) if !options.dry_run => Sink::Output(Output::open(path)?),
+        _ => Sink::Weaviate(weaviate),
+    };
+    let weaviate_outage = Outage::new("Weaviate", options.max_outage);
+    let began_behind = state.done;
+    let way =
+        Arc::new(Way { options, collection, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind });
+    let (mut rows, total) = source::open(&way.options.source, &way.collection)?;
+    let began_at = if let Total::Rows(_) = total { began_behind } else { state.position };
+    let mut progress = Progress::new(total, began_at);
+    let (send, chunks) = mpsc::channel(1);
+    let reading = {
+        let way = way.clone();
+        tokio::task::spawn_blocking(move || {
+            reader::read(&mut *rows, began_behind, &way.options, &way.collection, &send)
+        })
+    };
+    let mut course =
+        Course { way, checkpoint, state, failed_rows, progress: &mut progress, imported: 0, without_vector: 0 };
+    let outcome = match course.way.options.dry_run {
+        true => course.try_out(chunks).await,
+        false => course.follow(chunks, stop).await,
+    };
+    course.progress.end();
+    // It ends at the file's end, or as soon as nobody takes its chunks.
+    let read = reading.await;
+    outcome?;
+    read.map_err(|_| Error::new("the file could not be read to its end because of a bug: please report it"))?;
+    Ok(course.end())
+}
+
+/// The checkpoint of this import, from where it goes on, and which rows may be half done.
+async fn begin(
+    folder: &std::path::Path,
+    options: &Options,
+    fingerprint: &str,
+    weaviate: &Weaviate,
+    collection: &Collection,
+) -> Result<(Option<Checkpoint>, State, (u64, u64))> {
+    let content = content(&options.source.path)?;
+    let (checkpoint, before) = Checkpoint::open(folder, options)?;
+    let new = State::new(content.clone(), fingerprint.to_owned());
+    let Some(before) = before else { return Ok((Some(checkpoint), new, (0, 0))) };
+    let doubt = (before.done, before.sent);
+    if options.restart {
+        return Ok((Some(checkpoint), new, doubt));
+    }
+    if !before.is_of(&content) {
+        eprintln!("the file has changed since an import of it was broken off: this one begins at its beginning");
+        return Ok((Some(checkpoint), new, doubt));
+    }
+    if before.fingerprint != fingerprint {
+        return Err(Error::new(format!(
+            "the sidecar has another model or other settings than when this import began (fingerprint {fingerprint}, then \
+             {}), and vectors of both would not fit together: serve the same model, or begin anew by --restart",
+            before.fingerprint
+        )));
+    }
+    let mut missing = Vec::new();
+    for sample in &before.samples {
+        missing.push(!weaviate.has(&collection.name, &sample.id, &sample.tenant).await?);
+    }
+    if !missing.is_empty() && missing.iter().all(|&missing| missing) {
+        eprintln!("nothing of the import that was broken off is in {} any more: this one begins anew", collection.name);
+        return Ok((Some(checkpoint), new, (0, 0)));
+    }
+    if missing.last() == Some(&true) {
+        return Err(Error::new(format!(
+            "{} has lost objects that an import before had inserted, its last ones among them: begin anew by --restart \
+             (what is there is replaced, not doubled)",
+            collection.name
+        )));
+    }
+    eprintln!("going on behind row {} (begin anew: --restart)", before.done);
+    Ok((Some(checkpoint), before, doubt))
+}
+
+/// An import under way, from the side of who counts.
+struct Course<'a> {
+    way: Arc<Way>,
+    checkpoint: Option<Checkpoint>,
+    state: State,
+    failed_rows: FailedRows,
+    progress: &'a mut Progress,
+    imported: u64,
+    without_vector: u64,
+}
+
+impl Course<'_> {
+    /// Takes chunks to their end, several at once, and notes them in their order.
+    async fn follow(
+        &mut self,
+        mut chunks: mpsc::Receiver<Result<Chunk>>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let mut stop = pin!(stop);
+        let mut embedding: VecDeque<JoinHandle<Result<Embedded>>> = VecDeque::new();
+        let mut inserting: VecDeque<JoinHandle<Result<Inserted>>> = VecDeque::new();
+        let (mut has_ended, mut is_stopped) = (false, false);
+        // Of the first thing that went wrong; what is on its way to Weaviate is waited for all the same.
+        let mut problem = None;
+        while !(has_ended && embedding.is_empty() && inserting.is_empty()) {
+            tokio::select! {
+                biased;
+                inserted = first(&mut inserting), if !inserting.is_empty() => match inserted {
+                    Ok(inserted) if problem.is_none() => problem = self.note(inserted).err(),
+                    Ok(_) => {}
+                    Err(error) => problem = problem.or(Some(error)),
+                },
+                () = &mut stop, if !is_stopped => (is_stopped, has_ended) = (true, true),
+                embedded = first(&mut embedding), if !embedding.is_empty() && inserting.len() < INSERTING => match embedded {
+                    Ok(embedded) => match self.announce(&embedded) {
+                        Ok(()) => inserting.push_back(tokio::spawn(insert(self.way.clone(), embedded))),
+                        Err(error) => problem = problem.or(Some(error)),
+                    },
+                    Err(error) => problem = problem.or(Some(error)),
+                },
+                chunk = chunks.recv(), if !has_ended && embedding.len() < EMBEDDING => match chunk {
+                    Some(Ok(chunk)) => embedding.push_back(tokio::spawn(embed(self.way.clone(), chunk))),
+                    Some(Err(error)) => (problem, has_ended) = (problem.or(Some(error)), true),
+                    None => has_ended = true,
+                },
+            }
+            if problem.is_some() || is_stopped {
+                has_ended = true;
+                chunks.close();
+                embedding.drain(..).for_each(|task| task.abort());
+            }
+        }
+        // The reader may wait for room.
+        drop(chunks);
+        let behind = match &self.checkpoint {
+            Some(_) => format!("; what is in stays in, and the same command goes on behind row {}", self.state.done),
+            None => String::new(),
+        };
+        match (problem, is_stopped) {
+            (Some(error), _) => Err(Error::new(format!("{error}{behind}"))),
+            (None, true) => Err(Error::new(format!("stopped{behind}"))),
+            (None, false) => Ok(()),
+        }
+    }
+
+    /// Notes on disk that rows are about to be sent, before they are.
+    fn announce(&mut self, embedded: &Embedded) -> Result<()> {
+        self.state.sent = self.state.sent.max(embedded.chunk.rows_to_here);
+        self.write()
+    }
+
+    /// Notes that a chunk is in.
+    fn note(&mut self, inserted: Inserted) -> Result<()> {
+        let Inserted { rows_to_here, position, imported, without_vector, failed, last } = inserted;
+        self.failed_rows.add(&failed)?;
+        self.state.failed_bytes = self.failed_rows.bytes();
+        self.state.done = rows_to_here;
+        self.state.position = position;
+        if let Some((id, tenant)) = last {
+            self.state.sample(&id, &tenant);
+        }
+        self.imported += imported;
+        self.without_vector += without_vector;
+        self.progress.done(imported + failed.len() as u64, position);
+        self.tell(&failed)?;
+        self.write()
+    }
+
+    /// Says which rows failed, and ends the import when they are too many.
+    fn tell(&mut self, failed: &[Failed]) -> Result<()> {
+        for row in failed {
+            self.state.failed += 1;
+            self.progress.say(&format!("row {}: {}", row.number, row.reason));
+            if self.state.failed >= self.way.options.max_errors {
+                return Err(Error::new(format!(
+                    "{} rows could not be imported, which is as many as --max-errors allows: see the lines above",
+                    self.state.failed
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<()> {
+        self.checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.write(&self.state))
+    }
+
+    /// Reads and checks every row, and has the first chunk embedded.
+    async fn try_out(&mut self, mut chunks: mpsc::Receiver<Result<Chunk>>) -> Result<()> {
+        let mut is_first = true;
+        while let Some(chunk) = chunks.recv().await {
+            let mut chunk = chunk?;
+            let class = &self.way.collection.properties;
+            let objects = chunk.objects.iter();
+            let unfit = objects
+                .filter_map(|object| on_the_wire(&object.properties, class).err().map(|reason| object.failed(reason)));
+            chunk.failed.extend(unfit.collect::<Vec<_>>());
+            let (rows, failed) = (chunk.objects.len() as u64, std::mem::take(&mut chunk.failed));
+            if std::mem::take(&mut is_first) && !chunk.objects.is_empty() {
+                let began = Instant::now();
+                let embedded =
+                    embed(self.way.clone(), Chunk { objects: chunk.objects.clone(), ..Chunk::default() }).await?;
+                let made = |entry: &&Entry| entry.vectors.iter().any(|made| matches!(made, Made::Vector(_)));
+                let vectors = embedded.entries.iter().filter(made).count();
+                self.progress.say(&format!(
+                    "the first {rows} rows: {vectors} with vectors, in {:.1} s ({:.0} rows/s)",
+                    began.elapsed().as_secs_f64(),
+                    rows as f64 / began.elapsed().as_secs_f64().max(1e-3)
+                ));
+            }
+            self.imported += rows;
+            self.progress.done(rows, chunk.position);
+            self.tell(&failed)?;
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Summary {
+        let summary = Summary {
+            imported: self.imported,
+            without_vector: self.without_vector,
+            failed: self.state.failed,
+            began_behind: self.way.began_behind,
+            elapsed: self.progress.elapsed(),
+            rate: self.progress.rate(),
+        };
+        if let Some(checkpoint) = self.checkpoint {
+            checkpoint.remove();
+        }
+        summary
+    }
+}
+
+/// Waits for the first of these, and takes it out.
+async fn first<T>(tasks: &mut VecDeque<JoinHandle<Result<T>>>) -> Result<T> {
+    let Some(task) = tasks.front_mut() else { return std::future::pending().await };
+    let done = task.await;
+    tasks.pop_front();
+    done.unwrap_or_else(|_| Err(Error::new("a part of the import ended by a bug: please report it")))
+}
+
+async fn embed(way: Arc<Way>, mut chunk: Chunk) -> Result<Embedded> {
+    let objects = std::mem::take(&mut chunk.objects);
+    let of_targets =
+        way.collection.targets.iter().map(|target| way.sidecar.vectorize(&objects, target, &way.sidecar_outage));
+    let made = try_join_all(of_targets).await.map_err(Error::new)?;
+    let mut made: Vec<_> = made.into_iter().map(Vec::into_iter).collect();
+    let entries = objects.into_iter().map(|object| {
+        let vectors = made.iter_mut().filter_map(Iterator::next).collect();
+        Entry { object, vectors }
+    });
+    Ok(Embedded { entries: entries.collect(), chunk })
+}
+
+async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
+    let Embedded { chunk, mut entries } = embedded;
+    let mut failed = chunk.failed;
+    let (from, to) = way.doubt;
+    let is_doubtful = entries.iter().any(|entry| (from + 1..=to).contains(&entry.object.number));
+    if let Sink::Weaviate(weaviate) = &way.sink {
+        let tenants: BTreeSet<String> = entries.iter().map(|entry| entry.object.tenant.clone()).collect();
+        for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !way.collection.makes_tenants) {
+            if let Err(reason) = weaviate.ensure_tenant(&way.collection, tenant, way.options.create_tenants).await? {
+                let (of_it, others) = entries.into_iter().partition(|entry: &Entry| entry.object.tenant == *tenant);
+                entries = others;
+                failed.extend(Vec::into_iter(of_it).map(|entry: Entry| entry.object.failed(reason.clone())));
+            }
+        }
+    }
+    let without_vector = |entry: &&Entry| entry.vectors.iter().all(|made| matches!(made, Made::Nothing));
+    let numbers_without: Vec<u64> = entries.iter().filter(without_vector).map(|entry| entry.object.number).collect();
+    let sent: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.object.number, entry.object.id.clone(), entry.object.tenant.clone()))
+        .collect();
+    let refused = match &way.sink {
+        Sink::Weaviate(weaviate) => weaviate.insert(&way.collection, entries, is_doubtful, &way.weaviate_outage).await,
+        Sink::Output(output) => output.write(&way.collection, entries),
+    };
+    let refused = refused.map_err(Error::new)?;
+    let is_in = |number: u64| refused.iter().all(|row| row.number != number);
+    let last =
+        sent.iter().rev().find(|(number, ..)| is_in(*number)).map(|(_, id, tenant)| (id.clone(), tenant.clone()));
+    let inserted = Inserted {
+        rows_to_here: chunk.rows_to_here,
+        position: chunk.position,
+        imported: (sent.len() - refused.len()) as u64,
+        without_vector: numbers_without.iter().filter(|number| is_in(**number)).count() as u64,
+        last,
+        failed: Vec::new(),
+    };
+    failed.extend(refused);
+    failed.sort_unstable_by_key(|row| row.number);
+    Ok(Inserted { failed, ..inserted })
+}

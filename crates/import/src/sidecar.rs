@@ -1,0 +1,214 @@
+//! The sidecar, which makes the vectors: one stream for each chunk and vector.
+
+use tonic::codegen::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::chunk::Object;
+use crate::collection::{Collection, Target};
+use crate::error::{Error, Result};
+use crate::options::SidecarOptions;
+use crate::outage::{Failure, Outage};
+use crate::text2vec::module_client::ModuleClient;
+use crate::text2vec::object_result::Result as Answer;
+use crate::text2vec::vectorize_batch_stream_request::Message;
+use crate::text2vec::{
+    ClassConfig, MetaInfoRequest, Object as Sent, VectorizeBatchHeader, VectorizeBatchStreamRequest,
+    VectorizeBatchStreamResponse,
+};
+use crate::transport::{Bearer, MAX_ANSWER, channel, grpc_url, refuse_open_secret};
+
+/// Reasons of errors after which another try may succeed, as the interface names them.
+const LATER: [&str; 4] = ["slow_request", "overloaded", "unavailable", "upstream"];
+
+/// What became of an object for one of its vectors.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Made {
+    Vector(Vec<f32>),
+    /// There is nothing to embed: Weaviate has no vector of it either.
+    Nothing,
+    Refused(String),
+}
+
+/// A sidecar, and what its vectors are to be like.
+#[derive(Clone)]
+pub(crate) struct Sidecar {
+    client: ModuleClient<InterceptedService<Channel, Bearer>>,
+    url: String,
+    class_json: String,
+    model: String,
+}
+
+impl Sidecar {
+    pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>, collection: &Collection) -> Result<Sidecar> {
+        let url = grpc_url(&options.url);
+        refuse_open_secret(&url, options.token.as_deref(), "--sidecar-token")?;
+        let bearer = Bearer::new(options.token.as_deref(), "--sidecar-token")?;
+        let channel = channel(&url, ca, "--sidecar")?;
+        let client = ModuleClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
+        let (class_json, model) = (collection.json.clone(), options.model.clone());
+        Ok(Sidecar { client, url, class_json, model })
+    }
+
+    /// What names the weights, the tokenizer and every setting of the model that makes the vectors; empty where the sidecar
+    /// does not say, as for a model of an upstream.
+    pub(crate) async fn fingerprint(&self, outage: &Outage) -> Result<String> {
+        let mut attempt = 0;
+        loop {
+            let asked = self.client.clone().meta_info(MetaInfoRequest { model: self.model.clone() }).await;
+            match asked {
+                Ok(answer) => {
+                    let meta = answer.into_inner().meta.unwrap_or_default();
+                    let text = |value: &prost_types::Value| match &value.kind {
+                        Some(prost_types::value::Kind::StringValue(text)) => Some(text.clone()),
+                        _ => None,
+                    };
+                    let sidecar = meta.fields.get("sidecar").and_then(|value| match &value.kind {
+                        Some(prost_types::value::Kind::StructValue(fields)) => fields.fields.get("fingerprint"),
+                        _ => None,
+                    });
+                    return Ok(sidecar.and_then(text).unwrap_or_default());
+                }
+                Err(status) => {
+                    attempt += 1;
+                    self.again(attempt, &status, outage).await.map_err(Error::new)?;
+                }
+            }
+        }
+    }
+
+    /// One vector of each of these, in their order. What failed for now is asked for again.
+    pub(crate) async fn vectorize(
+        &self,
+        objects: &[Object],
+        target: &Target,
+        outage: &Outage,
+    ) -> Result<Vec<Made>, String> {
+        let mut made: Vec<Option<Made>> = vec![None; objects.len()];
+        let mut attempt = 0;
+        loop {
+            let missing: Vec<usize> = (0..objects.len()).filter(|&index| made[index].is_none()).collect();
+            if missing.is_empty() {
+                return Ok(made.into_iter().flatten().collect());
+            }
+            let reason = match self.stream(objects, &missing, target, &mut made).await {
+                Ok(None) => {
+                    outage.succeeded();
+                    continue;
+                }
+                Ok(Some(reason)) => reason,
+                Err(status) => {
+                    attempt += 1;
+                    self.again(attempt, &status, outage).await?;
+                    continue;
+                }
+            };
+            attempt += 1;
+            outage.wait(attempt, &reason).await?;
+        }
+    }
+
+    /// One stream. What it says of an object is noted; what may succeed later stays open, with the reason.
+    async fn stream(
+        &self,
+        objects: &[Object],
+        missing: &[usize],
+        target: &Target,
+        made: &mut [Option<Made>],
+    ) -> Result<Option<String>, Status> {
+        let config = ClassConfig {
+            class_json: self.class_json.clone(),
+            target_vector: target.name.clone(),
+            tenant: String::new(),
+            model: self.model.clone(),
+            module_name: target.module.to_owned(),
+        };
+        let header = VectorizeBatchHeader { config: Some(config), return_text: false };
+        let mut messages = vec![VectorizeBatchStreamRequest { message: Some(Message::Header(header)) }];
+        messages.extend(missing.iter().map(|&index| {
+            let properties = Some(crate::text2vec::object::Properties::Json(objects[index].json.clone()));
+            let sent = Sent { class: String::new(), id: objects[index].id.clone(), properties };
+            VectorizeBatchStreamRequest { message: Some(Message::Object(sent)) }
+        }));
+        let sent = futures_util::stream::iter(messages);
+        let mut answers = self.client.clone().vectorize_batch_stream(sent).await?.into_inner();
+        let (mut answered, mut later) = (0, None);
+        while let Some(VectorizeBatchStreamResponse { index, result }) = answers.message().await? {
+            let place = usize::try_from(index).ok().and_then(|index| missing.get(index)).copied();
+            let place = place.ok_or_else(|| Status::internal(format!("an answer of no object: index {index}")))?;
+            answered += 1;
+            made[place] = match result.and_then(|result| result.result) {
+                Some(Answer::Vector(vector)) if vector.values.iter().all(|value| value.is_finite()) => {
+                    Some(Made::Vector(vector.values))
+                }
+                Some(Answer::Vector(_)) => Some(Made::Refused("its vector has numbers that are none".into())),
+                Some(Answer::Skipped(_)) => Some(Made::Nothing),
+                Some(Answer::Error(error)) if LATER.contains(&&*error.reason) => {
+                    later = Some(error.message);
+                    None
+                }
+                Some(Answer::Error(error)) => Some(Made::Refused(error.message)),
+                None => {
+                    Some(Made::Refused("the sidecar says nothing of it: is it a newer one than this program?".into()))
+                }
+            };
+        }
+        if answered < missing.len() {
+            return Err(Status::unavailable("the stream ended before every object was answered"));
+        }
+        Ok(later)
+    }
+
+    /// Waits after a call that failed as a whole; `Err` if another one will not succeed.
+    async fn again(&self, attempt: u32, status: &Status, outage: &Outage) -> Result<(), String> {
+        match failure(status) {
+            Failure::Later(reason) => outage.wait(attempt, &format!("{reason} ({})", self.url)).await,
+            Failure::Never(reason) => Err(format!("the sidecar at {} says: {reason}", self.url)),
+        }
+    }
+}
+
+/// What a call that failed as a whole means.
+fn failure(status: &Status) -> Failure {
+    let reason = status.metadata().get("t2v-reason").and_then(|reason| reason.to_str().ok());
+    let is_later = match reason {
+        Some(reason) => LATER.contains(&reason),
+        None => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted | Code::Internal
+        ),
+    };
+    let said = match status.message() {
+        "" => format!("{:?}", status.code()),
+        message => message.to_owned(),
+    };
+    let said = match std::error::Error::source(status) {
+        Some(cause) => format!("{said}: {}", crate::transport::causes(cause)),
+        None => said,
+    };
+    if is_later { Failure::Later(said) } else { Failure::Never(said) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_worth_another_try_or_not() {
+        let with_reason = |code: Code, reason: &'static str| {
+            let mut status = Status::new(code, "x");
+            status.metadata_mut().insert("t2v-reason", reason.parse().expect("ASCII"));
+            status
+        };
+        for (status, is_later) in [
+            (Status::unavailable("x"), true),
+            (Status::unauthenticated("x"), false),
+            (Status::invalid_argument("x"), false),
+            (with_reason(Code::ResourceExhausted, "overloaded"), true),
+            (with_reason(Code::ResourceExhausted, "too_large"), false),
+            (with_reason(Code::Unavailable, "upstream"), true),
+        ] {
+            assert_eq!(matches!(failure(&status), Failure::Later(_)), is_later, "{status:?}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! CSV: a header with the names of properties, then a row each. What a cell means is said by the class.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use csv::{Reader, ReaderBuilder, StringRecord};
+use serde_json::{Map, Number, Value};
+
+use super::{Next, Rows};
+use crate::chunk::{Failed, Row};
+use crate::collection::{Collection, DataType, Properties};
+use crate::error::{Error, Result};
+use crate::options::SourceOptions;
+
+pub(super) struct Csv {
+    path: PathBuf,
+    reader: Reader<Bounded<Box<dyn Read + Send>>>,
+    columns: Vec<String>,
+    class: Properties,
+    list_delimiter: Option<char>,
+    max_bytes: usize,
+    record: StringRecord,
+    number: u64,
+    bytes: Arc<AtomicU64>,
+}
+
+/// Ends the file where a row goes on for ever, for a quotation mark that is never closed: a reader would take all of it.
+struct Bounded<R> {
+    inner: R,
+    left: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(std::io::Error::other(
+                "a row is longer than --max-row-bytes allows: is a quotation mark open?",
+            ));
+        }
+        let read = self.inner.read(buffer)?;
+        self.left.store(left.saturating_sub(read as u64), Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// What the reader may have taken beyond the row: its buffer.
+const READ_AHEAD: u64 = 1 << 17;
+
+impl Csv {
+    pub(super) fn new(
+        read: Box<dyn Read + Send>,
+        bytes: Arc<AtomicU64>,
+        options: &SourceOptions,
+        collection: &Collection,
+    ) -> Result<Csv> {
+        let is_tsv = options.path.to_string_lossy().to_lowercase().trim_end_matches(".gz").ends_with(".tsv");
+        let delimiter = if is_tsv && options.delimiter == b',' { b'\t' } else { options.delimiter };
+        let left = Arc::new(AtomicU64::new(options.max_row_bytes as u64 + READ_AHEAD));
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Bounded { inner: read, left });
+        let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?;
+        let columns: Vec<String> =
+            header.iter().map(|name| name.trim_start_matches('\u{feff}').trim().to_owned()).collect();
+        if columns.iter().any(String::is_empty) {
+            let message = format!("{}: a column has no name in the first line", options.path.display());
+            return Err(Error::new(message));
+        }
+        if let Some(name) = columns.iter().enumerate().find_map(|(i, name)| columns[..i].contains(name).then_some(name))
+        {
+            return Err(Error::new(format!("{}: two columns are named '{name}'", options.path.display())));
+        }
+        Ok(Csv {
+            path: options.path.clone(),
+            reader,
+            columns,
+            class: collection.properties.clone(),
+            list_delimiter: options.list_delimiter,
+            max_bytes: options.max_row_bytes,
+            record: StringRecord::new(),
+            number: 0,
+            bytes,
+        })
+    }
+
+    /// The next record is in `self.record`; `None`: there is none. An error within a row is the row's own.
+    fn read(&mut self) -> Result<Option<Result<(), String>>> {
+        let allowed = self.max_bytes as u64 + READ_AHEAD;
+        self.reader.get_ref().left.store(allowed, Ordering::Relaxed);
+        let read = self.reader.read_record(&mut self.record);
+        match read {
+            Ok(false) => Ok(None),
+            Ok(true) => {
+                self.number += 1;
+                Ok(Some(Ok(())))
+            }
+            Err(error) if matches!(error.kind(), csv::ErrorKind::Io(_)) => Err(unreadable(&self.path, &error)),
+            Err(error) => {
+                self.number += 1;
+                Ok(Some(Err(format!("it cannot be read: {error}"))))
+            }
+        }
+    }
+}
+
+impl Rows for Csv {
+    fn next(&mut self) -> Result<Option<Next>> {
+        let Some(read) = self.read()? else { return Ok(None) };
+        let number = self.number;
+        let row = read.and_then(|()| {
+            let bytes = self.record.as_slice().len();
+            if bytes > self.max_bytes {
+                return Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes));
+            }
+            let mut properties = Map::new();
+            for (name, cell) in self.columns.iter().zip(&self.record) {
+                // An empty cell says nothing.
+                if !cell.is_empty() {
+                    properties.insert(name.clone(), value(cell, self.class.get(name), self.list_delimiter, name)?);
+                }
+            }
+            Ok(Row { number, id: None, tenant: None, properties, bytes })
+        });
+        Ok(Some(match row {
+            Ok(row) => Next::Row(row),
+            Err(reason) => Next::Failed(Failed { number, reason, line: None }),
+        }))
+    }
+
+    fn skip(&mut self, rows: u64) -> Result<()> {
+        while self.number < rows && self.read()?.is_some() {}
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What a cell says. A property that the class does not know is a text.
+fn value(cell: &str, data_type: Option<&DataType>, list_delimiter: Option<char>, name: &str) -> Result<Value, String> {
+    let wrong =
+        |wanted: &str| format!("'{name}' is to be {wanted}, and is '{}'", cell.chars().take(40).collect::<String>());
+    let trimmed = cell.trim();
+    match data_type {
+        Some(DataType::Int) => match trimmed.parse::<i64>() {
+            Ok(number) => Ok(number.into()),
+            Err(_) => Err(wrong("a whole number")),
+        },
+        Some(DataType::Number) => {
+            let number = trimmed.parse().ok().and_then(Number::from_f64);
+            number.map(Value::Number).ok_or_else(|| wrong("a number"))
+        }
+        Some(DataType::Boolean) => match trimmed.to_lowercase().as_str() {
+            "true" | "1" | "yes" => Ok(true.into()),
+            "false" | "0" | "no" => Ok(false.into()),
+            _ => Err(wrong("true or false")),
+        },
+        Some(DataType::List(element)) => match list_delimiter {
+            Some(delimiter) => {
+                let elements = cell.split(delimiter).map(|part| value(part, Some(element), None, name));
+                Ok(Value::Array(elements.collect::<Result<_, _>>()?))
+            }
+            None => match serde_json::from_str(cell) {
+                Ok(Value::Array(elements)) => Ok(Value::Array(elements)),
+                _ => Err(wrong("a list in JSON ([\"a\", \"b\"]; or give --list-delimiter)")),
+            },
+        },
+        Some(DataType::Object(_) | DataType::Geo | DataType::Phone) => match serde_json::from_str(cell) {
+            Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
+            _ => Err(wrong("an object in JSON")),
+        },
+        _ => Ok(cell.into()),
+    }
+}
+
+fn unreadable(path: &Path, error: &csv::Error) -> Error {
+    Error::new(format!("{} cannot be read: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn opened(text: &str, list_delimiter: Option<char>) -> Result<Csv> {
+        let class = json!({
+            "class": "A", "vectorizer": "text2vec-transformers",
+            "properties": [
+                {"name": "title", "dataType": ["text"]}, {"name": "year", "dataType": ["int"]},
+                {"name": "share", "dataType": ["number"]}, {"name": "open", "dataType": ["boolean"]},
+                {"name": "tags", "dataType": ["text[]"]}, {"name": "years", "dataType": ["int[]"]},
+                {"name": "place", "dataType": ["geoCoordinates"]},
+            ],
+        });
+        let options = SourceOptions {
+            path: "objects.csv".into(),
+            format: None,
+            delimiter: b',',
+            list_delimiter,
+            max_row_bytes: 200,
+        };
+        let collection = Collection::of_json(class, "a test").expect("a class");
+        Csv::new(Box::new(Cursor::new(text.to_owned().into_bytes())), Arc::default(), &options, &collection)
+    }
+
+    fn all(mut rows: Csv) -> Vec<Result<Value, String>> {
+        let next = std::iter::from_fn(|| rows.next().expect("readable"));
+        next.map(|next| match next {
+            Next::Row(row) => Ok(Value::Object(row.properties)),
+            Next::Failed(failed) => Err(format!("{}: {}", failed.number, failed.reason)),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn cells_are_what_the_class_says() {
+        let text = "\u{feff}title,year,share,open,tags,place\n\
+                    \"a, \"\"b\"\"\nc\",2024,0.5,Yes,\"[\"\"x\"\"]\",\"{\"\"latitude\"\":1}\"\n007,,,,,\n";
+        let expected = [
+            json!({"title": "a, \"b\"\nc", "year": 2024, "share": 0.5, "open": true, "tags": ["x"], "place": {"latitude": 1}}),
+            json!({"title": "007"}),
+        ];
+        let rows = all(opened(text, None).expect("a header"));
+        assert_eq!(rows, expected.map(Ok));
+        let rows = all(opened("tags,years\nx|y,1|2\n", Some('|')).expect("a header"));
+        assert_eq!(rows, [Ok(json!({"tags": ["x", "y"], "years": [1, 2]}))]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_and_the_next_row_is_read() {
+        let long = "x".repeat(300);
+        let text =
+            format!("title,year,share,open,tags\na,x,,,\na,,inf,,\na,,,perhaps,\na,,,,b\na\n{long},,,,\nlast,,,,\n");
+        let rows = all(opened(&text, None).expect("a header"));
+        let said = [
+            "'year' is to be a whole",
+            "'share' is to be a number",
+            "'open' is to be true",
+            "'tags' is to be a list",
+            "cannot be read",
+            "--max-row-bytes",
+        ];
+        for (index, said) in said.iter().enumerate() {
+            let error = rows[index].as_ref().expect_err("refused");
+            assert!(error.contains(said) && error.starts_with(&format!("{}: ", index + 1)), "{error}");
+        }
+        assert_eq!(rows.last(), Some(&Ok(json!({"title": "last"}))));
+    }
+
+    #[test]
+    fn an_open_quotation_ends_the_file_and_not_the_memory() {
+        let text = format!("title\n\"{}", "x".repeat(1_000_000));
+        let error = opened(&text, None).expect("a header").next().expect_err("refused");
+        assert!(error.message().contains("--max-row-bytes"), "{error}");
+    }
+
+    #[test]
+    fn headers_have_names() {
+        for (text, said) in [("a,,b\n1,2,3\n", "has no name"), ("a,a\n1,2\n", "two columns are named 'a'")] {
+            assert!(opened(text, None).err().expect("refused").message().contains(said));
+        }
+    }
+}

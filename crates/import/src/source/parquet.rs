@@ -1,0 +1,165 @@
+//! Parquet: columns, of which one row after the other is put together.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, SecondsFormat, Utc};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row as Record};
+use serde_json::{Map, Number, Value};
+
+use super::{Next, Rows};
+use crate::chunk::{Failed, Row};
+use crate::error::{Error, Result};
+use crate::options::SourceOptions;
+
+pub(super) struct Parquet {
+    path: PathBuf,
+    records: RowIter<'static>,
+    total: u64,
+    number: u64,
+    max_bytes: usize,
+}
+
+impl Parquet {
+    pub(super) fn new(file: File, options: &SourceOptions) -> Result<Parquet> {
+        let path = options.path.clone();
+        let reader = SerializedFileReader::new(file).map_err(|error| unreadable(&path, &error))?;
+        let total = reader.metadata().file_metadata().num_rows().try_into().unwrap_or(0);
+        let records = RowIter::from_file_into(Box::new(reader));
+        Ok(Parquet { path, records, total, number: 0, max_bytes: options.max_row_bytes })
+    }
+
+    /// How many rows there are.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+impl Rows for Parquet {
+    fn next(&mut self) -> Result<Option<Next>> {
+        let Some(record) = self.records.next() else { return Ok(None) };
+        let record = record.map_err(|error| unreadable(&self.path, &error))?;
+        self.number += 1;
+        let number = self.number;
+        let mut bytes = 0;
+        let row = object(&record, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
+            true => Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes)),
+            false => Ok(Row { number, id: None, tenant: None, properties, bytes }),
+        });
+        Ok(Some(match row {
+            Ok(row) => Next::Row(row),
+            Err(reason) => Next::Failed(Failed { number, reason, line: None }),
+        }))
+    }
+
+    fn position(&self) -> u64 {
+        self.number
+    }
+}
+
+/// Properties of a row; what is null is left out.
+fn object(record: &Record, bytes: &mut usize) -> Result<Map<String, Value>, String> {
+    let mut properties = Map::new();
+    for (name, field) in record.get_column_iter() {
+        *bytes += name.len();
+        if let Some(value) = value(field, name, bytes)? {
+            properties.insert(name.clone(), value);
+        }
+    }
+    Ok(properties)
+}
+
+fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, String> {
+    *bytes += size_of::<u64>();
+    let float = |number: f64| match Number::from_f64(number) {
+        Some(number) => Ok(Value::Number(number)),
+        None => Err(format!("'{name}' is {number}, which Weaviate has not: leave it empty")),
+    };
+    let value = match field {
+        Field::Null => return Ok(None),
+        Field::Bool(yes) => Value::Bool(*yes),
+        Field::Byte(number) => (*number).into(),
+        Field::Short(number) => (*number).into(),
+        Field::Int(number) => (*number).into(),
+        Field::Long(number) => (*number).into(),
+        Field::UByte(number) => (*number).into(),
+        Field::UShort(number) => (*number).into(),
+        Field::UInt(number) => (*number).into(),
+        Field::ULong(number) => (*number).into(),
+        Field::Float16(number) => float(f64::from(f32::from(*number)))?,
+        Field::Float(number) => float(f64::from(*number))?,
+        Field::Double(number) => float(*number)?,
+        Field::Str(text) => {
+            *bytes += text.len();
+            Value::String(text.clone())
+        }
+        Field::Bytes(data) => {
+            *bytes += data.len();
+            // A column of texts may be written without saying so.
+            match std::str::from_utf8(data.data()) {
+                Ok(text) => Value::String(text.to_owned()),
+                Err(_) => Value::String(STANDARD.encode(data.data())),
+            }
+        }
+        Field::Date(days) => date(DateTime::from_timestamp(i64::from(*days) * 86_400, 0), name)?,
+        Field::TimestampMillis(millis) => date(DateTime::from_timestamp_millis(*millis), name)?,
+        Field::TimestampMicros(micros) => date(DateTime::from_timestamp_micros(*micros), name)?,
+        Field::Group(record) => Value::Object(object(record, bytes)?),
+        Field::ListInternal(list) => {
+            let mut elements = Vec::with_capacity(list.len());
+            for element in list.elements() {
+                elements.extend(self::value(element, name, bytes)?);
+            }
+            Value::Array(elements)
+        }
+        Field::MapInternal(map) => {
+            let mut fields = Map::new();
+            for (key, field) in map.entries() {
+                let Field::Str(key) = key else { return Err(format!("'{name}' is a map whose keys are no texts")) };
+                if let Some(value) = self::value(field, name, bytes)? {
+                    fields.insert(key.clone(), value);
+                }
+            }
+            Value::Object(fields)
+        }
+        other => {
+            // Decimals and times of the day, as they are written.
+            let text = other.to_string();
+            *bytes += text.len();
+            text.parse().ok().and_then(Number::from_f64).map_or(Value::String(text), Value::Number)
+        }
+    };
+    Ok(Some(value))
+}
+
+/// A moment in UTC as Weaviate reads dates (RFC 3339).
+fn date(moment: Option<DateTime<Utc>>, name: &str) -> Result<Value, String> {
+    let moment = moment.ok_or_else(|| format!("'{name}' is a date beyond all calendars"))?;
+    Ok(Value::String(moment.to_rfc3339_opts(SecondsFormat::AutoSi, true)))
+}
+
+fn unreadable(path: &Path, error: &parquet::errors::ParquetError) -> Error {
+    Error::new(format!("{} cannot be read as Parquet: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_rfc_3339() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(date(DateTime::from_timestamp_millis(millis), "seen"), Ok(text.into()));
+        }
+        let error = date(DateTime::from_timestamp_millis(i64::MAX), "seen").expect_err("refused");
+        assert!(error.contains("'seen'"), "{error}");
+    }
+}

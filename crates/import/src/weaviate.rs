@@ -1,0 +1,505 @@
+//! Weaviate: the class and tenants by its REST API, objects with their vectors by its gRPC one.
+//!
+//! What an answer says of single objects is believed only where it is the object's own fault. A shard that cannot write says
+//! so for one object of a request and nothing of the others; so a request with any other error counts as not done at all.
+//! And what may have been half done is deleted before it is sent again: Weaviate takes an equal object for one that needs no
+//! work, even where it was stored and never reached the vector index.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tonic::codegen::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::chunk::{Failed, Object};
+use crate::collection::{Collection, Properties, Target};
+use crate::error::{Error, Result};
+use crate::options::{Consistency, WeaviateOptions};
+use crate::outage::{Failure, Outage};
+use crate::properties::on_the_wire;
+use crate::sidecar::Made;
+use crate::transport::{Bearer, CONNECT, MAX_ANSWER, causes, channel, grpc_url, refuse_open_secret};
+use crate::weaviate_v1::filters::Operator;
+use crate::weaviate_v1::vectors::VectorType;
+use crate::weaviate_v1::weaviate_client::WeaviateClient;
+use crate::weaviate_v1::{
+    BatchDeleteRequest, BatchObject, BatchObjectsRequest, ConsistencyLevel, FilterTarget, Filters, TextArray, Vectors,
+};
+
+/// How long Weaviate may take to answer about a class, a tenant or an object.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it may take to insert a chunk. A slow vector index is no error, and a request that is given up is half done.
+const INSERTION: Duration = Duration::from_secs(600);
+
+/// Its gRPC port, unless told otherwise.
+const GRPC_PORT: u16 = 50051;
+
+/// Tenants that are known to be there are remembered, so many at most.
+const KNOWN_TENANTS: usize = 100_000;
+
+/// The same error of so many objects, and of no fewer, is not theirs.
+const MANY: usize = 10;
+
+/// After so many attempts a request whose error says nothing of time is divided, to find the object at fault.
+const WHOLE: u32 = 2;
+
+/// A Weaviate and the collection that is filled.
+pub(crate) struct Weaviate {
+    rest: Client,
+    url: String,
+    api_key: Option<String>,
+    grpc: WeaviateClient<InterceptedService<Channel, Bearer>>,
+    consistency: Option<Consistency>,
+    known_tenants: Mutex<HashSet<String>>,
+}
+
+/// What is inserted, and with which vectors: one for each target, or none where there is nothing to embed.
+pub(crate) struct Entry {
+    pub(crate) object: Object,
+    pub(crate) vectors: Vec<Made>,
+}
+
+impl Weaviate {
+    pub(crate) fn new(options: &WeaviateOptions, ca: Option<&[u8]>) -> Result<Weaviate> {
+        let url = options.url.trim_end_matches('/').to_owned();
+        let unusable = |problem: &str| Error::new(format!("--weaviate is '{url}': {problem}"));
+        let parsed = reqwest::Url::parse(&url).map_err(|_| unusable("use a URL such as http://localhost:8080"))?;
+        let (Some(host), true) = (parsed.host_str(), ["http", "https"].contains(&parsed.scheme())) else {
+            return Err(unusable("use a URL such as http://localhost:8080"));
+        };
+        let grpc = options.grpc_url.as_deref().map(grpc_url);
+        let grpc = grpc.unwrap_or_else(|| format!("{}://{host}:{GRPC_PORT}", parsed.scheme()));
+        let key = options.api_key.as_deref();
+        for url in [&url, &grpc] {
+            refuse_open_secret(url, key, "--weaviate-api-key")?;
+        }
+        let mut rest = Client::builder().connect_timeout(CONNECT).timeout(PATIENCE);
+        if let Some(pem) = ca {
+            let trusted = reqwest::Certificate::from_pem_bundle(pem)
+                .map_err(|error| Error::new(format!("--ca cannot be used: {}", causes(&error))))?;
+            for certificate in trusted {
+                rest = rest.add_root_certificate(certificate);
+            }
+        }
+        let rest =
+            rest.build().map_err(|error| Error::new(format!("no HTTP client can be made: {}", causes(&error))))?;
+        let bearer = Bearer::new(key, "--weaviate-api-key")?;
+        let channel = channel(&grpc, ca, "--weaviate-grpc")?;
+        let grpc = WeaviateClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
+        Ok(Weaviate {
+            rest,
+            url,
+            api_key: key.map(|key| key.trim().to_owned()),
+            grpc,
+            consistency: options.consistency,
+            known_tenants: Mutex::default(),
+        })
+    }
+
+    /// The class as Weaviate has it.
+    pub(crate) async fn collection(&self, name: &str) -> Result<Collection> {
+        let path = format!("/v1/schema/{}", escaped(name));
+        match self.ask(Method::GET, &path, None).await? {
+            (StatusCode::OK, answer) => Collection::of_json(answer, &format!("{}{path}", self.url)),
+            (StatusCode::NOT_FOUND, _) => Err(Error::new(format!(
+                "Weaviate at {} has no collection '{name}': create it first (or is that another server's address?)",
+                self.url
+            ))),
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
+    /// Whether an object is there.
+    pub(crate) async fn has(&self, collection: &str, id: &str, tenant: &str) -> Result<bool> {
+        let query = if tenant.is_empty() { String::new() } else { format!("?tenant={}", escaped(tenant)) };
+        let path = format!("/v1/objects/{}/{id}{query}", escaped(collection));
+        match self.ask(Method::HEAD, &path, None).await? {
+            (StatusCode::NO_CONTENT | StatusCode::OK, _) => Ok(true),
+            (StatusCode::NOT_FOUND, _) => Ok(false),
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
+    /// Makes sure that a tenant is there: `Err` is what is wrong with objects of it.
+    pub(crate) async fn ensure_tenant(
+        &self,
+        collection: &Collection,
+        tenant: &str,
+        create: bool,
+    ) -> Result<Result<(), String>> {
+        let known = |tenants: &HashSet<String>| tenants.contains(tenant);
+        if known(&self.known_tenants.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(Ok(()));
+        }
+        let tenants = format!("/v1/schema/{}/tenants", escaped(&collection.name));
+        let there = match self.ask(Method::GET, &format!("{tenants}/{}", escaped(tenant)), None).await? {
+            (StatusCode::OK, _) => true,
+            (StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY, _) => false,
+            (status, answer) => return Err(self.refused(status, &answer)),
+        };
+        if !there && !create {
+            return Ok(Err(format!("there is no tenant '{tenant}': --create-tenants makes those that are missing")));
+        }
+        if !there {
+            match self.ask(Method::POST, &tenants, Some(json!([{"name": tenant}]))).await? {
+                (status, _) if status.is_success() => {}
+                (StatusCode::UNPROCESSABLE_ENTITY, answer) => {
+                    return Ok(Err(format!("the tenant '{tenant}' cannot be made: {}", said(&answer))));
+                }
+                (status, answer) => return Err(self.refused(status, &answer)),
+            }
+        }
+        let mut known = self.known_tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_TENANTS {
+            known.clear();
+        }
+        known.insert(tenant.to_owned());
+        Ok(Ok(()))
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
+        let mut request = self.rest.request(method, format!("{}{path}", self.url));
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let unreachable = |error: reqwest::Error| {
+            Error::new(format!(
+                "Weaviate cannot be reached at {}: {}; see --weaviate",
+                self.url,
+                causes(&error.without_url())
+            ))
+        };
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(unreachable)?;
+        match serde_json::from_slice(&body) {
+            Ok(value) => Ok((status, value)),
+            Err(_) if body.is_empty() || !status.is_success() => Ok((status, Value::Null)),
+            Err(_) => {
+                Err(Error::new(format!("{}{path} does not answer with JSON: is that Weaviate's address?", self.url)))
+            }
+        }
+    }
+
+    fn refused(&self, status: StatusCode, answer: &Value) -> Error {
+        let said = match said(answer) {
+            text if text.is_empty() => String::new(),
+            text => format!(": {text}"),
+        };
+        let remedy = match status {
+            StatusCode::UNAUTHORIZED => ": give a key by --weaviate-api-key (T2V_WEAVIATE_API_KEY)",
+            StatusCode::FORBIDDEN => " (the key's role does not allow it)",
+            _ => "",
+        };
+        Error::new(format!("Weaviate at {} answers {status}{said}{remedy}", self.url))
+    }
+
+    /// Inserts objects, or replaces those with their ids. `doubtful`: an attempt before may have been half done. What cannot go
+    /// in by its own fault comes back; `Err` ends the import.
+    pub(crate) async fn insert(
+        &self,
+        collection: &Collection,
+        entries: Vec<Entry>,
+        doubtful: bool,
+        outage: &Outage,
+    ) -> Result<Vec<Failed>, String> {
+        let mut failed = Vec::new();
+        let mut ready = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match on_the_wire_with_vectors(&entry, collection) {
+                Ok(wire) => ready.push((entry.object, wire)),
+                Err(reason) => failed.push(entry.object.failed(reason)),
+            }
+        }
+        // Parts of a request, to be sent one by one.
+        let mut parts = vec![(ready, doubtful)];
+        while let Some((part, doubtful)) = parts.pop() {
+            if !part.is_empty() {
+                self.insert_part(collection, part, doubtful, outage, &mut parts, &mut failed).await?;
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn insert_part(
+        &self,
+        collection: &Collection,
+        mut part: Vec<(Object, BatchObject)>,
+        mut doubtful: bool,
+        outage: &Outage,
+        parts: &mut Vec<(Vec<(Object, BatchObject)>, bool)>,
+        failed: &mut Vec<Failed>,
+    ) -> Result<(), String> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let tried = async {
+                if doubtful {
+                    self.delete(collection, &part).await?;
+                }
+                self.send(&part).await
+            };
+            let reason = match tried.await {
+                Ok(errors) if errors.is_empty() => {
+                    outage.succeeded();
+                    return Ok(());
+                }
+                Ok(errors) => {
+                    doubtful = true;
+                    if let Some(reason) = all_the_same(&errors, part.len()) {
+                        return Err(format!("Weaviate refuses every object of a request: {reason}"));
+                    }
+                    if errors.iter().all(|(index, reason)| *index < part.len() && is_the_object_s(reason)) {
+                        outage.succeeded();
+                        failed.extend(errors.iter().map(|(index, reason)| part[*index].0.failed(reason)));
+                        return Ok(());
+                    }
+                    let (_, reason) =
+                        errors.into_iter().find(|(_, reason)| !is_the_object_s(reason)).unwrap_or_default();
+                    if is_passing(&reason) {
+                        reason
+                    } else if part.len() == 1 {
+                        outage.succeeded();
+                        failed.push(part[0].0.failed(reason));
+                        return Ok(());
+                    } else if attempt >= WHOLE {
+                        let rest = part.split_off(part.len() / 2);
+                        parts.push((rest, true));
+                        parts.push((part, true));
+                        return Ok(());
+                    } else {
+                        reason
+                    }
+                }
+                Err(Failure::Later(reason)) => {
+                    doubtful = true;
+                    reason
+                }
+                Err(Failure::Never(reason)) if is_too_large(&reason) && part.len() > 1 => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.push((rest, doubtful));
+                    parts.push((part, doubtful));
+                    return Ok(());
+                }
+                Err(Failure::Never(reason)) if is_too_large(&reason) => {
+                    failed.push(part[0].0.failed(reason));
+                    return Ok(());
+                }
+                Err(Failure::Never(reason)) => return Err(format!("Weaviate says: {reason}")),
+            };
+            outage.wait(attempt, &reason).await?;
+        }
+    }
+
+    /// One request; the errors of single objects by their place.
+    async fn send(&self, part: &[(Object, BatchObject)]) -> Result<Vec<(usize, String)>, Failure> {
+        let objects = part.iter().map(|(_, wire)| wire.clone()).collect();
+        let request = BatchObjectsRequest { objects, consistency_level: self.consistency_level() };
+        let mut client = self.grpc.clone();
+        let answered = tokio::time::timeout(INSERTION, client.batch_objects(request)).await;
+        let answer = answered.map_err(|_| Failure::Later(format!("no answer within {} s", INSERTION.as_secs())))?;
+        let errors = answer.map_err(|status| failure(&status))?.into_inner().errors;
+        Ok(errors.into_iter().map(|error| (usize::try_from(error.index).unwrap_or(usize::MAX), error.error)).collect())
+    }
+
+    /// Deletes objects that may be half there.
+    async fn delete(&self, collection: &Collection, part: &[(Object, BatchObject)]) -> Result<(), Failure> {
+        let mut tenants: Vec<&str> = part.iter().map(|(object, _)| &*object.tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        for tenant in tenants {
+            let of_it = part.iter().filter(|(object, _)| object.tenant == tenant);
+            let filters = Filters {
+                operator: Operator::ContainsAny as i32,
+                value_text_array: Some(TextArray { values: of_it.map(|(object, _)| object.id.clone()).collect() }),
+                target: Some(FilterTarget { property: "_id".into() }),
+            };
+            let request = BatchDeleteRequest {
+                collection: collection.name.clone(),
+                filters: Some(filters),
+                verbose: false,
+                dry_run: false,
+                consistency_level: self.consistency_level(),
+                tenant: (!tenant.is_empty()).then(|| tenant.to_owned()),
+            };
+            let mut client = self.grpc.clone();
+            let answered = tokio::time::timeout(INSERTION, client.batch_delete(request)).await;
+            let answer = answered.map_err(|_| Failure::Later(format!("no answer within {} s", INSERTION.as_secs())))?;
+            let failed = answer.map_err(|status| failure(&status))?.into_inner().failed;
+            if failed > 0 {
+                return Err(Failure::Later(format!("{failed} objects that may be half there cannot be deleted")));
+            }
+        }
+        Ok(())
+    }
+
+    fn consistency_level(&self) -> Option<i32> {
+        let level = match self.consistency? {
+            Consistency::One => ConsistencyLevel::One,
+            Consistency::Quorum => ConsistencyLevel::Quorum,
+            Consistency::All => ConsistencyLevel::All,
+        };
+        Some(level as i32)
+    }
+}
+
+/// An object and its vectors as they are sent. All of its vectors or none: a missing one would be made by Weaviate.
+fn on_the_wire_with_vectors(entry: &Entry, collection: &Collection) -> Result<BatchObject, String> {
+    let Entry { object, vectors } = entry;
+    let properties: &Properties = &collection.properties;
+    let mut wire = BatchObject {
+        uuid: object.id.clone(),
+        properties: Some(on_the_wire(&object.properties, properties)?),
+        collection: collection.name.clone(),
+        tenant: object.tenant.clone(),
+        ..BatchObject::default()
+    };
+    for (Target { name, .. }, made) in collection.targets.iter().zip(vectors) {
+        let bytes = match made {
+            Made::Vector(vector) => vector.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Made::Nothing => continue,
+            Made::Refused(reason) => return Err(reason.clone()),
+        };
+        match name.is_empty() {
+            true => wire.vector_bytes = bytes,
+            false => {
+                let r#type = VectorType::SingleFp32 as i32;
+                wire.vectors.push(Vectors { name: name.clone(), vector_bytes: bytes, r#type });
+            }
+        }
+    }
+    Ok(wire)
+}
+
+/// Whether an error is the object's own fault: Weaviate looks at objects before it writes any.
+fn is_the_object_s(reason: &str) -> bool {
+    ["invalid ", "no such prop", "is not a valid", "is required", "reserved property"]
+        .iter()
+        .any(|words| reason.contains(words))
+        && !is_passing(reason)
+}
+
+/// Whether an error may pass by itself.
+fn is_passing(reason: &str) -> bool {
+    let reason = reason.to_lowercase();
+    let words = [
+        "not enough memory",
+        "read-only",
+        "no space left",
+        "timeout",
+        "timed out",
+        "deadline",
+        "context canceled",
+        "unavailable",
+        "connection",
+        "replica",
+        "leader",
+        "too many",
+        "shutting down",
+        "shutdown",
+        "temporar",
+    ];
+    words.iter().any(|word| reason.contains(word))
+}
+
+fn is_too_large(reason: &str) -> bool {
+    reason.contains("larger than max")
+}
+
+/// The error that all objects of a request have, if it is more than one.
+fn all_the_same(errors: &[(usize, String)], objects: usize) -> Option<&str> {
+    let (_, first) = errors.first()?;
+    let is_all = objects >= MANY && errors.len() == objects && errors.iter().all(|(_, reason)| reason == first);
+    (is_all && !is_passing(first)).then_some(first)
+}
+
+/// What a call that failed as a whole means.
+fn failure(status: &Status) -> Failure {
+    let said = match std::error::Error::source(status) {
+        Some(cause) => format!("{}: {}", status.message(), causes(cause)),
+        None => status.message().to_owned(),
+    };
+    match status.code() {
+        Code::Unauthenticated => {
+            Failure::Never(format!("{said}: give a key by --weaviate-api-key (T2V_WEAVIATE_API_KEY)"))
+        }
+        Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented | Code::FailedPrecondition => {
+            Failure::Never(said)
+        }
+        Code::OutOfRange => Failure::Never(said),
+        Code::ResourceExhausted if is_too_large(&said) || said.contains("usage") => Failure::Never(said),
+        Code::Unknown
+            if said.contains("unauthorized") || said.contains("forbidden") || said.contains("invalid api key") =>
+        {
+            Failure::Never(format!("{said}: see --weaviate-api-key"))
+        }
+        _ => Failure::Later(said),
+    }
+}
+
+/// What an answer of the REST API says went wrong.
+fn said(answer: &Value) -> String {
+    let listed = answer.get("error").and_then(Value::as_array).into_iter().flatten();
+    let messages: Vec<_> = listed.filter_map(|error| error.get("message")?.as_str()).collect();
+    match (messages.is_empty(), answer.get("message").and_then(Value::as_str)) {
+        (true, Some(message)) => message.to_owned(),
+        _ => messages.join("; "),
+    }
+}
+
+/// A name within a path.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_the_object_s_or_not() {
+        for (reason, objects, passing) in [
+            ("invalid date property 'seen' on class 'A': requires a string with a RFC3339 formatted date", true, false),
+            ("store is read-only due to: disk usage too high", false, true),
+            ("not enough memory: 5 MB", false, true),
+            ("insert to vector index: new node has a vector with length 3", false, false),
+        ] {
+            assert_eq!((is_the_object_s(reason), is_passing(reason)), (objects, passing), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_all_is_the_request_s() {
+        let errors =
+            |reason: &str, count: usize| vec![reason.to_owned(); count].into_iter().enumerate().collect::<Vec<_>>();
+        assert_eq!(all_the_same(&errors("forbidden", MANY), MANY), Some("forbidden"));
+        assert_eq!(all_the_same(&errors("forbidden", 1), 1), None, "it may be that object's");
+        assert_eq!(all_the_same(&errors("a", MANY), MANY + 1), None);
+        assert_eq!(all_the_same(&errors("store is read-only", MANY), MANY), None, "it may pass");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(escaped("Artikel_1"), "Artikel_1");
+        assert_eq!(escaped("a/b ü?"), "a%2Fb%20%C3%BC%3F");
+    }
+
+    #[test]
+    fn answers_of_rest_say_what_is_wrong() {
+        assert_eq!(said(&json!({"error": [{"message": "a"}, {"message": "b"}]})), "a; b");
+        assert_eq!(
+            said(&json!({"code": 401, "message": "anonymous access not enabled"})),
+            "anonymous access not enabled"
+        );
+        assert_eq!(said(&Value::Null), "");
+    }
+}

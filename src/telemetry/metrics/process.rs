@@ -1,5 +1,6 @@
 //! What the system says about this process, under the names every Prometheus client uses.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Clock ticks in a second, as Linux has them for every program (`USER_HZ`).
@@ -21,7 +22,10 @@ impl Process {
     pub fn now() -> Process {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Process::of(&read("/proc/self/status"), &read("/proc/self/stat"), &read("/proc/uptime"), since_1970)
+        let process = Process::of(&read("/proc/self/status"), &read("/proc/self/stat"), &read("/proc/uptime"), since_1970);
+        // Computed once: another time it would be a few milliseconds off, and look like another start.
+        static START: OnceLock<Option<f64>> = OnceLock::new();
+        Process { start_seconds: *START.get_or_init(|| process.start_seconds), ..process }
     }
 
     fn of(status: &str, stat: &str, uptime: &str, now: Duration) -> Process {

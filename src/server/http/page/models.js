@@ -1,0 +1,136 @@
+// The models that are served, and what /meta says of them.
+
+import { at, fact, make, say } from "./dom.js";
+import { bytes, count, plural, seconds } from "./numbers.js";
+import { askJson } from "./server.js";
+
+// A server may list any number; of more than these it is not asked what each is.
+const MOST = 50;
+
+const WORDS = {
+  transformers: "by the rules of the reference container's transformers vectorizer",
+  "sentence-transformers": "by the rules of the reference container's sentence-transformers vectorizer",
+  onnx: "by the rules of the reference container with an ONNX graph",
+  model2vec: "by the rules of the model2vec container",
+};
+
+/** Every model: `{name, path, reranks, sides, server}`. `path` is what its requests begin with. */
+export async function modelsServed() {
+  const meta = await askJson("meta");
+  const names = (meta.sidecar?.models ?? []).slice(0, MOST);
+  if (names.length < 2) return [modelOf(names[0] ?? "the model", "", meta)];
+  const path = (name) => `models/${encodeURIComponent(name)}/`;
+  const metas = await Promise.allSettled(names.map((name) => askJson(`${path(name)}meta`)));
+  const models = names.flatMap((name, place) =>
+    metas[place].value ? [modelOf(name, path(name), metas[place].value)] : [],
+  );
+  // The first of each kind is also the one that needs no name.
+  if (models.length === names.length) {
+    for (const reranks of [false, true]) {
+      const first = models.find((model) => model.reranks === reranks);
+      if (first) first.path = "";
+    }
+  }
+  return models;
+}
+
+/** A pair of models has two sides; a forwarder tells what the sidecar behind it says. */
+function modelOf(name, path, meta) {
+  const server = meta.sidecar ?? {};
+  const side = (title, { sidecar = {} }) => ({ title, ...sidecar.upstream?.sidecar, ...sidecar });
+  const sides =
+    meta.passage && meta.query ? [side("Passages", meta.passage), side("Queries", meta.query)] : [side("", meta)];
+  return { name, path, server, sides, reranks: (sides[0].labels ?? []).length > 0 };
+}
+
+/** Lets the reader choose among several; `chosen` is called with each choice. */
+export function offer(models, chosen) {
+  const group = (label, reranks) => {
+    const options = models
+      .filter((model) => model.reranks === reranks)
+      .map(({ name }) => make("option", { value: name }, name));
+    return options.length ? [make("optgroup", { label }, ...options)] : [];
+  };
+  const chooser = at("chooser");
+  chooser.replaceChildren(...group("Vectors", false), ...group("Reranking", true));
+  at("choice").hidden = models.length < 2;
+  chooser.onchange = () => chosen(models.find(({ name }) => name === chooser.value));
+}
+
+/** Shows what is known of a model. */
+export function show(model) {
+  at("chooser").value = model.name;
+  at("model-title").textContent = model.name;
+  say(at("model-words"), sentence(model));
+  at("facts").replaceChildren(...model.sides.flatMap(sideShown));
+  at("limit-list").replaceChildren(...limits(model));
+  at("limits").hidden = false;
+}
+
+function sentence({ reranks, sides: [side, other], server }) {
+  if (server.upstream) {
+    const { url, kind } = server.upstream;
+    return `Forwarded to ${url}${kind ? `, which speaks ${kind}` : ""}.`;
+  }
+  if (reranks) return "Ranks passages for a query, and makes no vectors.";
+  const dimensions = side.dimensions ? ` of ${plural(side.dimensions, "dimension")}` : "";
+  const rules = WORDS[side.profile] ? `, ${WORDS[side.profile]}` : "";
+  return `Makes vectors${dimensions}${rules}${other ? ", one model for passages and one for queries" : ""}.`;
+}
+
+function sideShown(side) {
+  const facts = [
+    side.title && ["Model", side.model],
+    side.profile && ["Profile", side.profile, side.profile_chosen_by && `chosen by ${side.profile_chosen_by}`],
+    side.labels && ["Scores", side.labels.join(", "), side.activation],
+    side.dimensions && ["Dimensions", count(side.dimensions)],
+    side.precision && ["Precision", side.precision],
+    side.device && [
+      "Device",
+      side.device,
+      [side.engine, side.threads && plural(side.threads, "thread")].filter(Boolean).join(", "),
+    ],
+    side.max_tokens && [
+      "Longest text",
+      plural(side.max_tokens, "token"),
+      side.direct_tokenize === false && side.profile === "transformers" ? "of a sentence" : "",
+    ],
+    side.pooling && ["Pooling", side.pooling],
+    (side.query_prompt || side.task_prefixes) && [
+      "Before a query",
+      quoted(side.query_prompt, side.task_prefixes && "query: "),
+    ],
+    (side.passage_prompt || side.task_prefixes) && [
+      "Before a passage",
+      quoted(side.passage_prompt, side.task_prefixes && "passage: "),
+    ],
+    side.license && ["Licence", side.license],
+    side.upstream && ["Replicas", inService(side.upstream.replicas)],
+    side.fingerprint && ["Fingerprint", make("code", {}, side.fingerprint), "equal ones make equal vectors"],
+  ];
+  const list = make("dl", { class: "facts" }, ...facts.filter(Boolean).map((one) => fact(...one)));
+  return side.title ? [make("h3", {}, side.title), list] : [list];
+}
+
+const inService = (replicas) => `${replicas.filter((one) => one.in_service).length} of ${replicas.length} in service`;
+
+const quoted = (prompt, prefix) => make("code", {}, `${prefix || ""}${prompt || ""}`);
+
+/** The server's limits, under the names of their flags. */
+function limits({ server, sides: [side] }) {
+  const all = { ...side, ...server };
+  const entries = Object.entries(all).filter(
+    ([name, value]) => /^max_/.test(name) && typeof value === "number" && name !== "max_tokens",
+  );
+  const shown = entries
+    .sort(([one], [other]) => one.localeCompare(other))
+    .map(([name, value]) => {
+      const flag = `--${name.replace(/_seconds$/, "").replaceAll("_", "-")}`;
+      const text = name.endsWith("_seconds") ? seconds(value) : name.endsWith("_bytes") ? bytes(value) : count(value);
+      return fact(make("code", {}, flag), text);
+    });
+  const { cache } = all;
+  const keeps =
+    cache && (cache.ttl_seconds === null ? "until room is needed" : `each vector for ${seconds(cache.ttl_seconds)}`);
+  return [...shown, fact(make("code", {}, "--cache-bytes"), cache ? bytes(cache.max_bytes) : "none", keeps ?? "")];
+}

@@ -134,7 +134,9 @@ async fn every_file_is_there_under_its_type_and_names_nothing_elsewhere() {
     assert_eq!(texts.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>(), there);
     for (name, text) in &texts {
         let text = text.replace("http://www.w3.org/2000/svg", "");
-        for word in ["http://", "https://", "//cdn", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write"] {
+        for word in
+            ["http://", "https://", "//cdn", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "document.write"]
+        {
             assert!(!text.contains(word), "{name} has {word}");
         }
         for word in [" style=", " onclick=", " onload=", "<style", "javascript:"] {
@@ -144,10 +146,7 @@ async fn every_file_is_there_under_its_type_and_names_nothing_elsewhere() {
     for path in ["/page", "/page/", "/page/index.html", "/page/none.js", "/page/../page.rs", "/page/%6dain.js"] {
         assert_eq!(got(&server, path, BROWSER).await.status(), StatusCode::NOT_FOUND, "{path}");
     }
-    assert_eq!(
-        asked(&server, Method::POST, "/page/main.js", BROWSER).await.status(),
-        StatusCode::METHOD_NOT_ALLOWED
-    );
+    assert_eq!(asked(&server, Method::POST, "/page/main.js", BROWSER).await.status(), StatusCode::METHOD_NOT_ALLOWED);
     server.stop().await;
 }
 

@@ -89,9 +89,10 @@ export class Live {
       this.readings = [];
       this.charts.forEach(({ chart }) => chart.interrupt(performance.now() / 1000));
       show(error.status ? "unknown" : "away", error.status ? "not known" : "not reached");
-      say(at("live-words"), error.message, true);
       // Without a token there is no use in asking again.
-      return error.status !== 401;
+      const isLocked = error.status === 401;
+      say(at("live-words"), isLocked ? "Shown with a token only." : error.message, !isLocked);
+      return !isLocked;
     }
     return true;
   }

@@ -23,8 +23,9 @@ async function begin() {
     const wanted = new URLSearchParams(location.search).get("model");
     choose(models.find(({ name }) => name === wanted) ?? models[0]);
   } catch (error) {
-    say(at("model-words"), error.message, true);
-    if (error.status !== 401) setTimeout(begin, AGAIN);
+    const isLocked = error.status === 401;
+    say(at("model-words"), isLocked ? "Shown with a token only." : error.message, !isLocked);
+    if (!isLocked) setTimeout(begin, AGAIN);
   }
   live ??= new Live();
   live.again();

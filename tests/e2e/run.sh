@@ -164,7 +164,8 @@ page_tests() {
   T2V_E2E_CHROMIUM=${T2V_E2E_CHROMIUM:-$(command -v chromium chromium-browser google-chrome | head -n 1 || true)}
   if [[ -z $T2V_E2E_CHROMIUM && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
     echo "installing chromium"
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends chromium; } \
+    { apt-get update -q &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends chromium fonts-liberation; } \
       >"$log" 2>&1 || missing="chromium cannot be installed: see $log, or set T2V_E2E_CHROMIUM"
     T2V_E2E_CHROMIUM=$(command -v chromium || true)
   fi

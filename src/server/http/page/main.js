@@ -3,12 +3,13 @@
 import { at, say } from "./dom.js";
 import { Live } from "./live.js";
 import { modelsServed, offer, show } from "./models.js";
+import { ask } from "./server.js";
 import { offerRanking } from "./ranking.js";
 import { offerSimilarity } from "./similarity.js";
 import { onToken, token } from "./token.js";
 
-// How soon a server that is loading its models is asked again.
-const AGAIN = 2000;
+// How soon a server is asked again that does not tell, as it is loading its models, in milliseconds.
+const AGAIN = 3000;
 
 // What the forms work with.
 const chosen = { embedder: null, reranker: null };
@@ -17,22 +18,26 @@ let live = null;
 async function begin() {
   try {
     const models = await modelsServed();
-    chosen.embedder = models.find((model) => !model.reranks) ?? null;
-    chosen.reranker = models.find((model) => model.reranks) ?? null;
+    for (const role of Object.keys(chosen)) chosen[role] = models.find((model) => model.role === role) ?? null;
     offer(models, choose);
     const wanted = new URLSearchParams(location.search).get("model");
     choose(models.find(({ name }) => name === wanted) ?? models[0]);
   } catch (error) {
     const isLocked = error.status === 401;
     say(at("model-words"), isLocked ? "Shown with a token only." : error.message, !isLocked);
-    if (!isLocked) setTimeout(begin, AGAIN);
+    if (!isLocked) setTimeout(again, AGAIN);
   }
   live ??= new Live();
   live.again();
 }
 
+/** Begins once the server is ready; that question is not counted as load. */
+function again() {
+  ask(".well-known/ready").then(begin, () => setTimeout(again, AGAIN));
+}
+
 function choose(model) {
-  chosen[model.reranks ? "reranker" : "embedder"] = model;
+  if (model.role) chosen[model.role] = model;
   show(model);
   name("embedder", chosen.embedder);
   name("reranker", chosen.reranker);
@@ -50,7 +55,9 @@ function name(role, model) {
 /** The same from a program, at the address that this page has; a token is only hinted at. */
 function programs() {
   const { embedder, reranker } = chosen;
-  const base = new URL((embedder ?? reranker).path, new URL(".", document.baseURI)).href.replace(/\/$/, "");
+  const model = embedder ?? reranker;
+  if (!model) return;
+  const base = new URL(model.path, new URL(".", document.baseURI)).href.replace(/\/$/, "");
   const shell = [
     `curl ${base}/${embedder ? "vectors" : "rerank"}`,
     "-H 'Content-Type: application/json'",

@@ -7,14 +7,14 @@ import { askJson } from "./server.js";
 // A server may list any number; of more than these it is not asked what each is.
 const MOST = 50;
 
-const WORDS = {
-  transformers: "by the rules of the reference container's transformers vectorizer",
-  "sentence-transformers": "by the rules of the reference container's sentence-transformers vectorizer",
-  onnx: "by the rules of the reference container with an ONNX graph",
-  model2vec: "by the rules of the model2vec container",
+const RULES_OF = {
+  transformers: "the reference container's transformers vectorizer",
+  "sentence-transformers": "the reference container's sentence-transformers vectorizer",
+  onnx: "the reference container with an ONNX graph",
+  model2vec: "the model2vec container",
 };
 
-/** Every model: `{name, path, reranks, sides, server}`. `path` is what its requests begin with. */
+/** Every model: `{name, path, role, sides, server}`. `path` is what its requests begin with. */
 export async function modelsServed() {
   const meta = await askJson("meta");
   const names = (meta.sidecar?.models ?? []).slice(0, MOST);
@@ -26,33 +26,34 @@ export async function modelsServed() {
   );
   // The first of each kind is also the one that needs no name.
   if (models.length === names.length) {
-    for (const reranks of [false, true]) {
-      const first = models.find((model) => model.reranks === reranks);
+    for (const role of ["embedder", "reranker"]) {
+      const first = models.find((model) => model.role === role);
       if (first) first.path = "";
     }
   }
   return models;
 }
 
-/** A pair of models has two sides; a forwarder tells what the sidecar behind it says. */
+/** A pair of models has two sides; a forwarder tells what the sidecar behind it says, and cannot have it rerank. */
 function modelOf(name, path, meta) {
   const server = meta.sidecar ?? {};
   const side = (title, { sidecar = {} }) => ({ title, ...sidecar.upstream?.sidecar, ...sidecar });
   const sides =
     meta.passage && meta.query ? [side("Passages", meta.passage), side("Queries", meta.query)] : [side("", meta)];
-  return { name, path, server, sides, reranks: (sides[0].labels ?? []).length > 0 };
+  const role = !sides[0].labels ? "embedder" : server.upstream ? "" : "reranker";
+  return { name, path, server, sides, role };
 }
 
 /** Lets the reader choose among several; `chosen` is called with each choice. */
 export function offer(models, chosen) {
-  const group = (label, reranks) => {
+  const group = (label, embeds) => {
     const options = models
-      .filter((model) => model.reranks === reranks)
+      .filter(({ role }) => (role === "embedder") === embeds)
       .map(({ name }) => make("option", { value: name }, name));
     return options.length ? [make("optgroup", { label }, ...options)] : [];
   };
   const chooser = at("chooser");
-  chooser.replaceChildren(...group("Vectors", false), ...group("Reranking", true));
+  chooser.replaceChildren(...group("Vectors", true), ...group("Reranking", false));
   at("choice").hidden = models.length < 2;
   chooser.onchange = () => chosen(models.find(({ name }) => name === chooser.value));
 }
@@ -67,14 +68,14 @@ export function show(model) {
   at("limits").hidden = false;
 }
 
-function sentence({ reranks, sides: [side, other], server }) {
+function sentence({ role, sides: [side, other], server }) {
   if (server.upstream) {
     const { url, kind } = server.upstream;
     return `Forwarded to ${url}${kind ? `, which speaks ${kind}` : ""}.`;
   }
-  if (reranks) return "Ranks passages for a query, and makes no vectors.";
+  if (role === "reranker") return "Ranks passages for a query, and makes no vectors.";
   const dimensions = side.dimensions ? ` of ${plural(side.dimensions, "dimension")}` : "";
-  const rules = WORDS[side.profile] ? `, ${WORDS[side.profile]}` : "";
+  const rules = RULES_OF[side.profile] ? `, by the rules of ${RULES_OF[side.profile]}` : "";
   return `Makes vectors${dimensions}${rules}${other ? ", one model for passages and one for queries" : ""}.`;
 }
 

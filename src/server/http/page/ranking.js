@@ -47,7 +47,7 @@ async function ranked(query, passages, model, reranker) {
     rows.forEach((row, place) => row.values.push(values[place]));
   };
   let refusal = null;
-  if (model) {
+  if (model || !reranker) {
     const [asked, found] = await Promise.all([embed(model, [query], "query"), embed(model, passages, "passage")]);
     add(
       "Similarity",

@@ -10,6 +10,9 @@ export class Refusal extends Error {
   }
 }
 
+// What needs no token: that it was answered says nothing.
+const OPEN = ["metrics", ".well-known/ready"];
+
 // Without credentials of the browser's own, which would ask for a password by itself when it is refused. A client
 // certificate is one of them: a refusal without a challenge means that it is one that is missing.
 let credentials = "omit";
@@ -40,7 +43,7 @@ export async function ask(path, { body, seconds = 120 } = {}) {
     throw new Refusal(late ? `No answer within ${seconds} seconds.` : "The server cannot be reached.", 0);
   }
   if (answer.ok) {
-    if (path !== "metrics") opened();
+    if (!OPEN.includes(path)) opened();
     return text;
   }
   if (answer.status === 401 && credentials === "omit" && !answer.headers.has("WWW-Authenticate")) {

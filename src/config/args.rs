@@ -100,6 +100,10 @@ pub struct ServeArgs {
           default_missing_value = "true", value_name = "BOOL", action = clap::ArgAction::Set,
           value_parser = BoolishValueParser::new())]
     pub surface_normalize: bool,
+    /// Give a browser a page at / that shows what is served and how it does; false: the text that all others get
+    #[arg(long, env = "T2V_PAGE", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub page: bool,
     /// Largest HTTP body and gRPC message accepted, in bytes
     #[arg(long, env = "T2V_MAX_BODY_BYTES", default_value_t = Limits::default().max_body_bytes,
           value_parser = between(1, BYTES))]

@@ -173,6 +173,8 @@ pub struct Settings {
     pub lowercase_input: bool,
     /// How the surfaces that come from elsewhere answer.
     pub surfaces: SurfaceOptions,
+    /// A browser is given a page at `/`.
+    pub page: bool,
     /// Limits on requests and connections.
     pub limits: Limits,
     /// Ends of connections and of the server.
@@ -312,6 +314,7 @@ impl Settings {
                 (lowercased, Source::variable_if(lowercased, "LOWERCASE_VECTORIZATION_INPUT")),
             ),
             surfaces: SurfaceOptions { normalize: given.value("surface_normalize", args.surface_normalize) },
+            page: given.value("page", args.page),
             limits: limits(&mut given, args),
             lifetimes: lifetimes(&mut given, args),
             serves,
@@ -341,6 +344,7 @@ impl Settings {
                 upstreams: Some(upstreams),
             },
             lifetimes: self.lifetimes,
+            page: self.page,
             access: args.access(allowed_tokens.as_ref())?,
             tls: args.tls()?,
             open_files: None,

@@ -1,5 +1,6 @@
 //! Who may ask: one layer for HTTP and gRPC. A request shows a token, as `Bearer` or as the password of `Basic`, and over
-//! TLS with client certificates also one of those. Health and, unless told otherwise, `/metrics` are open to all.
+//! TLS with client certificates also one of those. Health and, unless told otherwise, `/metrics` are open to all; so are the
+//! files of the page for browsers, which hold no secret: what the page shows it asks for with the reader's token.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use subtle::{Choice, ConstantTimeEq};
 use super::followed::Followed;
 use super::health::is_probe;
 use super::http::errors::error_response_at;
+use super::http::page;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
@@ -36,6 +38,7 @@ pub struct Access {
     tokens: Option<Arc<Followed<Tokens>>>,
     guard_metrics: bool,
     certificate: bool,
+    page: bool,
 }
 
 /// Shown by a connection whose client certificate was checked.
@@ -84,7 +87,7 @@ impl Access {
             }
             Ok(Tokens(tokens.iter().map(|token| Sha256::digest(token).into()).collect()))
         })?;
-        Ok(Access { tokens: Some(Arc::new(tokens)), guard_metrics, certificate: false })
+        Ok(Access { tokens: Some(Arc::new(tokens)), guard_metrics, ..Access::default() })
     }
 
     /// How many tokens open the server at the moment; `None`: none is needed.
@@ -104,6 +107,11 @@ impl Access {
         Access { certificate, ..self }
     }
 
+    /// The same, with the page for browsers open to all, if there is one.
+    pub(super) fn with_page(self, page: bool) -> Access {
+        Access { page, ..self }
+    }
+
     /// Whether anything is asked for.
     pub(super) fn asks(&self) -> bool {
         self.tokens.is_some() || self.certificate
@@ -116,13 +124,20 @@ impl Access {
         }
     }
 
+    fn lacks_certificate(&self, request: &Request) -> bool {
+        self.certificate && request.extensions().get::<Certified>().is_none()
+    }
+
     fn check(&self, request: &Request) -> Result<()> {
         let path = request.uri().path();
         if is_probe(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
             return Ok(());
         }
+        if self.page && page::is_asked_for(request) {
+            return Ok(());
+        }
         let refused = |message: String| Err(Error::new(ErrorKind::Unauthenticated, message));
-        if self.certificate && request.extensions().get::<Certified>().is_none() {
+        if self.lacks_certificate(request) {
             return refused(
                 "Unauthorized: this server asks for a client certificate: connect with one that its --tls-client-ca signed"
                     .into(),
@@ -187,6 +202,8 @@ pub(super) async fn guard(State(access): State<Access>, mut request: Request, ne
         value.set_sensitive(true);
     }
     let Err(error) = access.check(&request) else { return next.run(request).await };
+    // A token does not help who lacks the certificate.
+    let may_try_a_token = access.tokens.is_some() && !access.lacks_certificate(&request);
     metrics().refused(Refusal::Credentials);
     let path = request.uri().path();
     tracing::debug!(path, "refused: {error}");
@@ -194,7 +211,7 @@ pub(super) async fn guard(State(access): State<Access>, mut request: Request, ne
         return tonic::Status::from(error).into_http();
     }
     let mut response = error_response_at(path, &error);
-    if access.tokens.is_some() {
+    if may_try_a_token {
         for challenge in ["Bearer realm=\"text2vec-sidecar\"", "Basic realm=\"text2vec-sidecar\", charset=\"UTF-8\""] {
             response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }

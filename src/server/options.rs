@@ -72,6 +72,8 @@ pub struct ServerOptions {
     pub module: ModuleOptions,
     /// Ends of connections and of the server.
     pub lifetimes: Lifetimes,
+    /// A browser is given a page at `/`, all others a text.
+    pub page: bool,
     /// What a request must show.
     pub access: Access,
     /// Whose pages a browser lets read the answers; `None`: nobody's.

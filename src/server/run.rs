@@ -44,12 +44,13 @@ pub async fn run(
     let (answers, bodies) = (AnswerRoom::new(limits), BodyRoom::new(limits));
     let rooms = (answers.clone(), bodies.clone());
     let service = Service::new(readiness.clone(), limits, surfaces, module, rooms, options.cuda_wanted);
-    let router = http::router(service.clone()).merge(grpc::router(service).await.reset_fallback());
+    let router = http::router(service.clone(), options.page).merge(grpc::router(service).await.reset_fallback());
     let router = router.layer(middleware::from_fn_with_state(bodies, hold_room));
     // Outside of it, so that room is held for what comes out.
     let router = router.layer(middleware::from_fn(decoding::decode));
     let router = router.layer(middleware::from_fn_with_state(answers.clone(), hold_answer));
     let access = options.access.with_certificates(options.tls.as_ref().is_some_and(|tls| tls.asks_for_certificates()));
+    let access = access.with_page(options.page);
     let router = match access.asks() {
         true => router.layer(middleware::from_fn_with_state(access.clone(), guard)),
         false => router,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # End to end: an unmodified Weaviate with its public Python client, grpcurl, and Python's grpcio, against the real binary
-# and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.11 or newer, Node 20 or newer with npm, curl.
+# and a real model. Needs Go (once, to build Weaviate and grpcurl), Python 3.11 or newer, Node 20 or newer with npm, curl, and for
+# the page Chromium, which root gets from apt where it is missing.
 #
 # With the argument `bench` it runs benches/import_rates.py between the same servers instead.
 #
@@ -8,6 +9,7 @@
 # T2V_TEST_MODEL   its model [models/all-MiniLM-L6-v2]
 # T2V_PROMETHEUS   folder of prometheus and promtool [Debian's, unpacked into the cache; elsewhere built, which takes minutes]
 # T2V_E2E_CACHE    what is built or installed once [${XDG_CACHE_HOME:-~/.cache}/text2vec-sidecar/e2e]
+# T2V_E2E_CHROMIUM the browser [chromium, chromium-browser or google-chrome on the PATH]
 #
 # The last line is "N passed, N failed"; the exit code is 0 only if nothing failed. All servers listen on loopback, but
 # for Weaviate's gRPC and cluster data ports, which it binds to every address and has no setting for.
@@ -217,6 +219,25 @@ clients() {
   python_environment "$HERE/requirements-older.txt"
   PYTHON_OLDER=$PYTHON_FOUND
   node_environment
+
+# The page in a browser; one that is there, else Debian's.
+page_tests() {
+  local missing="chromium is missing: apt-get install chromium, or set T2V_E2E_CHROMIUM" log=$CACHE/apt.log
+  T2V_E2E_CHROMIUM=${T2V_E2E_CHROMIUM:-$(command -v chromium chromium-browser google-chrome | head -n 1 || true)}
+  if [[ -z $T2V_E2E_CHROMIUM && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    echo "installing chromium"
+    { apt-get update -q &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends chromium fonts-liberation; } \
+      >"$log" 2>&1 || missing="chromium cannot be installed: see $log, or set T2V_E2E_CHROMIUM"
+    T2V_E2E_CHROMIUM=$(command -v chromium || true)
+  fi
+  if [[ -z $T2V_E2E_CHROMIUM ]]; then
+    echo "FAILED  the page in a browser: $missing"
+    echo "0 1" >>"$T2V_E2E_TALLY"
+    return
+  fi
+  export T2V_E2E_CHROMIUM
+  python_tests test_page.py
 }
 
 # ---- servers ---------------------------------------------------------------------------------------------------------
@@ -431,6 +452,7 @@ part "overload" python_tests test_overload.py
 part "tokens" python_tests test_tokens.py
 part "promtool" promtool_checks
 part "alerts and dashboard" python_tests test_monitoring.py
+part "the page in a browser" page_tests
 part "sidecars that are replaced" python_tests test_replacement.py
 part "one for passages, one for queries" python_tests test_pair.py -m "not weaviate_pair"
 stop_sidecar

@@ -34,7 +34,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 async fn serve_with(tls: Tls, access: Access) -> TestServer {
-    let options = ServerOptions { tls: Some(Arc::new(tls)), access, ..ServerOptions::default() };
+    let options = ServerOptions { tls: Some(Arc::new(tls)), access, page: true, ..ServerOptions::default() };
     let server = TestServer::start_with(options).await;
     server.readiness.ready(Arc::new(FakeBackend::new(3)));
     server
@@ -193,6 +193,25 @@ async fn client_certificates_are_asked_for_except_by_probes() {
     for identity in [&wrong, &misused] {
         let status = vectorize(&channel(&server, &authority, Some(identity)).await).await.expect_err("refused");
         assert_ne!(status.code(), Code::Unauthenticated, "the handshake ends, not the request: {status}");
+    }
+    server.stop().await;
+}
+
+/// The page for browsers needs no certificate, and its scripts tell by the challenge whether a token or one is missing.
+#[tokio::test]
+async fn who_lacks_the_certificate_is_not_asked_for_a_token() {
+    let (authority, clients, files) = (Authority::new("ours"), Authority::new("clients"), Files::new());
+    let (certificate, key) = files.put_pair(&authority.server());
+    let tls = Tls::read(&certificate, &key, Some(&files.put("clients.pem", &clients.pem()))).expect("usable files");
+    let server = serve_with(tls, Access::new(Some("token1"), None, false).expect("tokens")).await;
+    let right = clients.client();
+    for (identity, challenges) in [(None, 0), (Some(&right), 2)] {
+        let client = client(&authority, identity, false);
+        let answer = client.get(https(&server, "/meta")).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.headers().get_all("www-authenticate").iter().count(), challenges);
+        let page = client.get(https(&server, "/")).header("accept", "text/html").send().await.expect("an answer");
+        assert_eq!(page.status(), StatusCode::OK);
     }
     server.stop().await;
 }

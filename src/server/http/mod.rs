@@ -6,6 +6,7 @@ mod json;
 mod metrics;
 mod ollama;
 mod openai;
+pub(super) mod page;
 pub(super) mod path;
 mod plain;
 mod rerank;

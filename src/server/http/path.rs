@@ -84,6 +84,11 @@ fn below_a_model(path: &str) -> Option<(&str, &str)> {
     (!name.is_empty()).then(|| (name, &below[name.len()..]))
 }
 
+/// Whether a path began with a model's name.
+pub(super) fn is_of_a_model<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Named>().is_some()
+}
+
 /// The service, by the model of a path below `/models/<name>`, else by the default one.
 pub(in crate::server) struct Scoped(pub(in crate::server) Service);
 

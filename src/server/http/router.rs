@@ -1,8 +1,8 @@
 //! Every path, and what is said about others.
 
 use axum::extract::DefaultBodyLimit;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -12,14 +12,14 @@ use serde_json::json;
 
 use super::errors::{error_response_at, json_response};
 use super::path::Scoped;
-use super::{metrics, ollama, openai, path, rerank, t2v, tei};
+use super::{metrics, ollama, openai, page, path, rerank, t2v, tei};
 use crate::error::{Error, ErrorKind};
 use crate::server::health;
 use crate::server::observe::is_grpc;
 use crate::server::service::Service;
 
-/// Every HTTP route.
-pub(in crate::server) fn router(service: Service) -> Router {
+/// Every HTTP route, with those of the page for browsers if it is wanted.
+pub(in crate::server) fn router(service: Service, with_page: bool) -> Router {
     let max_body_bytes = service.limits.max_body_bytes;
     let mut router = Router::new();
     // Each also below /models/<name>, which makes that a base URL like any container's.
@@ -42,9 +42,13 @@ pub(in crate::server) fn router(service: Service) -> Router {
     for (path, route) in of_a_model {
         router = router.route(&format!("{path}/"), route.clone()).route(path, route);
     }
+    let front = if with_page { get(page_or_welcome) } else { get(welcome) };
+    for file in page::FILES.iter().filter(|_| with_page) {
+        router = router.route(file.path, get(async |headers: HeaderMap| file.answer(&headers)));
+    }
     // Their callers name the model in the body.
     router
-        .route("/", get(welcome).post(tei::embeddings))
+        .route("/", front.post(tei::embeddings))
         .route("/metrics", get_only(get(metrics::metrics)))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*model}", get(openai::model))
@@ -81,7 +85,17 @@ fn get_only(route: MethodRouter<Service>) -> MethodRouter<Service> {
     route.head(method_not_allowed)
 }
 
-/// `GET /`: what this is and where to look, for whoever opens it in a browser.
+/// `GET /` where there is a page: a browser gets it, all others the text.
+async fn page_or_welcome(scoped: Scoped, request: extract::Request) -> Response {
+    let mut response = match page::is_asked_for(&request) {
+        true => page::DOCUMENT.answer(request.headers()),
+        false => welcome(scoped).await.into_response(),
+    };
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// `GET /`: what this is and where to look.
 async fn welcome(Scoped(_): Scoped) -> impl IntoResponse {
     let text = format!("text2vec-sidecar {} is running: text in, vectors out.\n\n{PATHS}\n", env!("CARGO_PKG_VERSION"));
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], text)

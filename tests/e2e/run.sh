@@ -219,6 +219,7 @@ clients() {
   python_environment "$HERE/requirements-older.txt"
   PYTHON_OLDER=$PYTHON_FOUND
   node_environment
+}
 
 # The page in a browser; one that is there, else Debian's.
 page_tests() {

@@ -87,8 +87,14 @@ mod tests {
     fn ids_are_the_same_in_every_run() {
         // Changed, they would double every collection that was imported before.
         let row = json!({"title": "a", "year": 2024});
-        assert_eq!(made(&IdRule::Position, 1, None, row.clone()).expect("an id"), "5bfa82c5-6d6f-58f1-a8ec-2d12d0cd041e");
-        assert_eq!(made(&IdRule::Content, 1, None, row.clone()).expect("an id"), "44d833d1-1ffc-5415-a909-4e1b4790fe46");
+        assert_eq!(
+            made(&IdRule::Position, 1, None, row.clone()).expect("an id"),
+            "5bfa82c5-6d6f-58f1-a8ec-2d12d0cd041e"
+        );
+        assert_eq!(
+            made(&IdRule::Content, 1, None, row.clone()).expect("an id"),
+            "44d833d1-1ffc-5415-a909-4e1b4790fe46"
+        );
         let by_title = IdRule::Property("title".into());
         assert_eq!(made(&by_title, 1, None, row).expect("an id"), "e6f8b6b8-a794-53e3-88d7-0ca29cb6fcd0");
     }

@@ -65,7 +65,7 @@ struct Way {
 
 /// Where objects go.
 enum Sink {
-    Weaviate(Weaviate),
+    Weaviate(Box<Weaviate>),
     Output(Output),
 }
 
@@ -115,7 +115,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<Sum
     }
     let sink = match &options.output {
         Some(path) if !options.dry_run => Sink::Output(Output::open(path)?),
-        _ => Sink::Weaviate(weaviate),
+        _ => Sink::Weaviate(Box::new(weaviate)),
     };
     let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let began_behind = state.done;

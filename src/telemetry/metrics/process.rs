@@ -22,7 +22,8 @@ impl Process {
     pub fn now() -> Process {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let process = Process::of(&read("/proc/self/status"), &read("/proc/self/stat"), &read("/proc/uptime"), since_1970);
+        let process =
+            Process::of(&read("/proc/self/status"), &read("/proc/self/stat"), &read("/proc/uptime"), since_1970);
         // Computed once: another time it would be a few milliseconds off, and look like another start.
         static START: OnceLock<Option<f64>> = OnceLock::new();
         Process { start_seconds: *START.get_or_init(|| process.start_seconds), ..process }

@@ -1,5 +1,6 @@
 //! Who may ask: one layer for HTTP and gRPC. A request shows a token, as `Bearer` or as the password of `Basic`, and over
-//! TLS with client certificates also one of those. Health and, unless told otherwise, `/metrics` are open to all.
+//! TLS with client certificates also one of those. Health, the description of the API and, unless told otherwise,
+//! `/metrics` are open to all.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::followed::Followed;
 use super::health::is_probe;
+use super::http::description::is_open;
 use super::http::errors::error_response_at;
 use super::observe::is_grpc;
 use crate::error::{Error, ErrorKind, Result};
@@ -118,7 +120,7 @@ impl Access {
 
     fn check(&self, request: &Request) -> Result<()> {
         let path = request.uri().path();
-        if is_probe(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
+        if is_probe(path) || is_open(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
             return Ok(());
         }
         let refused = |message: String| Err(Error::new(ErrorKind::Unauthenticated, message));

@@ -10,8 +10,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::asked::{read_body, within_deadline};
 use super::errors::{error_response, error_response_with, json_response};
@@ -106,8 +108,44 @@ enum Body {
 enum Refusal {
     /// 422 with FastAPI's list of details.
     Details(Vec<Detail>),
-    /// 400.
-    Bad(Error, Option<Value>),
+    /// 400, with what FastAPI says in its `detail`.
+    Bad(Error, Option<&'static str>),
+}
+
+/// A body that is not as it must be, as FastAPI says it.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ValidationError {
+    /// What is wrong, for people.
+    error: String,
+    detail: Vec<ValidationDetail>,
+}
+
+/// One thing that is wrong with a body, as FastAPI says it.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ValidationDetail {
+    /// Pydantic's name of what is wrong, such as `missing` or `string_type`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Where: `body`, then names of fields and places in lists.
+    #[schema(value_type = Vec<Value>)]
+    loc: Vec<Value>,
+    /// What is wrong, in Pydantic's words.
+    msg: &'static str,
+    /// What was given, where it is short.
+    input: Value,
+    /// What the parser said of JSON that is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    ctx: Option<ValidationContext>,
+}
+
+/// What the parser said.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ValidationContext {
+    error: String,
 }
 
 /// One entry of FastAPI's `detail`.
@@ -124,8 +162,8 @@ impl IntoResponse for Refusal {
             Refusal::Bad(error, detail) => error_response_with(&error, detail),
             Refusal::Details(details) => {
                 let words: Vec<String> = details.iter().map(Detail::words).collect();
-                let details: Vec<Value> = details.into_iter().map(Detail::into_json).collect();
-                let body = json!({"error": words.join("; "), "detail": details});
+                let detail = details.into_iter().map(Detail::into_body).collect();
+                let body = ValidationError { error: words.join("; "), detail };
                 json_response(StatusCode::UNPROCESSABLE_ENTITY, &body)
             }
         }
@@ -146,18 +184,15 @@ impl Detail {
         }
     }
 
-    fn into_json(self) -> Value {
+    fn into_body(self) -> ValidationDetail {
+        let Detail { kind, location: loc, message: msg, input } = self;
         // An echo helps while it is short; json_invalid has none in the reference either.
-        let echo = match &self.input {
-            _ if self.kind == "json_invalid" => json!({}),
-            Value::String(text) if text.len() > MAX_ECHO => json!("…"),
-            input => input.clone(),
+        let (input, ctx) = match input {
+            Value::String(error) if kind == "json_invalid" => (json!({}), Some(ValidationContext { error })),
+            Value::String(text) if text.len() > MAX_ECHO => (json!("…"), None),
+            input => (input, None),
         };
-        let mut detail = json!({"type": self.kind, "loc": self.location, "msg": self.message, "input": echo});
-        if let (true, Some(object)) = (self.kind == "json_invalid", detail.as_object_mut()) {
-            object.insert("ctx".into(), json!({"error": self.input}));
-        }
-        detail
+        ValidationDetail { kind, loc, msg, input, ctx }
     }
 }
 
@@ -180,7 +215,7 @@ fn parse(headers: &HeaderMap, body: &[u8], max_texts: usize) -> Result<Body, Ref
     }
     let text = decode_utf(body).ok_or_else(|| {
         let detail = "There was an error parsing the body";
-        Refusal::Bad(Error::invalid("the body is not valid UTF-8"), Some(json!(detail)))
+        Refusal::Bad(Error::invalid("the body is not valid UTF-8"), Some(detail))
     })?;
     if !is_json(headers) {
         return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, json!(text)));

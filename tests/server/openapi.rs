@@ -216,6 +216,7 @@ async fn every_answer_is_as_it_is_described() {
     guarded(&mut checker).await;
     pairs(&mut checker).await;
 
+    assert!(checker.faults.is_empty(), "{}", checker.faults.join("\n\n"));
     let known: BTreeSet<Answered> =
         NOT_PROVOKED.iter().map(|&(path, method, status, _)| (path.into(), method.into(), status)).collect();
     let described = checker.described();
@@ -310,7 +311,9 @@ async fn refused_bodies(checker: &mut Checker, server: &TestServer) {
             }
         }
         for asked in op.asked(&Value::Null) {
-            for body in ["", "{", "{\"a\": \u{1}}", "{\"text\": \"\\ud800\", \"query\": \"\\ud800\"}"] {
+            for body in
+                ["", "{", "{\"a\": \u{1}}", "{\"text\": \"\\ud800\", \"query\": \"\\ud800\", \"model\": \"\\ud800\"}"]
+            {
                 let status = checker.exchange(server, &asked.clone().body(body)).await.status;
                 assert!([400, 422].contains(&status), "{asked:?} {body}: {status}");
             }
@@ -451,8 +454,6 @@ async fn tokenizers(checker: &mut Checker) {
     for op in [tokenize, decode] {
         for asked in op.asked(&(op.body)("Ships sail.")) {
             assert_eq!(checker.exchange(&server, &asked).await.status, 200, "{asked:?}");
-            let hurried = asked.header("x-request-timeout", "0");
-            assert_eq!(checker.exchange(&server, &hurried).await.status, 504, "{hurried:?}");
         }
     }
     for (path, body) in [
@@ -467,10 +468,12 @@ async fn tokenizers(checker: &mut Checker) {
     let words = "ships sail at dawn ".repeat(10_000);
     for (op, body) in [(tokenize, json!({"inputs": words})), (decode, json!({"ids": vec![3719; 60_000]}))] {
         for asked in op.asked(&body) {
+            let hurried = asked.clone().header("x-request-timeout", "0");
+            assert_eq!(checker.exchange(&server, &hurried).await.status, 504, "{hurried:?}");
             let answers = join_all((0..24).map(|_| checker::sent(&server, &asked))).await;
             assert!(answers.iter().any(|answer| answer.status == 429), "{}: nobody waited", op.path);
-            for answer in answers {
-                checker.hold(&asked, &answer);
+            for answer in answers.iter().filter(|answer| answer.status != 200) {
+                checker.hold(&asked, answer);
             }
         }
     }

@@ -206,8 +206,7 @@ mod tests {
         let service = Service::new(Readiness::default(), limits, Default::default(), Default::default(), rooms, false);
         let mut served = paths_of(&router(service.clone()));
         assert!(served.len() > 40, "{served:?}");
-        let with_another = Router::new().route("/another/{*one}", get(welcome)).merge(router(service.clone()));
-        let another = paths_of(&with_another.with_state(service));
+        let another = paths_of(&router(service).route("/another/{*one}", get(async || ())));
         assert_eq!(another.difference(&served).collect::<Vec<_>>(), ["/another/{one}"]);
         let document: Value = serde_json::from_slice(&description::document(entries)).expect("JSON");
         let described: BTreeSet<&str> =

@@ -224,11 +224,11 @@ struct ModelMeta {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PairMeta {
-    /// Of the one for passages: what it would answer alone.
-    #[schema(value_type = Object)]
+    /// Of the one for passages.
+    #[schema(value_type = Meta, no_recursion)]
     passage: (),
     /// Of the one for queries.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Meta, no_recursion)]
     query: (),
 }
 

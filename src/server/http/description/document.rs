@@ -13,15 +13,14 @@ const ABOUT: &str = "Text in, vectors out: Weaviate's `text2vec-transformers` co
 text-embeddings-inference, Cohere and Jina for the same models. gRPC is on the same port and described by reflection.
 
 **Models.** Paths below `/models/{name}` are a model's own base URL. A name may have slashes. The paths that are also there \
-may end in a slash.
+may end in a slash. HEAD is answered like GET, but by the paths of the reference container, `/metrics` and `/info` with 405.
 
 **Bodies** are JSON, whatever their `Content-Type` (`POST /vectors` alone wants `application/json`, or none), and may come with \
 `Content-Encoding: gzip`. Fields that are not described are ignored. Vectors are float32 in the fewest digits that read back to \
 the same float32.
 
 **Errors** have the shape of their surface. 429 and 503 say in `Retry-After` when to try again. Before a request comes to a \
-route it may be answered 400 (a path that is not UTF-8, a broken gzip body), 404 and 405 (no such path or method: `error` and \
-`detail`), 408 and 431 (a head that is late or too large), 429 (no more connections), 508 (a sidecar that forwards to itself).
+route it may be answered 400 (a path that is not UTF-8), 404 and 405 (no such path or method: `error` and `detail`), 408 and 431 (a head that is late or too large), 429 (no more connections), 508 (a sidecar that forwards to itself).
 
 **Waiting.** A request waits for its turn at most `--max-wait` seconds. A caller who waits less says so in `X-Request-Timeout`.
 

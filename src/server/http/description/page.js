@@ -23,7 +23,9 @@ function prose(text) {
   });
 }
 
-const shown = (value) => JSON.stringify(value, null, 2);
+/** JSON for people: lists of numbers on one line. */
+const shown = (value) =>
+  JSON.stringify(value, null, 2).replace(/\[\s+(?:-?[\d.eE+-]+,?\s+)+\]/g, (list) => list.replace(/\s+/g, " "));
 const nameOf = (reference) => reference.split("/").pop();
 let api;
 
@@ -50,9 +52,9 @@ function fieldsOf(schema) {
   const several = schema.oneOf || schema.anyOf;
   if (several && !schema.properties) {
     return several.flatMap((one, index) => [
-      make("h4", {}, index ? "or " : "", one.$ref ? "" : one.title || "", ...typeOf(one)),
-      ...(one.description ? prose(one.description) : []),
-      ...(one.$ref ? [] : fieldsOf(one)),
+      make("h4", {}, index ? "or " : "", ...typeOf(one)),
+      ...(resolved(one).description ? prose(resolved(one).description) : []),
+      ...(resolved(one).properties ? fieldsOf(resolved(one)) : []),
     ]);
   }
   if (!schema.properties) return [make("p", {}, ...typeOf(schema))];

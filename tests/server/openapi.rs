@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use text2vec_sidecar::backend::Backend;
-use text2vec_sidecar::backend::local::LocalBackend;
+use text2vec_sidecar::backend::local::{LocalBackend, LocalOptions};
 use text2vec_sidecar::backend::paired::Paired;
 use text2vec_sidecar::cache::{CacheOptions, Cached};
 use text2vec_sidecar::contract::request::Profile;
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 
 use self::backends::Told;
 use self::checker::{Answer, Answered, Asked, Checker, client};
-use crate::support::{TestServer, options};
+use crate::support::{TestServer, options, repository};
 
 /// The names that the document's examples have.
 const EMBEDDER: &str = "all-MiniLM-L6-v2";
@@ -189,9 +189,11 @@ fn limited() -> ServerOptions {
     ServerOptions { limits, ..ServerOptions::default() }
 }
 
-/// A server with the real model, which has a tokenizer.
+/// A server with real models, which have tokenizers.
 async fn real() -> TestServer {
-    let readiness = Readiness::of([Some(EMBEDDER.to_owned())]);
+    let readiness = Readiness::of([Some(EMBEDDER.to_owned()), Some(RERANKER.to_owned())]);
+    let reranker = LocalOptions::new(repository().join("tests/fixtures/rerankers/bert-1"));
+    readiness.model_ready(1, Arc::new(LocalBackend::load(&reranker).expect("the reranker loads")));
     let model = LocalBackend::load(&options(Profile::Transformers)).expect("the model loads");
     let cached = Cached::around(Arc::new(model), CacheOptions::default()).expect("room");
     readiness.model_ready(0, cached);
@@ -435,11 +437,19 @@ async fn unknown_names(checker: &mut Checker, server: &TestServer) {
     }
 }
 
-/// The real model's: its tokens, and what it says of itself.
+/// Real models': their tokens, and what they say of themselves.
 async fn tokenizers(checker: &mut Checker) {
     let server = real().await;
     for asked in gets() {
         checker.exchange(&server, &asked).await;
+    }
+    for path in ["/models/{name}/meta", "/models/{name}/info"] {
+        let asked = Asked::get(path).parameter("name", RERANKER);
+        assert_eq!(checker.exchange(&server, &asked).await.status, 200, "{asked:?}");
+    }
+    for path in ["/rerank", "/v1/rerank"] {
+        let body = json!({"query": "Which wheel is at the river?", "documents": ["The London Eye.", "Rain."]});
+        assert_eq!(checker.exchange(&server, &Asked::post(path, &body)).await.status, 200, "{path}");
     }
     let (tokenize, decode) = (&OTHERS[1], &OTHERS[2]);
     let paths = checker.document["paths"].clone();
@@ -525,13 +535,21 @@ async fn guarded(checker: &mut Checker) {
     server.stop().await;
 }
 
+/// One for passages and one for queries: here and elsewhere, with a cache before them and without.
 async fn pairs(checker: &mut Checker) {
     let (passage, query): (Arc<dyn Backend>, Arc<dyn Backend>) = (Told::embedder("a"), Told::embedder("b"));
-    let server = TestServer::start(Arc::new(Paired::new(passage, query).expect("a pair"))).await;
-    for asked in [Asked::get("/meta"), Asked::get("/info"), Asked::get("/api/tags")] {
-        assert_eq!(checker.exchange(&server, &asked).await.status, 200);
+    let model = Arc::new(LocalBackend::load(&options(Profile::Transformers)).expect("the model loads"));
+    for (passage, query) in [(passage, query), (model.clone(), model)] {
+        let pair: Arc<dyn Backend> = Arc::new(Paired::new(passage, query).expect("a pair"));
+        let cached = Cached::around(pair.clone(), CacheOptions::default()).expect("room");
+        for backend in [pair, cached] {
+            let server = TestServer::start(backend).await;
+            for asked in [Asked::get("/meta"), Asked::get("/info"), Asked::get("/api/tags"), Asked::get("/api/ps")] {
+                assert_eq!(checker.exchange(&server, &asked).await.status, 200);
+            }
+            server.stop().await;
+        }
     }
-    server.stop().await;
 }
 
 /// An operation is there with its method, and with no other: both directions.

@@ -13,7 +13,10 @@ use crate::support::TestServer;
 const LOCATION: &str = "http://described/openapi.json";
 
 /// Objects whose names are not ours: whatever stands there, more may stand there.
-const OPEN: &[&str] = &["model", "model_info", "id2label", "label2id", "passage", "query", "input"];
+const OPEN: &[&str] = &["model", "model_info", "id2label", "label2id", "input"];
+
+/// Where `/meta` has what another server says.
+const THEIRS: &[&str] = &["", "/passage", "/query"];
 
 /// So many entries of a list are looked into.
 const ENOUGH: usize = 3;
@@ -261,8 +264,12 @@ impl Checker {
     /// A field that is not described must not fit, wherever it stands.
     fn must_be_closed(&mut self, place: &str, value: &Value) -> Result<(), String> {
         // What another server says of itself is its own.
-        let is_theirs = place.contains("~1meta/") && value.get("model_path").is_none();
-        for inside in objects(value).iter().filter(|inside| !(is_theirs && inside.is_empty())) {
+        let is_meta = place.contains("~1meta/");
+        let is_theirs = |inside: &str| {
+            let sidecar = value.pointer(&format!("{inside}/sidecar"));
+            is_meta && sidecar.is_some_and(|sidecar| sidecar.get("upstream").is_some())
+        };
+        for inside in objects(value).iter().filter(|inside| !THEIRS.contains(&inside.as_str()) || !is_theirs(inside)) {
             let mut more = value.clone();
             let object = more.pointer_mut(inside).expect("there").as_object_mut().expect("an object");
             object.insert("not described".to_owned(), json!(1));

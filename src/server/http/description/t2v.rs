@@ -144,6 +144,9 @@ struct ModelSidecar;
 /// What a sidecar says of itself that forwards.
 struct UpstreamSidecar;
 
+/// What a sidecar says of itself beside what the sides of a pair say.
+struct ServerSidecar;
+
 /// How long a cache keeps a vector.
 #[derive(ToSchema)]
 struct Kept {
@@ -162,6 +165,7 @@ struct Cached {
 
 /// To whom texts are forwarded.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Forwarded {
     upstream: UpstreamReport,
     /// Changes whenever vectors may change, as far as it is known.
@@ -207,6 +211,19 @@ impl ToSchema for UpstreamSidecar {
     }
 }
 
+impl PartialSchema for ServerSidecar {
+    fn schema() -> RefOr<Schema> {
+        let about = "The cache before both sides, and this server's limits.";
+        RefOr::T(Schema::Object(merged(about, [object::<Cached>(), object::<ServerReport>()])))
+    }
+}
+
+impl ToSchema for ServerSidecar {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        named::<CacheBlock>(schemas);
+    }
+}
+
 /// A model that is computed here.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -220,23 +237,78 @@ struct ModelMeta {
     sidecar: (),
 }
 
+/// A model that is one side of a pair, where the limits stand beside the pair.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ModelSide {
+    /// The model's `config.json`.
+    #[schema(value_type = Object)]
+    model: (),
+    /// Its directory.
+    model_path: String,
+    sidecar: ModelReport,
+}
+
 /// Two backends, one for passages and one for queries.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PairMeta {
     /// Of the one for passages.
-    #[schema(value_type = Meta, no_recursion)]
+    #[schema(value_type = Side)]
     passage: (),
     /// Of the one for queries.
-    #[schema(value_type = Meta, no_recursion)]
+    #[schema(value_type = Side)]
     query: (),
+    /// Where there is a cache, which is one for both.
+    #[schema(value_type = ServerSidecar, required = false)]
+    sidecar: (),
+}
+
+/// One of two backends.
+struct Side;
+
+impl PartialSchema for Side {
+    fn schema() -> RefOr<Schema> {
+        let members = [of::<ModelMeta>(), of::<ModelSide>(), of::<UpstreamMeta>()];
+        any_of("A model that is computed here, or another server.", members)
+    }
+}
+
+impl ToSchema for Side {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        named::<ModelMeta>(schemas);
+        named::<ModelSide>(schemas);
+        named::<UpstreamMeta>(schemas);
+    }
 }
 
 /// Another server, in its own words, and what this sidecar says of itself.
 #[derive(ToSchema)]
 struct UpstreamMeta {
-    #[schema(value_type = UpstreamSidecar, required = false)]
+    #[schema(value_type = ForwarderSidecar)]
     sidecar: (),
+}
+
+/// Another server that answers `null`.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NothingSaid {}
+
+/// What a sidecar says of itself that forwards, alone or as one side of a pair.
+struct ForwarderSidecar;
+
+impl PartialSchema for ForwarderSidecar {
+    fn schema() -> RefOr<Schema> {
+        let members = [of::<UpstreamSidecar>(), of::<Forwarded>()];
+        any_of("To whom it forwards; where it is no side of a pair, also its limits.", members)
+    }
+}
+
+impl ToSchema for ForwarderSidecar {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        named::<UpstreamSidecar>(schemas);
+        named::<Forwarded>(schemas);
+    }
 }
 
 /// What is embedded with.
@@ -244,7 +316,7 @@ struct Meta;
 
 impl PartialSchema for Meta {
     fn schema() -> RefOr<Schema> {
-        let members = [of::<ModelMeta>(), of::<PairMeta>(), of::<UpstreamMeta>()];
+        let members = [of::<ModelMeta>(), of::<PairMeta>(), of::<UpstreamMeta>(), of::<NothingSaid>()];
         any_of("A model that is computed here, two of which one is for queries, or another server.", members)
     }
 }
@@ -254,6 +326,7 @@ impl ToSchema for Meta {
         named::<ModelMeta>(schemas);
         named::<PairMeta>(schemas);
         named::<UpstreamMeta>(schemas);
+        named::<NothingSaid>(schemas);
     }
 }
 

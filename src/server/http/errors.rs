@@ -55,12 +55,15 @@ pub(super) struct OpenAiFault {
 
 /// OpenAI's types of errors.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 enum OpenAiKind {
-    InvalidRequestError,
-    PermissionError,
-    RateLimitError,
-    ServerError,
+    #[serde(rename = "invalid_request_error")]
+    InvalidRequest,
+    #[serde(rename = "permission_error")]
+    Permission,
+    #[serde(rename = "rate_limit_error")]
+    RateLimit,
+    #[serde(rename = "server_error")]
+    Server,
 }
 
 /// OpenAI's codes of errors.
@@ -127,12 +130,12 @@ impl OpenAiFault {
             ErrorKind::InvalidArgument
             | ErrorKind::TooLarge
             | ErrorKind::SlowRequest
-            | ErrorKind::UnsupportedCoding => (Kind::InvalidRequestError, None),
-            ErrorKind::NotFound => (Kind::InvalidRequestError, Some(Code::ModelNotFound)),
-            ErrorKind::Unauthenticated => (Kind::InvalidRequestError, Some(Code::InvalidApiKey)),
-            ErrorKind::PermissionDenied => (Kind::PermissionError, None),
-            ErrorKind::Overloaded => (Kind::RateLimitError, Some(Code::RateLimitExceeded)),
-            _ => (Kind::ServerError, None),
+            | ErrorKind::UnsupportedCoding => (Kind::InvalidRequest, None),
+            ErrorKind::NotFound => (Kind::InvalidRequest, Some(Code::ModelNotFound)),
+            ErrorKind::Unauthenticated => (Kind::InvalidRequest, Some(Code::InvalidApiKey)),
+            ErrorKind::PermissionDenied => (Kind::Permission, None),
+            ErrorKind::Overloaded => (Kind::RateLimit, Some(Code::RateLimitExceeded)),
+            _ => (Kind::Server, None),
         };
         // Weaviate reads `param` and `code` as texts, which null passes for.
         let param = error.parameter_name().map(str::to_owned);

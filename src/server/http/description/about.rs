@@ -16,7 +16,7 @@ fn described(tag: Tag, id: &'static str, summary: &'static str) -> Described {
 pub(in crate::server::http) fn live() -> Described {
     described(Tag::Operation, "live", "Whether the process is alive")
         .open()
-        .is_empty(204, "Alive: as soon as the port is bound.")
+        .without_body(204, "Alive: as soon as the port is bound.")
         .refuses(&[ErrorKind::Unavailable])
 }
 
@@ -24,7 +24,7 @@ pub(in crate::server::http) fn live() -> Described {
 pub(in crate::server::http) fn ready() -> Described {
     described(Tag::Operation, "ready", "Whether the models are loaded and warmed")
         .open()
-        .is_empty(204, "Ready.")
+        .without_body(204, "Ready.")
         .refuses(&[ErrorKind::Unavailable])
 }
 

@@ -194,7 +194,7 @@ impl Described {
     }
 
     /// A status without a body.
-    pub(super) fn is_empty(mut self, status: u16, about: &str) -> Described {
+    pub(super) fn without_body(mut self, status: u16, about: &str) -> Described {
         self.answers.insert(status, ResponseBuilder::new().description(about));
         self
     }

@@ -135,6 +135,6 @@ pub(in crate::server::http) fn info() -> Described {
 pub(in crate::server::http) fn health() -> Described {
     described("health", "Whether the model is ready, as text-embeddings-inference answers it")
         .open()
-        .is_empty(200, "Ready.")
+        .without_body(200, "Ready.")
         .refuses(&[ErrorKind::Unavailable])
 }

@@ -29,21 +29,25 @@ struct Route {
     path: &'static str,
     method: HttpMethod,
     served: MethodRouter<Service>,
-    described: Described,
+    described: fn() -> Described,
 }
 
 impl Route {
     /// HEAD is answered like GET.
-    fn get<H: Handler<T, Service>, T: 'static>(path: &'static str, handler: H, described: Described) -> Route {
+    fn get<H: Handler<T, Service>, T: 'static>(path: &'static str, handler: H, described: fn() -> Described) -> Route {
         Route { path, method: HttpMethod::Get, served: get(handler), described }
     }
 
     /// The reference container answers HEAD with 405; axum would answer it like GET.
-    fn get_only<H: Handler<T, Service>, T: 'static>(path: &'static str, handler: H, described: Described) -> Route {
+    fn get_only<H: Handler<T, Service>, T: 'static>(
+        path: &'static str,
+        handler: H,
+        described: fn() -> Described,
+    ) -> Route {
         Route { path, method: HttpMethod::Get, served: get(handler).head(method_not_allowed), described }
     }
 
-    fn post<H: Handler<T, Service>, T: 'static>(path: &'static str, handler: H, described: Described) -> Route {
+    fn post<H: Handler<T, Service>, T: 'static>(path: &'static str, handler: H, described: fn() -> Described) -> Route {
         Route { path, method: HttpMethod::Post, served: post(handler), described }
     }
 
@@ -58,35 +62,35 @@ impl Route {
 fn routes() -> Vec<Route> {
     use description as d;
     vec![
-        Route::post("/vectors", t2v::vectors, d::t2v::vectors()),
-        Route::get_only("/meta", t2v::meta, d::t2v::meta()),
-        Route::post("/rerank", rerank::rerank, d::rerank::rerank()),
-        Route::post("/v1/rerank", rerank::rerank_v1, d::rerank::rerank_as_cohere("rerank_v1")),
-        Route::post("/v2/rerank", rerank::rerank_v1, d::rerank::rerank_as_cohere("rerank_v2")),
-        Route::post("/v1/embeddings", openai::embeddings, d::openai::embeddings("openai_embeddings")),
-        Route::post("/embeddings", openai::embeddings, d::openai::embeddings("openai_embeddings_without_v1")),
-        Route::get("/v1/models", openai::models, d::openai::models()),
-        Route::get("/v1/models/{*model}", openai::model, d::openai::model()),
-        Route::post("/api/embed", ollama::embed_many, d::ollama::embed_many()),
-        Route::post("/api/embeddings", ollama::embed_one, d::ollama::embed_one()),
-        Route::post("/api/show", ollama::show, d::ollama::show()),
-        Route::get("/api/tags", ollama::tags, d::ollama::tags()),
-        Route::get("/api/ps", ollama::running, d::ollama::running()),
-        Route::get("/api/version", ollama::version, d::ollama::version()),
-        Route::post("/embed", tei::embeddings, d::tei::embeddings("embed")),
-        Route::post("/", tei::embeddings, d::tei::embeddings("embed_at_root")),
-        Route::post("/tokenize", tei::tokenize, d::tei::tokenize()),
-        Route::post("/decode", tei::decode, d::tei::decode()),
-        Route::get_only("/info", tei::info, d::tei::info()),
-        Route::get("/health", tei::health, d::tei::health()),
-        Route::get_only("/.well-known/live", health::live, d::about::live()),
-        Route::get_only("/.well-known/ready", health::ready, d::about::ready()),
-        Route::get_only("/metrics", metrics::metrics, d::about::metrics()),
-        Route::get("/", welcome, d::about::welcome()),
-        Route::get("/openapi.json", openapi, d::about::document()),
-        Route::get("/docs", d::docs, d::about::docs()),
-        Route::get("/docs/page.css", d::style, d::about::style()),
-        Route::get("/docs/page.js", d::script, d::about::script()),
+        Route::post("/vectors", t2v::vectors, d::t2v::vectors),
+        Route::get_only("/meta", t2v::meta, d::t2v::meta),
+        Route::post("/rerank", rerank::rerank, d::rerank::rerank),
+        Route::post("/v1/rerank", rerank::rerank_v1, || d::rerank::rerank_as_cohere("rerank_v1")),
+        Route::post("/v2/rerank", rerank::rerank_v1, || d::rerank::rerank_as_cohere("rerank_v2")),
+        Route::post("/v1/embeddings", openai::embeddings, || d::openai::embeddings("openai_embeddings")),
+        Route::post("/embeddings", openai::embeddings, || d::openai::embeddings("openai_embeddings_without_v1")),
+        Route::get("/v1/models", openai::models, d::openai::models),
+        Route::get("/v1/models/{*model}", openai::model, d::openai::model),
+        Route::post("/api/embed", ollama::embed_many, d::ollama::embed_many),
+        Route::post("/api/embeddings", ollama::embed_one, d::ollama::embed_one),
+        Route::post("/api/show", ollama::show, d::ollama::show),
+        Route::get("/api/tags", ollama::tags, d::ollama::tags),
+        Route::get("/api/ps", ollama::running, d::ollama::running),
+        Route::get("/api/version", ollama::version, d::ollama::version),
+        Route::post("/embed", tei::embeddings, || d::tei::embeddings("embed")),
+        Route::post("/", tei::embeddings, || d::tei::embeddings("embed_at_root")),
+        Route::post("/tokenize", tei::tokenize, d::tei::tokenize),
+        Route::post("/decode", tei::decode, d::tei::decode),
+        Route::get_only("/info", tei::info, d::tei::info),
+        Route::get("/health", tei::health, d::tei::health),
+        Route::get_only("/.well-known/live", health::live, d::about::live),
+        Route::get_only("/.well-known/ready", health::ready, d::about::ready),
+        Route::get_only("/metrics", metrics::metrics, d::about::metrics),
+        Route::get("/", welcome, d::about::welcome),
+        Route::get("/openapi.json", openapi, d::about::document),
+        Route::get("/docs", d::docs, d::about::docs),
+        Route::get("/docs/page.css", d::style, d::about::style),
+        Route::get("/docs/page.js", d::script, d::about::script),
     ]
 }
 
@@ -120,7 +124,7 @@ fn entries() -> Vec<Entry> {
         path: route.path,
         method: route.method.clone(),
         of_a_model: route.of_a_model(),
-        described: route.described,
+        described: (route.described)(),
     };
     routes().into_iter().map(entry).collect()
 }

@@ -32,7 +32,7 @@ struct OllamaEmbedRequest {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OllamaEmbedAnswer {
-    /// As the request named it.
+    /// As the request named it; empty where it named none.
     model: String,
     embeddings: Vec<Vec<f32>>,
     /// Nanoseconds.

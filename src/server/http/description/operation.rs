@@ -185,11 +185,12 @@ impl Described {
         self.with_schema::<T>()
     }
 
-    /// 200 with text of some type.
+    /// 200 with text of some type; of one type or another, where it is said again.
     pub(super) fn says(mut self, content_type: &str, about: &str) -> Described {
         let text = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).build();
         let content = ContentBuilder::new().schema(Some(Schema::Object(text))).build();
-        self.answers.insert(200, ResponseBuilder::new().description(about).content(content_type, content));
+        let answer = self.answers.remove(&200).unwrap_or_else(|| ResponseBuilder::new().description(about));
+        self.answers.insert(200, answer.content(content_type, content));
         self
     }
 

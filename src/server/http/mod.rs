@@ -3,6 +3,7 @@
 pub(super) mod asked;
 pub(super) mod description;
 pub(super) mod errors;
+mod fastapi;
 mod json;
 mod metrics;
 mod ollama;

@@ -9,22 +9,29 @@ use utoipa::openapi::{ComponentsBuilder, OpenApiBuilder, RefOr, Server};
 use super::operation::{BASIC, BEARER, Described, Tag};
 
 /// What holds for every operation.
-const ABOUT: &str = "Text in, vectors out: Weaviate's `text2vec-transformers` contract, and the APIs of OpenAI, Ollama, \
-text-embeddings-inference, Cohere and Jina for the same models. gRPC is on the same port and described by reflection.
+const ABOUT: &str = "\
+Text in, vectors out: Weaviate's `text2vec-transformers` contract, and the APIs of OpenAI, Ollama, \
+text-embeddings-inference, Cohere and Jina for the same models. gRPC is on the same port and described by \
+reflection.
 
-**Models.** Paths below `/models/{name}` are a model's own base URL. A name may have slashes. The paths that are also there \
-may end in a slash. HEAD is answered like GET, but by the paths of the reference container, `/metrics` and `/info` with 405.
+**Models.** Paths below `/models/{name}` are a model's own base URL. A name may have slashes. The paths that are \
+also there may end in a slash. HEAD is answered like GET, but by the paths of the reference container, `/metrics` \
+and `/info` with 405.
 
-**Bodies** are JSON, whatever their `Content-Type` (`POST /vectors` alone wants `application/json`, or none), and may come with \
-`Content-Encoding: gzip`. Fields that are not described are ignored. Vectors are float32 in the fewest digits that read back to \
-the same float32.
+**Bodies** are JSON, whatever their `Content-Type` (`POST /vectors` alone wants `application/json`, or none), and \
+may come with `Content-Encoding: gzip`. Fields that are not described are ignored. Vectors are float32 in the fewest \
+digits that read back to the same float32.
 
-**Errors** have the shape of their surface. 429 and 503 say in `Retry-After` when to try again. Before a request comes to a \
-route it may be answered 400 (a path that is not UTF-8), 404 and 405 (no such path or method: `error` and `detail`), 408 and 431 (a head that is late or too large), 429 (no more connections), 508 (a sidecar that forwards to itself).
+**Errors** have the shape of their surface. 429 and 503 say in `Retry-After` when to try again. Before a request \
+comes to a route it may be answered 400 (a path that is not UTF-8), 404 and 405 (no such path or method: `error` and \
+`detail`), 408 and 431 (a head that is late or too large), 429 (no more connections), 508 (a sidecar that forwards \
+to itself).
 
-**Waiting.** A request waits for its turn at most `--max-wait` seconds. A caller who waits less says so in `X-Request-Timeout`.
+**Waiting.** A request waits for its turn at most `--max-wait` seconds. A caller who waits less says so in \
+`X-Request-Timeout`.
 
-**Tokens** are asked for where the operator has set them, except for health, this description and, unless told otherwise, metrics.";
+**Tokens** are asked for where the operator has set them, except for health, this description and, unless told \
+otherwise, metrics.";
 
 /// A route and its description.
 pub(in crate::server::http) struct Entry {

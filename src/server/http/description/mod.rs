@@ -1,6 +1,7 @@
-//! What the HTTP surfaces take and answer, as OpenAPI 3.1 (`GET /openapi.json`) and as a page (`GET /docs`). A file for each
-//! surface describes its operations, with the types that its answers are made of where they are made of types, and with types
-//! of the same shape where they are written piece by piece. `tests/server/openapi.rs` holds answers against it.
+//! What the HTTP surfaces take and answer, as OpenAPI 3.1 (`GET /openapi.json`) and as a page (`GET /docs`). A file
+//! for each surface describes its operations, with the types that its answers are made of where they are made of
+//! types, and with types of the same shape where they are written piece by piece. `tests/server/openapi.rs` holds
+//! answers against it.
 
 pub(super) mod about;
 mod document;

@@ -83,23 +83,26 @@ pub(in crate::server::http) fn embeddings(id: &'static str) -> Described {
     let request = json!({"model": "all-MiniLM-L6-v2", "input": ["The ship sails at dawn.", "Rain fell all night."]});
     let described = Described::new::<OpenAiError>(Tag::OpenAi, id, "Vectors of texts, as OpenAI answers it")
         .about(
-            "Of length 1 unless `--surface-normalize false` is given. All texts are embedded or none: an error says which text it \
-             is about. A text that is too long is cut, where OpenAI refuses it.",
+            "Of length 1 unless `--surface-normalize false` is given. All texts are embedded or none: an error says \
+             which text it is about. A text that is too long is cut, where OpenAI refuses it.",
         )
         .takes::<OpenAiRequest>(&[
             ("texts", request),
             ("base64", json!({"input": "The ship sails at dawn.", "encoding_format": "base64"})),
         ])
         .waits()
-        .answers::<OpenAiAnswer>("The vectors.", &[(
-            "texts",
-            json!({
-                "object": "list",
-                "data": [{"object": "embedding", "index": 0, "embedding": [0.6, -0.8, 0.0]}],
-                "model": "all-MiniLM-L6-v2",
-                "usage": {"prompt_tokens": 8, "total_tokens": 8},
-            }),
-        )])
+        .answers::<OpenAiAnswer>(
+            "The vectors.",
+            &[(
+                "texts",
+                json!({
+                    "object": "list",
+                    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, -0.8, 0.0]}],
+                    "model": "all-MiniLM-L6-v2",
+                    "usage": {"prompt_tokens": 8, "total_tokens": 8},
+                }),
+            )],
+        )
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_NAME)
         .refuses(&OF_A_MODEL);

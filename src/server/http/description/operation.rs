@@ -1,5 +1,5 @@
-//! How a route is described: an OpenAPI operation and the schemas it names. Errors are described by the very bodies that are
-//! answered ([`ErrorBody`]), so that statuses, shapes and examples are those of the program.
+//! How a route is described: an OpenAPI operation and the schemas it names. Errors are described by the very bodies
+//! that are answered ([`ErrorBody`]), so that statuses, shapes and examples are those of the program.
 
 use std::collections::BTreeMap;
 
@@ -312,7 +312,8 @@ fn response(status: u16, refusals: &[Refusal]) -> (String, Response) {
         response = response.header("Retry-After", header("Seconds after which to try again.", "1"));
     }
     if status == 401 {
-        let about = "`Bearer` and `Basic`, a header each, where tokens are set; none where only a client certificate is asked for.";
+        let about =
+            "`Bearer` and `Basic`, a header each, where tokens are set; none where only a certificate is wanted.";
         response = response.header("WWW-Authenticate", header(about, "Bearer realm=\"text2vec-sidecar\""));
     }
     if status == 415 {

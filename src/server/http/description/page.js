@@ -38,7 +38,7 @@ function typeOf(schema) {
   if (schema.$ref) return [make("a", { href: `#schema-${nameOf(schema.$ref)}` }, nameOf(schema.$ref))];
   const several = schema.oneOf || schema.anyOf || schema.allOf;
   if (several) return several.flatMap((one, index) => [index ? " or " : "", ...typeOf(one)]);
-  if (schema.enum) return [schema.enum.filter((value) => value !== null).map((value) => JSON.stringify(value)).join(" or ")];
+  if (schema.enum) return [schema.enum.map((value) => JSON.stringify(value)).join(" or ")];
   const types = [].concat(schema.type || "anything");
   return types.flatMap((type, index) => {
     const before = index ? [" or "] : [];
@@ -46,6 +46,12 @@ function typeOf(schema) {
     return [...before, type];
   });
 }
+
+const row = (...cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, ...cell)));
+
+/** Something to be opened: what is seen at once, and what is inside. */
+const folded = (summary, ...inside) =>
+  make("details", {}, make("summary", {}, ...summary), make("div", { class: "inside" }, ...inside));
 
 /** The fields of an object, or of each of the objects that it may be. */
 function fieldsOf(schema) {
@@ -62,9 +68,10 @@ function fieldsOf(schema) {
   const rows = Object.entries(schema.properties).map(([name, field]) => {
     const required = (schema.required || []).includes(name);
     const nullable = [].concat(field.type || []).includes("null");
-    const about = [...(required ? [] : [make("span", { class: "soft" }, nullable ? "may be missing or null" : "may be missing")])];
+    const missing = nullable ? "may be missing or null" : "may be missing";
+    const about = required ? [] : [make("span", { class: "soft" }, missing)];
     if (field.description) about.push(...prose(field.description));
-    return make("tr", {}, make("td", {}, make("code", {}, name)), make("td", {}, ...typeOf(field)), make("td", {}, ...about));
+    return row([make("code", {}, name)], typeOf(field), about);
   });
   return [make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))];
 }
@@ -83,7 +90,7 @@ function bodyOf(contents) {
     if (schema.description) parts.push(...prose(schema.description));
     if (schema.properties || schema.oneOf || schema.anyOf) parts.push(...fieldsOf(schema));
     for (const [name, value] of examplesOf(content)) {
-      parts.push(make("details", {}, make("summary", {}, `Example: ${name}`), make("div", { class: "inside" }, make("pre", { tabindex: "0" }, shown(value)))));
+      parts.push(folded([`Example: ${name}`], make("pre", { tabindex: "0" }, shown(value))));
     }
     return parts;
   });
@@ -94,8 +101,8 @@ function answersOf(operation) {
     const response = resolved(reference);
     const headers = Object.entries(response.headers || {}).map(([name, header]) =>
       make("p", {}, "Header ", make("code", {}, name), `: ${resolved(header).description || ""}`));
-    const summary = make("summary", {}, make("strong", {}, status), make("span", {}, response.description.split("`").join("")));
-    return make("details", {}, summary, make("div", { class: "inside" }, ...headers, ...bodyOf(response.content || {})));
+    const about = make("span", {}, response.description.split("`").join(""));
+    return folded([make("strong", {}, status), about], ...headers, ...bodyOf(response.content || {}));
   });
 }
 
@@ -122,7 +129,8 @@ async function send(method, path, form, shownAnswer) {
     if (pretty.length > 20000) pretty = `${pretty.slice(0, 20000)}\n… ${pretty.length - 20000} more characters`;
     const took = Math.round(performance.now() - begun);
     const words = `${response.status} ${response.statusText} in ${took} ms`;
-    shownAnswer.replaceChildren(make("p", response.ok ? {} : { class: "bad" }, words), ...(pretty ? [make("pre", { tabindex: "0" }, pretty)] : []));
+    shownAnswer.replaceChildren(make("p", response.ok ? {} : { class: "bad" }, words));
+    if (pretty) shownAnswer.append(make("pre", { tabindex: "0" }, pretty));
   } catch (error) {
     shownAnswer.replaceChildren(make("p", { class: "bad" }, `No answer: ${error.message}`));
   }
@@ -172,10 +180,9 @@ function operationOf(method, path, operation) {
   element.addEventListener("toggle", () => {
     if (!element.open || inside.childElementCount) return;
     if (operation.description) inside.append(...prose(operation.description));
-    const parameters = (operation.parameters || []).map(resolved).map((parameter) =>
-      make("tr", {}, make("td", {}, make("code", {}, parameter.name)), make("td", {}, `in the ${parameter.in}`),
-        make("td", {}, ...prose(parameter.description || ""))));
-    if (parameters.length) inside.append(make("h3", {}, "Parameters"), make("table", {}, make("tbody", {}, ...parameters)));
+    const rows = (operation.parameters || []).map(resolved).map((parameter) =>
+      row([make("code", {}, parameter.name)], [`in the ${parameter.in}`], prose(parameter.description || "")));
+    if (rows.length) inside.append(make("h3", {}, "Parameters"), make("table", {}, make("tbody", {}, ...rows)));
     if (operation.requestBody) inside.append(make("h3", {}, "Request"), ...bodyOf(operation.requestBody.content));
     inside.append(...tryBox(method, path, operation, id), make("h3", {}, "Answers"), ...answersOf(operation));
   });
@@ -187,7 +194,7 @@ function render() {
   at("version").textContent = `Version ${api.info.version}, OpenAPI ${api.openapi}.`;
   at("about").append(...prose(api.info.description || ""));
   const operations = Object.entries(api.paths).flatMap(([path, item]) =>
-    Object.entries(item).filter(([, operation]) => operation.responses).map(([method, operation]) => [method, path, operation]));
+    Object.entries(item).map(([method, operation]) => [method, path, operation]));
   for (const tag of api.tags) {
     const own = operations.filter(([, , operation]) => operation.tags.includes(tag.name));
     const id = `surface-${tag.name}`;
@@ -197,8 +204,10 @@ function render() {
   }
   at("surfaces").append(make("li", {}, make("a", { href: "#schemas-title" }, "Schemas")));
   for (const [name, schema] of Object.entries(api.components.schemas)) {
-    const inside = make("div", { class: "inside" }, ...(schema.description ? prose(schema.description) : []), ...fieldsOf(schema));
-    at("schemas").append(make("details", { id: `schema-${name}` }, make("summary", {}, make("span", { class: "path" }, name)), inside));
+    const about = schema.description ? prose(schema.description) : [];
+    const element = folded([make("span", { class: "path" }, name)], ...about, ...fieldsOf(schema));
+    element.id = `schema-${name}`;
+    at("schemas").append(element);
   }
   at("state").textContent = `${operations.length} operations.`;
 }

@@ -1,5 +1,5 @@
-//! The document and the page that renders it, as they are sent: bytes that are there, under a policy that lets the page fetch
-//! from this server alone.
+//! The document and the page that renders it, as they are sent: bytes that are there, under a policy that lets the
+//! page fetch from this server alone.
 
 use axum::body::Bytes;
 use axum::http::HeaderName;
@@ -7,8 +7,8 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
 use axum::response::{IntoResponse, Response};
 
 /// The page runs its own script and style, and asks this server: nothing else.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 fn sent(content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let headers: [(HeaderName, &str); 4] = [

@@ -50,8 +50,8 @@ pub(super) fn example(kind: ErrorKind) -> Error {
             error("'dimensions' is 0: use 1 or more, or leave it out").parameter("dimensions")
         }
         ErrorKind::Unauthenticated => error(
-            "Unauthorized: no token came with the request: send 'Authorization: Bearer <token>', or the token as password \
-             of Basic, in a URL http://any:<token>@host:port",
+            "Unauthorized: no token came with the request: send 'Authorization: Bearer <token>', or the token as \
+             password of Basic, in a URL http://any:<token>@host:port",
         ),
         ErrorKind::PermissionDenied => error("forbidden"),
         ErrorKind::NotFound => error("no model 'gpt' is served here: there is 'all-MiniLM-L6-v2'"),
@@ -59,7 +59,8 @@ pub(super) fn example(kind: ErrorKind) -> Error {
             error("the body is larger than 67108864 bytes: send less at once or raise --max-body-bytes")
         }
         ErrorKind::SlowRequest => error(
-            "the request did not arrive within 60s: send less at once, over a faster connection, or raise --max-body-wait",
+            "the request did not arrive within 60s: send less at once, over a faster connection, or raise \
+             --max-body-wait",
         ),
         ErrorKind::UnsupportedCoding => {
             error("the body's Content-Encoding is 'br', which is not undone here: send it plain or as gzip")

@@ -15,6 +15,10 @@ use super::operation::{Described, Tag};
 use super::refusals::{OF_A_BODY, OF_A_MODEL, OF_A_NAME};
 use super::shapes::{any_of, named, of};
 
+/// Of the examples.
+const QUERY: &str = "When does the ship sail?";
+const DOCUMENT: &str = "The ship sails at dawn.";
+
 /// A document: a text, or an object with it.
 #[derive(ToSchema)]
 #[serde(untagged)]
@@ -131,24 +135,30 @@ enum RerankAnswer {
 pub(in crate::server::http) fn rerank() -> Described {
     Described::new::<PlainError>(Tag::Reranking, "rerank", "Scores of documents for a query")
         .about(
-            "Two APIs on one path. Weaviate's (`documents`): the model's own activation, in the order of the request. \
-             text-embeddings-inference's (`texts`, and no `documents`): the sigmoid of the logit, best first, and errors in its \
-             shape.",
+            "Two APIs on one path. Weaviate's (`documents`): the model's own activation, in the order of the \
+             request. text-embeddings-inference's (`texts`, and no `documents`): the sigmoid of the logit, best \
+             first, and errors in its shape.",
         )
         .takes::<RerankRequest>(&[
-            ("documents", json!({"query": "When does the ship sail?", "documents": ["The ship sails at dawn.", "Rain fell."]})),
-            ("texts", json!({"query": "When does the ship sail?", "texts": ["The ship sails at dawn.", "Rain fell."]})),
+            ("documents", json!({"query": QUERY, "documents": [DOCUMENT, "Rain fell."]})),
+            ("texts", json!({"query": QUERY, "texts": [DOCUMENT, "Rain fell."]})),
         ])
         .waits()
-        .answers::<RerankAnswer>("The scores.", &[
-            ("documents", json!({
-                "query": "When does the ship sail?",
-                "scores": [{"document": "The ship sails at dawn.", "score": 0.875}, {"document": "Rain fell.", "score": 0.0625}],
-                "property": null,
-                "score": null,
-            })),
-            ("texts", json!([{"index": 0, "score": 0.875}, {"index": 1, "score": 0.0625}])),
-        ])
+        .answers::<RerankAnswer>(
+            "The scores.",
+            &[
+                (
+                    "documents",
+                    json!({
+                        "query": QUERY,
+                        "scores": [{"document": DOCUMENT, "score": 0.875}, {"document": "Rain fell.", "score": 0.0625}],
+                        "property": null,
+                        "score": null,
+                    }),
+                ),
+                ("texts", json!([{"index": 0, "score": 0.875}, {"index": 1, "score": 0.0625}])),
+            ],
+        )
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_NAME)
         .refuses(&OF_A_MODEL)
@@ -245,22 +255,25 @@ pub(in crate::server::http) fn rerank_as_cohere(id: &'static str) -> Described {
         .takes::<CohereRequest>(&[(
             "documents",
             json!({
-                "query": "When does the ship sail?",
-                "documents": ["The ship sails at dawn.", "Rain fell."],
+                "query": QUERY,
+                "documents": [DOCUMENT, "Rain fell."],
                 "top_n": 1,
                 "return_documents": true,
             }),
         )])
         .waits()
-        .answers::<CohereAnswer>("The results, best first.", &[(
-            "documents",
-            json!({
-                "results": [{"index": 0, "relevance_score": 0.875, "document": {"text": "The ship sails at dawn."}}],
-                "model": "bge-reranker-base",
-                "usage": {"total_tokens": 27, "prompt_tokens": 27},
-                "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 0}},
-            }),
-        )])
+        .answers::<CohereAnswer>(
+            "The results, best first.",
+            &[(
+                "documents",
+                json!({
+                    "results": [{"index": 0, "relevance_score": 0.875, "document": {"text": DOCUMENT}}],
+                    "model": "bge-reranker-base",
+                    "usage": {"total_tokens": 27, "prompt_tokens": 27},
+                    "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 0}},
+                }),
+            )],
+        )
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_NAME)
         .refuses(&OF_A_MODEL)

@@ -11,7 +11,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::super::errors::PlainError;
-use super::super::t2v::ValidationError;
+use super::super::fastapi::ValidationError;
 use super::operation::{Described, Tag};
 use super::refusals::{OF_A_BODY, OF_A_MODEL};
 use super::shapes::{any_of, merged, named, object, of};
@@ -101,12 +101,13 @@ enum VectorsAnswer {
 
 /// `POST /vectors`.
 pub(in crate::server::http) fn vectors() -> Described {
-    let request = json!({"text": "The ship sails at dawn.", "config": {"pooling_strategy": "masked_mean", "task_type": "passage"}});
+    let config = json!({"pooling_strategy": "masked_mean", "task_type": "passage"});
+    let request = json!({"text": "The ship sails at dawn.", "config": config});
     Described::new::<PlainError>(Tag::Weaviate, "vectors", "The vector of a text, or those of several")
         .about(
-            "As the reference container answers it. `task_type` `query` goes before passages that wait. With `texts` each text \
-             succeeds or fails by itself: a failed one has `null` in `vectors` and its reason in `errors`; where all of them \
-             fail, the first one's error is answered.",
+            "As the reference container answers it. `task_type` `query` goes before passages that wait. With `texts`\
+              each text succeeds or fails by itself: a failed one has `null` in `vectors` and its reason in \
+             `errors`; where all of them fail, the first one's error is answered.",
         )
         .takes::<VectorsRequest>(&[
             ("text", request),
@@ -124,7 +125,7 @@ pub(in crate::server::http) fn vectors() -> Described {
                 "errors": [null, "a text of 5000000 bytes, 4194304 are allowed: split it or raise --max-text-bytes"],
             })),
         ])
-        .with_body::<ValidationError>(422, "The body is not as it must be: FastAPI's details, and `error` for people.", &[(
+        .with_body::<ValidationError>(422, "The body is not as it must be: FastAPI's `detail`, and `error`.", &[(
             "missing",
             json!({
                 "error": "'text': Field required",
@@ -334,8 +335,8 @@ impl ToSchema for Meta {
 pub(in crate::server::http) fn meta() -> Described {
     Described::new::<PlainError>(Tag::Weaviate, "meta", "The model, its path, and what this sidecar says of itself")
         .about(
-            "The reference container's `model` (the model's `config.json`) and `model_path`; under `sidecar` the profile, the \
-             limits, the fingerprint of the vectors and counters.",
+            "The reference container's `model` (the model's `config.json`) and `model_path`; under `sidecar` the \
+             profile, the limits, the fingerprint of the vectors and counters.",
         )
         .answers::<Meta>("What is embedded with.", &[])
         .refuses(&[ErrorKind::Unavailable, ErrorKind::Upstream])

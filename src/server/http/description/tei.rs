@@ -63,17 +63,19 @@ fn described(id: &'static str, summary: &'static str) -> Described {
 pub(in crate::server::http) fn embeddings(id: &'static str) -> Described {
     described(id, "Vectors of texts, as text-embeddings-inference answers it")
         .about(
-            "All texts are embedded or none. Without `prompt_name` a text is embedded as it is. Token ids are embedded as the \
-             text that they are decoded to; ids that the model's tokenizer would not make of that text are refused.",
+            "All texts are embedded or none. Without `prompt_name` a text is embedded as it is. Token ids are \
+             embedded as the text that they are decoded to; ids that the model's tokenizer would not make of that \
+             text are refused.",
         )
         .takes::<TeiRequest>(&[
             ("texts", json!({"inputs": ["The ship sails at dawn.", "Rain fell all night."]})),
             ("query", json!({"inputs": "When does the ship sail?", "prompt_name": "query"})),
         ])
         .waits()
-        .answers::<TeiVectors>("The vectors, in the order of the texts.", &[
-            ("texts", json!([[0.6, -0.8, 0.0], [0.0, 0.6, 0.8]])),
-        ])
+        .answers::<TeiVectors>(
+            "The vectors, in the order of the texts.",
+            &[("texts", json!([[0.6, -0.8, 0.0], [0.0, 0.6, 0.8]]))],
+        )
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_MODEL)
 }

@@ -105,8 +105,8 @@ pub(in crate::server::http) fn vectors() -> Described {
     let request = json!({"text": "The ship sails at dawn.", "config": config});
     Described::new::<PlainError>(Tag::Weaviate, "vectors", "The vector of a text, or those of several")
         .about(
-            "As the reference container answers it. `task_type` `query` goes before passages that wait. With `texts`\
-              each text succeeds or fails by itself: a failed one has `null` in `vectors` and its reason in \
+            "As the reference container answers it. `task_type` `query` goes before passages that wait. With \
+             `texts` each text succeeds or fails by itself: a failed one has `null` in `vectors` and its reason in \
              `errors`; where all of them fail, the first one's error is answered.",
         )
         .takes::<VectorsRequest>(&[

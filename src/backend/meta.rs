@@ -5,6 +5,7 @@ pub mod theirs;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use self::theirs::Theirs;
 use crate::telemetry::metrics::CacheStats;
@@ -78,21 +79,24 @@ pub enum Served {
 }
 
 /// A model that is computed here, how it treats texts, and what happened to them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ModelReport {
     /// Of this program.
     pub version: &'static str,
     /// The model's name.
     pub model: String,
-    /// See [`ModelInfo::fingerprint`](crate::backend::ModelInfo::fingerprint).
+    /// Changes whenever vectors may change: weights, tokenizer, profile and its switches.
     pub fingerprint: String,
     /// By its short name, if it is known.
+    #[schema(required)]
     pub license: Option<String>,
     /// The profile's name.
     pub profile: &'static str,
     /// What chose the profile.
     pub profile_chosen_by: &'static str,
     /// Length of a full vector.
+    #[schema(required)]
     pub dimensions: Option<usize>,
     /// Tokens per sequence, special ones included.
     pub max_tokens: usize,
@@ -101,17 +105,21 @@ pub struct ModelReport {
     pub labels: Vec<String>,
     /// What a reranker does to its logits.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub activation: Option<&'static str>,
     /// Modes of the pooling where the request names none, joined by `+`.
     pub pooling: String,
     /// What goes before a query, if anything does.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub query_prompt: Option<String>,
     /// What goes before a passage.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub passage_prompt: Option<String>,
     /// Which tokens attend to which; of a table of embeddings nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub attention: Option<&'static str>,
     /// Whole texts are tokenized, not sentences.
     pub direct_tokenize: bool,
@@ -148,7 +156,8 @@ pub struct ModelReport {
 }
 
 /// Tokens that wait to be computed, by class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct WaitingTokens {
     /// Of queries.
     pub query: usize,
@@ -157,11 +166,13 @@ pub struct WaitingTokens {
 }
 
 /// Another server that texts are forwarded to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UpstreamReport {
     /// Its base URLs, without secrets.
     pub url: String,
     /// What speaks there, once it is known.
+    #[schema(required)]
     pub kind: Option<&'static str>,
     /// Where it is.
     pub replicas: Vec<ReplicaReport>,
@@ -171,7 +182,8 @@ pub struct UpstreamReport {
 }
 
 /// A replica of an upstream, and how it does.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ReplicaReport {
     /// Its base URL, without secrets.
     pub url: String,
@@ -194,7 +206,8 @@ pub struct CacheReport {
 }
 
 /// A server: its limits, under the names of their flags, and whom it serves.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ServerReport {
     /// `--max-body-bytes`.
     pub max_body_bytes: usize,

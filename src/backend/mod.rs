@@ -16,7 +16,7 @@ use self::scoring::Scoring;
 use crate::contract::call::Call;
 use crate::contract::request::Profile;
 use crate::error::{Error, Result};
-pub use crate::model::tokenizer::TextTokenizer;
+pub use crate::model::tokenizer::{TextTokenizer, Token};
 
 /// A text's vector and what was done to get it; of a pair, its logits in the place of the vector.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,7 @@
 //! Who may ask: one layer for HTTP and gRPC. A request shows a token, as `Bearer` or as the password of `Basic`, and over
-//! TLS with client certificates also one of those. Health and, unless told otherwise, `/metrics` are open to all; so are the
-//! files of the page for browsers, which hold no secret: what the page shows it asks for with the reader's token.
+//! TLS with client certificates also one of those. Health, the description of the API and, unless told otherwise, `/metrics`
+//! are open to all; so are the files of the page for browsers, which hold no secret: what the page shows it asks for with the
+//! reader's token.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::followed::Followed;
 use super::health::is_probe;
+use super::http::description::is_open;
 use super::http::errors::error_response_at;
 use super::http::page;
 use super::observe::is_grpc;
@@ -130,7 +132,7 @@ impl Access {
 
     fn check(&self, request: &Request) -> Result<()> {
         let path = request.uri().path();
-        if is_probe(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
+        if is_probe(path) || is_open(path) || (!self.guard_metrics && path.trim_end_matches('/') == "/metrics") {
             return Ok(());
         }
         if self.page && page::is_asked_for(request) {

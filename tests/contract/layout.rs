@@ -34,6 +34,8 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tower_http", &["server/cors.rs"]),
     ("flate2", &["server/decoding.rs"]),
     ("percent_encoding", &["server/"]),
+    // Descriptions stand beside what is sent: types that are answered are described where they are.
+    ("utoipa", &["server/http/", "backend/meta.rs", "telemetry/metrics/mod.rs", "model/tokenizer/text.rs"]),
     ("prost_types", &["server/"]),
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs", "server/grpc/"]),

@@ -445,6 +445,7 @@ part "import of a corpus" python_tests test_import.py
 part "clients of other APIs" python_tests test_clients.py
 part "frameworks" python_tests test_frameworks.py
 part "the page of clients" python_tests test_clients_page.py
+part "description of the API" python_tests test_openapi.py
 part "families" python_tests test_families.py
 part "Weaviate's other modules" python_tests test_weaviate_modules.py
 part "model2vec and reranker" python_tests test_neighbours.py

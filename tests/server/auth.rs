@@ -140,7 +140,7 @@ async fn each_surface_refuses_in_its_own_shape() {
     let openai = client.get(server.url("/v1/models")).send().await.expect("an answer");
     let body: Value = openai.json().await.expect("JSON");
     assert_eq!(body["error"]["code"], "invalid_api_key", "{body}");
-    for path in ["/", "/meta", "/info", "/docs", "/api/tags", "/v1/models", "/models/fake/meta"] {
+    for path in ["/", "/meta", "/info", "/docs2", "/api/tags", "/v1/models", "/models/fake/meta", "/models/fake/docs"] {
         let status = client.get(server.url(path)).send().await.expect("an answer").status();
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
     }
@@ -148,12 +148,20 @@ async fn each_surface_refuses_in_its_own_shape() {
 }
 
 #[tokio::test]
-async fn probes_need_no_token() {
+async fn probes_and_the_description_need_no_token() {
     let open = guarded_by_list().await;
     let closed_metrics = Access::new(Some(LIST), None, true).expect("tokens");
     let closed_metrics = guarded(closed_metrics, Arc::new(FakeBackend::new(3))).await;
     for (protocol, client) in clients() {
-        for path in ["/.well-known/live", "/.well-known/ready", "/health", "/models/fake/.well-known/ready"] {
+        for path in [
+            "/.well-known/live",
+            "/.well-known/ready",
+            "/health",
+            "/models/fake/.well-known/ready",
+            "/openapi.json",
+            "/docs",
+            "/docs/page.js",
+        ] {
             let status = client.get(open.url(path)).send().await.expect("an answer").status();
             assert!(status.is_success(), "{protocol} {path}: {status}");
         }

@@ -9,6 +9,7 @@ mod http;
 mod meta;
 mod models;
 mod module;
+mod openapi;
 mod page;
 mod rerank;
 #[path = "../support/mod.rs"]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use tokenizers::{PaddingParams, PostProcessor, Tokenizer, TruncationParams};
+use utoipa::ToSchema;
 
 use super::files::tokenizer_files;
 use super::model2vec::Model2vec;
@@ -42,7 +43,8 @@ pub struct Tokens {
 }
 
 /// A token of a text, for people and programs who ask which there are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Token {
     /// Its id.
     pub id: u32,
@@ -50,9 +52,11 @@ pub struct Token {
     pub text: String,
     /// Whether it stands for no part of the text.
     pub special: bool,
-    /// Where that part begins, in bytes; `None` for a special token.
+    /// Where that part begins, in bytes; null for a special token.
+    #[schema(required)]
     pub start: Option<usize>,
-    /// Where it ends, in bytes.
+    /// Where it ends, in bytes; null for a special token.
+    #[schema(required)]
     pub stop: Option<usize>,
 }
 

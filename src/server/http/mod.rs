@@ -1,7 +1,9 @@
-//! The HTTP surfaces, one file each, and what they share: error answers and the paths around them.
+//! The HTTP surfaces, one file each, and what they share: error answers and the paths around them; and their description.
 
 pub(super) mod asked;
+pub(super) mod description;
 pub(super) mod errors;
+mod fastapi;
 mod json;
 mod metrics;
 mod ollama;

@@ -12,7 +12,9 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::errors::{error_response, json_response};
 use super::plain::{Fields, embed, refused, tokens, without_task};
@@ -30,6 +32,105 @@ const NOT_KNOWN: &str = "1970-01-01T00:00:00Z";
 
 /// A time that is never reached, and that every client's kind of time holds.
 const NEVER: &str = "2200-01-01T00:00:00Z";
+
+/// What is known of a model. What is not is an empty text.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaDetails)]
+struct Details {
+    parent_model: &'static str,
+    /// `safetensors` or `onnx`.
+    format: &'static str,
+    /// The model's `model_type`, such as `bert`.
+    family: String,
+    families: Vec<String>,
+    parameter_size: &'static str,
+    /// Numbers of the weights, such as `F32` or `INT8`.
+    quantization_level: String,
+}
+
+/// Every name of the models that are ready and make vectors.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaTags)]
+pub(super) struct Tags {
+    models: Vec<Listed>,
+}
+
+/// A name that a model is found by.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaTag)]
+struct Listed {
+    /// The name, with a tag.
+    name: String,
+    /// The same.
+    model: String,
+    /// Not known here: the beginning of 1970.
+    modified_at: &'static str,
+    /// Not known here: 0.
+    size: u64,
+    /// The fingerprint of the model's vectors.
+    digest: String,
+    details: Details,
+}
+
+/// The models that are loaded.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaLoaded)]
+pub(super) struct Loaded {
+    models: Vec<Running>,
+}
+
+/// A model that is loaded.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaRunning)]
+struct Running {
+    /// The name, with a tag.
+    name: String,
+    /// The same.
+    model: String,
+    /// Not known here: 0.
+    size: u64,
+    /// The fingerprint of the model's vectors.
+    digest: String,
+    details: Details,
+    /// Never: the beginning of 2200.
+    expires_at: &'static str,
+    /// Not known here: 0.
+    size_vram: u64,
+    /// Tokens of a text, special ones included; 0: not known here.
+    context_length: usize,
+}
+
+/// What is known of a model, for `POST /api/show`.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaShown)]
+pub(super) struct Shown {
+    /// By its short name, if it is known.
+    license: String,
+    modelfile: &'static str,
+    parameters: &'static str,
+    template: &'static str,
+    details: Details,
+    /// `general.architecture`, `general.basename` and, below the family's name, `embedding_length` and `context_length`.
+    model_info: Map<String, Value>,
+    /// `embedding`, but for a reranker.
+    capabilities: Vec<&'static str>,
+    /// Not known here: the beginning of 1970.
+    modified_at: &'static str,
+}
+
+/// Of this program.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OllamaVersion)]
+pub(super) struct Version {
+    version: &'static str,
+}
 
 /// `POST /api/embed`.
 pub(super) async fn embed_many(
@@ -105,7 +206,7 @@ fn tagged(name: &str) -> String {
 }
 
 /// What is known of a model; what is not, as of one that texts are forwarded to, is an empty text, which clients read.
-fn details(meta: &Meta) -> Value {
+fn details(meta: &Meta) -> Details {
     let family = meta.model_type().unwrap_or_default();
     let precision = meta.model().map_or("", |model| model.precision);
     let families = if family.is_empty() { vec![] } else { vec![family] };
@@ -114,14 +215,14 @@ fn details(meta: &Meta) -> Value {
         int8 if int8.contains("onnx") => "onnx",
         _ => "safetensors",
     };
-    json!({
-        "parent_model": "",
-        "format": format,
-        "family": family,
-        "families": families,
-        "parameter_size": "",
-        "quantization_level": precision.to_uppercase(),
-    })
+    Details {
+        parent_model: "",
+        format,
+        family: family.to_owned(),
+        families: families.into_iter().map(str::to_owned).collect(),
+        parameter_size: "",
+        quantization_level: precision.to_uppercase(),
+    }
 }
 
 /// Whether it is one for clients of Ollama, which does not rerank.
@@ -131,37 +232,35 @@ fn embeds((_, backend): &(String, Arc<dyn Backend>)) -> bool {
 
 /// `GET /api/tags`: every name of the models that are ready.
 pub(super) async fn tags(State(service): State<Service>) -> Response {
-    let entry = |(name, backend): (String, Arc<dyn Backend>)| {
-        json!({
-            "name": tagged(&name),
-            "model": tagged(&name),
-            "modified_at": NOT_KNOWN,
-            "size": 0,
-            "digest": backend.info().fingerprint,
-            "details": details(&backend.meta()),
-        })
+    let entry = |(name, backend): (String, Arc<dyn Backend>)| Listed {
+        name: tagged(&name),
+        model: tagged(&name),
+        modified_at: NOT_KNOWN,
+        size: 0,
+        digest: backend.info().fingerprint.clone(),
+        details: details(&backend.meta()),
     };
-    let models: Vec<_> = service.readiness.names().into_iter().filter(embeds).map(entry).collect();
-    json_response(StatusCode::OK, &json!({"models": models}))
+    let models = service.readiness.names().into_iter().filter(embeds).map(entry).collect();
+    json_response(StatusCode::OK, &Tags { models })
 }
 
 /// `GET /api/ps`: the models that are loaded, which are those that are ready, each once.
 pub(super) async fn running(State(service): State<Service>) -> Response {
     let entry = |(name, backend): (String, Arc<dyn Backend>)| {
         let meta = backend.meta();
-        json!({
-            "name": tagged(&name),
-            "model": tagged(&name),
-            "size": 0,
-            "digest": backend.info().fingerprint,
-            "details": details(&meta),
-            "expires_at": NEVER,
-            "size_vram": 0,
-            "context_length": meta.model().map_or(0, |model| model.max_tokens),
-        })
+        Running {
+            name: tagged(&name),
+            model: tagged(&name),
+            size: 0,
+            digest: backend.info().fingerprint.clone(),
+            details: details(&meta),
+            expires_at: NEVER,
+            size_vram: 0,
+            context_length: meta.model().map_or(0, |model| model.max_tokens),
+        }
     };
-    let models: Vec<_> = service.readiness.listed().into_iter().filter(embeds).map(entry).collect();
-    json_response(StatusCode::OK, &json!({"models": models}))
+    let models = service.readiness.listed().into_iter().filter(embeds).map(entry).collect();
+    json_response(StatusCode::OK, &Loaded { models })
 }
 
 /// `POST /api/show`: what is known of a model, named in `model` or, as it was, in `name`.
@@ -173,7 +272,7 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
         let backend = service.backend()?;
         let meta = backend.meta();
         let details = details(&meta);
-        let family = details["family"].as_str().unwrap_or_default().to_owned();
+        let family = details.family.clone();
         let mut about = Map::new();
         about.insert("general.architecture".into(), family.clone().into());
         about.insert("general.basename".into(), backend.info().name.clone().into());
@@ -185,18 +284,19 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
                 about.insert(format!("{family}.{key}"), number.into());
             }
         }
-        let license = meta.model().and_then(|model| model.license.as_deref()).unwrap_or_default();
-        let answer = json!({
-            "license": license,
-            "modelfile": "",
-            "parameters": "",
-            "template": "",
-            "details": details,
-            "model_info": about,
-            // Ollama has no word for reranking.
-            "capabilities": if backend.info().scoring.is_none() { json!(["embedding"]) } else { json!([]) },
-            "modified_at": NOT_KNOWN,
-        });
+        let license = meta.model().and_then(|model| model.license.clone()).unwrap_or_default();
+        // Ollama has no word for reranking.
+        let capabilities = if backend.info().scoring.is_none() { vec!["embedding"] } else { vec![] };
+        let answer = Shown {
+            license,
+            modelfile: "",
+            parameters: "",
+            template: "",
+            details,
+            model_info: about,
+            capabilities,
+            modified_at: NOT_KNOWN,
+        };
         Ok(json_response(StatusCode::OK, &answer))
     };
     answer().unwrap_or_else(|error: Error| error_response(&error))
@@ -204,5 +304,5 @@ pub(super) async fn show(State(service): State<Service>, body: Result<Bytes, Byt
 
 /// `GET /api/version`: ours, which some clients ask for before anything else.
 pub(super) async fn version() -> Response {
-    json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
+    json_response(StatusCode::OK, &Version { version: env!("CARGO_PKG_VERSION") })
 }

@@ -9,7 +9,9 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::errors::{json_response, openai_error};
 use super::path::Scoped;
@@ -21,7 +23,7 @@ use crate::server::service::Service;
 
 /// There are no such limits here, and this is how to say so: Weaviate's `text2vec-openai` paces its batches by these
 /// headers, and without them sends an object at a time, with pauses.
-const NO_RATE_LIMIT: [(&str, &str); 6] = [
+pub(super) const NO_RATE_LIMIT: [(&str, &str); 6] = [
     ("x-ratelimit-limit-requests", "1000000000"),
     ("x-ratelimit-remaining-requests", "1000000000"),
     ("x-ratelimit-reset-requests", "0s"),
@@ -29,6 +31,37 @@ const NO_RATE_LIMIT: [(&str, &str); 6] = [
     ("x-ratelimit-remaining-tokens", "1000000000"),
     ("x-ratelimit-reset-tokens", "0s"),
 ];
+
+/// A name that a model is found by.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OpenAiModel)]
+pub(super) struct Model {
+    /// The name.
+    id: String,
+    /// `model`.
+    object: &'static str,
+    /// When it was made, which is not known here: 0.
+    created: u64,
+    /// `text2vec-sidecar`.
+    owned_by: &'static str,
+}
+
+/// Every name of the models that are ready.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OpenAiModels)]
+pub(super) struct Models {
+    /// `list`.
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+impl Model {
+    fn named(name: &str) -> Model {
+        Model { id: name.to_owned(), object: "model", created: 0, owned_by: "text2vec-sidecar" }
+    }
+}
 
 /// `POST /v1/embeddings`.
 pub(super) async fn embeddings(
@@ -86,19 +119,14 @@ async fn answer(service: &Service, headers: &HeaderMap, body: Result<Bytes, Byte
 
 /// `GET /v1/models`: every name of those that are ready.
 pub(super) async fn models(State(service): State<Service>) -> Response {
-    let models: Vec<_> = service.readiness.names().iter().map(|(name, _)| model_entry(name)).collect();
-    json_response(StatusCode::OK, &json!({"object": "list", "data": models}))
+    let data = service.readiness.names().iter().map(|(name, _)| Model::named(name)).collect();
+    json_response(StatusCode::OK, &Models { object: "list", data })
 }
 
 /// `GET /v1/models/<id>`. A Hub id may have its slash.
 pub(super) async fn model(State(service): State<Service>, Path(name): Path<String>) -> Response {
     match service.readiness.backend(Some(&name), service.default) {
-        Ok(_) => json_response(StatusCode::OK, &model_entry(&name)),
+        Ok(_) => json_response(StatusCode::OK, &Model::named(&name)),
         Err(error) => openai_error(&error),
     }
-}
-
-/// When a model was made is not known here: 0.
-fn model_entry(name: &str) -> Value {
-    json!({"id": name, "object": "model", "created": 0, "owned_by": "text2vec-sidecar"})
 }

@@ -11,13 +11,16 @@
 //! All documents are scored or none: an error says which one it is about. Errors are each API's.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::asked::within_deadline;
 use super::errors::{error_response, rerank_error, tei_error};
@@ -215,13 +218,24 @@ fn number(score: f32) -> String {
     if score.is_finite() { serde_json::to_string(&score).unwrap_or_default() } else { "null".to_owned() }
 }
 
+/// A model that reranks, in `GET /info`: what its numbers stand for.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TeiRerankerType)]
+pub(super) struct RerankerType {
+    /// Labels by their number.
+    id2label: BTreeMap<String, String>,
+    /// Numbers by their label.
+    label2id: BTreeMap<String, usize>,
+}
+
 /// What `GET /info` has for a reranker's `model_type`, as text-embeddings-inference writes it.
-pub(super) fn reranker_type(labels: &[String]) -> Value {
-    let id2label: serde_json::Map<String, Value> =
-        labels.iter().enumerate().map(|(id, label)| (id.to_string(), json!(label))).collect();
-    let label2id: serde_json::Map<String, Value> =
-        labels.iter().enumerate().map(|(id, label)| (label.clone(), json!(id))).collect();
-    json!({"reranker": {"id2label": id2label, "label2id": label2id}})
+pub(super) fn reranker_type(labels: &[String]) -> RerankerType {
+    let labels = || labels.iter().cloned().enumerate();
+    RerankerType {
+        id2label: labels().map(|(id, label)| (id.to_string(), label)).collect(),
+        label2id: labels().map(|(id, label)| (label, id)).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::asked::{read_body, within_deadline};
-use super::errors::{error_response, error_response_with, json_response};
+use super::errors::{error_response, json_response};
+use super::fastapi::{Detail, NOT_A_STRING, NOT_AN_OBJECT, Refusal, detail, echo, invalid_json, refuse};
 use super::json::{self, Object};
 use super::path::Scoped;
 use super::written::{Part, fixed, list, value, written};
@@ -102,77 +103,6 @@ enum Body {
     TooMany(usize),
 }
 
-/// Why a body is not accepted.
-enum Refusal {
-    /// 422 with FastAPI's list of details.
-    Details(Vec<Detail>),
-    /// 400.
-    Bad(Error, Option<Value>),
-}
-
-/// One entry of FastAPI's `detail`.
-struct Detail {
-    kind: &'static str,
-    location: Vec<Value>,
-    message: &'static str,
-    input: Value,
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        match self {
-            Refusal::Bad(error, detail) => error_response_with(&error, detail),
-            Refusal::Details(details) => {
-                let words: Vec<String> = details.iter().map(Detail::words).collect();
-                let details: Vec<Value> = details.into_iter().map(Detail::into_json).collect();
-                let body = json!({"error": words.join("; "), "detail": details});
-                json_response(StatusCode::UNPROCESSABLE_ENTITY, &body)
-            }
-        }
-    }
-}
-
-impl Detail {
-    /// For the person who reads Weaviate's message.
-    fn words(&self) -> String {
-        let path: Vec<_> = self.location.iter().skip(1).filter_map(Value::as_str).collect();
-        let place = if path.is_empty() { "the body".to_owned() } else { format!("'{}'", path.join(".")) };
-        match self.kind {
-            "json_invalid" => format!("{place} is not valid JSON: {}", self.input.as_str().unwrap_or_default()),
-            "model_attributes_type" if path.is_empty() => {
-                format!("{place} is not a JSON object: send {{\"text\": …}} with Content-Type: application/json")
-            }
-            _ => format!("{place}: {}", self.message),
-        }
-    }
-
-    fn into_json(self) -> Value {
-        // An echo helps while it is short; json_invalid has none in the reference either.
-        let echo = match &self.input {
-            _ if self.kind == "json_invalid" => json!({}),
-            Value::String(text) if text.len() > MAX_ECHO => json!("…"),
-            input => input.clone(),
-        };
-        let mut detail = json!({"type": self.kind, "loc": self.location, "msg": self.message, "input": echo});
-        if let (true, Some(object)) = (self.kind == "json_invalid", detail.as_object_mut()) {
-            object.insert("ctx".into(), json!({"error": self.input}));
-        }
-        detail
-    }
-}
-
-fn refuse(kind: &'static str, location: &[&str], message: &'static str, input: Value) -> Refusal {
-    Refusal::Details(vec![detail(kind, location, message, input)])
-}
-
-fn detail(kind: &'static str, location: &[&str], message: &'static str, input: Value) -> Detail {
-    Detail { kind, location: location.iter().map(|&part| part.into()).collect(), message, input }
-}
-
-const NOT_AN_OBJECT: (&str, &str) =
-    ("model_attributes_type", "Input should be a valid dictionary or object to extract fields from");
-const NOT_A_STRING: (&str, &str) = ("string_type", "Input should be a valid string");
-
 /// FastAPI's validation of the body, plus `texts`.
 fn parse(headers: &HeaderMap, body: &[u8], max_texts: usize) -> Result<Body, Refusal> {
     if body.is_empty() {
@@ -180,7 +110,7 @@ fn parse(headers: &HeaderMap, body: &[u8], max_texts: usize) -> Result<Body, Ref
     }
     let text = decode_utf(body).ok_or_else(|| {
         let detail = "There was an error parsing the body";
-        Refusal::Bad(Error::invalid("the body is not valid UTF-8"), Some(json!(detail)))
+        Refusal::Bad(Error::invalid("the body is not valid UTF-8"), Some(detail))
     })?;
     if !is_json(headers) {
         return Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, json!(text)));
@@ -191,15 +121,6 @@ fn parse(headers: &HeaderMap, body: &[u8], max_texts: usize) -> Result<Body, Ref
         Some(b'n') => Err(refuse("missing", &["body"], "Field required", Value::Null)),
         _ => Err(refuse(NOT_AN_OBJECT.0, &["body"], NOT_AN_OBJECT.1, echo(whole.get()))),
     }
-}
-
-/// The longest JSON that is shown to who sent it.
-const MAX_ECHO: usize = 500;
-
-/// What was given in place of what should have been, while it is short.
-fn echo(json: &str) -> Value {
-    let short = (json.len() <= MAX_ECHO).then(|| serde_json::from_str(json).ok()).flatten();
-    short.unwrap_or_else(|| json!("…"))
 }
 
 /// So many of the texts that are none are named.
@@ -321,30 +242,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
     let kind = value.split(';').next().unwrap_or_default().trim();
     kind.strip_prefix("application/").is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
-}
-
-/// Python's decoder accepts `NaN`, infinities and lone surrogates, and its server then fails on them. They cannot be
-/// embedded: 400. Everything else is FastAPI's `json_invalid`. Which it is, serde_json tells in words alone.
-fn invalid_json(text: &str, error: &serde_json::Error) -> Refusal {
-    let words = error.to_string();
-    if words.contains("surrogate") || words.contains("hex escape") {
-        return Refusal::Bad(
-            Error::invalid(format!("the body has a lone surrogate, which is not text: {words}")),
-            None,
-        );
-    }
-    let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    let offset = (line_start + error.column().saturating_sub(1)).min(text.len());
-    let around = &text.as_bytes()[offset.saturating_sub(1)..];
-    if [&b"NaN"[..], b"Infinity", b"-Infinity"]
-        .iter()
-        .any(|word| around.starts_with(word) || around[around.len().min(1)..].starts_with(word))
-    {
-        return Refusal::Bad(Error::invalid("the body has a NaN or Infinity, which JSON does not know"), None);
-    }
-    let mut entry = detail("json_invalid", &["body"], "JSON decode error", json!(words));
-    entry.location.push(offset.into());
-    Refusal::Details(vec![entry])
 }
 
 /// Text from UTF-8 or UTF-16 with or without byte order mark, told apart as Python's `json.loads` does.

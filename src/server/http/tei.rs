@@ -13,19 +13,80 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::asked::within_deadline;
 use super::errors::{json_response, tei_error};
 use super::path::Scoped;
 use super::plain::{Fields, Input, embed, refused, without_task};
-use super::rerank::reranker_type;
+use super::rerank::{RerankerType, reranker_type};
 use super::written::{Part, list, written};
 use crate::contract::call::EmbedSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::service::Service;
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
+
+/// What TEI says of its model. What it has and we do not is null.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TeiInfo)]
+pub(super) struct Info<'a> {
+    /// The model's name.
+    model_id: String,
+    #[schema(required)]
+    model_sha: Option<String>,
+    /// Numbers of the weights: `float32`, `float16`, `bfloat16` or `int8`; null where texts are forwarded.
+    #[schema(required)]
+    model_dtype: Option<&'a str>,
+    model_type: ModelType,
+    /// Connections at once.
+    max_concurrent_requests: usize,
+    /// Tokens of a text, special ones included; null where texts are forwarded.
+    #[schema(required)]
+    max_input_length: Option<usize>,
+    /// Tokens that may wait; null where texts are forwarded.
+    #[schema(required)]
+    max_batch_tokens: Option<usize>,
+    #[schema(required)]
+    max_batch_requests: Option<usize>,
+    /// Texts in one request.
+    max_client_batch_size: usize,
+    /// A text that is too long is cut, unless the request says otherwise.
+    auto_truncate: bool,
+    #[schema(required)]
+    tokenization_workers: Option<usize>,
+    /// Of this program.
+    version: &'a str,
+    #[schema(required)]
+    sha: Option<String>,
+    #[schema(required)]
+    docker_label: Option<String>,
+}
+
+/// What a model is for: it has one of the two.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TeiModelType)]
+struct ModelType {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    embedding: Option<EmbeddingType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reranker: Option<RerankerType>,
+}
+
+/// A model that makes vectors.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TeiEmbeddingType)]
+struct EmbeddingType {
+    /// How tokens become a vector; null where texts are forwarded.
+    #[schema(required)]
+    pooling: Option<String>,
+}
 
 /// `POST /embed`.
 pub(super) async fn embeddings(
@@ -172,26 +233,30 @@ pub(super) async fn info(Scoped(service): Scoped) -> Response {
         "bf16" => "bfloat16",
         other => other,
     });
-    let body = json!({
-        "model_id": backend.info().name,
-        "model_sha": null,
-        "model_dtype": dtype,
-        "model_type": match &backend.info().scoring {
-            None => json!({"embedding": {"pooling": model.map(|model| &model.pooling)}}),
-            Some(scoring) => reranker_type(&scoring.labels),
+    let model_type = match &backend.info().scoring {
+        None => ModelType {
+            embedding: Some(EmbeddingType { pooling: model.map(|model| model.pooling.clone()) }),
+            reranker: None,
         },
-        "max_concurrent_requests": service.limits.max_connections,
-        "max_input_length": model.map(|model| model.max_tokens),
-        "max_batch_tokens": model.map(|model| model.max_waiting_tokens),
-        "max_batch_requests": null,
-        "max_client_batch_size": service.limits.max_texts,
-        "auto_truncate": true,
-        "tokenization_workers": model.map(|model| model.threads),
-        "version": env!("CARGO_PKG_VERSION"),
-        "sha": null,
-        "docker_label": null,
-    });
-    json_response(StatusCode::OK, &body)
+        Some(scoring) => ModelType { embedding: None, reranker: Some(reranker_type(&scoring.labels)) },
+    };
+    let info = Info {
+        model_id: backend.info().name.clone(),
+        model_sha: None,
+        model_dtype: dtype,
+        model_type,
+        max_concurrent_requests: service.limits.max_connections,
+        max_input_length: model.map(|model| model.max_tokens),
+        max_batch_tokens: model.map(|model| model.max_waiting_tokens),
+        max_batch_requests: None,
+        max_client_batch_size: service.limits.max_texts,
+        auto_truncate: true,
+        tokenization_workers: model.map(|model| model.threads),
+        version: env!("CARGO_PKG_VERSION"),
+        sha: None,
+        docker_label: None,
+    };
+    json_response(StatusCode::OK, &info)
 }
 
 /// `GET /health`: 200 when ready.

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use self::instrument::{Counter, Gauge, Histogram};
 use self::labels::{Code, GRPC_CODES, HTTP_CODES, Priority, Refusal, Stage, Surface, UpstreamError};
@@ -105,7 +106,7 @@ pub struct Queue {
 }
 
 /// What a cache has done and holds, or all of them. Counts are of texts since the start; `/meta` has the same names.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CacheStats {
     /// Answered from memory.
     pub hits: u64,

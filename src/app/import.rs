@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 pub(super) async fn import(args: ImportArgs) -> Result<()> {
     let (is_dry, collection) = (args.dry_run, args.collection.clone().unwrap_or_default());
     let goes_to_a_file = args.output.is_some();
-    let summary = text2vec_import::run(args.options()?, termination()).await;
+    let summary = text2vec_import::run(args.options()?, termination).await;
     let summary = summary.map_err(|error| Error::config(error.message()))?;
     let (imported, seconds) = (summary.imported, summary.elapsed.as_secs_f64());
     let mut said = match (is_dry, goes_to_a_file) {

@@ -88,7 +88,7 @@ pub struct ImportArgs {
     #[arg(long, env = "T2V_IDS", value_enum, default_value = "position")]
     pub ids: IdChoice,
     /// Property that the id is made of: a UUID as it is, anything else through a hash
-    #[arg(long, env = "T2V_ID_PROPERTY", value_name = "NAME", conflicts_with = "ids")]
+    #[arg(long, env = "T2V_ID_PROPERTY", value_name = "NAME")]
     pub id_property: Option<String>,
     /// Tenant of all objects [default: what each row's "tenant" says]
     #[arg(long, env = "T2V_TENANT", value_name = "NAME", conflicts_with = "tenant_property")]

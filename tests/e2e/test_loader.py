@@ -31,7 +31,8 @@ def properties(index, fact):
         "body": fact.body,
         "tags": [fact.topic, f"tag{index % 7}"],
         "rank": index * 1000,
-        "share": index / 7,
+        # Of many digits: one that is read a little wrong makes another text.
+        "share": (index + 12.088995980580641) / 7,
         "checked": index % 2 == 0,
         "seenAt": datetime.datetime(2024, 1, 1 + index % 28, tzinfo=datetime.timezone.utc).isoformat(),
         "noteOnly": "" if index % 5 == 0 else f"NOTE {index}",
@@ -161,11 +162,15 @@ def test_rows_that_do_not_fit_are_told_and_the_others_imported(client, weaviate_
     ]:
         assert words in done.stderr, (words, done.stderr)
     assert len(stored(client, "LoaderPage")) == 2
-    written = [json.loads(line) for line in failed.read_text(encoding="utf-8").splitlines()]
+    written = failed.read_text(encoding="utf-8").splitlines()
+    assert written.pop(2) == rows[4], "as it was"
+    written = [json.loads(line) for line in written]
     assert [entry["properties"] for entry in written] == [json.loads(rows[i]) for i in (1, 3, 5)]
     # What was mended goes in, by the same id where it had one.
     written[2]["properties"]["seenAt"] = "2024-01-01T00:00:00Z"
     failed.write_text(json.dumps(written[2]) + "\n", encoding="utf-8")
+    done = run_import(failed, "--collection", "LoaderPage", "--failed", str(failed), **at(weaviate_url))
+    assert done.returncode == 1 and "--failed is the file that is read" in done.stderr, done.stderr
     assert run_import(failed, "--collection", "LoaderPage", **at(weaviate_url)).returncode == 0
     assert len(stored(client, "LoaderPage")) == 3
 
@@ -182,12 +187,19 @@ def test_every_format_makes_the_same_objects(client, weaviate_url, tmp_path):
 
     with (tmp_path / "a.tsv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(TYPES), delimiter="\t")
-        table.writeheader()
+        # Weaviate writes a property's first letter small, whoever wrote it how.
+        file.write("\t".join(key[0].upper() + key[1:] for key in TYPES) + "\r\n")
         table.writerows([row | {"tags": json.dumps(row["tags"])} for row in rows])
     columns = {key: [row[key] for row in rows] for key in TYPES}
     columns["seenAt"] = [datetime.datetime.fromisoformat(value) for value in columns["seenAt"]]
     for codec in ("snappy", "zstd", "gzip", "none"):
-        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{codec}.parquet", compression=codec)
+        table = pyarrow.table(columns)
+        if codec == "zstd":
+            # As pandas has them: moments in nanoseconds, whole numbers beside gaps as floats.
+            for key, kind in (("seenAt", pyarrow.timestamp("ns", "UTC")), ("rank", pyarrow.float64())):
+                place = table.column_names.index(key)
+                table = table.set_column(place, key, table[key].cast(kind))
+        pyarrow.parquet.write_table(table, tmp_path / f"{codec}.parquet", compression=codec)
     seen = {}
     for name in ("a.jsonl", "a.jsonl.gz", "-", "a.tsv", *(f"{codec}.parquet" for codec in ("snappy", "zstd", "gzip", "none"))):
         client.collections.delete("LoaderPage")
@@ -328,13 +340,38 @@ def test_an_outage_is_waited_for_and_a_lasting_one_is_said(client, weaviate_url,
     assert said.returncode == 1 and "the sidecar has not answered well" in said.stderr, said.stderr
 
 
+def test_silence_is_an_outage_and_idle_input_holds_nothing_up(client, weaviate_url, tmp_path):
+    """A sidecar that takes connections and says nothing; a pipe that stays open behind an import that has ended."""
+    import socket
+
+    from own_sidecar import create
+
+    create(client, weaviate_url, "LoaderOutage")
+    lines = tmp_path / "objects.jsonl"
+    lines.write_text('{"body": "a"}\n', encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        environment = at(weaviate_url) | {"T2V_SIDECAR": address}
+        said = run_import(lines, "--collection", "LoaderOutage", "--max-outage", "0", **environment)
+        assert said.returncode == 1 and "nothing came within 10 s" in said.stderr, said.stderr
+    arguments = ["--collection", "LoaderOutage", "--format", "jsonl", "--max-errors", "1"]
+    child = subprocess.Popen(
+        command("-", *arguments), env=os.environ | at(weaviate_url), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child.stdin.write('{"nobody": 1}\n' * 500)
+    child.stdin.flush()
+    assert child.wait(timeout=20) == 1
+    assert "--max-errors" in child.stderr.read()
+    child.stdin.close()
+
+
 def test_a_dry_run_writes_nothing(client, weaviate_url, tmp_path, state):
     client.collections.delete("LoaderPage")
     assert http_json("POST", f"{weaviate_url}/v1/schema", SCHEMAS["class level"])[0] == 200
     lines = tmp_path / "objects.jsonl"
     lines.write_text('{"subject": "a"}\n{"subject": [1]}\n{"rank": 2.5}\n', encoding="utf-8")
     done = run_import(lines, "--collection", "LoaderPage", "--dry-run", **at(weaviate_url))
-    assert done.returncode == 1 and "nothing was" in done.stderr and "2 rows could not" in done.stderr, done.stderr
+    assert done.returncode == 1 and "1 rows would be imported, nothing was" in done.stderr and "2 rows could not" in done.stderr, done.stderr
     assert len(stored(client, "LoaderPage")) == 0 and not list(state.glob("*.json"))
 
 
@@ -372,7 +409,7 @@ def test_what_cannot_begin_is_said_in_a_line(weaviate_url, tmp_path):
     for arguments, words in [
         ((objects, "--collection", "NoSuch", "--weaviate", weaviate_url), "has no collection 'NoSuch'"),
         ((objects, *a, "--weaviate", f"http://{nobody}"), "Weaviate cannot be reached"),
-        ((objects, *a, "--weaviate", "localhost:8080"), "use a URL such as"),
+        ((objects, *a, "--weaviate", "localhost:8080"), "use one such as http://localhost:8080"),
         ((objects, *a, "--weaviate", f"http://{sidecar}"), "is that another server's address?"),
         ((objects, *a, "--weaviate", "http://a.example.com", "--weaviate-api-key", "k"), "readable by anybody: use https://"),
         ((objects, "--class-file", "no/such/file", *output), "--class-file no/such/file cannot be read"),
@@ -380,6 +417,8 @@ def test_what_cannot_begin_is_said_in_a_line(weaviate_url, tmp_path):
         ((objects, "--class-file", file("list.json", "[]"), *output), "is no class"),
         ((objects, "--class-file", file("other.json", '{"class": "A"}'), *output), "no vector of A is made by"),
         (("no/such/file.jsonl", "--class-file", page, *output), "no/such/file.jsonl cannot be read"),
+        ((file("list.jsonl", "[{}]"), "--class-file", page, *output), "is one JSON list"),
+        ((objects, *a, "--weaviate", "http://user:secret@a"), "leave user and password out"),
         ((file("words.txt", "x"), "--class-file", page, *output), "add --format"),
         ((file("not.parquet", "x" * 100), "--class-file", page, *output), "cannot be read as Parquet"),
         ((file("not.jsonl.gz", "x" * 100), "--class-file", page, *output), "cannot be read"),

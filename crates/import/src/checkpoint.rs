@@ -81,7 +81,7 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// The checkpoint of an import, and what it says if it is there.
-    pub(crate) fn open(folder: &Path, options: &Options) -> Result<(Checkpoint, Option<State>)> {
+    pub(crate) fn open(folder: &Path, options: &Options, collection: &str) -> Result<(Checkpoint, Option<State>)> {
         let unusable = |path: &Path, error: &dyn std::fmt::Display| {
             Error::new(format!(
                 "{} cannot be written: {error}: name another folder by --checkpoints, or none by --checkpoints ''",
@@ -89,7 +89,7 @@ impl Checkpoint {
             ))
         };
         std::fs::create_dir_all(folder).map_err(|error| unusable(folder, &error))?;
-        let path = folder.join(format!("{}.json", name(options)));
+        let path = folder.join(format!("{}.json", name(options, collection)));
         let lock_path = path.with_extension("lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| unusable(&lock_path, &error))?;
@@ -125,24 +125,24 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The import is at its end: another one begins anew.
+    /// The import is at its end: another one begins anew. The lock's file stays, as another import may be opening it.
     pub(crate) fn remove(self) {
         let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(self.path.with_extension("lock"));
     }
 }
 
 /// One import is told from another by what is read, how, and where it goes.
-fn name(options: &Options) -> String {
+fn name(options: &Options, collection: &str) -> String {
     let path = std::fs::canonicalize(&options.source.path).unwrap_or_else(|_| options.source.path.clone());
+    let source = &options.source;
     let told = format!(
-        "{}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{}\n{}",
+        "{}\n{}\n{collection}\n{:?}\n{:?}\n{:?}\n{:?}\n{}\n{}",
         path.display(),
         options.weaviate.url.trim_end_matches('/'),
-        options.collection,
-        options.source.format,
+        (source.format, source.delimiter, source.list_delimiter, source.max_row_bytes),
         options.ids,
         options.tenant,
+        options.weaviate.consistency,
         options.sidecar.model,
         options.allow_new_properties,
     );

@@ -15,12 +15,13 @@ pub(crate) struct FailedRows {
 }
 
 impl FailedRows {
-    /// Goes on behind the first `keep` bytes, which an import before has written.
-    pub(crate) fn open(path: Option<&Path>, keep: u64) -> Result<FailedRows> {
-        let Some(path) = path else { return Ok(FailedRows { file: None, bytes: keep }) };
+    /// Goes on behind the first `keep` bytes, which an import that was broken off has written; `None`: behind all that is there.
+    pub(crate) fn open(path: Option<&Path>, keep: Option<u64>) -> Result<FailedRows> {
+        let Some(path) = path else { return Ok(FailedRows { file: None, bytes: keep.unwrap_or_default() }) };
         let open = || {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-            let keep = keep.min(file.metadata()?.len());
+            let length = file.metadata()?.len();
+            let keep = keep.map_or(length, |keep| keep.min(length));
             file.set_len(keep)?;
             file.seek(SeekFrom::Start(keep))?;
             Ok((file, keep))
@@ -60,11 +61,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("failed.jsonl");
         let row = |line: &str| Failed { number: 1, reason: "x".into(), line: Some(line.into()) };
-        let mut failed = FailedRows::open(Some(&path), 0).expect("opened");
+        let mut failed = FailedRows::open(Some(&path), None).expect("opened");
         failed.add(&[row("{\"a\":1}")]).expect("written");
         let done = failed.bytes();
         failed.add(&[row("{\"a\":2}"), Failed { line: None, ..row("") }]).expect("written");
-        let mut failed = FailedRows::open(Some(&path), done).expect("opened");
+        let mut failed = FailedRows::open(Some(&path), Some(done)).expect("opened");
         failed.add(&[row("{\"a\":2}")]).expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "{\"a\":1}\n{\"a\":2}\n");
     }

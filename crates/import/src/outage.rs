@@ -10,6 +10,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// No wait is longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
+/// Bounds of how long one answer is waited for. A sidecar refuses what it cannot begin within its --max-wait, a minute or so.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -31,6 +35,11 @@ pub(crate) struct Outage {
 impl Outage {
     pub(crate) fn new(whose: &'static str, longest: Duration) -> Outage {
         Outage { whose, longest, failing: Mutex::default() }
+    }
+
+    /// How long one answer is waited for, at most: no longer than the outage that is allowed, within reason.
+    pub(crate) fn patience(&self) -> Duration {
+        self.longest.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
 
     /// Something succeeded.

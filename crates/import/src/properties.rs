@@ -12,7 +12,7 @@ use crate::weaviate_v1::{
 };
 
 /// Weaviate holds whole numbers as f64, which has each of them up to here.
-const EXACT: u64 = 1 << 53;
+pub(crate) const EXACT: u64 = 1 << 53;
 
 /// What is left out and renamed so that the sidecar and Weaviate get the very same object: no nulls, and names as the class
 /// has them (Weaviate writes the first letter small).
@@ -23,16 +23,14 @@ pub(crate) fn normalised(
 ) -> Result<Map<String, Value>, String> {
     let mut normal = Map::new();
     for (name, value) in properties.into_iter().filter(|(_, value)| !value.is_null()) {
-        let name = match class.contains_key(&name) {
-            true => name,
-            false => small_first_letter(&name),
-        };
+        let name = name_in(class, &name);
         if !new && !class.contains_key(&name) {
             return Err(format!(
                 "the class has no property '{name}': add it there, take it out of the file, or let Weaviate add it by \
                  --allow-new-properties"
             ));
         }
+        let value = typed(value, class.get(&name));
         if normal.insert(name.clone(), value).is_some() {
             return Err(format!("'{name}' is there twice, but for the first letter's case"));
         }
@@ -40,9 +38,37 @@ pub(crate) fn normalised(
     Ok(normal)
 }
 
-fn small_first_letter(name: &str) -> String {
+/// A property's name as the class has it.
+pub(crate) fn name_in(class: &Properties, name: &str) -> String {
     let mut letters = name.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+    match letters.next() {
+        Some(first) if !class.contains_key(name) => first.to_lowercase().chain(letters).collect(),
+        _ => name.to_owned(),
+    }
+}
+
+/// The value, with whole numbers written as such where the class has them: `5.0` is what a column with gaps makes of 5, and
+/// another text.
+fn typed(value: Value, data_type: Option<&DataType>) -> Value {
+    match (data_type, value) {
+        (Some(DataType::Int), Value::Number(number)) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() <= EXACT as f64 => {
+                (float as i64).into()
+            }
+            _ => Value::Number(number),
+        },
+        (Some(DataType::List(element)), Value::Array(elements)) => {
+            Value::Array(elements.into_iter().map(|value| typed(value, Some(element))).collect())
+        }
+        (Some(DataType::Object(nested)), Value::Object(fields)) => {
+            let fields = fields.into_iter().map(|(name, value)| {
+                let data_type = nested.get(&name);
+                (name, typed(value, data_type))
+            });
+            Value::Object(fields.collect())
+        }
+        (_, value) => value,
+    }
 }
 
 /// As Weaviate's gRPC interface has them.
@@ -312,5 +338,7 @@ mod tests {
         assert!(normal(json!({"Title": "a", "title": "b"}), false).expect_err("refused").contains("there twice"));
         assert!(normal(json!({"titel": "a"}), false).expect_err("refused").contains("--allow-new-properties"));
         assert_eq!(normal(json!({"titel": "a"}), true), Ok(json!({"titel": "a"})));
+        let whole = normal(json!({"year": 5.0, "years": [1.0, 2], "shares": [1.0]}), false);
+        assert_eq!(whole.map(|value| value.to_string()), Ok(r#"{"shares":[1.0],"year":5,"years":[1,2]}"#.into()));
     }
 }

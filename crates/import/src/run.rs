@@ -67,6 +67,8 @@ struct Way {
 enum Sink {
     Weaviate(Box<Weaviate>),
     Output(Output),
+    /// To try an import out.
+    Nothing,
 }
 
 /// A chunk with its vectors.
@@ -86,42 +88,53 @@ struct Inserted {
     last: Option<(String, String)>,
 }
 
-/// Imports a file. Ends early, with what is under way to Weaviate done and noted, once `stop` is ready.
+/// Imports a file. Ends early once what `stop` makes is ready, with what is under way to Weaviate done and noted; a second time
+/// at once.
 ///
 /// # Errors
 /// What keeps the import from its end, in one line. What was inserted until then is in; the same call goes on behind it.
-pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<Summary> {
+pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S) -> Result<Summary> {
     let ca = read_ca(options.ca.as_deref())?;
-    let weaviate = Weaviate::new(&options.weaviate, ca.as_deref())?;
-    let collection = match &options.class_file {
-        Some(path) => Collection::of_file(path)?,
-        None => weaviate.collection(&options.collection).await?,
+    let weaviate_outage = Outage::new("Weaviate", options.max_outage);
+    let (weaviate, collection) = match &options.class_file {
+        Some(path) => (None, Collection::of_file(path)?),
+        None => {
+            let weaviate = Weaviate::new(&options.weaviate, ca.as_deref())?;
+            let collection = weaviate.collection(&options.collection).await?;
+            (Some(weaviate), collection)
+        }
     };
+    let (mut rows, total) = source::open(&options.source, &collection)?;
+    refuse_to_write_over_the_source(&options)?;
     let sidecar = Sidecar::new(&options.sidecar, ca.as_deref(), &collection)?;
     let sidecar_outage = Outage::new("the sidecar", options.max_outage);
     let fingerprint = sidecar.fingerprint(&sidecar_outage).await?;
     let is_resumable = !(options.dry_run || options.output.is_some() || is_standard_input(&options.source.path));
     let folder = options.checkpoints.as_deref().filter(|_| is_resumable);
-    let (checkpoint, mut state, doubt) = match folder {
-        Some(folder) => begin(folder, &options, &fingerprint, &weaviate, &collection).await?,
-        None => (None, State::new(String::new(), fingerprint), (0, 0)),
+    let (checkpoint, mut state, doubt) = match (folder, &weaviate) {
+        (Some(folder), Some(weaviate)) => {
+            begin(folder, &options, &fingerprint, weaviate, &collection, &weaviate_outage).await?
+        }
+        _ => (None, State::new(String::new(), fingerprint), (0, 0)),
     };
     let failed_path = options.failed.as_deref().filter(|_| !options.dry_run);
-    let failed_rows = FailedRows::open(failed_path, state.failed_bytes)?;
+    let failed_rows = FailedRows::open(failed_path, (state.done > 0).then_some(state.failed_bytes))?;
     state.failed_bytes = failed_rows.bytes();
     if !collection.others.is_empty() && options.output.is_none() {
         let others = collection.others.join(", ");
         eprintln!("{others} of {}: not made here, but by Weaviate or by nobody, as the class says", collection.name);
     }
-    let sink = match &options.output {
-        Some(path) if !options.dry_run => Sink::Output(Output::open(path)?),
-        _ => Sink::Weaviate(Box::new(weaviate)),
+    let sink = match (&options.output, weaviate) {
+        _ if options.dry_run => Sink::Nothing,
+        (Some(path), _) => Sink::Output(Output::open(path)?),
+        (None, Some(weaviate)) => Sink::Weaviate(Box::new(weaviate)),
+        (None, None) => {
+            return Err(Error::new("a class from a file needs --output: without Weaviate nothing can go into it"));
+        }
     };
-    let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let began_behind = state.done;
-    let way =
-        Arc::new(Way { options, collection, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind });
-    let (mut rows, total) = source::open(&way.options.source, &way.collection)?;
+    let way = Way { options, collection, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind };
+    let way = Arc::new(way);
     let began_at = if let Total::Rows(_) = total { began_behind } else { state.position };
     let mut progress = Progress::new(total, began_at);
     let (send, chunks) = mpsc::channel(1);
@@ -138,11 +151,23 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<Sum
         false => course.follow(chunks, stop).await,
     };
     course.progress.end();
-    // It ends at the file's end, or as soon as nobody takes its chunks.
-    let read = reading.await;
+    // Of an import that ends early the reader is not waited for: it may be waiting for somebody's input.
     outcome?;
-    read.map_err(|_| Error::new("the file could not be read to its end because of a bug: please report it"))?;
+    reading
+        .await
+        .map_err(|_| Error::new("the file could not be read to its end because of a bug: please report it"))?;
     Ok(course.end())
+}
+
+/// Neither failed rows nor objects are written over what is read.
+fn refuse_to_write_over_the_source(options: &Options) -> Result<()> {
+    let Ok(source) = std::fs::canonicalize(&options.source.path) else { return Ok(()) };
+    for (flag, path) in [("--failed", &options.failed), ("--output", &options.output)] {
+        if path.as_deref().is_some_and(|path| std::fs::canonicalize(path).is_ok_and(|path| path == source)) {
+            return Err(Error::new(format!("{flag} is the file that is read: name another one")));
+        }
+    }
+    Ok(())
 }
 
 /// The checkpoint of this import, from where it goes on, and which rows may be half done.
@@ -152,18 +177,27 @@ async fn begin(
     fingerprint: &str,
     weaviate: &Weaviate,
     collection: &Collection,
+    outage: &Outage,
 ) -> Result<(Option<Checkpoint>, State, (u64, u64))> {
     let content = content(&options.source.path)?;
-    let (checkpoint, before) = Checkpoint::open(folder, options)?;
+    let (checkpoint, before) = Checkpoint::open(folder, options, &collection.name)?;
     let new = State::new(content.clone(), fingerprint.to_owned());
     let Some(before) = before else { return Ok((Some(checkpoint), new, (0, 0))) };
     let doubt = (before.done, before.sent);
-    if options.restart {
-        return Ok((Some(checkpoint), new, doubt));
-    }
+    // What is in doubt stays so, however often this one is broken off itself.
+    let anew = |doubt: (u64, u64)| {
+        let mut state = new.clone();
+        state.sent = doubt.1;
+        state
+    };
     if !before.is_of(&content) {
         eprintln!("the file has changed since an import of it was broken off: this one begins at its beginning");
-        return Ok((Some(checkpoint), new, doubt));
+        // Its rows have other numbers now.
+        let doubt = if before.sent > before.done { (0, u64::MAX) } else { (0, 0) };
+        return Ok((Some(checkpoint), anew(doubt), doubt));
+    }
+    if options.restart {
+        return Ok((Some(checkpoint), anew(doubt), doubt));
     }
     if before.fingerprint != fingerprint {
         return Err(Error::new(format!(
@@ -174,7 +208,7 @@ async fn begin(
     }
     let mut missing = Vec::new();
     for sample in &before.samples {
-        missing.push(!weaviate.has(&collection.name, &sample.id, &sample.tenant).await?);
+        missing.push(!weaviate.has(&collection.name, &sample.id, &sample.tenant, outage).await?);
     }
     if !missing.is_empty() && missing.iter().all(|&missing| missing) {
         eprintln!("nothing of the import that was broken off is in {} any more: this one begins anew", collection.name);
@@ -188,6 +222,9 @@ async fn begin(
         )));
     }
     eprintln!("going on behind row {} (begin anew: --restart)", before.done);
+    if before.failed > 0 {
+        eprintln!("{} rows before it have failed and are not tried again", before.failed);
+    }
     Ok((Some(checkpoint), before, doubt))
 }
 
@@ -204,17 +241,24 @@ struct Course<'a> {
 
 impl Course<'_> {
     /// Takes chunks to their end, several at once, and notes them in their order.
-    async fn follow(
+    async fn follow<S: Future<Output = ()>>(
         &mut self,
         mut chunks: mpsc::Receiver<Result<Chunk>>,
-        stop: impl Future<Output = ()>,
+        stop: impl Fn() -> S,
     ) -> Result<()> {
-        let mut stop = pin!(stop);
+        let mut stopped = pin!(stop());
         let mut embedding: VecDeque<JoinHandle<Result<Embedded>>> = VecDeque::new();
         let mut inserting: VecDeque<JoinHandle<Result<Inserted>>> = VecDeque::new();
         let (mut has_ended, mut is_stopped) = (false, false);
         // Of the first thing that went wrong; what is on its way to Weaviate is waited for all the same.
         let mut problem = None;
+        // What keeps the file from being read on; rows before that go in all the same.
+        let mut unreadable = None;
+        let at_once = match &self.way.sink {
+            Sink::Weaviate(_) => INSERTING,
+            // Lines stay in the file's order.
+            Sink::Output(_) | Sink::Nothing => 1,
+        };
         while !(has_ended && embedding.is_empty() && inserting.is_empty()) {
             tokio::select! {
                 biased;
@@ -223,8 +267,14 @@ impl Course<'_> {
                     Ok(_) => {}
                     Err(error) => problem = problem.or(Some(error)),
                 },
-                () = &mut stop, if !is_stopped => (is_stopped, has_ended) = (true, true),
-                embedded = first(&mut embedding), if !embedding.is_empty() && inserting.len() < INSERTING => match embedded {
+                () = &mut stopped => {
+                    if is_stopped {
+                        break;
+                    }
+                    (is_stopped, has_ended) = (true, true);
+                    stopped.set(stop());
+                }
+                embedded = first(&mut embedding), if !embedding.is_empty() && inserting.len() < at_once => match embedded {
                     Ok(embedded) => match self.announce(&embedded) {
                         Ok(()) => inserting.push_back(tokio::spawn(insert(self.way.clone(), embedded))),
                         Err(error) => problem = problem.or(Some(error)),
@@ -233,7 +283,7 @@ impl Course<'_> {
                 },
                 chunk = chunks.recv(), if !has_ended && embedding.len() < EMBEDDING => match chunk {
                     Some(Ok(chunk)) => embedding.push_back(tokio::spawn(embed(self.way.clone(), chunk))),
-                    Some(Err(error)) => (problem, has_ended) = (problem.or(Some(error)), true),
+                    Some(Err(error)) => (unreadable, has_ended) = (Some(error), true),
                     None => has_ended = true,
                 },
             }
@@ -249,7 +299,7 @@ impl Course<'_> {
             Some(_) => format!("; what is in stays in, and the same command goes on behind row {}", self.state.done),
             None => String::new(),
         };
-        match (problem, is_stopped) {
+        match (problem.or(unreadable), is_stopped) {
             (Some(error), _) => Err(Error::new(format!("{error}{behind}"))),
             (None, true) => Err(Error::new(format!("stopped{behind}"))),
             (None, false) => Ok(()),
@@ -265,6 +315,8 @@ impl Course<'_> {
     /// Notes that a chunk is in.
     fn note(&mut self, inserted: Inserted) -> Result<()> {
         let Inserted { rows_to_here, position, imported, without_vector, failed, last } = inserted;
+        // Too many: the chunk does not count as done, so that its rows are tried again once something was mended.
+        self.tell(&failed)?;
         self.failed_rows.add(&failed)?;
         self.state.failed_bytes = self.failed_rows.bytes();
         self.state.done = rows_to_here;
@@ -274,24 +326,24 @@ impl Course<'_> {
         }
         self.imported += imported;
         self.without_vector += without_vector;
+        self.state.failed += failed.len() as u64;
         self.progress.done(imported + failed.len() as u64, position);
-        self.tell(&failed)?;
         self.write()
     }
 
     /// Says which rows failed, and ends the import when they are too many.
-    fn tell(&mut self, failed: &[Failed]) -> Result<()> {
-        for row in failed {
-            self.state.failed += 1;
+    fn tell(&self, failed: &[Failed]) -> Result<()> {
+        let most = usize::try_from(self.way.options.max_errors).unwrap_or(usize::MAX);
+        for row in failed.iter().take(most) {
             self.progress.say(&format!("row {}: {}", row.number, row.reason));
-            if self.state.failed >= self.way.options.max_errors {
-                return Err(Error::new(format!(
-                    "{} rows could not be imported, which is as many as --max-errors allows: see the lines above",
-                    self.state.failed
-                )));
-            }
         }
-        Ok(())
+        let all = self.state.failed + failed.len() as u64;
+        match !failed.is_empty() && all >= self.way.options.max_errors {
+            true => Err(Error::new(format!(
+                "{all} rows could not be imported, and --max-errors allows no more: mend what the lines above say, or raise it"
+            ))),
+            false => Ok(()),
+        }
     }
 
     fn write(&self) -> Result<()> {
@@ -305,10 +357,13 @@ impl Course<'_> {
             let mut chunk = chunk?;
             let class = &self.way.collection.properties;
             let objects = chunk.objects.iter();
-            let unfit = objects
-                .filter_map(|object| on_the_wire(&object.properties, class).err().map(|reason| object.failed(reason)));
-            chunk.failed.extend(unfit.collect::<Vec<_>>());
-            let (rows, failed) = (chunk.objects.len() as u64, std::mem::take(&mut chunk.failed));
+            let unfit: Vec<_> = objects
+                .filter_map(|object| on_the_wire(&object.properties, class).err().map(|reason| object.failed(reason)))
+                .collect();
+            let rows = chunk.objects.len() as u64;
+            let mut failed = std::mem::take(&mut chunk.failed);
+            failed.extend(unfit.iter().cloned());
+            let unfit = unfit.len() as u64;
             if std::mem::take(&mut is_first) && !chunk.objects.is_empty() {
                 let began = Instant::now();
                 let embedded =
@@ -321,9 +376,10 @@ impl Course<'_> {
                     rows as f64 / began.elapsed().as_secs_f64().max(1e-3)
                 ));
             }
-            self.imported += rows;
+            self.imported += rows - unfit;
             self.progress.done(rows, chunk.position);
             self.tell(&failed)?;
+            self.state.failed += failed.len() as u64;
         }
         Ok(())
     }
@@ -371,9 +427,10 @@ async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
     let (from, to) = way.doubt;
     let is_doubtful = entries.iter().any(|entry| (from + 1..=to).contains(&entry.object.number));
     if let Sink::Weaviate(weaviate) = &way.sink {
+        let create = way.options.create_tenants;
         let tenants: BTreeSet<String> = entries.iter().map(|entry| entry.object.tenant.clone()).collect();
         for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !way.collection.makes_tenants) {
-            if let Err(reason) = weaviate.ensure_tenant(&way.collection, tenant, way.options.create_tenants).await? {
+            if let Err(reason) = weaviate.ensure_tenant(&way.collection, tenant, create, &way.weaviate_outage).await? {
                 let (of_it, others) = entries.into_iter().partition(|entry: &Entry| entry.object.tenant == *tenant);
                 entries = others;
                 failed.extend(Vec::into_iter(of_it).map(|entry: Entry| entry.object.failed(reason.clone())));
@@ -389,6 +446,7 @@ async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
     let refused = match &way.sink {
         Sink::Weaviate(weaviate) => weaviate.insert(&way.collection, entries, is_doubtful, &way.weaviate_outage).await,
         Sink::Output(output) => output.write(&way.collection, entries),
+        Sink::Nothing => Ok(Vec::new()),
     };
     let refused = refused.map_err(Error::new)?;
     let is_in = |number: u64| refused.iter().all(|row| row.number != number);

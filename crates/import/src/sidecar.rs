@@ -16,7 +16,7 @@ use crate::text2vec::{
     ClassConfig, MetaInfoRequest, Object as Sent, VectorizeBatchHeader, VectorizeBatchStreamRequest,
     VectorizeBatchStreamResponse,
 };
-use crate::transport::{Bearer, MAX_ANSWER, channel, grpc_url, refuse_open_secret};
+use crate::transport::{Bearer, MAX_ANSWER, channel, check_url, grpc_url};
 
 /// Reasons of errors after which another try may succeed, as the interface names them.
 const LATER: [&str; 4] = ["slow_request", "overloaded", "unavailable", "upstream"];
@@ -42,7 +42,7 @@ pub(crate) struct Sidecar {
 impl Sidecar {
     pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>, collection: &Collection) -> Result<Sidecar> {
         let url = grpc_url(&options.url);
-        refuse_open_secret(&url, options.token.as_deref(), "--sidecar-token")?;
+        check_url(&url, options.token.as_deref(), "--sidecar", "--sidecar-token")?;
         let bearer = Bearer::new(options.token.as_deref(), "--sidecar-token")?;
         let channel = channel(&url, ca, "--sidecar")?;
         let client = ModuleClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
@@ -55,8 +55,9 @@ impl Sidecar {
     pub(crate) async fn fingerprint(&self, outage: &Outage) -> Result<String> {
         let mut attempt = 0;
         loop {
-            let asked = self.client.clone().meta_info(MetaInfoRequest { model: self.model.clone() }).await;
-            match asked {
+            let mut client = self.client.clone();
+            let asked = client.meta_info(MetaInfoRequest { model: self.model.clone() });
+            match in_time(outage, asked).await {
                 Ok(answer) => {
                     let meta = answer.into_inner().meta.unwrap_or_default();
                     let text = |value: &prost_types::Value| match &value.kind {
@@ -91,11 +92,13 @@ impl Sidecar {
             if missing.is_empty() {
                 return Ok(made.into_iter().flatten().collect());
             }
-            let reason = match self.stream(objects, &missing, target, &mut made).await {
-                Ok(None) => {
-                    outage.succeeded();
-                    continue;
-                }
+            let asked = self.stream(objects, &missing, target, outage, &mut made).await;
+            if missing.iter().any(|&index| made[index].is_some()) {
+                outage.succeeded();
+                attempt = 0;
+            }
+            let reason = match asked {
+                Ok(None) => continue,
                 Ok(Some(reason)) => reason,
                 Err(status) => {
                     attempt += 1;
@@ -114,6 +117,7 @@ impl Sidecar {
         objects: &[Object],
         missing: &[usize],
         target: &Target,
+        outage: &Outage,
         made: &mut [Option<Made>],
     ) -> Result<Option<String>, Status> {
         let config = ClassConfig {
@@ -131,9 +135,10 @@ impl Sidecar {
             VectorizeBatchStreamRequest { message: Some(Message::Object(sent)) }
         }));
         let sent = futures_util::stream::iter(messages);
-        let mut answers = self.client.clone().vectorize_batch_stream(sent).await?.into_inner();
+        let mut client = self.client.clone();
+        let mut answers = in_time(outage, client.vectorize_batch_stream(sent)).await?.into_inner();
         let (mut answered, mut later) = (0, None);
-        while let Some(VectorizeBatchStreamResponse { index, result }) = answers.message().await? {
+        while let Some(VectorizeBatchStreamResponse { index, result }) = in_time(outage, answers.message()).await? {
             let place = usize::try_from(index).ok().and_then(|index| missing.get(index)).copied();
             let place = place.ok_or_else(|| Status::internal(format!("an answer of no object: index {index}")))?;
             answered += 1;
@@ -168,14 +173,27 @@ impl Sidecar {
     }
 }
 
+/// An answer, unless the sidecar is silent for too long.
+async fn in_time<T>(outage: &Outage, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let patience = outage.patience();
+    let silent = |_| Status::unavailable(format!("nothing came within {} s", patience.as_secs()));
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|elapsed| Err(silent(elapsed)))
+}
+
 /// What a call that failed as a whole means.
 fn failure(status: &Status) -> Failure {
     let reason = status.metadata().get("t2v-reason").and_then(|reason| reason.to_str().ok());
     let is_later = match reason {
         Some(reason) => LATER.contains(&reason),
-        None => matches!(
+        // Of a proxy, or of a connection that broke.
+        None => !matches!(
             status.code(),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted | Code::Internal
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::Unimplemented
+                | Code::Unauthenticated
+                | Code::PermissionDenied
+                | Code::FailedPrecondition
         ),
     };
     let said = match status.message() {

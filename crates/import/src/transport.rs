@@ -1,8 +1,10 @@
 //! Addresses, connections and credentials of the two servers.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::Url;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -34,11 +36,16 @@ pub(crate) fn channel(url: &str, ca: Option<&[u8]>, flag: &str) -> Result<Channe
         Endpoint::from_shared(url.to_owned()).map_err(|_| unusable("use a URL with host and port".into()))?;
     let mut endpoint = endpoint.connect_timeout(CONNECT).tcp_keepalive(Some(Duration::from_secs(60)));
     if url.starts_with("https://") {
-        let mut tls = ClientTlsConfig::new().with_native_roots();
-        if let Some(pem) = ca {
-            tls = tls.ca_certificate(Certificate::from_pem(pem));
-        }
-        endpoint = endpoint.tls_config(tls).map_err(|error| unusable(causes(&error)))?;
+        let tls = |with_system: bool| {
+            let tls = if with_system { ClientTlsConfig::new().with_native_roots() } else { ClientTlsConfig::new() };
+            ca.map_or(tls.clone(), |pem| tls.ca_certificate(Certificate::from_pem(pem)))
+        };
+        // A small image may have no authorities of its own.
+        let configured = match endpoint.clone().tls_config(tls(true)) {
+            Err(_) if ca.is_some() => endpoint.tls_config(tls(false)),
+            other => other,
+        };
+        endpoint = configured.map_err(|error| unusable(causes(&error)))?;
     }
     Ok(endpoint.connect_lazy())
 }
@@ -77,19 +84,32 @@ impl Interceptor for Bearer {
     }
 }
 
-/// A secret must not go over a network that others read.
-pub(crate) fn refuse_open_secret(url: &str, secret: Option<&str>, flag: &str) -> Result<()> {
-    let Some(host) = url.strip_prefix("http://").filter(|_| secret.is_some()) else { return Ok(()) };
-    let host = host.split(['/', '?']).next().unwrap_or_default();
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+/// What is wrong with a server's URL: a password in it would stand in errors and logs, and a secret must not go over a network
+/// that others read.
+pub(crate) fn check_url(url: &str, secret: Option<&str>, flag: &str, secret_flag: &str) -> Result<()> {
+    let unusable = |problem: &str| Err(Error::new(format!("{flag} is no URL of a server: {problem}")));
+    let Ok(parsed) = Url::parse(url) else { return unusable("use one such as http://localhost:8080") };
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return unusable(&format!("leave user and password out, and give what opens the server by {secret_flag}"));
+    }
+    let (Some(host), true) = (parsed.host_str(), ["http", "https"].contains(&parsed.scheme())) else {
+        return unusable("use one such as http://localhost:8080");
     };
-    // Names without a dot are of this machine, this pod's neighbours or this network of containers.
-    let is_near = !host.contains('.') || host.starts_with("127.") || host.ends_with(".svc") || host.ends_with(".local");
-    match is_near || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_private()) {
+    match parsed.scheme() == "https" || secret.is_none() || is_near(host) {
         true => Ok(()),
-        false => Err(Error::new(format!("{flag} would go to {host} readable by anybody: use https://"))),
+        false => Err(Error::new(format!("{secret_flag} would go to {host} readable by anybody: use https://"))),
+    }
+}
+
+/// Whether a host is this machine, or of a network that is not everybody's: names without a dot are of a pod's neighbours and of
+/// networks of containers.
+fn is_near(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
+        Ok(IpAddr::V6(address)) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+        Err(_) => !host.contains('.') || [".svc", ".local", ".internal"].iter().any(|end| host.ends_with(end)),
     }
 }
 
@@ -124,15 +144,29 @@ mod tests {
     }
 
     #[test]
-    fn secrets_stay_near_unless_encrypted() {
-        for url in
-            ["http://localhost:1", "http://[::1]:1", "http://weaviate", "http://10.1.2.3:1/x", "https://a.example.com"]
-        {
-            assert_eq!(refuse_open_secret(url, Some("key"), "--weaviate-api-key"), Ok(()), "{url}");
+    fn secrets_stay_near_unless_encrypted_and_out_of_urls() {
+        let check = |url: &str, secret| check_url(url, secret, "--weaviate", "--weaviate-api-key");
+        for url in [
+            "http://localhost:1",
+            "http://[::1]:1",
+            "http://[fd00::1]:1",
+            "http://weaviate",
+            "http://10.1.2.3:1/x",
+            "http://weaviate.default.svc:80",
+            "https://a.example.com",
+        ] {
+            assert_eq!(check(url, Some("s3cret")), Ok(()), "{url}");
         }
-        let error =
-            refuse_open_secret("http://a.example.com:1/x", Some("s3cret"), "--weaviate-api-key").expect_err("refused");
-        assert!(error.message().contains("a.example.com") && !error.message().contains("s3cret"), "{error}");
-        assert_eq!(refuse_open_secret("http://a.example.com", None, "x"), Ok(()));
+        for url in
+            ["http://a.example.com:1/x", "HTTP://a.example.com", "http://127.example.com", "http://[2001:db8::1]"]
+        {
+            let error = check(url, Some("s3cret")).expect_err("refused");
+            assert!(error.message().contains("readable by anybody") && !error.message().contains("s3cret"), "{error}");
+            assert_eq!(check(url, None), Ok(()), "there is nothing to read");
+        }
+        for url in ["http://user:hunter2@a:1", "http://10.0.0.1:x@evil.example.com", "localhost:8080", "ftp://a", ""] {
+            let error = check(url, None).expect_err("refused");
+            assert!(!error.message().contains("hunter2"), "{error}");
+        }
     }
 }

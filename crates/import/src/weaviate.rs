@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::{Value, json};
 use tonic::codegen::InterceptedService;
 use tonic::transport::Channel;
@@ -22,7 +22,7 @@ use crate::options::{Consistency, WeaviateOptions};
 use crate::outage::{Failure, Outage};
 use crate::properties::on_the_wire;
 use crate::sidecar::Made;
-use crate::transport::{Bearer, CONNECT, MAX_ANSWER, causes, channel, grpc_url, refuse_open_secret};
+use crate::transport::{Bearer, CONNECT, MAX_ANSWER, causes, channel, check_url, grpc_url};
 use crate::weaviate_v1::filters::Operator;
 use crate::weaviate_v1::vectors::VectorType;
 use crate::weaviate_v1::weaviate_client::WeaviateClient;
@@ -67,17 +67,13 @@ pub(crate) struct Entry {
 impl Weaviate {
     pub(crate) fn new(options: &WeaviateOptions, ca: Option<&[u8]>) -> Result<Weaviate> {
         let url = options.url.trim_end_matches('/').to_owned();
-        let unusable = |problem: &str| Error::new(format!("--weaviate is '{url}': {problem}"));
-        let parsed = reqwest::Url::parse(&url).map_err(|_| unusable("use a URL such as http://localhost:8080"))?;
-        let (Some(host), true) = (parsed.host_str(), ["http", "https"].contains(&parsed.scheme())) else {
-            return Err(unusable("use a URL such as http://localhost:8080"));
-        };
-        let grpc = options.grpc_url.as_deref().map(grpc_url);
-        let grpc = grpc.unwrap_or_else(|| format!("{}://{host}:{GRPC_PORT}", parsed.scheme()));
         let key = options.api_key.as_deref();
-        for url in [&url, &grpc] {
-            refuse_open_secret(url, key, "--weaviate-api-key")?;
-        }
+        check_url(&url, key, "--weaviate", "--weaviate-api-key")?;
+        let grpc = match &options.grpc_url {
+            Some(given) => grpc_url(given),
+            None => beside(&url).ok_or_else(|| Error::new("--weaviate names no host: add --weaviate-grpc"))?,
+        };
+        check_url(&grpc, key, "--weaviate-grpc", "--weaviate-api-key")?;
         let mut rest = Client::builder().connect_timeout(CONNECT).timeout(PATIENCE);
         if let Some(pem) = ca {
             let trusted = reqwest::Certificate::from_pem_bundle(pem)
@@ -114,13 +110,14 @@ impl Weaviate {
         }
     }
 
-    /// Whether an object is there.
-    pub(crate) async fn has(&self, collection: &str, id: &str, tenant: &str) -> Result<bool> {
+    /// Whether an object is there. One of a tenant that is not there is not.
+    pub(crate) async fn has(&self, collection: &str, id: &str, tenant: &str, outage: &Outage) -> Result<bool> {
         let query = if tenant.is_empty() { String::new() } else { format!("?tenant={}", escaped(tenant)) };
         let path = format!("/v1/objects/{}/{id}{query}", escaped(collection));
-        match self.ask(Method::HEAD, &path, None).await? {
+        match self.ask_patiently(Method::HEAD, &path, None, outage).await? {
             (StatusCode::NO_CONTENT | StatusCode::OK, _) => Ok(true),
             (StatusCode::NOT_FOUND, _) => Ok(false),
+            (StatusCode::UNPROCESSABLE_ENTITY, _) if !tenant.is_empty() => Ok(false),
             (status, answer) => Err(self.refused(status, &answer)),
         }
     }
@@ -131,13 +128,14 @@ impl Weaviate {
         collection: &Collection,
         tenant: &str,
         create: bool,
+        outage: &Outage,
     ) -> Result<Result<(), String>> {
-        let known = |tenants: &HashSet<String>| tenants.contains(tenant);
-        if known(&self.known_tenants.lock().unwrap_or_else(PoisonError::into_inner)) {
+        if self.known_tenants.lock().unwrap_or_else(PoisonError::into_inner).contains(tenant) {
             return Ok(Ok(()));
         }
         let tenants = format!("/v1/schema/{}/tenants", escaped(&collection.name));
-        let there = match self.ask(Method::GET, &format!("{tenants}/{}", escaped(tenant)), None).await? {
+        let path = format!("{tenants}/{}", escaped(tenant));
+        let there = match self.ask_patiently(Method::GET, &path, None, outage).await? {
             (StatusCode::OK, _) => true,
             (StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY, _) => false,
             (status, answer) => return Err(self.refused(status, &answer)),
@@ -146,7 +144,7 @@ impl Weaviate {
             return Ok(Err(format!("there is no tenant '{tenant}': --create-tenants makes those that are missing")));
         }
         if !there {
-            match self.ask(Method::POST, &tenants, Some(json!([{"name": tenant}]))).await? {
+            match self.ask_patiently(Method::POST, &tenants, Some(json!([{"name": tenant}])), outage).await? {
                 (status, _) if status.is_success() => {}
                 (StatusCode::UNPROCESSABLE_ENTITY, answer) => {
                     return Ok(Err(format!("the tenant '{tenant}' cannot be made: {}", said(&answer))));
@@ -160,6 +158,31 @@ impl Weaviate {
         }
         known.insert(tenant.to_owned());
         Ok(Ok(()))
+    }
+
+    /// The same question until it is answered, by something else than trouble that may pass.
+    async fn ask_patiently(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        outage: &Outage,
+    ) -> Result<(StatusCode, Value)> {
+        let mut attempt = 0;
+        loop {
+            let trouble = match self.ask(method.clone(), path, body.clone()).await {
+                Ok((status, answer)) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    self.refused(status, &answer)
+                }
+                Ok(answer) => {
+                    outage.succeeded();
+                    return Ok(answer);
+                }
+                Err(trouble) => trouble,
+            };
+            attempt += 1;
+            outage.wait(attempt, trouble.message()).await.map_err(Error::new)?;
+        }
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(StatusCode, Value)> {
@@ -330,12 +353,25 @@ impl Weaviate {
                 consistency_level: self.consistency_level(),
                 tenant: (!tenant.is_empty()).then(|| tenant.to_owned()),
             };
-            let mut client = self.grpc.clone();
-            let answered = tokio::time::timeout(INSERTION, client.batch_delete(request)).await;
-            let answer = answered.map_err(|_| Failure::Later(format!("no answer within {} s", INSERTION.as_secs())))?;
-            let failed = answer.map_err(|status| failure(&status))?.into_inner().failed;
-            if failed > 0 {
-                return Err(Failure::Later(format!("{failed} objects that may be half there cannot be deleted")));
+            loop {
+                let mut client = self.grpc.clone();
+                let answered = tokio::time::timeout(INSERTION, client.batch_delete(request.clone())).await;
+                let answer =
+                    answered.map_err(|_| Failure::Later(format!("no answer within {} s", INSERTION.as_secs())))?;
+                let answer = match answer {
+                    Ok(answer) => answer.into_inner(),
+                    // Nor are its objects.
+                    Err(status) if status.message().contains("tenant not found") => break,
+                    Err(status) => return Err(failure(&status)),
+                };
+                if answer.failed > 0 {
+                    let message = format!("{} objects that may be half there cannot be deleted", answer.failed);
+                    return Err(Failure::Later(message));
+                }
+                // Weaviate deletes so many at once and no more.
+                if answer.successful == 0 || answer.matches <= answer.successful {
+                    break;
+                }
             }
         }
         Ok(())
@@ -349,6 +385,12 @@ impl Weaviate {
         };
         Some(level as i32)
     }
+}
+
+/// The gRPC port beside a REST API.
+fn beside(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    Some(format!("{}://{}:{GRPC_PORT}", url.scheme(), url.host_str()?))
 }
 
 /// An object and its vectors as they are sent. All of its vectors or none: a missing one would be made by Weaviate.
@@ -381,15 +423,13 @@ fn on_the_wire_with_vectors(entry: &Entry, collection: &Collection) -> Result<Ba
 
 /// Whether an error is the object's own fault: Weaviate looks at objects before it writes any.
 fn is_the_object_s(reason: &str) -> bool {
-    ["invalid ", "no such prop", "is not a valid", "is required", "reserved property"]
-        .iter()
-        .any(|words| reason.contains(words))
-        && !is_passing(reason)
+    let reason = unquoted(reason);
+    (reason.contains("invalid ") && reason.contains(" property ")) || reason.contains("no such prop")
 }
 
 /// Whether an error may pass by itself.
 fn is_passing(reason: &str) -> bool {
-    let reason = reason.to_lowercase();
+    let reason = unquoted(reason).to_lowercase();
     let words = [
         "not enough memory",
         "read-only",
@@ -410,6 +450,11 @@ fn is_passing(reason: &str) -> bool {
     words.iter().any(|word| reason.contains(word))
 }
 
+/// Without what is quoted, which are names and values of users.
+fn unquoted(reason: &str) -> String {
+    reason.split(['\'', '"', '`']).step_by(2).collect::<Vec<_>>().join(" ")
+}
+
 fn is_too_large(reason: &str) -> bool {
     reason.contains("larger than max")
 }
@@ -418,7 +463,7 @@ fn is_too_large(reason: &str) -> bool {
 fn all_the_same(errors: &[(usize, String)], objects: usize) -> Option<&str> {
     let (_, first) = errors.first()?;
     let is_all = objects >= MANY && errors.len() == objects && errors.iter().all(|(_, reason)| reason == first);
-    (is_all && !is_passing(first)).then_some(first)
+    (is_all && !is_passing(first) && !is_the_object_s(first)).then_some(first)
 }
 
 /// What a call that failed as a whole means.
@@ -469,6 +514,11 @@ mod tests {
     fn errors_are_the_object_s_or_not() {
         for (reason, objects, passing) in [
             ("invalid date property 'seen' on class 'A': requires a string with a RFC3339 formatted date", true, false),
+            (
+                "invalid geoCoordinates property 'leader' on class 'Replica': missing required field 'longitude'",
+                true,
+                false,
+            ),
             ("store is read-only due to: disk usage too high", false, true),
             ("not enough memory: 5 MB", false, true),
             ("insert to vector index: new node has a vector with length 3", false, false),

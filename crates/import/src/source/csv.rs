@@ -1,5 +1,6 @@
 //! CSV: a header with the names of properties, then a row each. What a cell means is said by the class.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::chunk::{Failed, Row};
 use crate::collection::{Collection, DataType, Properties};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
+use crate::properties::{EXACT, name_in};
 
 pub(super) struct Csv {
     path: PathBuf,
@@ -61,14 +63,16 @@ impl Csv {
         let left = Arc::new(AtomicU64::new(options.max_row_bytes as u64 + READ_AHEAD));
         let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Bounded { inner: read, left });
         let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?;
-        let columns: Vec<String> =
-            header.iter().map(|name| name.trim_start_matches('\u{feff}').trim().to_owned()).collect();
+        let columns: Vec<String> = header
+            .iter()
+            .map(|name| name_in(&collection.properties, name.trim_start_matches('\u{feff}').trim()))
+            .collect();
         if columns.iter().any(String::is_empty) {
             let message = format!("{}: a column has no name in the first line", options.path.display());
             return Err(Error::new(message));
         }
-        if let Some(name) = columns.iter().enumerate().find_map(|(i, name)| columns[..i].contains(name).then_some(name))
-        {
+        let mut seen = HashSet::new();
+        if let Some(name) = columns.iter().find(|name| !seen.insert(*name)) {
             return Err(Error::new(format!("{}: two columns are named '{name}'", options.path.display())));
         }
         Ok(Csv {
@@ -124,7 +128,13 @@ impl Rows for Csv {
         });
         Ok(Some(match row {
             Ok(row) => Next::Row(row),
-            Err(reason) => Next::Failed(Failed { number, reason, line: None }),
+            Err(reason) => {
+                // As texts, for who mends them.
+                let cells = self.columns.iter().zip(&self.record);
+                let cells: Map<_, _> = cells.map(|(name, cell)| (name.clone(), cell.into())).collect();
+                let is_small = self.record.as_slice().len() <= self.max_bytes;
+                Next::Failed(Failed { number, reason, line: is_small.then(|| Value::Object(cells).to_string()) })
+            }
         }))
     }
 
@@ -144,9 +154,11 @@ fn value(cell: &str, data_type: Option<&DataType>, list_delimiter: Option<char>,
         |wanted: &str| format!("'{name}' is to be {wanted}, and is '{}'", cell.chars().take(40).collect::<String>());
     let trimmed = cell.trim();
     match data_type {
-        Some(DataType::Int) => match trimmed.parse::<i64>() {
-            Ok(number) => Ok(number.into()),
-            Err(_) => Err(wrong("a whole number")),
+        Some(DataType::Int) => match (trimmed.parse::<i64>(), trimmed.parse::<f64>()) {
+            (Ok(number), _) => Ok(number.into()),
+            // As it is written where whole numbers and gaps were in one column.
+            (_, Ok(number)) if number.fract() == 0.0 && number.abs() <= EXACT as f64 => Ok((number as i64).into()),
+            _ => Err(wrong("a whole number")),
         },
         Some(DataType::Number) => {
             let number = trimmed.parse().ok().and_then(Number::from_f64);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::lines::{Line, Lines};
 use super::{Next, Rows, unreadable};
 use crate::chunk::{Failed, Row};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::SourceOptions;
 
 pub(super) struct Jsonl {
@@ -37,10 +37,11 @@ impl Rows for Jsonl {
                 return Ok(None);
             };
             self.number = number;
-            let failed = |reason: String| Ok(Some(Next::Failed(Failed { number, reason, line: None })));
+            let failed = |reason, line| Ok(Some(Next::Failed(Failed { number, reason, line })));
             let line = match line {
                 Line::TooLong => {
-                    return failed(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes));
+                    let reason = format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes);
+                    return failed(reason, None);
                 }
                 Line::Whole(line) => line,
             };
@@ -49,9 +50,15 @@ impl Rows for Jsonl {
             if line.trim_ascii().is_empty() {
                 continue;
             }
+            if number == 1 && line.trim_ascii_start().starts_with(b"[") {
+                return Err(Error::new(format!(
+                    "{} is one JSON list, and an object a line is wanted: jq -c '.[]' makes them of it",
+                    self.path.display()
+                )));
+            }
             return match row(line, number) {
                 Ok(row) => Ok(Some(Next::Row(row))),
-                Err(reason) => failed(reason),
+                Err(reason) => failed(reason, std::str::from_utf8(line).ok().map(|line| line.trim().to_owned())),
             };
         }
     }
@@ -72,12 +79,16 @@ impl Rows for Jsonl {
     }
 }
 
+/// Memory of a value beside its text.
+const VALUE_BYTES: usize = 32;
+
 fn row(line: &[u8], number: u64) -> Result<Row, String> {
     let value: Value = serde_json::from_slice(line).map_err(|error| format!("it is not JSON: {error}"))?;
     let Value::Object(mut fields) = value else {
         return Err("a row is a JSON object, {\"title\": \"…\"}, and this is none".to_owned());
     };
-    let bytes = line.len();
+    // A value takes more room than its text, if that is short.
+    let bytes = line.len() + VALUE_BYTES * line.iter().filter(|&&byte| byte == b',').count();
     let is_wrapped = matches!(fields.get("properties"), Some(Value::Object(_)))
         && fields.keys().all(|key| ["id", "tenant", "properties"].contains(&key.as_str()));
     if !is_wrapped {
@@ -151,7 +162,7 @@ mod tests {
     #[test]
     fn what_is_no_row_is_told_with_its_number_and_the_next_one_is_read() {
         let text =
-            format!("[1]\n{{\"a\"\n\"{}\"\n{{\"id\": 7, \"properties\": {{}}}}\n\u{0}\n{{\"a\": 1}}", "x".repeat(200));
+            format!("1\n{{\"a\"\n\"{}\"\n{{\"id\": 7, \"properties\": {{}}}}\n\u{0}\n{{\"a\": 1}}", "x".repeat(200));
         let read = all(&text, 0);
         for (row, said) in
             read.iter().zip(["1: a row is", "2: it is not JSON", "3: the row is longer", "4: 'id'", "5: "])

@@ -79,16 +79,17 @@ pub(crate) fn open(options: &SourceOptions, collection: &Collection) -> Result<(
         return Err(Error::new(format!("{} is a folder: name a file", path.display())));
     }
     if format == Format::Parquet {
-        let rows = parquet::Parquet::new(file, options)?;
+        let rows = parquet::Parquet::new(file, options, collection)?;
         let total = Total::Rows(rows.total());
         return Ok((Box::new(rows), total));
     }
     let counted = Counted { inner: file, bytes: Arc::default() };
     let bytes = counted.bytes.clone();
-    let read: Box<dyn Read + Send> = match path.extension().is_some_and(|extension| extension == "gz") {
-        true => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(counted))),
-        false => Box::new(counted),
-    };
+    let read: Box<dyn Read + Send> =
+        match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz")) {
+            true => Box::new(flate2::read::MultiGzDecoder::new(std::io::BufReader::new(counted))),
+            false => Box::new(counted),
+        };
     let rows: Box<dyn Rows> = match format {
         Format::Jsonl => Box::new(jsonl::Jsonl::new(read, bytes, options)),
         _ => Box::new(csv::Csv::new(read, bytes, options, collection)?),

@@ -1,36 +1,59 @@
 //! Parquet: columns, of which one row after the other is put together.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
+use parquet::basic::{LogicalType, TimeUnit};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as Record};
+use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
 use super::{Next, Rows};
 use crate::chunk::{Failed, Row};
+use crate::collection::{Collection, DataType};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
 
 pub(super) struct Parquet {
     path: PathBuf,
+    columns: Columns,
     records: RowIter<'static>,
     total: u64,
     number: u64,
     max_bytes: usize,
 }
 
+/// What a row does not say of its columns.
+struct Columns {
+    /// Those of nanoseconds since 1970, which rows have as numbers.
+    nanos: HashSet<String>,
+    /// Properties that are texts in the class.
+    texts: HashSet<String>,
+}
+
 impl Parquet {
-    pub(super) fn new(file: File, options: &SourceOptions) -> Result<Parquet> {
+    pub(super) fn new(file: File, options: &SourceOptions, collection: &Collection) -> Result<Parquet> {
         let path = options.path.clone();
         let reader = SerializedFileReader::new(file).map_err(|error| unreadable(&path, &error))?;
         let total = reader.metadata().file_metadata().num_rows().try_into().unwrap_or(0);
+        let fields = reader.metadata().file_metadata().schema().get_fields();
+        let is_nanos = |field: &&Arc<Type>| {
+            let unit = field.get_basic_info().logical_type_ref();
+            matches!(unit, Some(LogicalType::Timestamp(time)) if time.unit == TimeUnit::NANOS)
+        };
+        let nanos = fields.iter().filter(is_nanos).map(|field| field.name().to_owned()).collect();
+        let texts = collection.properties.iter().filter(|(_, holds)| **holds == DataType::Text);
+        let texts = texts.map(|(name, _)| name.clone()).collect();
+        let columns = Columns { nanos, texts };
         let records = RowIter::from_file_into(Box::new(reader));
-        Ok(Parquet { path, records, total, number: 0, max_bytes: options.max_row_bytes })
+        Ok(Parquet { path, columns, records, total, number: 0, max_bytes: options.max_row_bytes })
     }
 
     /// How many rows there are.
@@ -46,7 +69,7 @@ impl Rows for Parquet {
         self.number += 1;
         let number = self.number;
         let mut bytes = 0;
-        let row = object(&record, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
+        let row = object(&record, &self.columns, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
             true => Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes)),
             false => Ok(Row { number, id: None, tenant: None, properties, bytes }),
         });
@@ -62,18 +85,18 @@ impl Rows for Parquet {
 }
 
 /// Properties of a row; what is null is left out.
-fn object(record: &Record, bytes: &mut usize) -> Result<Map<String, Value>, String> {
+fn object(record: &Record, columns: &Columns, bytes: &mut usize) -> Result<Map<String, Value>, String> {
     let mut properties = Map::new();
     for (name, field) in record.get_column_iter() {
         *bytes += name.len();
-        if let Some(value) = value(field, name, bytes)? {
+        if let Some(value) = value(field, name, columns, bytes)? {
             properties.insert(name.clone(), value);
         }
     }
     Ok(properties)
 }
 
-fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, String> {
+fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Result<Option<Value>, String> {
     *bytes += size_of::<u64>();
     let float = |number: f64| match Number::from_f64(number) {
         Some(number) => Ok(Value::Number(number)),
@@ -85,6 +108,7 @@ fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, 
         Field::Byte(number) => (*number).into(),
         Field::Short(number) => (*number).into(),
         Field::Int(number) => (*number).into(),
+        Field::Long(nanos) if columns.nanos.contains(name) => date(Some(DateTime::from_timestamp_nanos(*nanos)), name)?,
         Field::Long(number) => (*number).into(),
         Field::UByte(number) => (*number).into(),
         Field::UShort(number) => (*number).into(),
@@ -108,11 +132,11 @@ fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, 
         Field::Date(days) => date(DateTime::from_timestamp(i64::from(*days) * 86_400, 0), name)?,
         Field::TimestampMillis(millis) => date(DateTime::from_timestamp_millis(*millis), name)?,
         Field::TimestampMicros(micros) => date(DateTime::from_timestamp_micros(*micros), name)?,
-        Field::Group(record) => Value::Object(object(record, bytes)?),
+        Field::Group(record) => Value::Object(object(record, columns, bytes)?),
         Field::ListInternal(list) => {
             let mut elements = Vec::with_capacity(list.len());
             for element in list.elements() {
-                elements.extend(self::value(element, name, bytes)?);
+                elements.extend(self::value(element, name, columns, bytes)?);
             }
             Value::Array(elements)
         }
@@ -120,7 +144,7 @@ fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, 
             let mut fields = Map::new();
             for (key, field) in map.entries() {
                 let Field::Str(key) = key else { return Err(format!("'{name}' is a map whose keys are no texts")) };
-                if let Some(value) = self::value(field, name, bytes)? {
+                if let Some(value) = self::value(field, name, columns, bytes)? {
                     fields.insert(key.clone(), value);
                 }
             }
@@ -130,7 +154,8 @@ fn value(field: &Field, name: &str, bytes: &mut usize) -> Result<Option<Value>, 
             // Decimals and times of the day, as they are written.
             let text = other.to_string();
             *bytes += text.len();
-            text.parse().ok().and_then(Number::from_f64).map_or(Value::String(text), Value::Number)
+            let number = text.parse().ok().and_then(Number::from_f64).filter(|_| !columns.texts.contains(name));
+            number.map_or(Value::String(text), Value::Number)
         }
     };
     Ok(Some(value))

@@ -50,6 +50,7 @@ const GIVEN: &[&[&str]] = &[
     &["--upstream-token-files=a=/token,b=/token"],
     &["--lowercase-input"],
     &["--surface-normalize=false"],
+    &["--page=false"],
 ];
 
 /// Those that are never told.
@@ -65,11 +66,11 @@ fn settings(arguments: &[String], reference: &ReferenceEnv) -> Settings {
 /// All that the commands read.
 fn shown(settings: &Settings) -> String {
     let Settings { listen, serves, model, endpoints, upstreams, security, .. } = settings;
-    let Settings { cache, lowercase_input, surfaces, limits, lifetimes, .. } = settings;
+    let Settings { cache, lowercase_input, surfaces, page, limits, lifetimes, .. } = settings;
     let remote = (upstreams.wait, &upstreams.allowed, upstreams.options().map_err(|error| error.message().to_owned()));
     format!(
         "{:?}",
-        (listen, serves, model, endpoints, remote, security, cache, lowercase_input, surfaces, limits, lifetimes)
+        (listen, serves, model, endpoints, remote, security, cache, lowercase_input, surfaces, page, limits, lifetimes)
     )
 }
 

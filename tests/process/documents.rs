@@ -139,7 +139,8 @@ fn the_pages_are_read_by_real_tools_and_tell_every_flag() {
     let entries = std::fs::read_dir(&pages).expect("pages").map(|entry| entry.expect("an entry").file_name());
     let mut names: Vec<String> = entries.map(|name| name.into_string().expect("UTF-8")).collect();
     names.sort();
-    let subcommands = ["-compare", "-completions", "-download", "-embed", "-healthcheck", "-man", "-serve", ""];
+    let subcommands =
+        ["-compare", "-completions", "-download", "-embed", "-healthcheck", "-import", "-man", "-serve", ""];
     let expected: Vec<String> = subcommands.iter().map(|name| format!("text2vec-sidecar{name}.1")).collect();
     assert_eq!(names, expected);
     let printed = text(run(&mut sidecar(&["man"])));

@@ -67,6 +67,15 @@ mkdir -p "$stage/man" "$stage/completions" "$stage/unit"
 "${writer[@]}" completions fish >"$stage/completions/$name.fish"
 # A package's programs are in /usr/bin.
 sed 's|^ExecStart=/usr/local/bin/|ExecStart=/usr/bin/|' deploy/systemd/$name.service >"$stage/unit/$name.service"
+# What Debian asks for beside CHANGELOG.md and LICENSE.
+cat >"$stage/changelog" <<CHANGES
+$name ($version-1) unstable; urgency=medium
+
+  * Release $version: see CHANGELOG.md.
+
+ -- $(sed -n 's/^maintainer = "\(.*\)"$/\1/p' Cargo.toml)  $(date -Ru -d "@$SOURCE_DATE_EPOCH")
+CHANGES
+echo 'The text of the Apache License 2.0 is in /usr/share/common-licenses/Apache-2.0.' >"$stage/license"
 
 pack() { # file, folder: the same bytes for the same files
   tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' \
@@ -83,7 +92,7 @@ for cpu in "${cpus[@]}"; do
   rm "$folder/systemd/check.sh"
   pack "$dist/$name-$version-$target.tar.gz" "$folder"
 
-  cargo deb -q --no-build --no-strip --target "$target" -o "$dist/${name}_${version}_$(debian_cpu "$cpu").deb"
+  cargo deb -q --no-build --no-strip --target "$target" -o "$dist/${name}_${version}-1_$(debian_cpu "$cpu").deb"
   python3 deploy/dist/wheel.py "$binary" "$cpu" "$version" "$dist"
   python3 deploy/dist/sbom.py "$target" "$dist/$name-$version-$target.cdx.json"
 done

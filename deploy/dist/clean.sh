@@ -28,15 +28,14 @@ open_root() {
 close_root() { umount -R "$root"; }
 inside() { chroot "$files" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
 # The installed program, with what it is started by.
-program() { # path, arguments
-  chroot "$files" ${EMULATOR:+/srv/emulator/qemu} "$@"
-}
+become_program() { exec chroot "$files" ${EMULATOR:+/srv/emulator/qemu} "$@"; }
+program() { (become_program "$@"); }
 
 serve() { # what was installed, path of the program
   local what=$1 path=$2 answer='' started milliseconds code=0 server
   [ "$(program "$path" --version)" = "$name $VERSION" ] || fail "$what: $(program "$path" --version)"
   started=$(date +%s%N)
-  program "$path" serve --model /srv/model --listen "127.0.0.1:$PORT" 2>"$RUN/server.log" &
+  become_program "$path" serve --model /srv/model --listen "127.0.0.1:$PORT" 2>"$RUN/server.log" &
   server=$!
   for _ in $(seq 6000); do
     if answer=$(curl -sf --max-time 20 -H 'Content-Type: application/json' -d '{"text":"The London Eye"}' \

@@ -23,7 +23,7 @@ def main(target, file):
     sbom = json.loads(text.replace(f"path+file://{ROOT}", "path+file://"))
     when = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
     sbom["metadata"]["timestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", when)
-    del sbom["serialNumber"]
+    sbom.pop("serialNumber", None)
     sbom["serialNumber"] = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(sbom, sort_keys=True)).urn
     pathlib.Path(file).write_text(json.dumps(sbom, indent=1) + "\n", encoding="utf-8")
 

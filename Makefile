@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check systemd-check cuda-check cuda-image bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
+.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check systemd-check cuda-check cuda-image dist dist-check dist-images bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -83,6 +83,21 @@ cuda-image: model
 	mkdir -p target/cuda && CARGO_TARGET_DIR=target/cuda sh deploy/cuda/build.sh target/cuda/text2vec-sidecar
 	[ -d target/cuda/libraries ] || python3 deploy/cuda/toolkit.py --libraries target/cuda/libraries
 	bash deploy/cuda/image-check.sh target/cuda/text2vec-sidecar target/cuda/libraries $(MODEL_DIR)
+
+# What a release consists of, in target/dist, for x86_64 and 64-bit ARM: archives, Debian packages, wheels, the chart, lists of
+# crates, checksums. deploy/dist/build.sh says what it needs; DIST_CPUS="x86_64" makes less.
+DIST_CPUS ?= x86_64 aarch64
+dist:
+	bash deploy/dist/build.sh $(DIST_CPUS)
+
+# The same as images, of the binaries that `make dist` has built: target/dist/*.oci.tar. Needs root on Debian, buildah and
+# debootstrap. PUSH=<registry>/<name> sends them there.
+dist-images: model
+	PUSH=$(PUSH) bash deploy/dist/images.sh $(MODEL_DIR)
+
+# Installs each of them in a bare Debian and starts it. Needs root on Debian, debootstrap and qemu-user-static; two minutes.
+dist-check: model
+	bash deploy/dist/check.sh $(MODEL_DIR) $(DIST_CPUS)
 
 # GFLOP/s of the kernels against the machine's peak, milliseconds of the encoder by tokens and threads.
 bench:

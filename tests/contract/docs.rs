@@ -177,6 +177,22 @@ fn every_tier_is_run_and_described() {
     }
 }
 
+/// A release has one version: that of the binary, its chart and the newest section of the changelog.
+#[test]
+fn chart_and_changelog_have_the_version_of_the_binary() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = read("deploy/helm/text2vec-sidecar/Chart.yaml");
+    for field in ["version", "appVersion"] {
+        let line = format!("{field}: {version}");
+        assert!(chart.lines().any(|found| found == line), "Chart.yaml has no line {line:?}");
+    }
+    let changelog = read("CHANGELOG.md");
+    let headings: Vec<_> = prose(&changelog).filter(|line| line.starts_with("## [")).collect();
+    assert_eq!(headings.first(), Some(&"## [Unreleased]"), "CHANGELOG.md");
+    let released = format!("## [{version}] - ");
+    assert!(headings[1].starts_with(&released), "CHANGELOG.md has {:?} where {released:?} and a date belong", headings[1]);
+}
+
 #[test]
 fn anchors_and_links_are_found_as_github_finds_them() {
     let text = "# One\n```\n# none\n```\n## The `a_b` of C, D/E & F\n## One\n#none\n### It's -- so\n";

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 tools=$PWD/target/dist-tools
 # A folder of its own: what another linker has made may not get among it.
 export CARGO_TARGET_DIR=${T2V_DIST_TARGET_DIR:-$PWD/target/dist-build}
-# Times in archives are that of the commit, so that the same commit makes the same files.
+# Times in archives are that of the commit: the same commit and tools in the same place make the same files, but for the chart.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)
 export SOURCE_DATE_EPOCH
 read -ra cpus <<<"${*:-x86_64 aarch64}"

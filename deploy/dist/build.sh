@@ -5,14 +5,15 @@
 # and the Helm's chart as a package, and SHA256SUMS of all. Images: deploy/dist/images.sh, or `make dist-images`.
 # Needs Rust, Python 3.11, Go, and for the other CPU the standard library: `rustup target add aarch64-unknown-linux-gnu`, or
 # Debian's rustc-web with libstd-rust-web-dev:arm64. zig, which is compiler and linker for both, and cargo-zigbuild come as
-# Python packages (checksummed), cargo-deb and cargo-cyclonedx are compiled once. The first time takes half an hour on two cores.
+# Python packages (checksummed), cargo-deb and cargo-cyclonedx are compiled once. The first time takes half an hour on two cores,
+# compiling for both CPUs 20 minutes of it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dist/names.sh
 tools=$PWD/target/dist-tools
 # A folder of its own: what another linker has made may not get among it.
 export CARGO_TARGET_DIR=${T2V_DIST_TARGET_DIR:-$PWD/target/dist-build}
-# Times in archives are that of the commit, so that the same commit makes the same files.
+# Times in archives are that of the commit: the same commit and tools in the same place make the same files, but for the chart.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)
 export SOURCE_DATE_EPOCH
 read -ra cpus <<<"${*:-x86_64 aarch64}"
@@ -20,7 +21,7 @@ fail() { echo "error: $*" >&2; exit 1; }
 for cpu in "${cpus[@]}"; do known_cpu "$cpu"; done
 
 mkdir -p "$tools" "$dist"
-rm -rf "${dist:?}"/*-unknown-linux-gnu* "$dist"/*.deb "$dist"/*.whl "$dist"/*.tgz "$stage"
+rm -rf "${dist:?}"/*-unknown-linux-gnu* "$dist"/*.deb "$dist"/*.whl "$dist"/*.tgz "$dist"/*.oci.tar "$stage"
 if ! cmp -s deploy/dist/tools.txt "$tools/tools.txt"; then
   python3 -m venv "$tools/zig"
   "$tools/zig/bin/pip" install -q --no-deps --only-binary :all: --require-hashes -r deploy/dist/tools.txt
@@ -92,7 +93,7 @@ for cpu in "${cpus[@]}"; do
   rm "$folder/systemd/check.sh"
   pack "$dist/$name-$version-$target.tar.gz" "$folder"
 
-  cargo deb -q --no-build --no-strip --target "$target" -o "$dist/${name}_${version}-1_$(debian_cpu "$cpu").deb"
+  cargo deb -q --no-build --no-strip --target "$target" -o "$dist/${name}_${version}-1_$(debian_cpu "$cpu").deb" >/dev/null
   python3 deploy/dist/wheel.py "$binary" "$cpu" "$version" "$dist"
   python3 deploy/dist/sbom.py "$target" "$dist/$name-$version-$target.cdx.json"
 done

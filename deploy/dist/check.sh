@@ -26,6 +26,7 @@ trap 'rm -rf "$run"' EXIT
 
 # What the index of packages would refuse, and what is odd in a wheel; W007, that it has no Python in it, is meant so.
 if ! cmp -s deploy/dist/check.txt "$work/check.txt"; then
+  rm -rf "$work/venv"
   python3 -m venv "$work/venv"
   "$work/venv/bin/pip" install -q -r deploy/dist/check.txt
   cp deploy/dist/check.txt "$work/check.txt"
@@ -33,6 +34,10 @@ fi
 wheels=("$dist/${name//-/_}-$version"-*.whl)
 "$work/venv/bin/twine" check --strict "${wheels[@]}" >"$run/twine.log" 2>&1 || { cat "$run/twine.log" >&2; exit 1; }
 "$work/venv/bin/check-wheel-contents" --ignore W007 "${wheels[@]}"
+for wheel in "${wheels[@]}"; do
+  "$work/venv/bin/auditwheel" show "$wheel" | tr '\n' ' ' | grep -q "consistent with the following platform tag: \"manylinux_2_28_" ||
+    fail "$wheel has another tag than its symbols allow"
+done
 
 has() { # list of files, files
   local list=$1 file

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The images of a release as OCI archives in target/dist, each for amd64 and arm64 in one: without a model, and with MODEL_DIR.
-# `images.sh MODEL_DIR`, or `make dist-images`, after `make dist`, whose binaries they hold. Nothing runs in an emulator.
+# `images.sh MODEL_DIR`, or `make dist-images`, after `make dist`, whose binaries they hold.
 # With PUSH=<registry>/<name> they go there too, as <version> and <version>-<model>: with HEALTHCHECK, which OCI has no place
 # for. `skopeo copy --all oci-archive:FILE docker://<registry>/<name>:<tag>` sends an archive.
 # Needs root on Debian or Ubuntu, buildah and debootstrap.
@@ -65,3 +65,13 @@ put() { # kind, end of names
 put bare ''
 put baked "-$(basename "$model")"
 write_sums
+
+# The images with the model, as a cluster would run them; that for the other CPU under an emulator where there is one.
+PORT=${PORT:-18086} EMULATOR=''
+for arch in amd64 arm64; do
+  if [ $arch = arm64 ]; then EMULATOR=$(command -v qemu-aarch64-static) || break; fi
+  open_image localhost/dist-baked:$arch --platform linux/$arch
+  serve_and_stop
+  echo "$arch: $milliseconds ms from the start to the first answer${EMULATOR:+ (emulated)}, as user 65532 with a read-only root"
+  buildah rm "$container" >/dev/null
+done

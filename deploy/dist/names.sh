@@ -16,5 +16,6 @@ debian_cpu() { if [ "$1" = x86_64 ]; then echo amd64; else echo arm64; fi; }
 subcommand() { echo "${1#cargo-}"; }
 write_sums() {
   # In one step: who reads it meanwhile has the old one.
-  (cd "$dist" && sha256sum -- "$name"* "${name//-/_}"*.whl >SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS)
+  (cd "$dist" && find . -maxdepth 1 -type f ! -name 'SHA256SUMS*' -printf '%P\0' | sort -z | xargs -0 sha256sum >SHA256SUMS.new &&
+    mv SHA256SUMS.new SHA256SUMS)
 }

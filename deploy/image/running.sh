@@ -13,11 +13,11 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# A bare Debian as the image localhost/builder, made once; its files stay in $work/base. With a suffix and a list of packages
-# another one, that has those too.
+# A bare Debian as the image localhost/builder, made once; its files stay in $work/base. It is of this machine's release, or of
+# T2V_BASE_RELEASE. With a suffix and a list of packages another one, that has those too.
 make_base() { # suffix, packages
   local release container base=$work/base${1:-} builder=localhost/builder${1:-}
-  release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+  release=${T2V_BASE_RELEASE:-$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")}
   if [ ! -f "$base.complete" ]; then
     rm -rf "$base"
     debootstrap --variant=minbase --include="ca-certificates${2:+,$2}" "$release" "$base" >"$work/debootstrap.log" 2>&1 ||

@@ -190,7 +190,11 @@ fn chart_and_changelog_have_the_version_of_the_binary() {
     let headings: Vec<_> = prose(&changelog).filter(|line| line.starts_with("## [")).collect();
     assert_eq!(headings.first(), Some(&"## [Unreleased]"), "CHANGELOG.md");
     let released = format!("## [{version}] - ");
-    assert!(headings[1].starts_with(&released), "CHANGELOG.md has {:?} where {released:?} and a date belong", headings[1]);
+    assert!(
+        headings[1].starts_with(&released),
+        "CHANGELOG.md has {:?} where {released:?} and a date belong",
+        headings[1]
+    );
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Route {
         Route { path, method: HttpMethod::Post, served: post(handler), described }
     }
 
-    /// Whether it is also below /models/<name>, which makes that a base URL like any container's. `/` is what is left of a
+    /// Whether it is also below `/models/<name>`, which makes that a base URL like any container's. `/` is what is left of a
     /// model's path alone.
     fn of_a_model(&self) -> bool {
         self.path == "/" || path::OF_A_MODEL.contains(&self.path)

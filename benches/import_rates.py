@@ -126,6 +126,8 @@ class Bench:
     def stream(self):
         """The sidecar alone, its vectors thrown away; those of the first time are kept for `given`."""
         definition = create(self.client, "BenchLoader", "text2vec-transformers", {})
+        # The server's descriptors are read once, before several threads want them.
+        self.chunk(definition, self.texts[:1])
         chunks = [self.texts[start : start + CHUNK] for start in range(0, len(self.texts), CHUNK)]
 
         def work():

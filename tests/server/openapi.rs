@@ -183,21 +183,19 @@ fn limited() -> ServerOptions {
         max_body_bytes: 4000,
         max_texts: 3,
         max_text_bytes: 1000,
-        max_body_wait: Duration::from_millis(300),
         ..Limits::default()
     };
     ServerOptions { limits, ..ServerOptions::default() }
 }
 
 /// A server with real models, which have tokenizers.
-async fn real() -> TestServer {
+async fn real(limits: Limits) -> TestServer {
     let readiness = Readiness::of([Some(EMBEDDER.to_owned()), Some(RERANKER.to_owned())]);
     let reranker = LocalOptions::new(repository().join("tests/fixtures/rerankers/bert-1"));
     readiness.model_ready(1, Arc::new(LocalBackend::load(&reranker).expect("the reranker loads")));
     let model = LocalBackend::load(&options(Profile::Transformers)).expect("the model loads");
     let cached = Cached::around(Arc::new(model), CacheOptions::default()).expect("room");
     readiness.model_ready(0, cached);
-    let limits = Limits { max_wait: Duration::from_millis(1), ..Limits::default() };
     TestServer::start_serving(ServerOptions { limits, ..ServerOptions::default() }, readiness).await
 }
 
@@ -209,10 +207,11 @@ async fn every_answer_is_as_it_is_described() {
     good_requests(&mut checker, &server).await;
     refused_bodies(&mut checker, &server).await;
     errors_of_every_kind(&mut checker, &server).await;
-    slow_bodies(&mut checker, &server).await;
     unknown_names(&mut checker, &server).await;
     server.stop().await;
+    slow_bodies(&mut checker).await;
     tokenizers(&mut checker).await;
+    many_who_ask_for_tokens(&mut checker).await;
     servers_that_are_not_ready(&mut checker).await;
     broken_models(&mut checker).await;
     guarded(&mut checker).await;
@@ -383,13 +382,16 @@ async fn errors_of_every_kind(checker: &mut Checker, server: &TestServer) {
 }
 
 /// A body that does not come: its head, and a piece of it.
-async fn slow_bodies(checker: &mut Checker, server: &TestServer) {
+async fn slow_bodies(checker: &mut Checker) {
+    let limits = Limits { max_body_wait: Duration::from_millis(300), ..Limits::default() };
+    let server = server(ServerOptions { limits, ..ServerOptions::default() }).await;
     let asked: Vec<Asked> = OPS.iter().chain(OTHERS).flat_map(|op| op.asked(&Value::Null)).collect();
-    let answers = join_all(asked.iter().map(|asked| slowly(server, asked))).await;
+    let answers = join_all(asked.iter().map(|asked| slowly(&server, asked))).await;
     for (asked, answer) in asked.iter().zip(answers) {
         assert_eq!(answer.status, 408, "{asked:?}");
         checker.hold(&asked.clone().body(""), &answer);
     }
+    server.stop().await;
 }
 
 async fn slowly(server: &TestServer, asked: &Asked) -> Answer {
@@ -439,7 +441,7 @@ async fn unknown_names(checker: &mut Checker, server: &TestServer) {
 
 /// Real models': their tokens, and what they say of themselves.
 async fn tokenizers(checker: &mut Checker) {
-    let server = real().await;
+    let server = real(Limits::default()).await;
     for asked in gets() {
         checker.exchange(&server, &asked).await;
     }
@@ -474,7 +476,13 @@ async fn tokenizers(checker: &mut Checker) {
     ] {
         assert_eq!(checker.exchange(&server, &Asked::post(path, &body)).await.status, 200, "{path} {body}");
     }
-    // Two have their turn at once; the others do not wait for long.
+    server.stop().await;
+}
+
+/// Two have their turn at once; the others do not wait for long.
+async fn many_who_ask_for_tokens(checker: &mut Checker) {
+    let server = real(Limits { max_wait: Duration::from_millis(1), ..Limits::default() }).await;
+    let (tokenize, decode) = (&OTHERS[1], &OTHERS[2]);
     let words = "ships sail at dawn ".repeat(10_000);
     for (op, body) in [(tokenize, json!({"inputs": words})), (decode, json!({"ids": vec![3719; 60_000]}))] {
         for asked in op.asked(&body) {

@@ -179,12 +179,7 @@ async fn server(options: ServerOptions) -> TestServer {
 }
 
 fn limited() -> ServerOptions {
-    let limits = Limits {
-        max_body_bytes: 4000,
-        max_texts: 3,
-        max_text_bytes: 1000,
-        ..Limits::default()
-    };
+    let limits = Limits { max_body_bytes: 4000, max_texts: 3, max_text_bytes: 1000, ..Limits::default() };
     ServerOptions { limits, ..ServerOptions::default() }
 }
 

@@ -25,6 +25,7 @@ mod run;
 mod sidecar;
 mod source;
 mod transport;
+mod verdict;
 mod weaviate;
 
 pub use error::{Error, Result};

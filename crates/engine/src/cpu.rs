@@ -328,28 +328,42 @@ mod tests {
         }
     }
 
-    /// What is not computed for the others behind the last attention changes nothing of it.
+    /// The largest difference.
+    fn apart(some: &[Vec<f32>], others: &[Vec<f32>]) -> f32 {
+        some.iter().flatten().zip(others.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    /// What is not computed for the others changes nothing of it, nor do its neighbours. In f32 the last attention may be summed in
+    /// another order.
     #[test]
-    fn a_picked_token_has_the_bits_of_a_whole_pass() {
+    fn a_picked_token_is_that_of_a_whole_pass() {
         let texts: Vec<_> = [7, 1, 40, 2, 130, 33].iter().zip(70..).map(|(&length, seed)| text(length, seed)).collect();
         let packed = batch(&texts);
-        for family in ["bert", "gated t5", "causal gemma3_text", "nomic_bert with experts"] {
+        for family in ["bert", "mpnet", "gated t5", "causal gemma3_text", "nomic_bert with experts"] {
             let architecture = architecture(family, 80, 2);
             for (kernels, precision) in
                 Kernels::available().into_iter().flat_map(|set| Precision::ALL.map(|it| (set, it)))
             {
                 let mut whole = build(&architecture, (kernels, precision), 1);
                 let states = whole.forward(&packed).unwrap();
-                for (mode, threads) in [(PoolingMode::Cls, 1), (PoolingMode::LastToken, 2), (PoolingMode::Cls, 3)] {
-                    let mut encoder = whole.sibling(threads).unwrap();
+                for mode in [PoolingMode::Cls, PoolingMode::LastToken] {
                     let mode_of_each = [mode];
                     let modes = vec![&mode_of_each[..]; texts.len()];
                     let expected = pool_states(&states, &packed, &modes);
-                    let what = format!("{family} {kernels:?} {precision} {mode:?}, {threads} threads");
-                    assert!(encoder.pooled(&packed, &modes).unwrap() == expected, "{what}");
-                    for (text, expected) in texts.iter().zip(&expected) {
-                        let alone = encoder.pooled(&batch(std::slice::from_ref(text)), &modes[..1]).unwrap();
-                        assert!(alone[0] == *expected, "{what}, {} tokens alone", text.0.len());
+                    let picked = whole.pooled(&packed, &modes).unwrap();
+                    let what = format!("{family} {kernels:?} {precision} {mode:?}");
+                    match precision {
+                        Precision::F32 | Precision::Bf16x3 => assert!(apart(&picked, &expected) < 1e-5, "{what}"),
+                        _ => assert!(picked == expected, "{what}"),
+                    }
+                    for threads in [1, 2, 3, 7] {
+                        let mut encoder = whole.sibling(threads).unwrap();
+                        assert!(encoder.pooled(&packed, &modes).unwrap() == picked, "{what}, {threads} threads");
+                        for (text, expected) in texts.iter().zip(&picked) {
+                            let alone = encoder.pooled(&batch(std::slice::from_ref(text)), &modes[..1]).unwrap();
+                            let length = text.0.len();
+                            assert!(alone[0] == *expected, "{what}, {threads} threads, {length} tokens alone");
+                        }
                     }
                 }
             }

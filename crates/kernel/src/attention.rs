@@ -222,7 +222,7 @@ pub(super) fn add<S: Simd>(s: S, scores: &mut [f32], bias: &[f32], factor: f32) 
 
 /// Replaces scores by `exp(score - largest)` and returns 1 ÷ their sum, by which the row is still to be multiplied.
 #[inline(always)]
-fn exponentials<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
+pub(super) fn exponentials<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
     let whole = scores.len() / S::LANES * S::LANES;
     let tail = scores.len() - whole;
     let row = scores.as_mut_ptr();

@@ -81,6 +81,7 @@ mod position_bias;
 mod precision;
 pub mod quantized;
 mod rotary;
+mod single_query;
 mod sync;
 mod table;
 mod team;

@@ -10,6 +10,7 @@
 //!
 //! Both compute every value by the same operations in the same order, see [`Product`](crate::tile::Product).
 
+mod attend;
 mod executor;
 mod memory;
 mod mixture;

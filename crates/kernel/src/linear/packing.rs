@@ -232,6 +232,23 @@ impl Linear {
         self.panels
     }
 
+    /// Whether panels are f32 values, `[inputs][panel_width]`, as vectors multiply them.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.unit.is_none() && self.form == Form::Plain && self.factors_by_vectors == Factors::F32
+    }
+
+    /// Some neighbouring panels of a plain layer.
+    pub(crate) fn plain_panels<'a>(&self, arena: &'a Arena, panels: Range<usize>) -> &'a [f32] {
+        assert!(self.is_plain() && panels.end <= self.panels.count);
+        &arena.values()[self.panels.at(panels.start)..self.panels.at(panels.end)]
+    }
+
+    /// A panel of a plain layer, and the bias of its columns.
+    pub(crate) fn plain_panel<'a>(&self, arena: &'a Arena, panel: usize) -> (&'a [f32], &'a [f32]) {
+        let bias = &arena.values()[self.bias.clone()][panel * self.panel_width..][..self.panel_width];
+        (self.plain_panels(arena, panel..panel + 1), bias)
+    }
+
     /// The weights of the layer that follows it.
     pub(crate) fn next(&self) -> Option<Panels> {
         self.next

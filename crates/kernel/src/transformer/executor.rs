@@ -54,8 +54,9 @@ impl Executor {
         self.team.size()
     }
 
-    /// The states `[sequences, hidden]` of one token of each sequence: the bits that [`Executor::forward`] has for it, in less
-    /// time, as the others are not computed behind the last attention. No sequence is empty.
+    /// The states `[sequences, hidden]` of one token of each sequence: what [`Executor::forward`] has for it, in less time, as
+    /// the others are not computed behind the last attention, nor, in f32 without a rotary or a norm of heads, keys and values
+    /// for that one. There the sums have another order; otherwise the bits are the same. No sequence is empty.
     ///
     /// # Errors
     /// As [`Executor::forward`], and `Internal` for an empty sequence.

@@ -6,7 +6,7 @@ use super::way::{Schedule, Way};
 use crate::linear::{Epilogue, UNIT_SCRATCH};
 use crate::matrix_unit::TILE_ROWS;
 use crate::memory::AlignedBuffer;
-use crate::{attention, attention_bf16};
+use crate::{attention, attention_bf16, single_query};
 
 /// Memory of a forward pass, kept for the next one. Rows are [`row_stride`] apart.
 #[derive(Default)]
@@ -46,6 +46,7 @@ impl Scratch {
             true => attention_bf16::scratch_len(model.kernels, way.unit, longest, head),
             false => attention::scratch_len(model.kernels, longest, head),
         };
+        member = member.max(single_query::scratch_len(model.kernels, longest, hidden, head));
         let operand = way.operand_words;
         let (column_tokens, block_rows) = match schedule {
             // Operands in whole tiles of rows.

@@ -8,10 +8,7 @@ use super::model::Transformer;
 use super::shape::Shape;
 use super::steps::{After, HeadStep, NormStep, PackedNorm, Place, ProductStep, Step};
 use super::way::{Schedule, Way, pieces};
-use crate::attention::{AttentionTask, Heads};
-use crate::attention_bf16::RoundedAttentionTask;
 use crate::linear::{Epilogue, Linear, LinearTask, Panels};
-use crate::mask::Mask;
 use crate::math::Activation;
 use crate::matrix_unit::TILE_ROWS;
 use crate::norm::{LayerNormTask, RmsNormTask};
@@ -105,6 +102,11 @@ impl Pass {
         let mut tokens = self.tokens;
         let mut steps = &self.model.steps[..];
         while let [step, rest @ ..] = steps {
+            if let Some((projection, mask)) = self.single_query(steps) {
+                tokens = self.attend_singly(member, projection, mask);
+                steps = &steps[2..];
+                continue;
+            }
             match step {
                 Step::Attend { mask } => tokens = self.attend_and_pick(member, *mask, rest),
                 Step::Product(step) => {
@@ -164,7 +166,8 @@ impl Pass {
             let whole = tokens.div_ceil(step);
             let start_of = |item: usize| (whole * item / count * step).min(tokens);
             let up_to = steps.iter().position(|step| matches!(step, Step::Attend { .. })).unwrap_or(steps.len());
-            let (together, rest) = steps.split_at(up_to);
+            let single = self.single_query(&steps[up_to.saturating_sub(1)..]);
+            let (together, rest) = steps.split_at(up_to - usize::from(single.is_some()));
             member.phase(count, |item| {
                 let (first, end) = (start_of(item), start_of(item + 1));
                 let shared = [memory.states, memory.projected, memory.context];
@@ -175,7 +178,10 @@ impl Pass {
                 self.block(together, &places, 0..end - first);
             });
             steps = rest;
-            if let [Step::Attend { mask }, rest @ ..] = steps {
+            if let Some((projection, mask)) = single {
+                tokens = self.attend_singly(member, projection, mask);
+                steps = &steps[2..];
+            } else if let [Step::Attend { mask }, rest @ ..] = steps {
                 tokens = self.attend_and_pick(member, *mask, rest);
                 steps = rest;
             }
@@ -397,69 +403,6 @@ impl Pass {
                 LinearTask::new(layer, input.input(), out.out(), epilogue, 0..tokens).with_scratch(places.scratch)
             };
             self.model.kernels.run(self.written_as(task, step.to).panels(piece, then));
-        });
-    }
-
-    /// Attention, and behind the last one the rows that are wanted, at the front. Answers how many rows the steps that follow
-    /// have.
-    fn attend_and_pick(&self, member: &Member<'_>, mask: Mask, following: &[Step]) -> usize {
-        let is_last = !following.iter().any(|step| matches!(step, Step::Attend { .. }));
-        if !is_last || self.picked.is_empty() {
-            self.attend(member, mask, |sequence, _| 0..sequence.len());
-            return self.tokens;
-        }
-        self.attend(member, mask, |sequence, number| {
-            let row = self.picked[number] - sequence.start;
-            row..row + 1
-        });
-        let widths = [self.model.shape.hidden, self.model.shape.attention_width()];
-        // Both matrices in one item each: a row comes from behind, and what it is written over was taken before.
-        member.phase(widths.len(), |item| {
-            let matrix = [self.memory.states, self.memory.context][item];
-            for (to, &from) in self.picked.iter().enumerate() {
-                // SAFETY: the matrix has these rows, as wide, and is given to this member; they were written in earlier phases.
-                unsafe { std::ptr::copy(matrix.row(from), matrix.row(to), widths[item]) };
-            }
-        });
-        self.picked.len()
-    }
-
-    /// Attention of every head and of some rows of every sequence, shared out.
-    fn attend(&self, member: &Member<'_>, mask: Mask, queries: impl Fn(&Range<usize>, usize) -> Range<usize>) {
-        let Shape { heads, .. } = self.model.shape;
-        let key_heads = self.model.shape.key_heads();
-        let size = self.model.shape.head_size();
-        let has_bias = self.model.position_bias.is_some();
-        let Memory { projected, context, ref members, .. } = self.memory;
-        let own = &members[member.index()];
-        member.phase(self.sequences.len() * heads, |item| {
-            let (number, head) = (item / heads, item % heads);
-            let sequence = &self.sequences[number];
-            // SAFETY: the scratch is this member's own. The sequence's rows exist, their queries, keys and values were
-            // written in an earlier phase, and the buffer has a panel beyond the last. The head's columns of the
-            // context are given to this member.
-            unsafe {
-                let scratch = std::slice::from_raw_parts_mut(own.start, own.len);
-                let rows = Heads {
-                    projected: projected.skip_rows(sequence.start).start,
-                    stride: projected.stride,
-                    heads,
-                    key_heads,
-                    size,
-                    tokens: sequence.len(),
-                };
-                let out = context.skip_rows(sequence.start).out();
-                let queries = queries(sequence, number);
-                let mut task = AttentionTask::new(rows, head, queries, out, scratch).with_mask(mask);
-                if has_bias {
-                    let (ref distances, longest) = self.distances;
-                    task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);
-                }
-                match self.way.rounds_attention {
-                    true => self.model.kernels.run(RoundedAttentionTask(task, self.way.unit)),
-                    false => self.model.kernels.run(task),
-                }
-            }
         });
     }
 }

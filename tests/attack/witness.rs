@@ -95,10 +95,11 @@ async fn query(server: SocketAddr, kept: &mut Option<Connection>, number: usize)
     }
 }
 
+/// Of few times, all but the last: the machine itself may stand still for a moment.
 fn share(times: &[Duration], share: f64) -> Duration {
     let mut times = times.to_vec();
     times.sort_unstable();
-    times.get(((times.len().saturating_sub(1)) as f64 * share).round() as usize).copied().unwrap_or_default()
+    times.get(((times.len().saturating_sub(1)) as f64 * share) as usize).copied().unwrap_or_default()
 }
 
 impl Seen {

@@ -234,7 +234,8 @@ async fn small_answers_wait_for_nobody() {
     for _ in 0..10 {
         let (status, took) = query(server.address).await;
         assert_eq!(status, 200);
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        // Behind the others it would wait five seconds.
+        assert!(took < Duration::from_secs(3), "{took:?}");
     }
     drop((unread, waiting));
     server.stop().await;
@@ -274,7 +275,8 @@ async fn bodies_of_which_nothing_came_hold_no_room() {
     let (status, took) = query(server.address).await;
     assert_eq!(status, 200);
     println!("beside 48 silent bodies: a large one in {:?}, a query in {took:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // `max_wait` is five.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let call =
         send(&mut sender, server.address, Method::POST, "/text2vec.v1.Vectorizer/Vectorize", whole(vectorize(3)));
     assert_eq!(call.await.expect("an answer").status(), 200);
@@ -317,7 +319,8 @@ async fn queries_do_not_wait_behind_large_bodies_and_slow_ones_make_way() {
         assert_eq!(status, 200);
         slowest = slowest.max(took);
     }
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    // Behind a body that stopped it would wait two seconds.
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
     let (status, took) = large.await.expect("a caller");
     println!("beside bodies that stopped half-way: queries at most {slowest:?}, a large body in {took:?}");
     assert_eq!(status, 200);

@@ -60,11 +60,11 @@ async fn closed(stream: &mut TcpStream, within: Duration) -> Option<(Duration, V
     read.is_ok().then(|| (begun.elapsed(), said))
 }
 
-/// The status of a path on a connection of its own, and how long that took; `None` after two seconds.
+/// The status of a path on a connection of its own, and how long that took; `None` after ten seconds.
 async fn ask(address: SocketAddr, path: &str) -> Option<(u16, Duration)> {
     let begun = Instant::now();
     let answer = async { Connection::open(address).await.ok()?.get(path).await.ok() };
-    let status = timeout(Duration::from_secs(2), answer).await.ok()??.status().as_u16();
+    let status = timeout(Duration::from_secs(10), answer).await.ok()??.status().as_u16();
     Some((status, begun.elapsed()))
 }
 
@@ -76,7 +76,7 @@ async fn grpc_health(server: &Process) -> Option<Duration> {
         let mut client = HealthClient::new(endpoint.connect().await.ok()?);
         client.check(HealthCheckRequest::default()).await.ok()
     };
-    let answer = timeout(Duration::from_secs(2), asked).await.ok()??;
+    let answer = timeout(Duration::from_secs(10), asked).await.ok()??;
     (answer.into_inner().status == 1).then(|| begun.elapsed())
 }
 
@@ -94,20 +94,34 @@ fn probes() -> Vec<(String, u16)> {
     probes
 }
 
+/// How long a probe took that answered promptly. The machine itself may stand still for a moment, so one that was late is asked
+/// again; without a place in the server it is late every time.
+async fn promptly<Probe: Future<Output = Duration>>(what: &str, probe: impl Fn() -> Probe) -> Duration {
+    let mut late = Vec::new();
+    while late.len() < 3 {
+        match probe().await {
+            took if took < PROMPTLY => return took,
+            took => late.push(took),
+        }
+    }
+    panic!("{what} took {late:?}");
+}
+
 /// All probes, so many times: right, and promptly. Answers the slowest.
 async fn all_probes_answer(server: &Process, times: usize, what: &str) -> Duration {
     let mut slowest = Duration::ZERO;
     for _ in 0..times {
         for (path, well) in probes() {
-            let answer = ask(server.address, &path).await;
-            let (status, took) = answer.unwrap_or_else(|| panic!("{what}: no answer to {path}"));
-            assert_eq!(status, well, "{what}: {path}");
-            assert!(took < PROMPTLY, "{what}: {path} took {took:?}");
-            slowest = slowest.max(took);
+            let probe = async || {
+                let answer = ask(server.address, &path).await;
+                let (status, took) = answer.unwrap_or_else(|| panic!("{what}: no answer to {path}"));
+                assert_eq!(status, well, "{what}: {path}");
+                took
+            };
+            slowest = slowest.max(promptly(&format!("{what}: {path}"), probe).await);
         }
-        let took = grpc_health(server).await.unwrap_or_else(|| panic!("{what}: gRPC health"));
-        assert!(took < PROMPTLY, "{what}: gRPC health took {took:?}");
-        slowest = slowest.max(took);
+        let health = async || grpc_health(server).await.unwrap_or_else(|| panic!("{what}: gRPC health"));
+        slowest = slowest.max(promptly(&format!("{what}: gRPC health"), health).await);
     }
     slowest
 }
@@ -481,9 +495,12 @@ async fn silence_after_a_handshake_ends_as_silence_before_it_does() {
         silent.push(handshake().await.expect("a handshake"));
     }
     let shaken = Instant::now();
-    let begun = Instant::now();
-    ready().await.expect("a probe is answered");
-    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
+    let probe = async || {
+        let begun = Instant::now();
+        ready().await.expect("a probe is answered");
+        begun.elapsed()
+    };
+    promptly("a probe beside silent handshakes", probe).await;
     for stream in &mut silent {
         let mut said = Vec::new();
         let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await.expect("closed");

@@ -13,7 +13,7 @@ use text2vec_sidecar::cache::{CacheOptions, Cached};
 use text2vec_sidecar::contract::call::Call;
 
 /// A deadline that hanging upstreams are measured against.
-const PATIENCE: Duration = Duration::from_millis(800);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 const GOOD: &str = r#"{"vector":[1,2,3]}"#;
 
@@ -122,7 +122,7 @@ async fn check(Row(cells): &Row) -> Option<String> {
     let said = answer.as_ref().err().map(|error| error.message().to_owned()).unwrap_or_default();
     let wanted_text = text.trim_matches('`');
     let mut wrong = Vec::new();
-    if took > PATIENCE + Duration::from_millis(700) {
+    if took > PATIENCE + Duration::from_secs(3) {
         wrong.push(format!("took {took:?}"));
     }
     if seen != *sees || !said.contains(wanted_text) {
@@ -185,8 +185,16 @@ async fn a_caller_who_leaves_takes_its_requests_along() {
     let remote =
         startup::connect(Some(&url), Some(&url), false, &options).await.expect("connected").passage.expect("one");
     let call = Call::passages((0..10).map(|i| format!("hang {i}")));
-    let left = tokio::time::timeout(Duration::from_millis(300), remote.embed(call)).await;
-    assert!(left.is_err(), "it hangs");
+    let before = upstream.count("/vectors");
+    let all_asked = async {
+        while upstream.count("/vectors") - before < 10 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        answer = remote.embed(call) => panic!("it hangs: {answer:?}"),
+        () = all_asked => {}
+    }
     let started = Instant::now();
     while upstream.left.load(Ordering::SeqCst) < 10 {
         assert!(started.elapsed() < Duration::from_secs(5), "{} left", upstream.left.load(Ordering::SeqCst));
@@ -198,7 +206,7 @@ async fn a_caller_who_leaves_takes_its_requests_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_does_not_keep_queries_waiting() {
     let upstream = Upstream::start(|arrived| match arrived.body.contains("slow") {
-        true => Act::Later(Duration::from_millis(500), Box::new(ok(GOOD))),
+        true => Act::Later(Duration::from_secs(5), Box::new(ok(GOOD))),
         false => container(arrived),
     })
     .await;
@@ -213,7 +221,7 @@ async fn an_import_does_not_keep_queries_waiting() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let started = Instant::now();
     remote.embed(Call::query("quick")).await.expect("the call")[0].as_ref().expect("a vector");
-    assert!(started.elapsed() < Duration::from_millis(350), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
     import.abort();
 }
 

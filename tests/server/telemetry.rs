@@ -321,7 +321,8 @@ async fn a_missing_collector_harms_nobody() {
             let asked = Instant::now();
             let answer = client.post(server.url("/vectors")).json(&json!({"text": "x"})).send().await;
             assert_eq!(answer.expect("an answer").status(), 200);
-            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            // One delivery after the other takes `OTEL_EXPORTER_OTLP_TIMEOUT`, and nobody waits for it.
+            assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
             assert!(begun.elapsed() < Duration::from_secs(20), "no delivery failed");
         }
         let ending = Instant::now();
@@ -514,7 +515,7 @@ async fn metrics_are_all_there_from_the_first_scrape_and_move() {
     grpc.vectorize(texts(&["a", "b", "c", "d"])).await.expect_err("too many");
 
     // The batch that an answer was in is counted right after the answer.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let last = page(&server).await;
     let moved = |name: &str, labels: &[(&str, &str)]| metric(&last, name, labels) - metric(&first, name, labels);
     let requests = |surface, code| moved("t2v_requests_total", &[("surface", surface), ("code", code)]);

@@ -177,7 +177,7 @@ mod tests {
     async fn only_time_spent_waiting_for_the_sender_counts() {
         let room = BodyRoom::new(Limits { max_body_wait: Duration::from_millis(200), ..Limits::default() });
         let pieces = stream::iter(0..4).then(async |_| {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::task::yield_now().await;
             Ok::<_, BoxError>(Bytes::from_static(b"piece"))
         });
         let body = Body::from_stream(pieces.chain(stream::pending()));

@@ -235,8 +235,13 @@ mod tests {
         for _ in 0..100 {
             room.begin().hold(SMALL).await.expect("room for a small one");
         }
+        drop(held);
+        let patient = BodyRoom::new(Limits { max_wait: Duration::from_secs(20), ..room.limits });
+        let mut held = patient.begin();
+        held.hold(700_000).await.expect("room");
+        held.set_reading(false);
         let waiting = tokio::spawn({
-            let mut larger = room.begin();
+            let mut larger = patient.begin();
             async move { larger.hold(usize::MAX).await }
         });
         tokio::time::sleep(Duration::from_millis(50)).await;

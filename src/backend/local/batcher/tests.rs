@@ -974,7 +974,7 @@ fn a_deadline_ends_the_wait_with_the_name_of_the_limit() {
         "too much work is waiting: the 300 tokens of this request found no room in time among the 7000 that may wait \
          for the class 'passage'; try again later (limit: --max-waiting-tokens, now 8000 for all classes)"
     );
-    assert!(late < Duration::from_millis(500), "{late:?} late");
+    assert!(late < Duration::from_secs(10), "{late:?} late");
     assert_eq!((batcher.held(Class::Passage), batcher.depth(Class::Passage).at_the_door), (7000, 0));
     // With room, a deadline that has passed refuses nobody.
     let admission = runtime.block_on(batcher.admit_all(Class::Query, 1, Some(deadline)));

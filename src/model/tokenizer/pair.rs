@@ -9,6 +9,9 @@ use super::prefix;
 use super::text::{TextTokenizer, Tokens, untokenizable};
 use crate::error::Result;
 
+/// Of texts whose tokens are only counted, so many bytes are tokenized at a time.
+const PIECE: usize = 16 << 10;
+
 /// A query that documents can be put behind: of its tokens those that a pair can have.
 #[derive(Debug)]
 pub struct Query {
@@ -45,7 +48,7 @@ impl TextTokenizer {
         if lengths.iter().all(|&length| length > most) && !most.is_multiple_of(2) {
             lengths[0] = self.length_of(query)?;
             if !is_all {
-                lengths[1] = self.tokenizer.encode_fast(document, false).map_err(untokenizable)?.len();
+                lengths[1] = self.count(document, lengths[0], PIECE)?;
             }
         }
         let [of_query, of_document] = longest_first(lengths, most);
@@ -82,11 +85,25 @@ impl TextTokenizer {
         Ok((self.tokenizer.encode_fast(text, false).map_err(untokenizable)?, true))
     }
 
+    /// How many tokens a text has, or more than `most`: of so many bytes at a time, where that gives the same.
+    fn count(&self, text: &str, most: usize, piece: usize) -> Result<usize> {
+        let (mut count, mut left) = (0, text);
+        loop {
+            let end = self.places.as_ref().and_then(|places| places.piece(left, piece));
+            let (first, rest) = left.split_at(end.unwrap_or(left.len()));
+            count += self.tokenizer.encode_fast(first, false).map_err(untokenizable)?.len();
+            if count > most || rest.is_empty() {
+                return Ok(count);
+            }
+            left = rest;
+        }
+    }
+
     fn length_of(&self, query: &Query) -> Result<usize> {
         if let Some(&length) = query.length.get() {
             return Ok(length);
         }
-        let length = self.tokenizer.encode_fast(query.text.as_str(), false).map_err(untokenizable)?.len();
+        let length = self.count(&query.text, usize::MAX, PIECE)?;
         Ok(*query.length.get_or_init(|| length))
     }
 }
@@ -116,9 +133,42 @@ fn longest_first([one, other]: [usize; 2], most: usize) -> [usize; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use text2vec_engine::files::read_json;
     use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
 
     use super::*;
+
+    /// In pieces there are as many tokens as in one.
+    #[test]
+    fn tokens_are_counted_in_pieces() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let golden = read_json(&fixtures.join("tokenizers/ids.json")).expect("JSON").expect("a file");
+        let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).expect("texts");
+        let names =
+            golden["ids"].as_object().expect("ids by tokenizer").keys().map(|name| format!("tokenizers/{name}"));
+        let mut in_pieces = 0;
+        for name in names.chain(["rerankers/bert-1".to_owned()]) {
+            let tokenizer = TextTokenizer::load(&fixtures.join(&name), 1_000_000).expect(&name);
+            for number in (0..texts.len()).step_by(5) {
+                for between in [" ", "  ", "\u{301} ", "\n", "", ", ", ". a. ", "! ) ", " \u{301}", "[SEP]", "</s> "] {
+                    let some: Vec<&str> = texts[number..].iter().take(20).map(String::as_str).collect();
+                    let text = some.join(between);
+                    let all = tokenizer.tokenizer.encode_fast(text.as_str(), false).expect("tokens").len();
+                    for piece in [1, 7, 100] {
+                        let counted = tokenizer.count(&text, usize::MAX, piece).expect("tokens");
+                        assert_eq!(counted, all, "{name}, {piece}: {text:?}");
+                        in_pieces +=
+                            usize::from(tokenizer.places.as_ref().is_some_and(|it| it.piece(&text, piece).is_some()));
+                    }
+                    let many = tokenizer.count(&text, all / 2, 7).expect("tokens");
+                    assert!(many > all / 2 && many <= all, "{name}: {many} of {all}");
+                }
+            }
+        }
+        assert!(in_pieces > 5000, "{in_pieces}");
+    }
 
     /// The library's own, on all small lengths.
     #[test]

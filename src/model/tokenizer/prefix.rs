@@ -21,6 +21,8 @@ pub(super) const BYTES_PER_TOKEN: usize = 16;
 pub(super) struct Places {
     /// Of BERT: the pairs of characters that stand side by side in an added token.
     within_added: Option<HashSet<(char, char)>>,
+    /// Whether what follows such a place has the tokens by itself that it has in the whole text.
+    cuts_both_ways: bool,
 }
 
 impl Places {
@@ -37,7 +39,14 @@ impl Places {
         let pairs = |text: &str| text.chars().zip(text.chars().skip(1)).collect::<Vec<_>>();
         is_word_by_word.then(|| Places {
             within_added: is_bert.then(|| added.values().flat_map(|token| pairs(&token.content)).collect()),
+            cuts_both_ways: !tokenizer.get_normalizer().is_some_and(changes_the_start),
         })
+    }
+
+    /// Where the first piece of a text ends, `length` bytes from the start or later, if its pieces have together the tokens of
+    /// the whole.
+    pub(super) fn piece(&self, text: &str, length: usize) -> Option<usize> {
+        if self.cuts_both_ways { self.find(text, length) } else { None }
     }
 
     /// The first place that is `length` bytes from the start or later; `None` if there is none before the end.
@@ -121,6 +130,15 @@ fn is_local(normalizer: &NormalizerWrapper) -> bool {
     }
 }
 
+/// Treats the start of a text otherwise than what follows.
+fn changes_the_start(normalizer: &NormalizerWrapper) -> bool {
+    match normalizer {
+        Normalizer::Prepend(_) | Normalizer::StripNormalizer(_) => true,
+        Normalizer::Sequence(steps) => steps.as_ref().iter().any(changes_the_start),
+        _ => false,
+    }
+}
+
 /// Makes words that end at blanks.
 fn splits_at_blanks(pre_tokenizer: &PreTokenizer) -> bool {
     match pre_tokenizer {
@@ -143,7 +161,7 @@ mod tests {
     use super::*;
 
     fn find(text: &str, length: usize) -> Option<usize> {
-        Places { within_added: None }.find(text, length)
+        Places { within_added: None, cuts_both_ways: true }.find(text, length)
     }
 
     #[test]
@@ -166,7 +184,8 @@ mod tests {
 
     #[test]
     fn where_some_characters_stand_alone_texts_are_cut_beside_them() {
-        let places = Places { within_added: Some([('[', 'S'), ('S', 'E'), ('E', 'P'), ('P', ']')].into()) };
+        let within_added = Some([('[', 'S'), ('S', 'E'), ('E', 'P'), ('P', ']')].into());
+        let places = Places { within_added, cuts_both_ways: true };
         let find = |text, length| places.find(text, length);
         assert_eq!(
             (find("a...b", 1), find("a...b", 3), find("a...b", 4), find("a...b", 5)),

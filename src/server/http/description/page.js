@@ -2,6 +2,8 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
+// Before this page's own path there may be a proxy's.
+const base = location.pathname.replace(/\/docs$/, "");
 
 /** An element with attributes and children; texts become text. */
 function make(name, attributes = {}, ...children) {
@@ -111,7 +113,7 @@ async function send(method, path, form, shownAnswer) {
   const headers = {};
   const token = at("token").value;
   if (token) headers.Authorization = `Bearer ${token}`;
-  let url = path;
+  let url = base + path;
   for (const input of form.querySelectorAll("[data-in]")) {
     if (input.dataset.in === "path") url = url.replace(`{${input.name}}`, encodeURIComponent(input.value));
     else if (input.value) headers[input.name] = input.value;
@@ -236,7 +238,7 @@ at("filter").addEventListener("input", () => {
 });
 addEventListener("hashchange", open);
 
-fetch("/openapi.json", { credentials: "omit" })
+fetch(`${base}/openapi.json`, { credentials: "omit" })
   .then((response) => response.json())
   .then((document) => { api = document; render(); open(); })
   .catch((error) => { at("state").textContent = `The description could not be read: ${error.message}`; });

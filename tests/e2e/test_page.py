@@ -628,3 +628,15 @@ def test_a_narrow_screen_scrolls_in_one_direction(opened, several, guarded):
     page = opened(guarded, width=360, expected=REFUSED)
     expect(page.locator("#locked")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize("path, words", [("/", "ready"), ("/docs", re.compile("operations"))])
+def test_it_may_stand_below_a_proxys_path(opened, several, path, words):
+    # From a page that asks for nothing by itself.
+    page = opened(several, path="/docs")
+    below = f"{several.url}/below"
+    page.route(f"{below}/**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/below", ""))))
+    page.asked.clear()
+    page.goto(f"/below{path}")
+    expect(page.locator("#state")).to_have_text(words)
+    assert len(page.asked) > 3 and all(request.url.startswith(f"{below}/") for request in page.asked)

@@ -21,22 +21,59 @@ pub(super) async fn alive(readiness: Readiness) {
 
 #[cfg(target_os = "linux")]
 mod told {
+    use std::ffi::OsStr;
+    use std::io;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::sync::OnceLock;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
     use std::time::Duration;
 
-    use sd_notify::NotifyState;
+    /// Words that wait while the service manager reads none. Of those beyond, which say what these said, nothing is lost.
+    const WAITING: usize = 4;
 
-    fn tell(state: NotifyState<'_>) {
-        if let Err(error) = sd_notify::notify(&[state]) {
-            tracing::warn!("the service manager cannot be told over NOTIFY_SOCKET: {error}");
+    /// Where a thread of their own takes words from: it may have to wait for the service manager, and nobody else should.
+    static TELLER: OnceLock<Option<SyncSender<&'static str>>> = OnceLock::new();
+
+    fn tell(words: &'static str) {
+        let teller = TELLER.get_or_init(|| {
+            let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
+            let (sender, receiver) = sync_channel(WAITING);
+            let thread = std::thread::Builder::new().name("notify".into());
+            thread.spawn(move || tell_all(&path, &receiver)).ok()?;
+            Some(sender)
+        });
+        if let Some(teller) = teller {
+            let _ = teller.try_send(words);
         }
     }
 
+    fn tell_all(path: &OsStr, words: &Receiver<&'static str>) {
+        let mut is_known = false;
+        for words in words {
+            let said = say(path, words);
+            if let (Err(error), false) = (&said, is_known) {
+                tracing::warn!("the service manager cannot be told over NOTIFY_SOCKET: {error}");
+            }
+            is_known = said.is_err();
+        }
+    }
+
+    fn say(path: &OsStr, words: &str) -> io::Result<()> {
+        let address = match path.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(path)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(words.as_bytes(), &address).map(drop)
+    }
+
     pub(super) fn ready() {
-        tell(NotifyState::Ready);
+        tell("READY=1");
     }
 
     pub(super) fn stopping() {
-        tell(NotifyState::Stopping);
+        tell("STOPPING=1");
     }
 
     pub(super) async fn alive(is_alive: impl Fn() -> bool) {
@@ -45,7 +82,7 @@ mod told {
         };
         loop {
             if is_alive() {
-                tell(NotifyState::Watchdog);
+                tell("WATCHDOG=1");
             }
             tokio::time::sleep((patience / 2).max(Duration::from_millis(1))).await;
         }

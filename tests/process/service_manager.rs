@@ -87,3 +87,67 @@ fn only_a_server_tells_and_a_socket_that_is_gone_is_not_waited_for() {
     assert!(killed.success());
     assert_eq!(server.wait().expect("an end").code(), Some(0));
 }
+
+/// A service manager that reads nothing keeps nobody from being served, and nothing from ending.
+#[test]
+fn a_service_manager_that_does_not_listen_is_not_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    let filling = UnixDatagram::unbound().expect("a socket");
+    filling.set_nonblocking(true).expect("no waiting");
+    while filling.send_to(b"x", &path).is_ok() {}
+    let address =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").to_string();
+    let model = model_dir();
+    let arguments = ["--model", model.to_str().expect("a path"), "--listen", &address, "--shutdown-grace", "2"];
+    let mut command = sidecar(&arguments);
+    let mut server = command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let started = Instant::now();
+    while !run(&mut sidecar(&["healthcheck", "--listen", &address])).status.success() {
+        assert!(started.elapsed().as_secs() < 60, "not ready after a minute");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(run(&mut sidecar(&["healthcheck", "--listen", &address])).status.success(), "still served");
+    let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let killed = Instant::now();
+    let ended = loop {
+        match server.try_wait().expect("a process") {
+            Some(ended) => break ended,
+            None if killed.elapsed().as_secs() < 30 => std::thread::sleep(Duration::from_millis(50)),
+            None => {
+                server.kill().expect("an end");
+                panic!("it did not end when it was told to");
+            }
+        }
+    };
+    assert_eq!(ended.code(), Some(0));
+    drop(socket);
+}
+
+/// An address that begins with `@` is no path.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_manager_may_have_an_abstract_address() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+    let name = format!("text2vec-sidecar-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("an address");
+    let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("address").to_string();
+    let model = model_dir();
+    let arguments = ["--model", model.to_str().expect("a path"), "--listen", &listen];
+    let mut command = sidecar(&arguments);
+    let mut server = command.env("NOTIFY_SOCKET", format!("@{name}")).stdin(Stdio::null()).spawn().expect("starts");
+    assert_eq!(next(&socket).as_deref(), Some("READY=1"));
+    server.kill().expect("an end");
+    server.wait().expect("an end");
+}

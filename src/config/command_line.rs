@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgMatches, Command, CommandFactory};
 
@@ -61,6 +62,7 @@ impl CommandLine {
         if let Some(file) = &mut file {
             file.keep(|name| words.leaves_open(name));
         }
+        let root = words.without_empty_variables(root.clone(), file.as_ref());
         match root.clone().try_get_matches_from(words.with(file.as_ref())) {
             Ok(matches) if file.is_none() && words.names_a_file(&matches) => Err(Refusal::Said(
                 "--config is not UTF-8 text: write a blank, not a =, in front of its value".to_owned(),
@@ -159,6 +161,23 @@ impl<'a> Words<'a> {
         let Some(argument) = self.command.and_then(|command| argument(command, name)) else { return false };
         let variable = argument.get_env().and_then(std::env::var_os).filter(|value| !value.is_empty());
         variable.is_none() && !mistakes::on_the_command_line(self.given, name)
+    }
+
+    /// The command without the variables that are empty and whose flags are given or stand in the file: clap would read them.
+    fn without_empty_variables(&self, root: Command, file: Option<&SettingsFile>) -> Command {
+        let is_given = |name: &str| {
+            mistakes::on_the_command_line(self.given, name) || file.is_some_and(|file| file.place(name).is_some())
+        };
+        let is_empty = |argument: &Arg| {
+            let value = argument.get_env().and_then(std::env::var_os);
+            value.is_some_and(|value| value.is_empty()) && argument.get_long().is_some_and(is_given)
+        };
+        let mutated = |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
+        let root = root.mut_args(mutated);
+        match self.command.map(Command::get_name) {
+            Some(name) => root.mut_subcommand(name, |command| command.mut_args(mutated)),
+            None => root,
+        }
     }
 
     /// The words with a file's settings among them.

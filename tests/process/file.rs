@@ -59,6 +59,31 @@ fn a_file_goes_before_other_programs_variables_and_behind_flags_and_our_own() {
     assert_eq!(by_both["max-texts"].source, "default");
 }
 
+/// Compose files and charts pass on variables that nobody has set.
+#[test]
+fn a_variable_that_is_empty_says_nothing_beside_a_file_or_a_flag() {
+    let plain = |(name, line): (String, Printed)| {
+        let is_plain = line.value.parse::<u64>().is_ok() || line.value.parse::<bool>().is_ok();
+        is_plain.then_some((name, line.value))
+    };
+    let known: Vec<_> = printed(&mut sidecar(&["--model", "org/m"])).into_iter().filter_map(plain).collect();
+    assert!(known.len() > 30, "{known:?}");
+    let variable = |name: &str| format!("T2V_{}", name.to_uppercase().replace('-', "_"));
+    let empty: Vec<_> = known.iter().map(|(name, _)| (variable(name), "")).collect();
+    let dir = directory(&known.iter().map(|(name, value)| format!("{name} = {value}\n")).collect::<String>());
+    let lines = printed(sidecar(&["--config", "config.toml"]).current_dir(&dir).envs(empty.clone()));
+    for (at, (name, value)) in known.iter().enumerate() {
+        assert_eq!((&lines[name].value, &*lines[name].source), (value, &*format!("config.toml:{}", at + 1)), "{name}");
+    }
+    let flags: Vec<_> = known.iter().map(|(name, value)| format!("--{name}={value}")).collect();
+    let flags: Vec<_> = ["serve"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    let lines = printed(sidecar(&flags).envs(empty));
+    for (name, value) in &known {
+        assert_eq!((&lines[name].value, &lines[name].source), (value, &format!("--{name}")), "{name}");
+    }
+    assert_refused(&run(sidecar(&["serve", "--print-config"]).env("T2V_MAX_WAIT", "")), &["T2V_MAX_WAIT is empty"]);
+}
+
 #[test]
 fn what_is_printed_is_such_a_file_and_tells_no_secret() {
     let text = "upstream-tokens = \"a=verysecret\"\nupstream = [\"http://any:verysecret@a:1/x?key=verysecret\"]\nmax-wait = 7\n";

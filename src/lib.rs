@@ -14,7 +14,8 @@
 //! - [`model`]: what a model is on disk. No tensors.
 //! - [`error`]: one error type and one table of what each kind means on every wire.
 //! - [`config`]: flags and environment variables. [`app`]: the subcommands. [`compare`]: two backends on the same texts.
-//!   [`telemetry`]: logs, traces and metrics. `hex`: digits of fingerprints and checksums.
+//!   [`telemetry`]: logs, traces and metrics. `hex`: digits of fingerprints and checksums. `small_file`:
+//!   files that may not be large.
 //!
 //! `main` only puts these together.
 
@@ -31,6 +32,7 @@ pub mod error;
 mod hex;
 pub mod model;
 pub mod server;
+mod small_file;
 pub mod telemetry;
 
 /// The gRPC interface `text2vec.v1`, generated from `proto/text2vec/v1/text2vec.proto`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::assemble::{inference, load};
 use super::embed::check_dimensions;
+use super::input::texts_of;
 use super::logs::init_logs;
 use crate::backend::Backend;
 use crate::backend::remote::startup;
@@ -19,14 +20,7 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     init_logs(&model);
     let texts = match &args.texts {
         None => comparison::TEXTS.map(Text::from).to_vec(),
-        Some(path) => {
-            let unreadable = |error| Error::config(format!("{} cannot be read: {error}", path.display()));
-            let texts: Vec<Text> = std::fs::read_to_string(path).map_err(unreadable)?.lines().map(Text::from).collect();
-            if texts.iter().all(|text| text.trim().is_empty()) {
-                return Err(Error::config(format!("{} holds no text: write one per line", path.display())));
-            }
-            texts
-        }
+        Some(path) => texts_of(path)?,
     };
     let settings = EmbedSettings {
         task_name: Some(args.task.clone().into()),

@@ -1,11 +1,12 @@
 //! `embed`: vectors on the command line.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::assemble::{inference, load};
+use super::input::Lines;
 use super::logs::init_logs;
 use crate::backend::{Backend, ModelInfo};
 use crate::config::{EmbedArgs, EmbedCommand};
@@ -40,19 +41,14 @@ pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> 
         prompt: None,
     };
     let progress = progress_bar(args.texts.len());
-    let mut lines: Box<dyn Iterator<Item = std::io::Result<String>>> = if args.texts.is_empty() {
-        Box::new(std::io::stdin().lock().lines())
-    } else {
-        Box::new(args.texts.clone().into_iter().map(Ok))
-    };
+    let mut lines = Lines::of(std::io::stdin().lock(), "standard input");
+    let mut given = args.texts.iter().map(|text| Text::from(text.clone()));
     let mut failed = 0;
     loop {
-        let texts: Vec<Text> = lines
-            .by_ref()
-            .take(EMBED_LINES)
-            .map(|line| line.map(Text::from))
-            .collect::<std::io::Result<_>>()
-            .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
+        let texts = match args.texts.is_empty() {
+            true => lines.some(EMBED_LINES)?,
+            false => given.by_ref().take(EMBED_LINES).collect(),
+        };
         if texts.is_empty() {
             break;
         }

@@ -7,6 +7,7 @@ mod download;
 mod embed;
 mod healthcheck;
 mod import;
+mod input;
 mod logs;
 mod notify;
 mod output;

@@ -55,6 +55,9 @@ impl CommandLine {
     pub(super) fn read(words: Vec<OsString>) -> Result<CommandLine, Refusal> {
         let root = Cli::command();
         let words = Words::new(&root, &words);
+        if let Some(name) = words.misplaced(&root) {
+            return Err(Refusal::Said(format!("--config goes behind the command: {name} --config …")));
+        }
         let mut file = match words.file() {
             Some(path) => Some(SettingsFile::read(&path).map_err(Refusal::Said)?),
             None => None,
@@ -124,6 +127,17 @@ impl<'a> Words<'a> {
         let given = &all[head..];
         let end = given.iter().position(|word| word == "--").unwrap_or(given.len());
         Words { all, command, head, given: &given[..end] }
+    }
+
+    /// The command whose file of settings stands before its name.
+    fn misplaced(&self, root: &Command) -> Option<&str> {
+        let mut words = self.all.iter().skip(1).filter_map(|word| word.to_str());
+        match words.next()? {
+            "--config" => drop(words.next()),
+            first if first.starts_with("--config=") => {}
+            _ => return None,
+        }
+        words.next().filter(|word| root.find_subcommand(word).is_some())
     }
 
     /// The file of settings; none where somebody asks for help.

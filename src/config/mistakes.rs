@@ -1,5 +1,6 @@
 //! What people mistype, on the command line, in variables and in a file of settings: told in a line, by the name they used.
 
+use std::char::ParseCharError;
 use std::ffi::OsString;
 use std::num::{IntErrorKind, ParseIntError};
 use std::path::Path;
@@ -116,12 +117,13 @@ pub(super) fn explained(error: &clap::Error, given: &Spoken<'_>) -> Option<Strin
     let name = given.name(long(shown)?)?;
     let source = std::error::Error::source(error);
     let remedy = match (error.get(ContextKind::ValidValue), source) {
-        (Some(ContextValue::Strings(values)), _) => format!("use {}", values.join(", ")),
+        (Some(ContextValue::Strings(values)), _) if !values.is_empty() => format!("use {}", values.join(", ")),
         _ if shown.contains("<BOOL>") => "use true or false".to_owned(),
         (_, None) if value.is_empty() => "give a value".to_owned(),
         (_, Some(source)) => match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
             Some(IntErrorKind::PosOverflow) => "use a smaller number".to_owned(),
             Some(_) => "use a whole number, without a unit".to_owned(),
+            None if source.is::<ParseCharError>() => "use one character".to_owned(),
             None => source.to_string(),
         },
         _ => return None,
@@ -192,6 +194,9 @@ mod tests {
             (&["--max-texts", "99999999999999999999"], "use a number from 1 to 1000000000"),
             (&["--max-wait=-1"], "--max-wait is '-1': use a number from 0 to 31536000"),
             (&["--log-format", "xml"], "--log-format is 'xml': use text, json"),
+            (&["--tls-cert", ""], "--tls-cert is empty: give a value, or leave it out"),
+            (&["--upstream-ca="], "--upstream-ca is empty: give a value, or leave it out"),
+            (&["import", "--list-delimiter", ""], "--list-delimiter is empty: use one character, or leave it out"),
             (&["embed", "--task", "search"], "--task is 'search': use passage, query"),
             (&["models/bge"], "give a model as --model models/bge"),
         ] {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::error::{Error, Place, Result};
+use crate::small_file;
 
 /// How often the files are looked at. Their whole content is compared: they are small, and a mounted secret is replaced by
 /// a link to another directory, with whatever times its files have.
@@ -109,7 +110,7 @@ impl<T: Send + Sync + 'static> Followed<T> {
 
 fn contents(files: &[PathBuf]) -> Result<Vec<Vec<u8>>> {
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| {
+        small_file::read(path).map_err(|error| {
             let message = format!("{} cannot be read: {error}", path.display());
             Error::config(message).naming(Place::File(path.clone())).caused_by(error)
         })

@@ -2,7 +2,7 @@
 
 use crate::support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
@@ -479,5 +479,75 @@ fn the_readme_leads_to_every_flag_and_variable_as_the_code_has_them() {
     }
     for variable in REFERENCE_VARIABLES {
         assert!(after.contains(&format!("`{variable}`")), "docs/configuration.md says nothing about {variable}");
+    }
+}
+
+/// What listens there is not asked where it points to, and what it says does not reach the terminal as it is.
+#[test]
+fn healthcheck_asks_nobody_else_and_shows_no_control_characters() {
+    let asked = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, other) = (asked.local_addr().expect("address"), elsewhere.local_addr().expect("address"));
+    let body = format!("\u{1b}[31mred{}", "x".repeat(100_000));
+    let answers = [
+        format!("HTTP/1.1 302 Found\r\nlocation: http://{other}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+        format!("HTTP/1.1 503 No\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()),
+    ];
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = asked.accept().expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+        // Speaks something else.
+        let (mut stream, _) = asked.accept().expect("a connection");
+        let _ = stream.write_all(b"SSH-2.0-x\r\n");
+    });
+    let check = || run(&mut sidecar(&["healthcheck", "--listen", &address.to_string()]));
+    assert_one_line_error(&check(), &["answered 302"]);
+    let output = check();
+    assert_one_line_error(&output, &["answered 503", "\\u{1b}[31mred"]);
+    assert!(output.stderr.len() < 1000, "{}", output.stderr.len());
+    assert_one_line_error(&check(), &["does not answer", "without --tls-cert?"]);
+    elsewhere.set_nonblocking(true).expect("no waiting");
+    assert!(elsewhere.accept().is_err(), "nobody went there");
+}
+
+#[test]
+fn input_without_an_end_is_refused() {
+    let model = model_dir();
+    let model = model.to_str().expect("a path");
+    let mut command = sidecar(&["embed", "--model", model]);
+    let endless = std::fs::File::open("/dev/zero").expect("a device");
+    let output = command.stdin(endless).output().expect("the binary runs");
+    assert_one_line_error(&output, &["line 1 of standard input has more than 4194304 bytes"]);
+    let output = run(&mut sidecar(&["compare", "--texts", "/dev/zero", model, model]));
+    assert_one_line_error(&output, &["/dev/zero has more than 16777216 bytes"]);
+    let output = run(&mut sidecar(&["--model", model, "--auth-tokens-file", "/dev/zero", "--listen", "127.0.0.1:0"]));
+    assert_one_line_error(&output, &["/dev/zero cannot be read: it has more than 1048576 bytes"]);
+}
+
+#[test]
+fn no_error_tells_a_password_of_a_url() {
+    let url = "http://u:verysecret@h";
+    for arguments in [
+        &["--check", "--model", url][..],
+        &["--print-config", "--model", url],
+        &["--print-config", "--allow-upstream", url],
+        &["embed", "--model", url, "x"],
+        &["download", url],
+    ] {
+        let output = run(&mut sidecar(arguments));
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
+        assert!(!text.contains("verysecret") && !text.is_empty(), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_file_of_settings_in_front_of_the_command_is_told_its_place() {
+    for first in [&["--config", "x.toml"][..], &["--config=x.toml"]] {
+        let output = run(&mut sidecar(&[first, &["embed", "hi"]].concat()));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("--config goes behind the command: embed --config …"), "{text}");
     }
 }

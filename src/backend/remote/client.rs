@@ -13,6 +13,7 @@ use reqwest::{Certificate, Client, Identity, RequestBuilder};
 use super::base_url::Address;
 use super::retry::Failure;
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::small_file;
 
 /// Bytes of an answer that are read at most.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -41,7 +42,7 @@ impl Tls {
     pub fn read(ca: Option<&Path>, certificate: Option<&Path>, key: Option<&Path>) -> Result<Tls> {
         let at_fault = |path: &Path, message: String| Error::config(message).naming(Place::File(path.to_owned()));
         let read = |path: &Path| {
-            std::fs::read(path)
+            small_file::read(path)
                 .map_err(|error| at_fault(path, format!("{} cannot be read: {error}", path.display())).caused_by(error))
         };
         let not_pem = |path: &Path, error: reqwest::Error| {

@@ -6,6 +6,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
 use super::base_url::{Address, secret};
 use crate::error::{Error, Place, Result};
+use crate::small_file;
 
 /// Where a header's value comes from. Never `Debug`: it holds secrets.
 #[derive(Clone)]
@@ -102,7 +103,7 @@ impl Source {
                     let message = format!("the token file {} cannot be read: {error}", path.display());
                     Error::config(message).naming(Place::File(path.clone())).caused_by(error)
                 };
-                Ok(format!("Bearer {}", std::fs::read_to_string(path).map_err(failed)?.trim()))
+                Ok(format!("Bearer {}", small_file::read_text(path).map_err(failed)?.trim()))
             }
         }
     }

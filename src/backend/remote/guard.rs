@@ -187,8 +187,10 @@ fn is_below(listed: &str, path: &str) -> bool {
 impl Pattern {
     fn parse(entry: &str) -> Result<Pattern> {
         let wrong = || {
+            // In front of an @ a password may stand.
+            let shown = entry.rsplit_once('@').map_or(entry.to_owned(), |(_, host)| format!("…@{host}"));
             Error::config(format!(
-                "'{entry}' is not a host, *.suffix, address or network/bits with an optional :port and /path; see {FLAG}"
+                "'{shown}' is not a host, *.suffix, address or network/bits with an optional :port and /path; see {FLAG}"
             ))
             .parameter("--allow-upstream")
         };

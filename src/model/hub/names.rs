@@ -28,7 +28,9 @@ pub fn check_id(id: &str) -> Result<()> {
     if id.split('/').count() <= 2 && id.split('/').all(part_ok) {
         return Ok(());
     }
-    Err(Error::invalid(format!("{id:?} is neither a directory nor a Hub model id (like org/name)")))
+    // A URL may have a password in it.
+    let shown = if id.contains("://") { "a URL".to_owned() } else { format!("{id:?}") };
+    Err(Error::invalid(format!("{shown} is neither a directory nor a Hub model id (like org/name)")))
 }
 
 /// Checks that a branch, tag or commit name is safe in paths and URLs.

@@ -86,6 +86,12 @@ pub fn find(model: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
     if path.exists() {
         return Err(Error::config(format!("{model} is a file: give the directory that holds the model")));
     }
+    if model.contains("://") {
+        // It may have a password in it.
+        return Err(Error::config(
+            "a model is a directory or a Hub id (like org/name), not a URL: a server that embeds is named by --upstream",
+        ));
+    }
     if hub::check_id(model).is_err() {
         return Err(Error::config(format!(
             "there is no directory {model:?}: give a directory with a model or a Hub id (like org/name)"

@@ -85,12 +85,13 @@ cuda-image: model
 	bash deploy/cuda/image-check.sh target/cuda/text2vec-sidecar target/cuda/libraries $(MODEL_DIR)
 
 # What a release consists of, in target/dist, for x86_64 and 64-bit ARM: archives, Debian packages, wheels, the chart, lists of
-# crates, checksums. deploy/dist/build.sh says what it needs; DIST_CPUS="x86_64" makes less.
+# crates, images, checksums. deploy/dist/build.sh and images.sh say what they need; DIST_CPUS="x86_64" makes less, and no images.
 DIST_CPUS ?= x86_64 aarch64
-dist:
+dist: model
 	bash deploy/dist/build.sh $(DIST_CPUS)
+	[ "$(words $(DIST_CPUS))" = 1 ] || bash deploy/dist/images.sh $(MODEL_DIR)
 
-# The same as images, of the binaries that `make dist` has built: target/dist/*.oci.tar. Needs root on Debian, buildah and
+# The images alone, of the binaries that `make dist` has built: target/dist/*.oci.tar. Needs root on Debian, buildah and
 # debootstrap. PUSH=<registry>/<name> sends them there.
 dist-images: model
 	PUSH=$(PUSH) bash deploy/dist/images.sh $(MODEL_DIR)

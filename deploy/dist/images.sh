@@ -66,12 +66,17 @@ put bare ''
 put baked "-$(basename "$model")"
 write_sums
 
-# The images with the model, as a cluster would run them; that for the other CPU under an emulator where there is one.
+# The images as a cluster would run them, that without a model with one mounted; those for the other CPU under an emulator where
+# there is one.
 PORT=${PORT:-18086} EMULATOR=''
 for arch in amd64 arm64; do
   if [ $arch = arm64 ]; then EMULATOR=$(command -v qemu-aarch64-static) || break; fi
-  open_image localhost/dist-baked:$arch --platform linux/$arch
-  serve_and_stop
-  echo "$arch: $milliseconds ms from the start to the first answer${EMULATOR:+ (emulated)}, as user 65532 with a read-only root"
-  buildah rm "$container" >/dev/null
+  for kind in bare baked; do
+    MODEL=''
+    [ $kind = baked ] || MODEL=$run/model
+    open_image localhost/dist-$kind:$arch --platform linux/$arch
+    serve_and_stop
+    echo "$kind, $arch: $milliseconds ms from the start to the first answer${EMULATOR:+ (emulated)}, as user 65532 with a read-only root"
+    buildah rm "$container" >/dev/null
+  done
 done

@@ -434,7 +434,10 @@ fn table_from_code() -> String {
             assert!(variable.starts_with("T2V_"), "--{long} has the variable {variable}");
             let users: Vec<_> = command
                 .get_subcommands()
-                .filter(|other| other.get_arguments().any(|theirs| theirs.get_long() == Some(long)))
+                .filter(|other| {
+                    let is_it = |theirs: &clap::Arg| (theirs.get_long(), theirs.get_env()) == (Some(long), argument.get_env());
+                    other.get_arguments().any(is_it)
+                })
                 .map(clap::Command::get_name)
                 .collect();
             let default = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();

@@ -78,7 +78,7 @@ pub struct WeaviateOptions {
 /// The sidecar that makes the vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarOptions {
-    /// `host:port` or URL (`http`, `https`, `grpc`, `grpcs`).
+    /// `host:port` or URL (`http`, `https`, `grpc`, `grpcs`); behind it may stand `/models/<name>`.
     pub url: String,
     /// Its token.
     pub token: Option<String>,

@@ -21,7 +21,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 use crate::properties::on_the_wire;
 use crate::reader;
-use crate::sidecar::{Made, Sidecar};
+use crate::sidecar::{Made, Sidecar, with_model_of_url};
 use crate::source::{self, Total, is_standard_input};
 use crate::transport::read_ca;
 use crate::weaviate::{Entry, Weaviate};
@@ -94,6 +94,7 @@ struct Inserted {
 /// # Errors
 /// What keeps the import from its end, in one line. What was inserted until then is in; the same call goes on behind it.
 pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S) -> Result<Summary> {
+    let options = Options { sidecar: with_model_of_url(options.sidecar)?, ..options };
     let ca = read_ca(options.ca.as_deref())?;
     let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let (weaviate, collection) = match &options.class_file {

@@ -30,6 +30,35 @@ pub(crate) enum Made {
     Refused(String),
 }
 
+/// The sidecar with its model taken out of the URL, which names it as Weaviate's URLs do: `http://host:port/models/<name>`.
+pub(crate) fn with_model_of_url(options: SidecarOptions) -> Result<SidecarOptions> {
+    let url = grpc_url(&options.url);
+    check_url(&url, options.token.as_deref(), "--sidecar", "--sidecar-token")?;
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url[begin..].find(['/', '?', '#']).map_or(url.len(), |at| begin + at);
+    let (server, path) = url.split_at(end);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let named = match path.strip_prefix("/models/") {
+        None if path.is_empty() => return Ok(SidecarOptions { url: server.to_owned(), ..options }),
+        Some(name) if !name.is_empty() && !name.contains(['/', '?', '#', '%']) => name,
+        _ => {
+            return Err(Error::new(
+                "--sidecar has more than host and port: use host:port, and name a model by --sidecar-model",
+            ));
+        }
+    };
+    match options.model.as_str() {
+        "" => {}
+        model if model == named => {}
+        model => {
+            return Err(Error::new(format!(
+                "--sidecar names the model '{named}', and --sidecar-model '{model}': leave one of them out"
+            )));
+        }
+    }
+    Ok(SidecarOptions { url: server.to_owned(), model: named.to_owned(), ..options })
+}
+
 /// A sidecar, and what its vectors are to be like.
 #[derive(Clone)]
 pub(crate) struct Sidecar {
@@ -41,12 +70,11 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>, collection: &Collection) -> Result<Sidecar> {
-        let url = grpc_url(&options.url);
-        check_url(&url, options.token.as_deref(), "--sidecar", "--sidecar-token")?;
+        let SidecarOptions { url, model, .. } = with_model_of_url(options.clone())?;
         let bearer = Bearer::new(options.token.as_deref(), "--sidecar-token")?;
         let channel = channel(&url, ca, "--sidecar")?;
         let client = ModuleClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
-        let (class_json, model) = (collection.json.clone(), options.model.clone());
+        let class_json = collection.json.clone();
         Ok(Sidecar { client, url, class_json, model })
     }
 
@@ -210,6 +238,32 @@ fn failure(status: &Status) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_may_name_the_model_and_nothing_else() {
+        let read = |url: &str, model: &str| {
+            with_model_of_url(SidecarOptions { url: url.into(), token: None, model: model.into() })
+        };
+        for (url, model, expected) in [
+            ("localhost:8081", "", ("http://localhost:8081", "")),
+            ("https://s:1/", "m", ("https://s:1", "m")),
+            ("http://s:1/models/rank", "", ("http://s:1", "rank")),
+            ("s:1/models/rank/", "rank", ("http://s:1", "rank")),
+            ("grpcs://[::1]:1/models/a.b", "", ("https://[::1]:1", "a.b")),
+        ] {
+            let options = read(url, model).expect("understood");
+            assert_eq!((&*options.url, &*options.model), expected, "{url}");
+        }
+        for url in ["s:1/models/nope/any?x=y", "s:1/models", "s:1/models/", "s:1/x", "s:1?model=a", "s:1/models/a%20b"]
+        {
+            let error = read(url, "").expect_err("refused");
+            assert!(error.message().contains("--sidecar-model"), "{url}: {error}");
+        }
+        let error = read("s:1/models/rank", "other").expect_err("refused");
+        assert!(error.message().contains("'rank'") && error.message().contains("'other'"), "{error}");
+        let error = read("http://u:hunter2@s:1/x", "").expect_err("refused");
+        assert!(!error.message().contains("hunter2"), "{error}");
+    }
 
     #[test]
     fn statuses_are_worth_another_try_or_not() {

@@ -54,16 +54,22 @@ pub struct ImportArgs {
     #[arg(long, env = "T2V_COLLECTION", required_unless_present = "class_file")]
     pub collection: Option<String>,
     /// URL of Weaviate's REST API
-    #[arg(long, env = "T2V_WEAVIATE", value_name = "URL", default_value = "http://localhost:8080")]
+    #[arg(
+        long,
+        env = "T2V_WEAVIATE",
+        value_name = "URL",
+        hide_env_values = true,
+        default_value = "http://localhost:8080"
+    )]
     pub weaviate: String,
     /// URL of Weaviate's gRPC port [default: the same host, port 50051]
-    #[arg(long, env = "T2V_WEAVIATE_GRPC", value_name = "URL")]
+    #[arg(long, env = "T2V_WEAVIATE_GRPC", value_name = "URL", hide_env_values = true)]
     pub weaviate_grpc: Option<String>,
     /// Weaviate's API key; better in the variable than on the command line
     #[arg(long, env = "T2V_WEAVIATE_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = secret)]
     pub weaviate_api_key: Option<Secret>,
     /// host:port or URL of the sidecar that makes the vectors
-    #[arg(long, env = "T2V_SIDECAR", value_name = "URL", default_value = "localhost:8081")]
+    #[arg(long, env = "T2V_SIDECAR", value_name = "URL", hide_env_values = true, default_value = "localhost:8081")]
     pub sidecar: String,
     /// The sidecar's token; better in the variable than on the command line
     #[arg(long, env = "T2V_SIDECAR_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = secret)]

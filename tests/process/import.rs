@@ -1,0 +1,36 @@
+//! `import` from the command line's side: what its flags take and show.
+
+use clap::CommandFactory;
+use text2vec_sidecar::config::Cli;
+
+use crate::cli::{run, sidecar};
+
+/// What an import says that ends at once, since its class is not there: its other flags were understood.
+fn said(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let mut command = sidecar(&["import"]);
+    command.args(arguments).args(["--class-file", "no/such/class.json", "--output", "-"]);
+    let output = run(command.envs(variables.iter().copied()));
+    assert!(output.stdout.is_empty() && !output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
+}
+
+#[test]
+fn help_shows_no_value_of_a_variable_that_may_hold_a_secret() {
+    let root = Cli::command();
+    let import = root.find_subcommand("import").expect("the command");
+    let may_hold_one = |argument: &&clap::Arg| {
+        let names = argument.get_value_names().unwrap_or_default();
+        names.iter().any(|name| ["URL", "KEY", "TOKEN", "SECRET"].contains(&name.as_str()))
+    };
+    let variables: Vec<_> = import.get_arguments().filter(may_hold_one).filter_map(clap::Arg::get_env).collect();
+    assert!(variables.len() >= 5, "{variables:?}");
+    for help in ["--help", "-h"] {
+        let mut command = sidecar(&["import", help]);
+        for name in &variables {
+            command.env(name, "http://u:verysecret@host");
+        }
+        let output = run(&mut command);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("--weaviate") && text.contains("T2V_WEAVIATE") && !text.contains("verysecret"), "{text}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use text2vec_import::{
     Consistency, Format, IdRule, Options, SidecarOptions, SourceOptions, TenantRule, WeaviateOptions,
@@ -123,7 +123,7 @@ pub struct ImportArgs {
           value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
     pub restart: bool,
     /// Folder where it is noted how far an import is; empty: nowhere [default: $XDG_STATE_HOME/text2vec-sidecar/import]
-    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER")]
+    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub checkpoints: Option<PathBuf>,
     /// File for the rows that could not be imported, as JSON lines
     #[arg(long, env = "T2V_FAILED", value_name = "FILE")]

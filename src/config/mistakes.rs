@@ -116,7 +116,7 @@ pub(super) fn explained(error: &clap::Error, given: &Spoken<'_>) -> Option<Strin
     let name = given.name(long(shown)?)?;
     let source = std::error::Error::source(error);
     let remedy = match (error.get(ContextKind::ValidValue), source) {
-        (Some(ContextValue::Strings(values)), _) => format!("use {}", values.join(", ")),
+        (Some(ContextValue::Strings(values)), _) if !values.is_empty() => format!("use {}", values.join(", ")),
         _ if shown.contains("<BOOL>") => "use true or false".to_owned(),
         (_, None) if value.is_empty() => "give a value".to_owned(),
         (_, Some(source)) => match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {

@@ -34,3 +34,18 @@ fn help_shows_no_value_of_a_variable_that_may_hold_a_secret() {
         assert!(text.contains("--weaviate") && text.contains("T2V_WEAVIATE") && !text.contains("verysecret"), "{text}");
     }
 }
+
+#[test]
+fn checkpoints_may_be_switched_off() {
+    let homeless = [("HOME", ""), ("XDG_STATE_HOME", ""), ("LOCALAPPDATA", "")];
+    assert!(said(&["a.jsonl"], &homeless).contains("--checkpoints ''"), "what is advised");
+    for (arguments, variable) in
+        [(&["a.jsonl", "--checkpoints", ""][..], None), (&["a.jsonl"], Some(("T2V_CHECKPOINTS", "")))]
+    {
+        let variables: Vec<_> = homeless.into_iter().chain(variable).collect();
+        let said = said(arguments, &variables);
+        assert!(said.contains("--class-file no/such/class.json cannot be read"), "{arguments:?}: {said}");
+    }
+    let said = said(&["a.jsonl", "--failed", ""], &[]);
+    assert_eq!(said, "error: --failed is empty: give a value, or leave it out");
+}

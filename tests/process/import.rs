@@ -49,3 +49,14 @@ fn checkpoints_may_be_switched_off() {
     let said = said(&["a.jsonl", "--failed", ""], &[]);
     assert_eq!(said, "error: --failed is empty: give a value, or leave it out");
 }
+
+#[test]
+fn a_file_behind_a_switch_is_the_file() {
+    for switch in ["--dry-run", "--create-tenants", "--allow-new-properties", "--restart"] {
+        for arguments in [&[switch, "a.jsonl"][..], &["a.jsonl", switch], &[&format!("{switch}=false"), "a.jsonl"]] {
+            let said = said(&[arguments, &["--checkpoints", ""]].concat(), &[]);
+            assert!(said.contains("--class-file no/such/class.json cannot be read"), "{arguments:?}: {said}");
+        }
+    }
+    assert!(said(&["--dry-run=perhaps", "a.jsonl"], &[]).contains("--dry-run is 'perhaps': use true or false"));
+}

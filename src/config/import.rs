@@ -104,7 +104,8 @@ pub struct ImportArgs {
     pub tenant_property: Option<String>,
     /// Make tenants that are not there
     #[arg(long, env = "T2V_CREATE_TENANTS", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub create_tenants: bool,
     /// Send properties that the class does not have too: Weaviate adds them to it
     #[arg(long, env = "T2V_ALLOW_NEW_PROPERTIES", num_args = 0..=1, default_value = "false", require_equals = true,
@@ -116,14 +117,17 @@ pub struct ImportArgs {
     pub consistency: Option<ConsistencyChoice>,
     /// Read and check every row, embed the first ones, and write nothing
     #[arg(long, env = "T2V_DRY_RUN", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
     /// Begin anew, though an import of this file was broken off; what is there is replaced, not doubled
     #[arg(long, env = "T2V_RESTART", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub restart: bool,
     /// Folder where it is noted how far an import is; empty: nowhere [default: $XDG_STATE_HOME/text2vec-sidecar/import]
-    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub checkpoints: Option<PathBuf>,
     /// File for the rows that could not be imported, as JSON lines
     #[arg(long, env = "T2V_FAILED", value_name = "FILE")]

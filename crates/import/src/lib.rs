@@ -14,6 +14,7 @@ mod chunk;
 mod collection;
 mod error;
 mod failed;
+mod files;
 mod ids;
 mod options;
 mod outage;

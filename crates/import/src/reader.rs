@@ -132,40 +132,10 @@ fn beside(properties: &mut Map<String, Value>, name: &str) -> Result<Option<Stri
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-    use std::time::Duration;
-
     use super::*;
-    use crate::options::{SidecarOptions, SourceOptions, WeaviateOptions};
 
     fn options(ids: IdRule, tenant: TenantRule) -> Options {
-        Options {
-            source: SourceOptions {
-                path: PathBuf::from("a.jsonl"),
-                format: None,
-                delimiter: b',',
-                list_delimiter: None,
-                max_row_bytes: 1000,
-            },
-            collection: "A".into(),
-            class_file: None,
-            weaviate: WeaviateOptions { url: "http://a".into(), grpc_url: None, api_key: None, consistency: None },
-            sidecar: SidecarOptions { url: "a:1".into(), token: None, model: String::new() },
-            ca: None,
-            ids,
-            tenant,
-            create_tenants: false,
-            allow_new_properties: false,
-            chunk_rows: 2,
-            chunk_bytes: 100,
-            checkpoints: None,
-            restart: false,
-            failed: None,
-            max_errors: 1,
-            max_outage: Duration::from_secs(1),
-            output: None,
-            dry_run: false,
-        }
+        Options { ids, tenant, ..crate::options::tests::options() }
     }
 
     fn collection(has_tenants: bool) -> Collection {

@@ -15,6 +15,7 @@ use crate::chunk::{Chunk, Failed};
 use crate::collection::Collection;
 use crate::error::{Error, Result};
 use crate::failed::FailedRows;
+use crate::files::refuse_to_write_over_what_is_read;
 use crate::options::Options;
 use crate::outage::Outage;
 use crate::output::Output;
@@ -95,6 +96,7 @@ struct Inserted {
 /// What keeps the import from its end, in one line. What was inserted until then is in; the same call goes on behind it.
 pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S) -> Result<Summary> {
     let options = Options { sidecar: with_model_of_url(options.sidecar)?, ..options };
+    refuse_to_write_over_what_is_read(&options)?;
     let ca = read_ca(options.ca.as_deref())?;
     let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let (weaviate, collection) = match &options.class_file {
@@ -106,7 +108,6 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         }
     };
     let (mut rows, total) = source::open(&options.source, &collection)?;
-    refuse_to_write_over_the_source(&options)?;
     let sidecar = Sidecar::new(&options.sidecar, ca.as_deref(), &collection)?;
     let sidecar_outage = Outage::new("the sidecar", options.max_outage);
     let fingerprint = sidecar.fingerprint(&sidecar_outage).await?;
@@ -158,17 +159,6 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         .await
         .map_err(|_| Error::new("the file could not be read to its end because of a bug: please report it"))?;
     Ok(course.end())
-}
-
-/// Neither failed rows nor objects are written over what is read.
-fn refuse_to_write_over_the_source(options: &Options) -> Result<()> {
-    let Ok(source) = std::fs::canonicalize(&options.source.path) else { return Ok(()) };
-    for (flag, path) in [("--failed", &options.failed), ("--output", &options.output)] {
-        if path.as_deref().is_some_and(|path| std::fs::canonicalize(path).is_ok_and(|path| path == source)) {
-            return Err(Error::new(format!("{flag} is the file that is read: name another one")));
-        }
-    }
-    Ok(())
 }
 
 /// The checkpoint of this import, from where it goes on, and which rows may be half done.

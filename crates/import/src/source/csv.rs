@@ -32,6 +32,55 @@ pub(super) struct Csv {
 struct Bounded<R> {
     inner: R,
     left: Arc<AtomicU64>,
+    quotes: Quotes,
+    /// All is read.
+    has_ended: bool,
+}
+
+/// Where the bytes read so far end, as far as quotation marks are concerned.
+struct Quotes {
+    place: Place,
+    delimiter: u8,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Before a cell's first byte: a quotation mark opens here and nowhere else.
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quotation mark within a quoted cell, which ends it or is one of two that stand for one.
+    Mark,
+}
+
+/// A file of an editor for Windows may begin with it.
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+impl Quotes {
+    fn follow(&mut self, read: &[u8]) {
+        for &byte in read {
+            if BYTE_ORDER_MARK.get(self.bytes) == Some(&byte) {
+                self.bytes += 1;
+                continue;
+            }
+            self.bytes = BYTE_ORDER_MARK.len();
+            self.place = match (self.place, byte) {
+                (Place::Quoted, b'"') => Place::Mark,
+                (Place::Quoted, _) | (Place::Start | Place::Mark, b'"') => Place::Quoted,
+                (_, b'\r' | b'\n') => Place::Start,
+                (_, byte) if byte == self.delimiter => Place::Start,
+                _ => Place::Plain,
+            };
+        }
+    }
+}
+
+impl<R> Bounded<R> {
+    /// Whether the file is at its end, and a quotation mark is open there: it has taken all rows behind it.
+    fn ends_in_quotes(&self) -> bool {
+        self.has_ended && self.quotes.place == Place::Quoted
+    }
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -44,6 +93,8 @@ impl<R: Read> Read for Bounded<R> {
         }
         let read = self.inner.read(buffer)?;
         self.left.store(left.saturating_sub(read as u64), Ordering::Relaxed);
+        self.has_ended = read == 0 && !buffer.is_empty();
+        self.quotes.follow(&buffer[..read]);
         Ok(read)
     }
 }
@@ -61,8 +112,13 @@ impl Csv {
         let is_tsv = options.path.to_string_lossy().to_lowercase().trim_end_matches(".gz").ends_with(".tsv");
         let delimiter = if is_tsv && options.delimiter == b',' { b'\t' } else { options.delimiter };
         let left = Arc::new(AtomicU64::new(options.max_row_bytes as u64 + READ_AHEAD));
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Bounded { inner: read, left });
-        let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?;
+        let quotes = Quotes { place: Place::Start, delimiter, bytes: 0 };
+        let bounded = Bounded { inner: read, left, quotes, has_ended: false };
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bounded);
+        let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?.clone();
+        if reader.get_ref().ends_in_quotes() {
+            return Err(open_quotation(&options.path, "the header"));
+        }
         let columns: Vec<String> = header
             .iter()
             .map(|name| name_in(&collection.properties, name.trim_start_matches('\u{feff}').trim()))
@@ -95,6 +151,9 @@ impl Csv {
         let read = self.reader.read_record(&mut self.record);
         match read {
             Ok(false) => Ok(None),
+            _ if self.reader.get_ref().ends_in_quotes() => {
+                Err(open_quotation(&self.path, &format!("row {}", self.number + 1)))
+            }
             Ok(true) => {
                 self.number += 1;
                 Ok(Some(Ok(())))
@@ -187,6 +246,13 @@ fn value(cell: &str, data_type: Option<&DataType>, list_delimiter: Option<char>,
     }
 }
 
+fn open_quotation(path: &Path, place: &str) -> Error {
+    Error::new(format!(
+        "{}: {place} opens a quotation mark that is not closed, so all that follows is one cell: close it",
+        path.display()
+    ))
+}
+
 fn unreadable(path: &Path, error: &csv::Error) -> Error {
     Error::new(format!("{} cannot be read: {error}", path.display()))
 }
@@ -269,6 +335,36 @@ mod tests {
         let text = format!("title\n\"{}", "x".repeat(1_000_000));
         let error = opened(&text, None).expect("a header").next().expect_err("refused");
         assert!(error.message().contains("--max-row-bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_quotation_that_is_open_at_the_end_is_told_by_its_row() {
+        for (text, place) in [
+            ("title\n\"a\nb\nc\nd\n", "row 1 opens"),
+            ("title\nx\n\"y\"\n\"a \"\"b", "row 3 opens"),
+            ("title,year\nx,\"1", "row 1 opens"),
+            ("title,year\nx\n\"a\nb", "row 2 opens"),
+            ("\u{feff}\"title\nx\n", "the header opens"),
+        ] {
+            let error = match opened(text, None) {
+                Err(error) => error,
+                Ok(mut rows) => (0..9).find_map(|_| rows.next().err()).expect("refused"),
+            };
+            assert!(error.message().contains(place), "{text:?}: {error}");
+        }
+        for text in [
+            "title\n\"a\nb\"",
+            "title\na\"b\n",
+            "title\n\"a\"b\"\n",
+            "title\r\n\"\"\"\"\r\n",
+            "title\n\"\"",
+            "title\n\"",
+        ] {
+            let rows = opened(text, None).and_then(|mut rows| rows.next());
+            assert_eq!(rows.is_err(), text.ends_with("\n\""), "{text:?}: {rows:?}");
+        }
+        let error = opened("title\n\"a\nb", None).and_then(|mut rows| rows.skip(1)).expect_err("refused");
+        assert!(error.message().contains("row 1"), "{error}");
     }
 
     #[test]

@@ -326,7 +326,9 @@ impl Course<'_> {
     fn tell(&self, failed: &[Failed]) -> Result<()> {
         let most = usize::try_from(self.way.options.max_errors).unwrap_or(usize::MAX);
         for row in failed.iter().take(most) {
-            self.progress.say(&format!("row {}: {}", row.number, row.reason));
+            let is_lost = self.way.options.failed.is_some() && !self.way.options.dry_run && row.line.is_none();
+            let kept = if is_lost { "; --failed does not keep it" } else { "" };
+            self.progress.say(&format!("row {}: {}{kept}", row.number, row.reason));
         }
         let all = self.state.failed + failed.len() as u64;
         match !failed.is_empty() && all >= self.way.options.max_errors {

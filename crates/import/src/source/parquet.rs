@@ -16,7 +16,7 @@ use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
 use super::{Next, Rows};
-use crate::chunk::{Failed, Row};
+use crate::chunk::{Failed, Kept, Row};
 use crate::collection::{Collection, DataType};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
@@ -71,7 +71,7 @@ impl Rows for Parquet {
         let mut bytes = 0;
         let row = object(&record, &self.columns, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
             true => Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes)),
-            false => Ok(Row { number, id: None, tenant: None, properties, bytes }),
+            false => Ok(Row { number, id: None, tenant: None, properties, bytes, kept: Kept::Properties }),
         });
         Ok(Some(match row {
             Ok(row) => Next::Row(row),

@@ -60,3 +60,17 @@ fn a_file_behind_a_switch_is_the_file() {
     }
     assert!(said(&["--dry-run=perhaps", "a.jsonl"], &[]).contains("--dry-run is 'perhaps': use true or false"));
 }
+
+#[test]
+fn a_class_file_of_another_collection_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let class = dir.path().join("class.json");
+    std::fs::write(&class, r#"{"class": "Article", "vectorizer": "text2vec-transformers"}"#).expect("written");
+    let class = class.to_str().expect("a path");
+    let said = |collection| {
+        let arguments = ["import", "no/such.jsonl", "--class-file", class, "--output", "-", "--collection", collection];
+        String::from_utf8_lossy(&run(&mut sidecar(&arguments)).stderr).into_owned()
+    };
+    assert!(said("Author").contains("--class-file is of Article, and --collection is 'Author'"), "{}", said("Author"));
+    assert!(said("article").contains("no/such.jsonl cannot be read"), "{}", said("article"));
+}

@@ -65,6 +65,21 @@ impl Collection {
         Collection::of_json(value, &path.display().to_string())
     }
 
+    /// Refuses another name than the class's, if one is given; Weaviate writes the first letter large.
+    pub(crate) fn is_named(&self, name: &str) -> Result<()> {
+        let large = |name: &str| {
+            let mut letters = name.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>())
+        };
+        match name.is_empty() || large(name) == large(&self.name) {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "--class-file is of {}, and --collection is '{name}': leave --collection out, or name that class's file",
+                self.name
+            ))),
+        }
+    }
+
     /// Of its JSON; `source` says where that came from.
     pub(crate) fn of_json(class: Value, source: &str) -> Result<Collection> {
         let Some(name) = class.get("class").and_then(Value::as_str).map(str::to_owned) else {
@@ -165,6 +180,9 @@ mod tests {
         let class_level = read(json!({"class": "A", "vectorizer": "text2vec-transformers"})).expect("a class");
         assert_eq!(class_level.targets, [Target { name: String::new(), module: "text2vec-transformers" }]);
         assert!(!class_level.has_tenants);
+        for (name, is_it) in [("A", true), ("a", true), ("", true), ("B", false), ("Aa", false)] {
+            assert_eq!(class_level.is_named(name).is_ok(), is_it, "{name}");
+        }
         for (class, said) in [
             (json!({"class": "A", "vectorizer": "none"}), "no vector of A is made by"),
             (json!({"error": []}), "a test is no class"),

@@ -123,6 +123,12 @@ fn made(row: Row, options: &Options, collection: &Collection) -> Result<Object, 
         properties.remove(name);
     }
     let has_own = own.is_some();
+    let is_whole_object = matches!(properties.get("properties"), Some(Value::Object(_)));
+    if is_whole_object && !class.contains_key("properties") && !options.allow_new_properties {
+        return Err("a row is its properties, or has 'id', 'tenant' and 'properties' and nothing else: of objects as \
+                    GET /v1/objects answers them, jq -c '{id, tenant, properties}' leaves these"
+            .into());
+    }
     let properties = normalised(properties, class, options.allow_new_properties)?;
     let id = match by_property {
         Some(id) => id,
@@ -197,6 +203,7 @@ mod tests {
             (json!({"id": 7}), false, "its id is 7"),
             (json!({"id": "seven"}), false, "no UUID"),
             (json!({"titel": "a"}), false, "no property 'titel'"),
+            (json!({"class": "A", "id": own, "properties": {"title": "a"}, "vector": [1]}), false, "jq -c"),
         ] {
             let error = made_of(properties, &by_row, has_tenants).expect_err("refused");
             assert!(error.contains(said), "{error}");

@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::{Checkpoint, State, content};
+use crate::checkpoint::{Before, Checkpoint, State, content};
 use crate::chunk::{Chunk, Failed};
 use crate::collection::Collection;
 use crate::error::{Error, Result};
@@ -100,7 +100,11 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
     let ca = read_ca(options.ca.as_deref())?;
     let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let (weaviate, collection) = match &options.class_file {
-        Some(path) => (None, Collection::of_file(path)?),
+        Some(path) => {
+            let collection = Collection::of_file(path)?;
+            collection.is_named(&options.collection)?;
+            (None, collection)
+        }
         None => {
             let weaviate = Weaviate::new(&options.weaviate, ca.as_deref())?;
             let collection = weaviate.collection(&options.collection).await?;
@@ -173,7 +177,21 @@ async fn begin(
     let content = content(&options.source.path)?;
     let (checkpoint, before) = Checkpoint::open(folder, options, &collection.name)?;
     let new = State::new(content.clone(), fingerprint.to_owned());
-    let Some(before) = before else { return Ok((Some(checkpoint), new, (0, 0))) };
+    let before = match before {
+        Before::State(before) => before,
+        Before::Nothing => return Ok((Some(checkpoint), new, (0, 0))),
+        Before::Unreadable => {
+            eprintln!(
+                "an import of this file was broken off, and how far it was cannot be read below {}: this one begins at \
+                 its beginning",
+                folder.display()
+            );
+            // Any row may be half done.
+            let mut state = new;
+            state.sent = u64::MAX;
+            return Ok((Some(checkpoint), state, (0, u64::MAX)));
+        }
+    };
     let doubt = (before.done, before.sent);
     // What is in doubt stays so, however often this one is broken off itself.
     let anew = |doubt: (u64, u64)| {

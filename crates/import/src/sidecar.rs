@@ -16,7 +16,7 @@ use crate::text2vec::{
     ClassConfig, MetaInfoRequest, Object as Sent, VectorizeBatchHeader, VectorizeBatchStreamRequest,
     VectorizeBatchStreamResponse,
 };
-use crate::transport::{Bearer, MAX_ANSWER, channel, check_url, grpc_url};
+use crate::transport::{Bearer, MAX_ANSWER, channel, check_url, grpc_url, mistake};
 
 /// Reasons of errors after which another try may succeed, as the interface names them.
 const LATER: [&str; 4] = ["slow_request", "overloaded", "unavailable", "upstream"];
@@ -232,6 +232,13 @@ fn failure(status: &Status) -> Failure {
         Some(cause) => format!("{said}: {}", crate::transport::causes(cause)),
         None => said,
     };
+    if status.code() == Code::Unauthenticated {
+        let remedy = "it wants a token, or another one: give it by --sidecar-token (T2V_SIDECAR_TOKEN)";
+        return Failure::Never(remedy.to_owned());
+    }
+    if let Some(remedy) = mistake(&said) {
+        return Failure::Never(format!("{said}: {remedy}"));
+    }
     if is_later { Failure::Later(said) } else { Failure::Never(said) }
 }
 
@@ -263,6 +270,27 @@ mod tests {
         assert!(error.message().contains("'rank'") && error.message().contains("'other'"), "{error}");
         let error = read("http://u:hunter2@s:1/x", "").expect_err("refused");
         assert!(!error.message().contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_no_outage() {
+        let address = crate::transport::tests::plain_server().await;
+        let class = serde_json::json!({"class": "A", "vectorizer": "text2vec-transformers"});
+        let collection = Collection::of_json(class, "a test").expect("a class");
+        let options = SidecarOptions { url: format!("https://{address}"), token: None, model: String::new() };
+        let sidecar = Sidecar::new(&options, None, &collection).expect("a sidecar");
+        let outage = Outage::new("the sidecar", std::time::Duration::from_secs(300));
+        let asked = sidecar.fingerprint(&outage);
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(20), asked).await.expect("no outage");
+        let error = asked.expect_err("refused");
+        assert!(error.message().contains("it speaks no TLS there"), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_asked_for_by_its_flag() {
+        let refused = Status::unauthenticated("give it in a URL http://any:<token>@host:port");
+        let Failure::Never(said) = failure(&refused) else { panic!("another attempt") };
+        assert!(said.contains("--sidecar-token") && !said.contains("http://"), "{said}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
@@ -78,6 +78,18 @@ impl Collection {
                 self.name
             ))),
         }
+    }
+
+    /// The class with more properties: their names and data types.
+    pub(crate) fn with(&self, more: &[(String, &'static str)]) -> Result<Collection> {
+        let unusable = |error: serde_json::Error| Error::new(format!("the class of {} is no JSON: {error}", self.name));
+        let mut class: Value = serde_json::from_str(&self.json).map_err(unusable)?;
+        let more = more.iter().map(|(name, data_type)| json!({"name": name, "dataType": [data_type]}));
+        match class.get_mut("properties").and_then(Value::as_array_mut) {
+            Some(listed) => listed.extend(more),
+            None => class["properties"] = more.collect(),
+        }
+        Collection::of_json(class, &self.name)
     }
 
     /// Of its JSON; `source` says where that came from.
@@ -155,8 +167,6 @@ fn data_type(property: &Value) -> Option<DataType> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(class: Value) -> Result<Collection> {

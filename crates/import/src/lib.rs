@@ -15,6 +15,7 @@ mod collection;
 mod error;
 mod failed;
 mod files;
+mod growing;
 mod ids;
 mod options;
 mod outage;

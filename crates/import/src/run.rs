@@ -16,6 +16,7 @@ use crate::collection::Collection;
 use crate::error::{Error, Result};
 use crate::failed::FailedRows;
 use crate::files::refuse_to_write_over_what_is_read;
+use crate::growing::Growing;
 use crate::options::Options;
 use crate::outage::Outage;
 use crate::output::Output;
@@ -53,7 +54,10 @@ pub struct Summary {
 /// Everything that chunks need on their way.
 struct Way {
     options: Options,
+    /// The class as it was at the beginning, by which the file is read.
     collection: Collection,
+    /// The class as it is by now.
+    growing: Growing,
     sidecar: Sidecar,
     sidecar_outage: Outage,
     weaviate_outage: Outage,
@@ -76,6 +80,8 @@ enum Sink {
 struct Embedded {
     chunk: Chunk,
     entries: Vec<Entry>,
+    /// The class that they were embedded by.
+    collection: Arc<Collection>,
 }
 
 /// A chunk that is in.
@@ -112,7 +118,7 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         }
     };
     let (mut rows, total) = source::open(&options.source, &collection)?;
-    let sidecar = Sidecar::new(&options.sidecar, ca.as_deref(), &collection)?;
+    let sidecar = Sidecar::new(&options.sidecar, ca.as_deref())?;
     let sidecar_outage = Outage::new("the sidecar", options.max_outage);
     let fingerprint = sidecar.fingerprint(&sidecar_outage).await?;
     let is_resumable = !(options.dry_run || options.output.is_some() || is_standard_input(&options.source.path));
@@ -139,7 +145,8 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         }
     };
     let began_behind = state.done;
-    let way = Way { options, collection, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind };
+    let growing = Growing::new(collection.clone());
+    let way = Way { options, collection, growing, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind };
     let way = Arc::new(way);
     let began_at = if let Total::Rows(_) = total { began_behind } else { state.position };
     let mut progress = Progress::new(total, began_at);
@@ -420,28 +427,38 @@ async fn first<T>(tasks: &mut VecDeque<JoinHandle<Result<T>>>) -> Result<T> {
 }
 
 async fn embed(way: Arc<Way>, mut chunk: Chunk) -> Result<Embedded> {
-    let objects = std::mem::take(&mut chunk.objects);
-    let of_targets =
-        way.collection.targets.iter().map(|target| way.sidecar.vectorize(&objects, target, &way.sidecar_outage));
+    let mut objects = std::mem::take(&mut chunk.objects);
+    let collection = match way.options.allow_new_properties {
+        false => way.growing.now().await,
+        true => {
+            let weaviate = if let Sink::Weaviate(weaviate) = &way.sink { Some(&**weaviate) } else { None };
+            let (collection, failed) = way.growing.grow(&mut objects, weaviate, &way.weaviate_outage).await?;
+            chunk.failed.extend(failed);
+            collection
+        }
+    };
+    let vectorize = |target| way.sidecar.vectorize(&collection, &objects, target, &way.sidecar_outage);
+    let of_targets = collection.targets.iter().map(vectorize);
     let made = try_join_all(of_targets).await.map_err(Error::new)?;
     let mut made: Vec<_> = made.into_iter().map(Vec::into_iter).collect();
     let entries = objects.into_iter().map(|object| {
         let vectors = made.iter_mut().filter_map(Iterator::next).collect();
         Entry { object, vectors }
     });
-    Ok(Embedded { entries: entries.collect(), chunk })
+    let entries = entries.collect();
+    Ok(Embedded { chunk, entries, collection })
 }
 
 async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
-    let Embedded { chunk, mut entries } = embedded;
+    let Embedded { chunk, mut entries, collection } = embedded;
     let mut failed = chunk.failed;
     let (from, to) = way.doubt;
     let is_doubtful = entries.iter().any(|entry| (from + 1..=to).contains(&entry.object.number));
     if let Sink::Weaviate(weaviate) = &way.sink {
         let create = way.options.create_tenants;
         let tenants: BTreeSet<String> = entries.iter().map(|entry| entry.object.tenant.clone()).collect();
-        for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !way.collection.makes_tenants) {
-            if let Err(reason) = weaviate.ensure_tenant(&way.collection, tenant, create, &way.weaviate_outage).await? {
+        for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !collection.makes_tenants) {
+            if let Err(reason) = weaviate.ensure_tenant(&collection, tenant, create, &way.weaviate_outage).await? {
                 let (of_it, others) = entries.into_iter().partition(|entry: &Entry| entry.object.tenant == *tenant);
                 entries = others;
                 failed.extend(Vec::into_iter(of_it).map(|entry: Entry| entry.object.failed(reason.clone())));
@@ -455,8 +472,8 @@ async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
         .map(|entry| (entry.object.number, entry.object.id.clone(), entry.object.tenant.clone()))
         .collect();
     let refused = match &way.sink {
-        Sink::Weaviate(weaviate) => weaviate.insert(&way.collection, entries, is_doubtful, &way.weaviate_outage).await,
-        Sink::Output(output) => output.write(&way.collection, entries),
+        Sink::Weaviate(weaviate) => weaviate.insert(&collection, entries, is_doubtful, &way.weaviate_outage).await,
+        Sink::Output(output) => output.write(&collection, entries),
         Sink::Nothing => Ok(Vec::new()),
     };
     let refused = refused.map_err(Error::new)?;

@@ -64,18 +64,16 @@ pub(crate) fn with_model_of_url(options: SidecarOptions) -> Result<SidecarOption
 pub(crate) struct Sidecar {
     client: ModuleClient<InterceptedService<Channel, Bearer>>,
     url: String,
-    class_json: String,
     model: String,
 }
 
 impl Sidecar {
-    pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>, collection: &Collection) -> Result<Sidecar> {
+    pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>) -> Result<Sidecar> {
         let SidecarOptions { url, model, .. } = with_model_of_url(options.clone())?;
         let bearer = Bearer::new(options.token.as_deref(), "--sidecar-token")?;
         let channel = channel(&url, ca, "--sidecar")?;
         let client = ModuleClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
-        let class_json = collection.json.clone();
-        Ok(Sidecar { client, url, class_json, model })
+        Ok(Sidecar { client, url, model })
     }
 
     /// What names the weights, the tokenizer and every setting of the model that makes the vectors; empty where the sidecar
@@ -109,6 +107,7 @@ impl Sidecar {
     /// One vector of each of these, in their order. What failed for now is asked for again.
     pub(crate) async fn vectorize(
         &self,
+        collection: &Collection,
         objects: &[Object],
         target: &Target,
         outage: &Outage,
@@ -120,7 +119,7 @@ impl Sidecar {
             if missing.is_empty() {
                 return Ok(made.into_iter().flatten().collect());
             }
-            let asked = self.stream(objects, &missing, target, outage, &mut made).await;
+            let asked = self.stream(collection, objects, &missing, target, outage, &mut made).await;
             if missing.iter().any(|&index| made[index].is_some()) {
                 outage.succeeded();
                 attempt = 0;
@@ -142,6 +141,7 @@ impl Sidecar {
     /// One stream. What it says of an object is noted; what may succeed later stays open, with the reason.
     async fn stream(
         &self,
+        collection: &Collection,
         objects: &[Object],
         missing: &[usize],
         target: &Target,
@@ -149,7 +149,7 @@ impl Sidecar {
         made: &mut [Option<Made>],
     ) -> Result<Option<String>, Status> {
         let config = ClassConfig {
-            class_json: self.class_json.clone(),
+            class_json: collection.json.clone(),
             target_vector: target.name.clone(),
             tenant: String::new(),
             model: self.model.clone(),
@@ -275,10 +275,8 @@ mod tests {
     #[tokio::test]
     async fn a_server_without_tls_is_no_outage() {
         let address = crate::transport::tests::plain_server().await;
-        let class = serde_json::json!({"class": "A", "vectorizer": "text2vec-transformers"});
-        let collection = Collection::of_json(class, "a test").expect("a class");
         let options = SidecarOptions { url: format!("https://{address}"), token: None, model: String::new() };
-        let sidecar = Sidecar::new(&options, None, &collection).expect("a sidecar");
+        let sidecar = Sidecar::new(&options, None).expect("a sidecar");
         let outage = Outage::new("the sidecar", std::time::Duration::from_secs(300));
         let asked = sidecar.fingerprint(&outage);
         let asked = tokio::time::timeout(std::time::Duration::from_secs(20), asked).await.expect("no outage");

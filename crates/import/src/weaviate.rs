@@ -107,6 +107,34 @@ impl Weaviate {
         }
     }
 
+    /// The class as Weaviate has it by now.
+    pub(crate) async fn collection_patiently(&self, name: &str, outage: &Outage) -> Result<Collection> {
+        let path = format!("/v1/schema/{}", escaped(name));
+        match self.ask_patiently(Method::GET, &path, None, outage).await? {
+            (StatusCode::OK, answer) => Collection::of_json(answer, &format!("{}{path}", self.url)),
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
+    /// Adds a property to the class: `Err` is why it cannot be.
+    pub(crate) async fn add_property(
+        &self,
+        collection: &str,
+        name: &str,
+        data_type: &str,
+        outage: &Outage,
+    ) -> Result<Result<(), String>> {
+        let path = format!("/v1/schema/{}/properties", escaped(collection));
+        let property = json!({"name": name, "dataType": [data_type]});
+        match self.ask_patiently(Method::POST, &path, Some(property), outage).await? {
+            (status, _) if status.is_success() => Ok(Ok(())),
+            (StatusCode::UNPROCESSABLE_ENTITY, answer) => {
+                Ok(Err(format!("the property '{name}' cannot be added: {}", said(&answer))))
+            }
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
     /// Whether an object is there. One of a tenant that is not there is not.
     pub(crate) async fn has(&self, collection: &str, id: &str, tenant: &str, outage: &Outage) -> Result<bool> {
         let query = if tenant.is_empty() { String::new() } else { format!("?tenant={}", escaped(tenant)) };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use text2vec_import::{
     Consistency, Format, IdRule, Options, SidecarOptions, SourceOptions, TenantRule, WeaviateOptions,
@@ -54,16 +54,22 @@ pub struct ImportArgs {
     #[arg(long, env = "T2V_COLLECTION", required_unless_present = "class_file")]
     pub collection: Option<String>,
     /// URL of Weaviate's REST API
-    #[arg(long, env = "T2V_WEAVIATE", value_name = "URL", default_value = "http://localhost:8080")]
+    #[arg(
+        long,
+        env = "T2V_WEAVIATE",
+        value_name = "URL",
+        hide_env_values = true,
+        default_value = "http://localhost:8080"
+    )]
     pub weaviate: String,
     /// URL of Weaviate's gRPC port [default: the same host, port 50051]
-    #[arg(long, env = "T2V_WEAVIATE_GRPC", value_name = "URL")]
+    #[arg(long, env = "T2V_WEAVIATE_GRPC", value_name = "URL", hide_env_values = true)]
     pub weaviate_grpc: Option<String>,
     /// Weaviate's API key; better in the variable than on the command line
     #[arg(long, env = "T2V_WEAVIATE_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = secret)]
     pub weaviate_api_key: Option<Secret>,
     /// host:port or URL of the sidecar that makes the vectors
-    #[arg(long, env = "T2V_SIDECAR", value_name = "URL", default_value = "localhost:8081")]
+    #[arg(long, env = "T2V_SIDECAR", value_name = "URL", hide_env_values = true, default_value = "localhost:8081")]
     pub sidecar: String,
     /// The sidecar's token; better in the variable than on the command line
     #[arg(long, env = "T2V_SIDECAR_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = secret)]
@@ -98,10 +104,11 @@ pub struct ImportArgs {
     pub tenant_property: Option<String>,
     /// Make tenants that are not there
     #[arg(long, env = "T2V_CREATE_TENANTS", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub create_tenants: bool,
     /// Send properties that the class does not have too: Weaviate adds them to it
-    #[arg(long, env = "T2V_ALLOW_NEW_PROPERTIES", num_args = 0..=1, default_value = "false",
+    #[arg(long, env = "T2V_ALLOW_NEW_PROPERTIES", num_args = 0..=1, default_value = "false", require_equals = true,
           default_missing_value = "true", value_name = "BOOL", action = clap::ArgAction::Set,
           value_parser = BoolishValueParser::new())]
     pub allow_new_properties: bool,
@@ -110,14 +117,17 @@ pub struct ImportArgs {
     pub consistency: Option<ConsistencyChoice>,
     /// Read and check every row, embed the first ones, and write nothing
     #[arg(long, env = "T2V_DRY_RUN", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub dry_run: bool,
     /// Begin anew, though an import of this file was broken off; what is there is replaced, not doubled
     #[arg(long, env = "T2V_RESTART", num_args = 0..=1, default_value = "false", default_missing_value = "true",
-          value_name = "BOOL", action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
     pub restart: bool,
     /// Folder where it is noted how far an import is; empty: nowhere [default: $XDG_STATE_HOME/text2vec-sidecar/import]
-    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER")]
+    #[arg(long, env = "T2V_CHECKPOINTS", value_name = "FOLDER",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub checkpoints: Option<PathBuf>,
     /// File for the rows that could not be imported, as JSON lines
     #[arg(long, env = "T2V_FAILED", value_name = "FILE")]

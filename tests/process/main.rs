@@ -4,6 +4,7 @@ mod absurd_settings;
 mod cli;
 mod documents;
 mod file;
+mod import;
 mod service_manager;
 mod settings;
 #[path = "../support/mod.rs"]

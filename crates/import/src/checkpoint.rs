@@ -44,6 +44,15 @@ pub(crate) struct State {
     pub(crate) samples: Vec<Sample>,
 }
 
+/// What is noted of an import before this one.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Before {
+    Nothing,
+    /// It cannot be read: how far that import was is not known.
+    Unreadable,
+    State(State),
+}
+
 /// An object that is in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
@@ -81,7 +90,7 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// The checkpoint of an import, and what it says if it is there.
-    pub(crate) fn open(folder: &Path, options: &Options, collection: &str) -> Result<(Checkpoint, Option<State>)> {
+    pub(crate) fn open(folder: &Path, options: &Options, collection: &str) -> Result<(Checkpoint, Before)> {
         let unusable = |path: &Path, error: &dyn std::fmt::Display| {
             Error::new(format!(
                 "{} cannot be written: {error}: name another folder by --checkpoints, or none by --checkpoints ''",
@@ -103,8 +112,9 @@ impl Checkpoint {
             Err(TryLockError::Error(error)) => return Err(unusable(&lock_path, &error)),
         }
         let state = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-            Err(_) => None,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_or(Before::Unreadable, Before::State),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Before::Nothing,
+            Err(_) => Before::Unreadable,
         };
         Ok((Checkpoint { path, _lock: lock }, state))
     }
@@ -180,6 +190,23 @@ mod tests {
         assert_eq!(content(&path).expect("read"), first);
         std::fs::write(&path, [vec![b'x'; 199_999], vec![b'y']].concat()).expect("written");
         assert_ne!(content(&path).expect("read"), first);
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_read_is_no_missing_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = crate::options::tests::options();
+        let open = || Checkpoint::open(folder.path(), &options, "A").expect("opened");
+        let (checkpoint, before) = open();
+        assert_eq!(before, Before::Nothing);
+        let state = State::new("a".into(), "f".into());
+        checkpoint.write(&state).expect("written");
+        let path = checkpoint.path.clone();
+        drop(checkpoint);
+        assert_eq!(open().1, Before::State(state));
+        let whole = std::fs::read(&path).expect("read");
+        std::fs::write(&path, &whole[..whole.len() / 2]).expect("written");
+        assert_eq!(open().1, Before::Unreadable);
     }
 
     #[test]

@@ -15,6 +15,19 @@ pub(crate) struct Row {
     pub(crate) properties: Map<String, Value>,
     /// Bytes of its text.
     pub(crate) bytes: usize,
+    /// What is kept of it if it fails.
+    pub(crate) kept: Kept,
+}
+
+/// What the file of failed rows gets of a row: all that it says, or nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kept {
+    /// The line that it was, with its properties in `properties`.
+    Line(String),
+    /// Its properties, which have all that was read.
+    Properties,
+    /// Nothing, for its properties do not have exactly what was read: a number with more digits than an f64, say.
+    Nothing,
 }
 
 /// A row that cannot go in, and why.
@@ -22,7 +35,7 @@ pub(crate) struct Row {
 pub(crate) struct Failed {
     pub(crate) number: u64,
     pub(crate) reason: String,
-    /// What it would have been, if it could be read: one line of JSON that an import takes again.
+    /// One line of JSON that an import takes again, if the row can be kept exactly.
     pub(crate) line: Option<String>,
 }
 
@@ -35,21 +48,27 @@ pub(crate) struct Object {
     /// Its properties as JSON, which is what the sidecar takes.
     pub(crate) json: String,
     pub(crate) properties: Map<String, Value>,
+    /// What is kept of it if it fails; a line has the id already.
+    pub(crate) kept: Kept,
 }
 
 impl Object {
     /// As a row of JSONL that an import takes.
-    pub(crate) fn line(&self) -> String {
-        let mut line = serde_json::json!({"id": self.id, "properties": self.properties});
+    fn line(&self) -> Option<String> {
+        let mut line = match &self.kept {
+            Kept::Line(line) => return Some(line.clone()),
+            Kept::Properties => serde_json::json!({"id": self.id, "properties": self.properties}),
+            Kept::Nothing => return None,
+        };
         if let (false, Some(object)) = (self.tenant.is_empty(), line.as_object_mut()) {
             object.insert("tenant".into(), self.tenant.clone().into());
         }
-        line.to_string()
+        Some(line.to_string())
     }
 
     /// Why it cannot go in.
     pub(crate) fn failed(&self, reason: impl Into<String>) -> Failed {
-        Failed { number: self.number, reason: reason.into(), line: Some(self.line()) }
+        Failed { number: self.number, reason: reason.into(), line: self.line() }
     }
 }
 

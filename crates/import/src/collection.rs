@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
@@ -63,6 +63,33 @@ impl Collection {
         let value = serde_json::from_slice(&text)
             .map_err(|error| Error::new(format!("--class-file {} is not JSON: {error}", path.display())))?;
         Collection::of_json(value, &path.display().to_string())
+    }
+
+    /// Refuses another name than the class's, if one is given; Weaviate writes the first letter large.
+    pub(crate) fn is_named(&self, name: &str) -> Result<()> {
+        let large = |name: &str| {
+            let mut letters = name.chars();
+            letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>())
+        };
+        match name.is_empty() || large(name) == large(&self.name) {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "--class-file is of {}, and --collection is '{name}': leave --collection out, or name that class's file",
+                self.name
+            ))),
+        }
+    }
+
+    /// The class with more properties: their names and data types.
+    pub(crate) fn with(&self, more: &[(String, &'static str)]) -> Result<Collection> {
+        let unusable = |error: serde_json::Error| Error::new(format!("the class of {} is no JSON: {error}", self.name));
+        let mut class: Value = serde_json::from_str(&self.json).map_err(unusable)?;
+        let more = more.iter().map(|(name, data_type)| json!({"name": name, "dataType": [data_type]}));
+        match class.get_mut("properties").and_then(Value::as_array_mut) {
+            Some(listed) => listed.extend(more),
+            None => class["properties"] = more.collect(),
+        }
+        Collection::of_json(class, &self.name)
     }
 
     /// Of its JSON; `source` says where that came from.
@@ -140,8 +167,6 @@ fn data_type(property: &Value) -> Option<DataType> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn read(class: Value) -> Result<Collection> {
@@ -165,6 +190,9 @@ mod tests {
         let class_level = read(json!({"class": "A", "vectorizer": "text2vec-transformers"})).expect("a class");
         assert_eq!(class_level.targets, [Target { name: String::new(), module: "text2vec-transformers" }]);
         assert!(!class_level.has_tenants);
+        for (name, is_it) in [("A", true), ("a", true), ("", true), ("B", false), ("Aa", false)] {
+            assert_eq!(class_level.is_named(name).is_ok(), is_it, "{name}");
+        }
         for (class, said) in [
             (json!({"class": "A", "vectorizer": "none"}), "no vector of A is made by"),
             (json!({"error": []}), "a test is no class"),

@@ -14,6 +14,8 @@ mod chunk;
 mod collection;
 mod error;
 mod failed;
+mod files;
+mod growing;
 mod ids;
 mod options;
 mod outage;

@@ -78,7 +78,7 @@ pub struct WeaviateOptions {
 /// The sidecar that makes the vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarOptions {
-    /// `host:port` or URL (`http`, `https`, `grpc`, `grpcs`).
+    /// `host:port` or URL (`http`, `https`, `grpc`, `grpcs`); behind it may stand `/models/<name>`.
     pub url: String,
     /// Its token.
     pub token: Option<String>,
@@ -127,4 +127,40 @@ pub struct Options {
     pub output: Option<PathBuf>,
     /// Every row is read and checked and the first chunk embedded; nothing is written.
     pub dry_run: bool,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of a small import.
+    pub(crate) fn options() -> Options {
+        Options {
+            source: SourceOptions {
+                path: PathBuf::from("a.jsonl"),
+                format: None,
+                delimiter: b',',
+                list_delimiter: None,
+                max_row_bytes: 1000,
+            },
+            collection: "A".into(),
+            class_file: None,
+            weaviate: WeaviateOptions { url: "http://a".into(), grpc_url: None, api_key: None, consistency: None },
+            sidecar: SidecarOptions { url: "a:1".into(), token: None, model: String::new() },
+            ca: None,
+            ids: IdRule::Position,
+            tenant: TenantRule::Row,
+            create_tenants: false,
+            allow_new_properties: false,
+            chunk_rows: 2,
+            chunk_bytes: 100,
+            checkpoints: None,
+            restart: false,
+            failed: None,
+            max_errors: 1,
+            max_outage: Duration::from_secs(1),
+            output: None,
+            dry_run: false,
+        }
+    }
 }

@@ -30,12 +30,34 @@ pub(crate) fn normalised(
                  --allow-new-properties"
             ));
         }
+        if new && !class.contains_key(&name) {
+            new_type(&name, &value)?;
+        }
         let value = typed(value, class.get(&name));
         if normal.insert(name.clone(), value).is_some() {
             return Err(format!("'{name}' is there twice, but for the first letter's case"));
         }
     }
     Ok(normal)
+}
+
+/// The data type of a property that a class does not have, by a value: `None` for an empty list, which may be of any.
+pub(crate) fn new_type(name: &str, value: &Value) -> Result<Option<&'static str>, String> {
+    Ok(Some(match value {
+        Value::String(_) => "text",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "boolean",
+        Value::Array(elements) if elements.is_empty() => return Ok(None),
+        Value::Array(elements) => match guessed(elements, name)? {
+            DataType::Text => "text[]",
+            DataType::Number => "number[]",
+            DataType::Boolean => "boolean[]",
+            _ => return Err(format!("'{name}' is a list of objects, which is not added to a class: add it there")),
+        },
+        Value::Object(_) | Value::Null => {
+            return Err(format!("'{name}' is an object, which is not added to a class: add it there"));
+        }
+    }))
 }
 
 /// A property's name as the class has it.
@@ -338,6 +360,12 @@ mod tests {
         assert!(normal(json!({"Title": "a", "title": "b"}), false).expect_err("refused").contains("there twice"));
         assert!(normal(json!({"titel": "a"}), false).expect_err("refused").contains("--allow-new-properties"));
         assert_eq!(normal(json!({"titel": "a"}), true), Ok(json!({"titel": "a"})));
+        for (properties, said) in
+            [(json!({"new": {"a": 1}}), "is an object"), (json!({"new": [{}]}), "a list of objects")]
+        {
+            assert!(normal(properties, true).expect_err("refused").contains(said));
+        }
+        assert_eq!(normal(json!({"new": [], "place": {}}), true), Ok(json!({"new": [], "place": {}})));
         let whole = normal(json!({"year": 5.0, "years": [1.0, 2], "shares": [1.0]}), false);
         assert_eq!(whole.map(|value| value.to_string()), Ok(r#"{"shares":[1.0],"year":5,"years":[1,2]}"#.into()));
     }

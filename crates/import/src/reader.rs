@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::Sender;
 
-use crate::chunk::{Chunk, Failed, Object, Row};
+use crate::chunk::{Chunk, Failed, Kept, Object, Row};
 use crate::collection::Collection;
 use crate::error::Result;
 use crate::ids::id;
@@ -64,17 +64,27 @@ fn next_chunk(rows: &mut dyn Rows, options: &Options, collection: &Collection) -
 /// An object of a row.
 fn object(row: Row, options: &Options, collection: &Collection) -> Result<Object, Failed> {
     let number = row.number;
-    let mut line = json!({"properties": row.properties});
+    let line = options.failed.as_ref().and_then(|_| line(&row));
+    made(row, options, collection).map_err(|reason| Failed { number, reason, line })
+}
+
+/// A row as one of JSONL that an import takes.
+fn line(row: &Row) -> Option<String> {
+    let mut line = match &row.kept {
+        Kept::Line(line) => return Some(line.clone()),
+        Kept::Properties => json!({"properties": row.properties}),
+        Kept::Nothing => return None,
+    };
     for (key, value) in [("id", &row.id), ("tenant", &row.tenant)] {
         if let (Some(value), Some(fields)) = (value, line.as_object_mut()) {
             fields.insert(key.into(), value.clone().into());
         }
     }
-    made(row, options, collection).map_err(|reason| Failed { number, reason, line: Some(line.to_string()) })
+    Some(line.to_string())
 }
 
 fn made(row: Row, options: &Options, collection: &Collection) -> Result<Object, String> {
-    let Row { number, id: own, tenant, mut properties, .. } = row;
+    let Row { number, id: own, tenant, mut properties, kept, .. } = row;
     let class = &collection.properties;
     let tenant = match &options.tenant {
         TenantRule::Named(name) => Some(name.clone()),
@@ -112,13 +122,32 @@ fn made(row: Row, options: &Options, collection: &Collection) -> Result<Object, 
     for name in said.into_iter().flatten().filter(|name| !class.contains_key(*name)) {
         properties.remove(name);
     }
+    let has_own = own.is_some();
+    let is_whole_object = matches!(properties.get("properties"), Some(Value::Object(_)));
+    if is_whole_object && !class.contains_key("properties") && !options.allow_new_properties {
+        return Err("a row is its properties, or has 'id', 'tenant' and 'properties' and nothing else: of objects as \
+                    GET /v1/objects answers them, jq -c '{id, tenant, properties}' leaves these"
+            .into());
+    }
     let properties = normalised(properties, class, options.allow_new_properties)?;
     let id = match by_property {
         Some(id) => id,
         None => id(&options.ids, &collection.name, number, own, &properties)?,
     };
     let json = serde_json::to_string(&properties).map_err(|error| format!("it cannot be written as JSON: {error}"))?;
-    Ok(Object { number, id, tenant, json, properties })
+    let kept = match kept {
+        Kept::Line(_) if options.failed.is_none() => Kept::Nothing,
+        Kept::Line(line) if !has_own => Kept::Line(with_id(line, &id)),
+        kept => kept,
+    };
+    Ok(Object { number, id, tenant, json, properties, kept })
+}
+
+/// The line of an object in JSON with an id, which stands for one that it has already.
+fn with_id(mut line: String, id: &str) -> String {
+    line.pop();
+    line.push_str(&format!(",\"id\":\"{id}\"}}"));
+    line
 }
 
 /// A text that stands among the properties and is none.
@@ -132,40 +161,10 @@ fn beside(properties: &mut Map<String, Value>, name: &str) -> Result<Option<Stri
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-    use std::time::Duration;
-
     use super::*;
-    use crate::options::{SidecarOptions, SourceOptions, WeaviateOptions};
 
     fn options(ids: IdRule, tenant: TenantRule) -> Options {
-        Options {
-            source: SourceOptions {
-                path: PathBuf::from("a.jsonl"),
-                format: None,
-                delimiter: b',',
-                list_delimiter: None,
-                max_row_bytes: 1000,
-            },
-            collection: "A".into(),
-            class_file: None,
-            weaviate: WeaviateOptions { url: "http://a".into(), grpc_url: None, api_key: None, consistency: None },
-            sidecar: SidecarOptions { url: "a:1".into(), token: None, model: String::new() },
-            ca: None,
-            ids,
-            tenant,
-            create_tenants: false,
-            allow_new_properties: false,
-            chunk_rows: 2,
-            chunk_bytes: 100,
-            checkpoints: None,
-            restart: false,
-            failed: None,
-            max_errors: 1,
-            max_outage: Duration::from_secs(1),
-            output: None,
-            dry_run: false,
-        }
+        Options { ids, tenant, ..crate::options::tests::options() }
     }
 
     fn collection(has_tenants: bool) -> Collection {
@@ -178,7 +177,11 @@ mod tests {
 
     fn made_of(properties: Value, options: &Options, has_tenants: bool) -> Result<Object, String> {
         let properties = properties.as_object().expect("an object").clone();
-        made(Row { number: 7, id: None, tenant: None, properties, bytes: 1 }, options, &collection(has_tenants))
+        made(
+            Row { number: 7, id: None, tenant: None, properties, bytes: 1, kept: Kept::Properties },
+            options,
+            &collection(has_tenants),
+        )
     }
 
     #[test]
@@ -200,12 +203,42 @@ mod tests {
             (json!({"id": 7}), false, "its id is 7"),
             (json!({"id": "seven"}), false, "no UUID"),
             (json!({"titel": "a"}), false, "no property 'titel'"),
+            (json!({"class": "A", "id": own, "properties": {"title": "a"}, "vector": [1]}), false, "jq -c"),
         ] {
             let error = made_of(properties, &by_row, has_tenants).expect_err("refused");
             assert!(error.contains(said), "{error}");
         }
         let named = options(IdRule::Position, TenantRule::Named("t".into()));
         assert!(made_of(json!({"title": "a"}), &named, false).expect_err("refused").contains("no tenants"));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_row_is_all_that_it_says_or_nothing() {
+        let mut by_row = options(IdRule::Position, TenantRule::Row);
+        by_row.failed = Some("failed.jsonl".into());
+        let row = |kept, properties: Value| {
+            let properties = properties.as_object().expect("an object").clone();
+            Row { number: 7, id: None, tenant: None, properties, bytes: 1, kept }
+        };
+        let long = "{\"properties\":{\"title\": 99999999999999999999999999}}";
+        let object_of = |kept| object(row(kept, json!({"title": 1e26})), &by_row, &collection(false));
+        let made = object_of(Kept::Line(long.into())).expect("an object");
+        let kept = made.failed("x").line.expect("a line");
+        assert_eq!(
+            kept,
+            format!("{{\"properties\":{{\"title\": 99999999999999999999999999}},\"id\":\"{}\"}}", made.id)
+        );
+        assert_eq!(object_of(Kept::Nothing).expect("an object").failed("x").line, None);
+        let made = object_of(Kept::Properties).expect("an object");
+        assert_eq!(made.failed("x").line.expect("a line"), made.failed("y").line.expect("a line"));
+        let failed = |kept| object(row(kept, json!({"titel": "a"})), &by_row, &collection(false)).expect_err("refused");
+        assert_eq!(failed(Kept::Line(long.into())).line.as_deref(), Some(long), "it is as it was");
+        assert_eq!(failed(Kept::Properties).line.as_deref(), Some("{\"properties\":{\"titel\":\"a\"}}"));
+        assert_eq!(failed(Kept::Nothing).line, None);
+        let own = "{\"properties\":{\"id\":\"4e6b37f6-1d0c-4d2e-9a52-9c5b6a0c9e11\"}}";
+        let value: Value = serde_json::from_str(own).expect("JSON");
+        let made = object(row(Kept::Line(own.into()), value["properties"].clone()), &by_row, &collection(false));
+        assert_eq!(made.expect("an object").failed("x").line.as_deref(), Some(own), "its id stays where it is");
     }
 
     /// Rows that are there already.
@@ -226,7 +259,7 @@ mod tests {
     async fn chunks_are_small_and_say_where_they_end() {
         let row = |number, bytes| {
             let properties = json!({"title": "a"}).as_object().expect("an object").clone();
-            Row { number, id: None, tenant: None, properties, bytes }
+            Row { number, id: None, tenant: None, properties, bytes, kept: Kept::Properties }
         };
         let mut rows = Listed(vec![row(1, 1), row(2, 1), row(3, 200), row(5, 1), row(8, 1)], 0);
         let (send, mut chunks) = tokio::sync::mpsc::channel(10);

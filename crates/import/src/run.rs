@@ -10,18 +10,20 @@ use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::{Checkpoint, State, content};
+use crate::checkpoint::{Before, Checkpoint, State, content};
 use crate::chunk::{Chunk, Failed};
 use crate::collection::Collection;
 use crate::error::{Error, Result};
 use crate::failed::FailedRows;
+use crate::files::refuse_to_write_over_what_is_read;
+use crate::growing::Growing;
 use crate::options::Options;
 use crate::outage::Outage;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::properties::on_the_wire;
 use crate::reader;
-use crate::sidecar::{Made, Sidecar};
+use crate::sidecar::{Made, Sidecar, with_model_of_url};
 use crate::source::{self, Total, is_standard_input};
 use crate::transport::read_ca;
 use crate::weaviate::{Entry, Weaviate};
@@ -52,7 +54,10 @@ pub struct Summary {
 /// Everything that chunks need on their way.
 struct Way {
     options: Options,
+    /// The class as it was at the beginning, by which the file is read.
     collection: Collection,
+    /// The class as it is by now.
+    growing: Growing,
     sidecar: Sidecar,
     sidecar_outage: Outage,
     weaviate_outage: Outage,
@@ -75,6 +80,8 @@ enum Sink {
 struct Embedded {
     chunk: Chunk,
     entries: Vec<Entry>,
+    /// The class that they were embedded by.
+    collection: Arc<Collection>,
 }
 
 /// A chunk that is in.
@@ -94,10 +101,16 @@ struct Inserted {
 /// # Errors
 /// What keeps the import from its end, in one line. What was inserted until then is in; the same call goes on behind it.
 pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S) -> Result<Summary> {
+    let options = Options { sidecar: with_model_of_url(options.sidecar)?, ..options };
+    refuse_to_write_over_what_is_read(&options)?;
     let ca = read_ca(options.ca.as_deref())?;
     let weaviate_outage = Outage::new("Weaviate", options.max_outage);
     let (weaviate, collection) = match &options.class_file {
-        Some(path) => (None, Collection::of_file(path)?),
+        Some(path) => {
+            let collection = Collection::of_file(path)?;
+            collection.is_named(&options.collection)?;
+            (None, collection)
+        }
         None => {
             let weaviate = Weaviate::new(&options.weaviate, ca.as_deref())?;
             let collection = weaviate.collection(&options.collection).await?;
@@ -105,8 +118,7 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         }
     };
     let (mut rows, total) = source::open(&options.source, &collection)?;
-    refuse_to_write_over_the_source(&options)?;
-    let sidecar = Sidecar::new(&options.sidecar, ca.as_deref(), &collection)?;
+    let sidecar = Sidecar::new(&options.sidecar, ca.as_deref())?;
     let sidecar_outage = Outage::new("the sidecar", options.max_outage);
     let fingerprint = sidecar.fingerprint(&sidecar_outage).await?;
     let is_resumable = !(options.dry_run || options.output.is_some() || is_standard_input(&options.source.path));
@@ -133,7 +145,8 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
         }
     };
     let began_behind = state.done;
-    let way = Way { options, collection, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind };
+    let growing = Growing::new(collection.clone());
+    let way = Way { options, collection, growing, sidecar, sidecar_outage, weaviate_outage, sink, doubt, began_behind };
     let way = Arc::new(way);
     let began_at = if let Total::Rows(_) = total { began_behind } else { state.position };
     let mut progress = Progress::new(total, began_at);
@@ -159,17 +172,6 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
     Ok(course.end())
 }
 
-/// Neither failed rows nor objects are written over what is read.
-fn refuse_to_write_over_the_source(options: &Options) -> Result<()> {
-    let Ok(source) = std::fs::canonicalize(&options.source.path) else { return Ok(()) };
-    for (flag, path) in [("--failed", &options.failed), ("--output", &options.output)] {
-        if path.as_deref().is_some_and(|path| std::fs::canonicalize(path).is_ok_and(|path| path == source)) {
-            return Err(Error::new(format!("{flag} is the file that is read: name another one")));
-        }
-    }
-    Ok(())
-}
-
 /// The checkpoint of this import, from where it goes on, and which rows may be half done.
 async fn begin(
     folder: &std::path::Path,
@@ -182,7 +184,21 @@ async fn begin(
     let content = content(&options.source.path)?;
     let (checkpoint, before) = Checkpoint::open(folder, options, &collection.name)?;
     let new = State::new(content.clone(), fingerprint.to_owned());
-    let Some(before) = before else { return Ok((Some(checkpoint), new, (0, 0))) };
+    let before = match before {
+        Before::State(before) => before,
+        Before::Nothing => return Ok((Some(checkpoint), new, (0, 0))),
+        Before::Unreadable => {
+            eprintln!(
+                "an import of this file was broken off, and how far it was cannot be read below {}: this one begins at \
+                 its beginning",
+                folder.display()
+            );
+            // Any row may be half done.
+            let mut state = new;
+            state.sent = u64::MAX;
+            return Ok((Some(checkpoint), state, (0, u64::MAX)));
+        }
+    };
     let doubt = (before.done, before.sent);
     // What is in doubt stays so, however often this one is broken off itself.
     let anew = |doubt: (u64, u64)| {
@@ -335,7 +351,9 @@ impl Course<'_> {
     fn tell(&self, failed: &[Failed]) -> Result<()> {
         let most = usize::try_from(self.way.options.max_errors).unwrap_or(usize::MAX);
         for row in failed.iter().take(most) {
-            self.progress.say(&format!("row {}: {}", row.number, row.reason));
+            let is_lost = self.way.options.failed.is_some() && !self.way.options.dry_run && row.line.is_none();
+            let kept = if is_lost { "; --failed does not keep it" } else { "" };
+            self.progress.say(&format!("row {}: {}{kept}", row.number, row.reason));
         }
         let all = self.state.failed + failed.len() as u64;
         match !failed.is_empty() && all >= self.way.options.max_errors {
@@ -409,28 +427,38 @@ async fn first<T>(tasks: &mut VecDeque<JoinHandle<Result<T>>>) -> Result<T> {
 }
 
 async fn embed(way: Arc<Way>, mut chunk: Chunk) -> Result<Embedded> {
-    let objects = std::mem::take(&mut chunk.objects);
-    let of_targets =
-        way.collection.targets.iter().map(|target| way.sidecar.vectorize(&objects, target, &way.sidecar_outage));
+    let mut objects = std::mem::take(&mut chunk.objects);
+    let collection = match way.options.allow_new_properties {
+        false => way.growing.now().await,
+        true => {
+            let weaviate = if let Sink::Weaviate(weaviate) = &way.sink { Some(&**weaviate) } else { None };
+            let (collection, failed) = way.growing.grow(&mut objects, weaviate, &way.weaviate_outage).await?;
+            chunk.failed.extend(failed);
+            collection
+        }
+    };
+    let vectorize = |target| way.sidecar.vectorize(&collection, &objects, target, &way.sidecar_outage);
+    let of_targets = collection.targets.iter().map(vectorize);
     let made = try_join_all(of_targets).await.map_err(Error::new)?;
     let mut made: Vec<_> = made.into_iter().map(Vec::into_iter).collect();
     let entries = objects.into_iter().map(|object| {
         let vectors = made.iter_mut().filter_map(Iterator::next).collect();
         Entry { object, vectors }
     });
-    Ok(Embedded { entries: entries.collect(), chunk })
+    let entries = entries.collect();
+    Ok(Embedded { chunk, entries, collection })
 }
 
 async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
-    let Embedded { chunk, mut entries } = embedded;
+    let Embedded { chunk, mut entries, collection } = embedded;
     let mut failed = chunk.failed;
     let (from, to) = way.doubt;
     let is_doubtful = entries.iter().any(|entry| (from + 1..=to).contains(&entry.object.number));
     if let Sink::Weaviate(weaviate) = &way.sink {
         let create = way.options.create_tenants;
         let tenants: BTreeSet<String> = entries.iter().map(|entry| entry.object.tenant.clone()).collect();
-        for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !way.collection.makes_tenants) {
-            if let Err(reason) = weaviate.ensure_tenant(&way.collection, tenant, create, &way.weaviate_outage).await? {
+        for tenant in tenants.iter().filter(|tenant| !tenant.is_empty() && !collection.makes_tenants) {
+            if let Err(reason) = weaviate.ensure_tenant(&collection, tenant, create, &way.weaviate_outage).await? {
                 let (of_it, others) = entries.into_iter().partition(|entry: &Entry| entry.object.tenant == *tenant);
                 entries = others;
                 failed.extend(Vec::into_iter(of_it).map(|entry: Entry| entry.object.failed(reason.clone())));
@@ -444,8 +472,8 @@ async fn insert(way: Arc<Way>, embedded: Embedded) -> Result<Inserted> {
         .map(|entry| (entry.object.number, entry.object.id.clone(), entry.object.tenant.clone()))
         .collect();
     let refused = match &way.sink {
-        Sink::Weaviate(weaviate) => weaviate.insert(&way.collection, entries, is_doubtful, &way.weaviate_outage).await,
-        Sink::Output(output) => output.write(&way.collection, entries),
+        Sink::Weaviate(weaviate) => weaviate.insert(&collection, entries, is_doubtful, &way.weaviate_outage).await,
+        Sink::Output(output) => output.write(&collection, entries),
         Sink::Nothing => Ok(Vec::new()),
     };
     let refused = refused.map_err(Error::new)?;

@@ -16,7 +16,7 @@ use crate::text2vec::{
     ClassConfig, MetaInfoRequest, Object as Sent, VectorizeBatchHeader, VectorizeBatchStreamRequest,
     VectorizeBatchStreamResponse,
 };
-use crate::transport::{Bearer, MAX_ANSWER, channel, check_url, grpc_url};
+use crate::transport::{Bearer, MAX_ANSWER, channel, check_url, grpc_url, mistake};
 
 /// Reasons of errors after which another try may succeed, as the interface names them.
 const LATER: [&str; 4] = ["slow_request", "overloaded", "unavailable", "upstream"];
@@ -30,24 +30,50 @@ pub(crate) enum Made {
     Refused(String),
 }
 
+/// The sidecar with its model taken out of the URL, which names it as Weaviate's URLs do: `http://host:port/models/<name>`.
+pub(crate) fn with_model_of_url(options: SidecarOptions) -> Result<SidecarOptions> {
+    let url = grpc_url(&options.url);
+    check_url(&url, options.token.as_deref(), "--sidecar", "--sidecar-token")?;
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let end = url[begin..].find(['/', '?', '#']).map_or(url.len(), |at| begin + at);
+    let (server, path) = url.split_at(end);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let named = match path.strip_prefix("/models/") {
+        None if path.is_empty() => return Ok(SidecarOptions { url: server.to_owned(), ..options }),
+        Some(name) if !name.is_empty() && !name.contains(['/', '?', '#', '%']) => name,
+        _ => {
+            return Err(Error::new(
+                "--sidecar has more than host and port: use host:port, and name a model by --sidecar-model",
+            ));
+        }
+    };
+    match options.model.as_str() {
+        "" => {}
+        model if model == named => {}
+        model => {
+            return Err(Error::new(format!(
+                "--sidecar names the model '{named}', and --sidecar-model '{model}': leave one of them out"
+            )));
+        }
+    }
+    Ok(SidecarOptions { url: server.to_owned(), model: named.to_owned(), ..options })
+}
+
 /// A sidecar, and what its vectors are to be like.
 #[derive(Clone)]
 pub(crate) struct Sidecar {
     client: ModuleClient<InterceptedService<Channel, Bearer>>,
     url: String,
-    class_json: String,
     model: String,
 }
 
 impl Sidecar {
-    pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>, collection: &Collection) -> Result<Sidecar> {
-        let url = grpc_url(&options.url);
-        check_url(&url, options.token.as_deref(), "--sidecar", "--sidecar-token")?;
+    pub(crate) fn new(options: &SidecarOptions, ca: Option<&[u8]>) -> Result<Sidecar> {
+        let SidecarOptions { url, model, .. } = with_model_of_url(options.clone())?;
         let bearer = Bearer::new(options.token.as_deref(), "--sidecar-token")?;
         let channel = channel(&url, ca, "--sidecar")?;
         let client = ModuleClient::with_interceptor(channel, bearer).max_decoding_message_size(MAX_ANSWER);
-        let (class_json, model) = (collection.json.clone(), options.model.clone());
-        Ok(Sidecar { client, url, class_json, model })
+        Ok(Sidecar { client, url, model })
     }
 
     /// What names the weights, the tokenizer and every setting of the model that makes the vectors; empty where the sidecar
@@ -81,6 +107,7 @@ impl Sidecar {
     /// One vector of each of these, in their order. What failed for now is asked for again.
     pub(crate) async fn vectorize(
         &self,
+        collection: &Collection,
         objects: &[Object],
         target: &Target,
         outage: &Outage,
@@ -92,7 +119,7 @@ impl Sidecar {
             if missing.is_empty() {
                 return Ok(made.into_iter().flatten().collect());
             }
-            let asked = self.stream(objects, &missing, target, outage, &mut made).await;
+            let asked = self.stream(collection, objects, &missing, target, outage, &mut made).await;
             if missing.iter().any(|&index| made[index].is_some()) {
                 outage.succeeded();
                 attempt = 0;
@@ -114,6 +141,7 @@ impl Sidecar {
     /// One stream. What it says of an object is noted; what may succeed later stays open, with the reason.
     async fn stream(
         &self,
+        collection: &Collection,
         objects: &[Object],
         missing: &[usize],
         target: &Target,
@@ -121,7 +149,7 @@ impl Sidecar {
         made: &mut [Option<Made>],
     ) -> Result<Option<String>, Status> {
         let config = ClassConfig {
-            class_json: self.class_json.clone(),
+            class_json: collection.json.clone(),
             target_vector: target.name.clone(),
             tenant: String::new(),
             model: self.model.clone(),
@@ -204,12 +232,64 @@ fn failure(status: &Status) -> Failure {
         Some(cause) => format!("{said}: {}", crate::transport::causes(cause)),
         None => said,
     };
+    if status.code() == Code::Unauthenticated {
+        let remedy = "it wants a token, or another one: give it by --sidecar-token (T2V_SIDECAR_TOKEN)";
+        return Failure::Never(remedy.to_owned());
+    }
+    if let Some(remedy) = mistake(&said) {
+        return Failure::Never(format!("{said}: {remedy}"));
+    }
     if is_later { Failure::Later(said) } else { Failure::Never(said) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_may_name_the_model_and_nothing_else() {
+        let read = |url: &str, model: &str| {
+            with_model_of_url(SidecarOptions { url: url.into(), token: None, model: model.into() })
+        };
+        for (url, model, expected) in [
+            ("localhost:8081", "", ("http://localhost:8081", "")),
+            ("https://s:1/", "m", ("https://s:1", "m")),
+            ("http://s:1/models/rank", "", ("http://s:1", "rank")),
+            ("s:1/models/rank/", "rank", ("http://s:1", "rank")),
+            ("grpcs://[::1]:1/models/a.b", "", ("https://[::1]:1", "a.b")),
+        ] {
+            let options = read(url, model).expect("understood");
+            assert_eq!((&*options.url, &*options.model), expected, "{url}");
+        }
+        for url in ["s:1/models/nope/any?x=y", "s:1/models", "s:1/models/", "s:1/x", "s:1?model=a", "s:1/models/a%20b"]
+        {
+            let error = read(url, "").expect_err("refused");
+            assert!(error.message().contains("--sidecar-model"), "{url}: {error}");
+        }
+        let error = read("s:1/models/rank", "other").expect_err("refused");
+        assert!(error.message().contains("'rank'") && error.message().contains("'other'"), "{error}");
+        let error = read("http://u:hunter2@s:1/x", "").expect_err("refused");
+        assert!(!error.message().contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_no_outage() {
+        let address = crate::transport::tests::plain_server().await;
+        let options = SidecarOptions { url: format!("https://{address}"), token: None, model: String::new() };
+        let sidecar = Sidecar::new(&options, None).expect("a sidecar");
+        let outage = Outage::new("the sidecar", std::time::Duration::from_secs(300));
+        let asked = sidecar.fingerprint(&outage);
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(20), asked).await.expect("no outage");
+        let error = asked.expect_err("refused");
+        assert!(error.message().contains("it speaks no TLS there"), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_asked_for_by_its_flag() {
+        let refused = Status::unauthenticated("give it in a URL http://any:<token>@host:port");
+        let Failure::Never(said) = failure(&refused) else { panic!("another attempt") };
+        assert!(said.contains("--sidecar-token") && !said.contains("http://"), "{said}");
+    }
 
     #[test]
     fn statuses_are_worth_another_try_or_not() {

@@ -127,9 +127,29 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What to do about an error of a connection that no other attempt mends: the server answers, and not in TLS.
+pub(crate) fn mistake(said: &str) -> Option<&'static str> {
+    said.contains("InvalidContentType").then_some("it speaks no TLS there: use http://, or the port that does")
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The address of a server that answers in HTTP whatever comes.
+    pub(crate) async fn plain_server() -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut first = [0; 1024];
+                let _ = connection.read(&mut first).await;
+                let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        });
+        address
+    }
 
     #[test]
     fn addresses_are_understood() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tonic::{Code, Status};
 
 use crate::outage::Failure;
-use crate::transport::causes;
+use crate::transport::{causes, mistake};
 
 /// The same error of so many objects, and of no fewer, is not theirs.
 const MANY: usize = 10;
@@ -63,6 +63,9 @@ pub(crate) fn failure(status: &Status) -> Failure {
         Some(cause) => format!("{}: {}", status.message(), causes(cause)),
         None => status.message().to_owned(),
     };
+    if let Some(remedy) = mistake(&said) {
+        return Failure::Never(format!("{said}: {remedy}"));
+    }
     match status.code() {
         Code::Unauthenticated => {
             Failure::Never(format!("{said}: give a key by --weaviate-api-key (T2V_WEAVIATE_API_KEY)"))

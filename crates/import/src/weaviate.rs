@@ -21,7 +21,7 @@ use crate::options::{Consistency, WeaviateOptions};
 use crate::outage::{Failure, Outage};
 use crate::properties::on_the_wire;
 use crate::sidecar::Made;
-use crate::transport::{Bearer, CONNECT, MAX_ANSWER, causes, channel, check_url, grpc_url};
+use crate::transport::{Bearer, CONNECT, MAX_ANSWER, causes, channel, check_url, grpc_url, mistake};
 use crate::verdict::{all_the_same, failure, is_passing, is_the_object_s, is_too_large, said};
 use crate::weaviate_v1::filters::Operator;
 use crate::weaviate_v1::vectors::VectorType;
@@ -103,6 +103,34 @@ impl Weaviate {
                 "Weaviate at {} has no collection '{name}': create it first (or is that another server's address?)",
                 self.url
             ))),
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
+    /// The class as Weaviate has it by now.
+    pub(crate) async fn collection_patiently(&self, name: &str, outage: &Outage) -> Result<Collection> {
+        let path = format!("/v1/schema/{}", escaped(name));
+        match self.ask_patiently(Method::GET, &path, None, outage).await? {
+            (StatusCode::OK, answer) => Collection::of_json(answer, &format!("{}{path}", self.url)),
+            (status, answer) => Err(self.refused(status, &answer)),
+        }
+    }
+
+    /// Adds a property to the class: `Err` is why it cannot be.
+    pub(crate) async fn add_property(
+        &self,
+        collection: &str,
+        name: &str,
+        data_type: &str,
+        outage: &Outage,
+    ) -> Result<Result<(), String>> {
+        let path = format!("/v1/schema/{}/properties", escaped(collection));
+        let property = json!({"name": name, "dataType": [data_type]});
+        match self.ask_patiently(Method::POST, &path, Some(property), outage).await? {
+            (status, _) if status.is_success() => Ok(Ok(())),
+            (StatusCode::UNPROCESSABLE_ENTITY, answer) => {
+                Ok(Err(format!("the property '{name}' cannot be added: {}", said(&answer))))
+            }
             (status, answer) => Err(self.refused(status, &answer)),
         }
     }
@@ -191,11 +219,9 @@ impl Weaviate {
             request = request.json(&body);
         }
         let unreachable = |error: reqwest::Error| {
-            Error::new(format!(
-                "Weaviate cannot be reached at {}: {}; see --weaviate",
-                self.url,
-                causes(&error.without_url())
-            ))
+            let said = causes(&error.without_url());
+            let remedy = mistake(&said).unwrap_or("see --weaviate");
+            Error::new(format!("Weaviate cannot be reached at {}: {said}; {remedy}", self.url))
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
@@ -427,6 +453,32 @@ fn escaped(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_no_outage() {
+        let url = format!("https://{}", crate::transport::tests::plain_server().await);
+        let options =
+            WeaviateOptions { url: url.clone(), grpc_url: Some(url), ..crate::options::tests::options().weaviate };
+        let weaviate = Weaviate::new(&options, None).expect("a client");
+        let error = weaviate.collection("A").await.expect_err("refused");
+        assert!(error.message().contains("it speaks no TLS there"), "{error}");
+        let object = Object {
+            number: 1,
+            id: "4e6b37f6-1d0c-4d2e-9a52-9c5b6a0c9e11".into(),
+            tenant: String::new(),
+            json: "{}".into(),
+            properties: serde_json::Map::new(),
+            kept: crate::chunk::Kept::Properties,
+        };
+        let class = json!({"class": "A", "vectorizer": "text2vec-transformers"});
+        let collection = Collection::of_json(class, "a test").expect("a class");
+        let entries = vec![Entry { object, vectors: vec![Made::Nothing] }];
+        let outage = Outage::new("Weaviate", Duration::from_secs(300));
+        let inserted = weaviate.insert(&collection, entries, false, &outage);
+        let inserted = tokio::time::timeout(Duration::from_secs(20), inserted).await.expect("no outage");
+        let error = inserted.expect_err("refused");
+        assert!(error.contains("it speaks no TLS there"), "{error}");
+    }
 
     #[test]
     fn names_are_escaped() {

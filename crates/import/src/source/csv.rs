@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use csv::{Reader, ReaderBuilder, StringRecord};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use super::{Next, Rows};
-use crate::chunk::{Failed, Row};
+use crate::chunk::{Failed, Kept, Row};
 use crate::collection::{Collection, DataType, Properties};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
@@ -32,6 +32,55 @@ pub(super) struct Csv {
 struct Bounded<R> {
     inner: R,
     left: Arc<AtomicU64>,
+    quotes: Quotes,
+    /// All is read.
+    has_ended: bool,
+}
+
+/// Where the bytes read so far end, as far as quotation marks are concerned.
+struct Quotes {
+    place: Place,
+    delimiter: u8,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// Before a cell's first byte: a quotation mark opens here and nowhere else.
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quotation mark within a quoted cell, which ends it or is one of two that stand for one.
+    Mark,
+}
+
+/// A file of an editor for Windows may begin with it.
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+impl Quotes {
+    fn follow(&mut self, read: &[u8]) {
+        for &byte in read {
+            if BYTE_ORDER_MARK.get(self.bytes) == Some(&byte) {
+                self.bytes += 1;
+                continue;
+            }
+            self.bytes = BYTE_ORDER_MARK.len();
+            self.place = match (self.place, byte) {
+                (Place::Quoted, b'"') => Place::Mark,
+                (Place::Quoted, _) | (Place::Start | Place::Mark, b'"') => Place::Quoted,
+                (_, b'\r' | b'\n') => Place::Start,
+                (_, byte) if byte == self.delimiter => Place::Start,
+                _ => Place::Plain,
+            };
+        }
+    }
+}
+
+impl<R> Bounded<R> {
+    /// Whether the file is at its end, and a quotation mark is open there: it has taken all rows behind it.
+    fn ends_in_quotes(&self) -> bool {
+        self.has_ended && self.quotes.place == Place::Quoted
+    }
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -44,6 +93,8 @@ impl<R: Read> Read for Bounded<R> {
         }
         let read = self.inner.read(buffer)?;
         self.left.store(left.saturating_sub(read as u64), Ordering::Relaxed);
+        self.has_ended = read == 0 && !buffer.is_empty();
+        self.quotes.follow(&buffer[..read]);
         Ok(read)
     }
 }
@@ -61,8 +112,13 @@ impl Csv {
         let is_tsv = options.path.to_string_lossy().to_lowercase().trim_end_matches(".gz").ends_with(".tsv");
         let delimiter = if is_tsv && options.delimiter == b',' { b'\t' } else { options.delimiter };
         let left = Arc::new(AtomicU64::new(options.max_row_bytes as u64 + READ_AHEAD));
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Bounded { inner: read, left });
-        let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?;
+        let quotes = Quotes { place: Place::Start, delimiter, bytes: 0 };
+        let bounded = Bounded { inner: read, left, quotes, has_ended: false };
+        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bounded);
+        let header = reader.headers().map_err(|error| unreadable(&options.path, &error))?.clone();
+        if reader.get_ref().ends_in_quotes() {
+            return Err(open_quotation(&options.path, "the header"));
+        }
         let columns: Vec<String> = header
             .iter()
             .map(|name| name_in(&collection.properties, name.trim_start_matches('\u{feff}').trim()))
@@ -95,6 +151,9 @@ impl Csv {
         let read = self.reader.read_record(&mut self.record);
         match read {
             Ok(false) => Ok(None),
+            _ if self.reader.get_ref().ends_in_quotes() => {
+                Err(open_quotation(&self.path, &format!("row {}", self.number + 1)))
+            }
             Ok(true) => {
                 self.number += 1;
                 Ok(Some(Ok(())))
@@ -108,33 +167,75 @@ impl Csv {
     }
 }
 
+impl Csv {
+    /// The cells of the row; an empty one says nothing.
+    fn cells(&self) -> impl Iterator<Item = (&String, &str)> {
+        self.columns.iter().zip(&self.record).filter(|(_, cell)| !cell.is_empty())
+    }
+
+    /// The row for who mends it: what fits as what it is, all else as text.
+    fn line(&self) -> Option<String> {
+        if self.record.as_slice().len() > self.max_bytes {
+            return None;
+        }
+        let kept = |(name, cell): (&String, &str)| {
+            let value = value(cell, self.class.get(name), self.list_delimiter, name).ok();
+            (name.clone(), value.filter(|value| says_all(value, cell)).unwrap_or_else(|| cell.into()))
+        };
+        let properties: Map<_, _> = self.cells().map(kept).collect();
+        Some(json!({"properties": properties}).to_string())
+    }
+}
+
+/// Whether a value has all that its cell says; a number may have more digits than an f64.
+fn says_all(value: &Value, cell: &str) -> bool {
+    fn has_floats(value: &Value) -> bool {
+        match value {
+            Value::Number(number) => number.is_f64(),
+            Value::Array(elements) => elements.iter().any(has_floats),
+            Value::Object(fields) => fields.values().any(has_floats),
+            _ => false,
+        }
+    }
+    let spaceless = |text: &str| text.split_whitespace().collect::<String>();
+    !has_floats(value) || same_number(value, cell) || spaceless(&value.to_string()) == spaceless(cell)
+}
+
+/// Whether a cell is this number, however it is written: `1` and `1.0`, `0.50` and `0.5`.
+fn same_number(value: &Value, cell: &str) -> bool {
+    let plain = |text: &str| {
+        let text = text.trim();
+        match text.contains('.') && !text.contains(['e', 'E']) {
+            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+            false => text.to_owned(),
+        }
+    };
+    value.is_number() && plain(&value.to_string()) == plain(cell)
+}
+
 impl Rows for Csv {
     fn next(&mut self) -> Result<Option<Next>> {
         let Some(read) = self.read()? else { return Ok(None) };
         let number = self.number;
+        // A row with too many cells, or with one that is no text, is not there as it is in the file.
+        let is_whole = read.is_ok();
         let row = read.and_then(|()| {
             let bytes = self.record.as_slice().len();
             if bytes > self.max_bytes {
                 return Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes));
             }
             let mut properties = Map::new();
-            for (name, cell) in self.columns.iter().zip(&self.record) {
-                // An empty cell says nothing.
-                if !cell.is_empty() {
-                    properties.insert(name.clone(), value(cell, self.class.get(name), self.list_delimiter, name)?);
-                }
+            for (name, cell) in self.cells() {
+                properties.insert(name.clone(), value(cell, self.class.get(name), self.list_delimiter, name)?);
             }
-            Ok(Row { number, id: None, tenant: None, properties, bytes })
+            let is_exact =
+                self.cells().all(|(name, cell)| properties.get(name).is_none_or(|value| says_all(value, cell)));
+            let kept = if is_exact { Kept::Properties } else { Kept::Nothing };
+            Ok(Row { number, id: None, tenant: None, properties, bytes, kept })
         });
         Ok(Some(match row {
             Ok(row) => Next::Row(row),
-            Err(reason) => {
-                // As texts, for who mends them.
-                let cells = self.columns.iter().zip(&self.record);
-                let cells: Map<_, _> = cells.map(|(name, cell)| (name.clone(), cell.into())).collect();
-                let is_small = self.record.as_slice().len() <= self.max_bytes;
-                Next::Failed(Failed { number, reason, line: is_small.then(|| Value::Object(cells).to_string()) })
-            }
+            Err(reason) => Next::Failed(Failed { number, reason, line: is_whole.then(|| self.line()).flatten() }),
         }))
     }
 
@@ -187,6 +288,13 @@ fn value(cell: &str, data_type: Option<&DataType>, list_delimiter: Option<char>,
     }
 }
 
+fn open_quotation(path: &Path, place: &str) -> Error {
+    Error::new(format!(
+        "{}: {place} opens a quotation mark that is not closed, so all that follows is one cell: close it",
+        path.display()
+    ))
+}
+
 fn unreadable(path: &Path, error: &csv::Error) -> Error {
     Error::new(format!("{} cannot be read: {error}", path.display()))
 }
@@ -194,8 +302,6 @@ fn unreadable(path: &Path, error: &csv::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
-
-    use serde_json::json;
 
     use super::*;
 
@@ -269,6 +375,65 @@ mod tests {
         let text = format!("title\n\"{}", "x".repeat(1_000_000));
         let error = opened(&text, None).expect("a header").next().expect_err("refused");
         assert!(error.message().contains("--max-row-bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_row_is_kept_whole_or_not_at_all() {
+        let line = |text: &str| match opened(text, None).expect("a header").next() {
+            Ok(Some(Next::Failed(failed))) => failed.line,
+            other => panic!("{text:?}: {other:?}"),
+        };
+        assert_eq!(line("title\na,b\n"), None, "a cell too many has no name");
+        assert_eq!(line("title,year\na\n"), None);
+        let mixed = line("title,year,share,open,tags\n007,2024,0.5,perhaps,\n").expect("a line");
+        let expected = json!({"properties": {"title": "007", "year": 2024, "share": 0.5, "open": "perhaps"}});
+        assert_eq!(serde_json::from_str::<Value>(&mixed).expect("JSON"), expected);
+        let long = line("title,share,open\na,0.12345678901234567890123,perhaps\n").expect("a line");
+        assert!(long.contains("\"0.12345678901234567890123\""), "{long}");
+        let class = opened("title\n", None).expect("a header").class;
+        let bytes = b"title\n\xff\n".to_vec();
+        let options = SourceOptions { max_row_bytes: 200, ..crate::options::tests::options().source };
+        let json = json!({"class": "A", "vectorizer": "text2vec-transformers"});
+        let collection = Collection { properties: class, ..Collection::of_json(json, "a test").expect("a class") };
+        let mut rows = Csv::new(Box::new(Cursor::new(bytes)), Arc::default(), &options, &collection).expect("a header");
+        let Ok(Some(Next::Failed(failed))) = rows.next() else { panic!("no row that failed") };
+        assert_eq!((failed.number, failed.line), (1, None));
+        let kept = |cell: &str| match opened(&format!("years,share\n{cell}\n"), None).expect("a header").next() {
+            Ok(Some(Next::Row(row))) => row.kept,
+            other => panic!("{cell}: {other:?}"),
+        };
+        assert_eq!(kept("\"[1, 2]\",1.50"), Kept::Properties);
+        assert_eq!(kept("[99999999999999999999999999],1"), Kept::Nothing);
+    }
+
+    #[test]
+    fn a_quotation_that_is_open_at_the_end_is_told_by_its_row() {
+        for (text, place) in [
+            ("title\n\"a\nb\nc\nd\n", "row 1 opens"),
+            ("title\nx\n\"y\"\n\"a \"\"b", "row 3 opens"),
+            ("title,year\nx,\"1", "row 1 opens"),
+            ("title,year\nx\n\"a\nb", "row 2 opens"),
+            ("\u{feff}\"title\nx\n", "the header opens"),
+        ] {
+            let error = match opened(text, None) {
+                Err(error) => error,
+                Ok(mut rows) => (0..9).find_map(|_| rows.next().err()).expect("refused"),
+            };
+            assert!(error.message().contains(place), "{text:?}: {error}");
+        }
+        for text in [
+            "title\n\"a\nb\"",
+            "title\na\"b\n",
+            "title\n\"a\"b\"\n",
+            "title\r\n\"\"\"\"\r\n",
+            "title\n\"\"",
+            "title\n\"",
+        ] {
+            let rows = opened(text, None).and_then(|mut rows| rows.next());
+            assert_eq!(rows.is_err(), text.ends_with("\n\""), "{text:?}: {rows:?}");
+        }
+        let error = opened("title\n\"a\nb", None).and_then(|mut rows| rows.skip(1)).expect_err("refused");
+        assert!(error.message().contains("row 1"), "{error}");
     }
 
     #[test]

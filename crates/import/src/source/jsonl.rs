@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::lines::{Line, Lines};
 use super::{Next, Rows, unreadable};
-use crate::chunk::{Failed, Row};
+use crate::chunk::{Failed, Kept, Row};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
 
@@ -83,7 +83,9 @@ impl Rows for Jsonl {
 const VALUE_BYTES: usize = 32;
 
 fn row(line: &[u8], number: u64) -> Result<Row, String> {
-    let value: Value = serde_json::from_slice(line).map_err(|error| format!("it is not JSON: {error}"))?;
+    let text =
+        std::str::from_utf8(line).map_err(|error| format!("it is not JSON: it is no UTF-8 text: {error}"))?.trim();
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
     let Value::Object(mut fields) = value else {
         return Err("a row is a JSON object, {\"title\": \"…\"}, and this is none".to_owned());
     };
@@ -92,18 +94,19 @@ fn row(line: &[u8], number: u64) -> Result<Row, String> {
     let is_wrapped = matches!(fields.get("properties"), Some(Value::Object(_)))
         && fields.keys().all(|key| ["id", "tenant", "properties"].contains(&key.as_str()));
     if !is_wrapped {
-        return Ok(Row { number, id: None, tenant: None, properties: fields, bytes });
+        let kept = Kept::Line(format!("{{\"properties\":{text}}}"));
+        return Ok(Row { number, id: None, tenant: None, properties: fields, bytes, kept });
     }
-    let id = text(&mut fields, "id")?;
-    let tenant = text(&mut fields, "tenant")?;
+    let id = text_of(&mut fields, "id")?;
+    let tenant = text_of(&mut fields, "tenant")?;
     let properties = match fields.remove("properties") {
         Some(Value::Object(properties)) => properties,
         _ => Map::new(),
     };
-    Ok(Row { number, id, tenant, properties, bytes })
+    Ok(Row { number, id, tenant, properties, bytes, kept: Kept::Line(text.to_owned()) })
 }
 
-fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+fn text_of(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, String> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -157,6 +160,22 @@ mod tests {
         assert_eq!(properties, expected);
         assert_eq!(all(text, 3).len(), 3, "the first three lines are left out, a blank one among them");
         assert_eq!(all(text, 99).len(), 0);
+    }
+
+    #[test]
+    fn rows_are_kept_as_they_were() {
+        let text =
+            "\u{feff}{\"n\": 99999999999999999999999999, \"n\": 1.0}\r\n {\"tenant\": \"t\", \"properties\": {}} \n";
+        let kept: Vec<_> = all(text, 0).into_iter().map(|row| row.expect("a row").kept).collect();
+        let lines = [
+            "{\"properties\":{\"n\": 99999999999999999999999999, \"n\": 1.0}}",
+            "{\"tenant\": \"t\", \"properties\": {}}",
+        ];
+        assert_eq!(kept, lines.map(|line| Kept::Line(line.into())));
+        // What is kept is the same row again.
+        let again: Vec<_> = all(&lines.join("\n"), 0).into_iter().map(|row| row.expect("a row").properties).collect();
+        let first: Vec<_> = all(text, 0).into_iter().map(|row| row.expect("a row").properties).collect();
+        assert_eq!(again, first);
     }
 
     #[test]

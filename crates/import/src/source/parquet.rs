@@ -16,7 +16,7 @@ use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
 use super::{Next, Rows};
-use crate::chunk::{Failed, Row};
+use crate::chunk::{Failed, Kept, Row};
 use crate::collection::{Collection, DataType};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
@@ -44,6 +44,9 @@ impl Parquet {
         let reader = SerializedFileReader::new(file).map_err(|error| unreadable(&path, &error))?;
         let total = reader.metadata().file_metadata().num_rows().try_into().unwrap_or(0);
         let fields = reader.metadata().file_metadata().schema().get_fields();
+        if let Some(name) = twice(fields) {
+            return Err(Error::new(format!("{}: two columns are named '{name}'", path.display())));
+        }
         let is_nanos = |field: &&Arc<Type>| {
             let unit = field.get_basic_info().logical_type_ref();
             matches!(unit, Some(LogicalType::Timestamp(time)) if time.unit == TimeUnit::NANOS)
@@ -71,7 +74,7 @@ impl Rows for Parquet {
         let mut bytes = 0;
         let row = object(&record, &self.columns, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
             true => Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes)),
-            false => Ok(Row { number, id: None, tenant: None, properties, bytes }),
+            false => Ok(Row { number, id: None, tenant: None, properties, bytes, kept: Kept::Properties }),
         });
         Ok(Some(match row {
             Ok(row) => Next::Row(row),
@@ -82,6 +85,16 @@ impl Rows for Parquet {
     fn position(&self) -> u64 {
         self.number
     }
+}
+
+/// The name that two of these columns have, or two within one of them.
+fn twice(fields: &[Arc<Type>]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    fields.iter().find_map(|field| match seen.insert(field.name()) {
+        false => Some(field.name()),
+        true if field.is_group() => twice(field.get_fields()),
+        true => None,
+    })
 }
 
 /// Properties of a row; what is null is left out.
@@ -173,7 +186,35 @@ fn unreadable(path: &Path, error: &parquet::errors::ParquetError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use serde_json::json;
+
     use super::*;
+
+    /// A file of no rows with these columns.
+    fn opened(columns: &str) -> Result<Parquet> {
+        let mut file = tempfile::tempfile().expect("a file");
+        let schema = parse_message_type(&format!("message rows {{ {columns} }}")).expect("a schema");
+        let writer = SerializedFileWriter::new(&mut file, Arc::new(schema), Arc::default()).expect("a writer");
+        writer.close().expect("written");
+        let class = json!({"class": "A", "vectorizer": "text2vec-transformers"});
+        let collection = Collection::of_json(class, "a test").expect("a class");
+        Parquet::new(file, &crate::options::tests::options().source, &collection)
+    }
+
+    #[test]
+    fn columns_have_names_of_their_own() {
+        let text = |name: &str| format!("OPTIONAL BYTE_ARRAY {name} (UTF8);");
+        assert!(opened(&format!("{}{}", text("a"), text("b"))).is_ok());
+        assert!(opened(&format!("{} OPTIONAL group b {{ {} }}", text("a"), text("a"))).is_ok());
+        for columns in
+            [format!("{}{}", text("a"), text("a")), format!("OPTIONAL group b {{ {}{} }}", text("a"), text("a"))]
+        {
+            let error = opened(&columns).err().expect("refused");
+            assert!(error.message().contains("two columns are named 'a'"), "{error}");
+        }
+    }
 
     #[test]
     fn dates_are_rfc_3339() {

@@ -435,7 +435,8 @@ fn table_from_code() -> String {
             let users: Vec<_> = command
                 .get_subcommands()
                 .filter(|other| {
-                    let is_it = |theirs: &clap::Arg| (theirs.get_long(), theirs.get_env()) == (Some(long), argument.get_env());
+                    let is_it =
+                        |theirs: &clap::Arg| (theirs.get_long(), theirs.get_env()) == (Some(long), argument.get_env());
                     other.get_arguments().any(is_it)
                 })
                 .map(clap::Command::get_name)

@@ -53,6 +53,11 @@ impl Progress {
         self.bar.set_message(message);
     }
 
+    /// The bar, to tell lines above it.
+    pub(crate) fn bar(&self) -> ProgressBar {
+        self.bar.clone()
+    }
+
     /// A line that stays, above the bar.
     pub(crate) fn say(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));

@@ -150,6 +150,8 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
     let way = Arc::new(way);
     let began_at = if let Total::Rows(_) = total { began_behind } else { state.position };
     let mut progress = Progress::new(total, began_at);
+    way.sidecar_outage.tell_above(progress.bar());
+    way.weaviate_outage.tell_above(progress.bar());
     let (send, chunks) = mpsc::channel(1);
     let reading = {
         let way = way.clone();

@@ -176,6 +176,56 @@ def test_rows_that_do_not_fit_are_told_and_the_others_imported(client, weaviate_
     assert len(stored(client, "LoaderPage")) == 3
 
 
+def test_new_properties_are_added_where_that_is_allowed(client, weaviate_url, tmp_path):
+    """The class gets them with their data types, and the vectors are those of Weaviate's own auto schema."""
+    name, lines = "LoaderPage", tmp_path / "objects.jsonl"
+    extra = [{"extra": "a new text"}, {"count": 5, "words": ["x", "y"]}, {"extra": "again", "open": True, "empty": []}, {}]
+    objects = [{"subject": f"subject {i}", **values} for i, values in enumerate(extra)]
+    ids = [str(uuid.UUID(int=index + 1)) for index in range(len(objects))]
+    rows = [{"id": i, "properties": values} for i, values in zip(ids, objects, strict=True)]
+    refused = [{"no name": "x"}, {"deep": {"a": 1}}, {"count": "five"}]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows + refused), encoding="utf-8")
+
+    def create():
+        client.collections.delete(name)
+        assert http_json("POST", f"{weaviate_url}/v1/schema", SCHEMAS["class level"])[0] == 200
+
+    create()
+    arguments = (lines, "--collection", name, "--chunk-rows", "2", "--allow-new-properties")
+    tried = run_import(*arguments, "--dry-run", **at(weaviate_url))
+    assert "'deep' is an object" in tried.stderr, tried.stderr
+    assert {entry["name"] for entry in http_json("GET", f"{weaviate_url}/v1/schema/{name}")[1]["properties"]} == set(TYPES)
+    done = run_import(*arguments, **at(weaviate_url))
+    assert done.returncode == 1 and "3 rows could not be imported" in done.stderr, done.stderr
+    for words in ["row 5: the property 'no name' cannot be added: ", "row 6: 'deep' is an object", "row 7: "]:
+        assert words in done.stderr, (words, done.stderr)
+    listed = http_json("GET", f"{weaviate_url}/v1/schema/{name}")[1]["properties"]
+    types = {entry["name"]: entry["dataType"] for entry in listed if entry["name"] not in TYPES}
+    expected = {"extra": ["text"], "count": ["number"], "words": ["text[]"], "open": ["boolean"], "empty": ["text[]"]}
+    assert types == expected
+    loaded = stored(client, name)
+    values = client.collections.use(name).query.fetch_object_by_id(ids[1]).properties
+    assert (values["count"], values["words"]) == (5, ["x", "y"])
+
+    create()
+    with client.batch.fixed_size(batch_size=10) as batch:
+        for uuid_, values in zip(ids, objects, strict=True):
+            batch.add_object(collection=name, properties=values, uuid=uuid_)
+    own = stored(client, name)
+    assert sorted(loaded) == sorted(own) == ids
+    assert max(max_difference(loaded[key]["default"], own[key]["default"]) for key in ids) <= SAME_VECTOR
+
+    page = tmp_path / "class.json"
+    page.write_text(json.dumps(SCHEMAS["class level"]), encoding="utf-8")
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = (lines, "--class-file", str(page), "--output", "-", "--allow-new-properties")
+    done = run_import(*arguments, T2V_SIDECAR=os.environ["T2V_E2E_SIDECAR"])
+    assert done.returncode == 0, done.stderr
+    written = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [entry["properties"] for entry in written] == objects
+    assert max(max_difference(entry["vectors"][""], own[entry["id"]]["default"]) for entry in written) <= 1e-6
+
+
 def test_every_format_makes_the_same_objects(client, weaviate_url, tmp_path):
     """JSON lines, plain, compressed and from a pipe, CSV and Parquet: equal ids by a property, equal properties and vectors."""
     rows = [properties(index, fact) | {"subject": f"{fact.subject} {index}"} for index, fact in enumerate(FACTS[:40])]

@@ -15,11 +15,15 @@ use parquet::record::{Field, Row as Record};
 use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
+use super::lengths::{Longest, longest};
 use super::{Next, Rows};
 use crate::chunk::{Failed, Kept, Row};
 use crate::collection::{Collection, DataType};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
+
+/// What each value of a row counts beside its text.
+const VALUE_BYTES: usize = size_of::<u64>();
 
 pub(super) struct Parquet {
     path: PathBuf,
@@ -55,7 +59,20 @@ impl Parquet {
         let texts = collection.properties.iter().filter(|(_, holds)| **holds == DataType::Text);
         let texts = texts.map(|(name, _)| name.clone()).collect();
         let columns = Columns { nanos, texts };
-        let records = RowIter::from_file_into(Box::new(reader));
+        let limit = (options.max_row_bytes / VALUE_BYTES).max(1);
+        let longest = match longest(&reader, limit).map_err(|error| unreadable(&path, &error))? {
+            Longest::Fits(longest) => longest,
+            Longest::TooLong { row, column } => {
+                return Err(Error::new(format!(
+                    "{}: row {row} has more than {limit} values in '{column}', and is longer than {} bytes: take it out of \
+                     the file, or raise --max-row-bytes",
+                    path.display(),
+                    options.max_row_bytes
+                )));
+            }
+        };
+        let at_once = Longest::rows_at_once(longest, limit);
+        let records = RowIter::from_file_into(Box::new(reader)).with_batch_size(at_once);
         Ok(Parquet { path, columns, records, total, number: 0, max_bytes: options.max_row_bytes })
     }
 
@@ -110,7 +127,7 @@ fn object(record: &Record, columns: &Columns, bytes: &mut usize) -> Result<Map<S
 }
 
 fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Result<Option<Value>, String> {
-    *bytes += size_of::<u64>();
+    *bytes += VALUE_BYTES;
     let float = |number: f64| match Number::from_f64(number) {
         Some(number) => Ok(Value::Number(number)),
         None => Err(format!("'{name}' is {number}, which Weaviate has not: leave it empty")),

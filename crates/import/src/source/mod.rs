@@ -2,6 +2,7 @@
 
 mod csv;
 mod jsonl;
+mod lengths;
 mod lines;
 mod parquet;
 

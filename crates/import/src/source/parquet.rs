@@ -15,11 +15,15 @@ use parquet::record::{Field, Row as Record};
 use parquet::schema::types::Type;
 use serde_json::{Map, Number, Value};
 
+use super::lengths::{Longest, longest};
 use super::{Next, Rows};
 use crate::chunk::{Failed, Kept, Row};
 use crate::collection::{Collection, DataType};
 use crate::error::{Error, Result};
 use crate::options::SourceOptions;
+
+/// What each value of a row counts beside its text.
+const VALUE_BYTES: usize = size_of::<u64>();
 
 pub(super) struct Parquet {
     path: PathBuf,
@@ -55,7 +59,20 @@ impl Parquet {
         let texts = collection.properties.iter().filter(|(_, holds)| **holds == DataType::Text);
         let texts = texts.map(|(name, _)| name.clone()).collect();
         let columns = Columns { nanos, texts };
-        let records = RowIter::from_file_into(Box::new(reader));
+        let limit = (options.max_row_bytes / VALUE_BYTES).max(1);
+        let longest = match longest(&reader, limit).map_err(|error| unreadable(&path, &error))? {
+            Longest::Fits(longest) => longest,
+            Longest::TooLong { row, column } => {
+                return Err(Error::new(format!(
+                    "{}: row {row} has more than {limit} values in '{column}', and is longer than {} bytes: take it out of \
+                     the file, or raise --max-row-bytes",
+                    path.display(),
+                    options.max_row_bytes
+                )));
+            }
+        };
+        let at_once = Longest::rows_at_once(longest, limit);
+        let records = RowIter::from_file_into(Box::new(reader)).with_batch_size(at_once);
         Ok(Parquet { path, columns, records, total, number: 0, max_bytes: options.max_row_bytes })
     }
 
@@ -71,10 +88,13 @@ impl Rows for Parquet {
         let record = record.map_err(|error| unreadable(&self.path, &error))?;
         self.number += 1;
         let number = self.number;
-        let mut bytes = 0;
-        let row = object(&record, &self.columns, &mut bytes).and_then(|properties| match bytes > self.max_bytes {
+        let mut read = Read { bytes: 0, is_exact: true };
+        let row = object(&record, &self.columns, &mut read).and_then(|properties| match read.bytes > self.max_bytes {
             true => Err(format!("the row is longer than {} bytes: raise --max-row-bytes", self.max_bytes)),
-            false => Ok(Row { number, id: None, tenant: None, properties, bytes, kept: Kept::Properties }),
+            false => {
+                let kept = if read.is_exact { Kept::Properties } else { Kept::Nothing };
+                Ok(Row { number, id: None, tenant: None, properties, bytes: read.bytes, kept })
+            }
         });
         Ok(Some(match row {
             Ok(row) => Next::Row(row),
@@ -97,20 +117,36 @@ fn twice(fields: &[Arc<Type>]) -> Option<&str> {
     })
 }
 
+/// What was read of a row.
+struct Read {
+    bytes: usize,
+    /// Its values say all that the file does: a decimal may have more digits than an f64.
+    is_exact: bool,
+}
+
+/// Whether two decimals are one: `1.50` and `1.5`.
+fn is_same(one: &str, other: &str) -> bool {
+    let plain = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    plain(one) == plain(other)
+}
+
 /// Properties of a row; what is null is left out.
-fn object(record: &Record, columns: &Columns, bytes: &mut usize) -> Result<Map<String, Value>, String> {
+fn object(record: &Record, columns: &Columns, read: &mut Read) -> Result<Map<String, Value>, String> {
     let mut properties = Map::new();
     for (name, field) in record.get_column_iter() {
-        *bytes += name.len();
-        if let Some(value) = value(field, name, columns, bytes)? {
+        read.bytes += name.len();
+        if let Some(value) = value(field, name, columns, read)? {
             properties.insert(name.clone(), value);
         }
     }
     Ok(properties)
 }
 
-fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Result<Option<Value>, String> {
-    *bytes += size_of::<u64>();
+fn value(field: &Field, name: &str, columns: &Columns, read: &mut Read) -> Result<Option<Value>, String> {
+    read.bytes += VALUE_BYTES;
     let float = |number: f64| match Number::from_f64(number) {
         Some(number) => Ok(Value::Number(number)),
         None => Err(format!("'{name}' is {number}, which Weaviate has not: leave it empty")),
@@ -131,11 +167,11 @@ fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Res
         Field::Float(number) => float(f64::from(*number))?,
         Field::Double(number) => float(*number)?,
         Field::Str(text) => {
-            *bytes += text.len();
+            read.bytes += text.len();
             Value::String(text.clone())
         }
         Field::Bytes(data) => {
-            *bytes += data.len();
+            read.bytes += data.len();
             // A column of texts may be written without saying so.
             match std::str::from_utf8(data.data()) {
                 Ok(text) => Value::String(text.to_owned()),
@@ -145,11 +181,11 @@ fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Res
         Field::Date(days) => date(DateTime::from_timestamp(i64::from(*days) * 86_400, 0), name)?,
         Field::TimestampMillis(millis) => date(DateTime::from_timestamp_millis(*millis), name)?,
         Field::TimestampMicros(micros) => date(DateTime::from_timestamp_micros(*micros), name)?,
-        Field::Group(record) => Value::Object(object(record, columns, bytes)?),
+        Field::Group(record) => Value::Object(object(record, columns, read)?),
         Field::ListInternal(list) => {
             let mut elements = Vec::with_capacity(list.len());
             for element in list.elements() {
-                elements.extend(self::value(element, name, columns, bytes)?);
+                elements.extend(self::value(element, name, columns, read)?);
             }
             Value::Array(elements)
         }
@@ -157,7 +193,7 @@ fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Res
             let mut fields = Map::new();
             for (key, field) in map.entries() {
                 let Field::Str(key) = key else { return Err(format!("'{name}' is a map whose keys are no texts")) };
-                if let Some(value) = self::value(field, name, columns, bytes)? {
+                if let Some(value) = self::value(field, name, columns, read)? {
                     fields.insert(key.clone(), value);
                 }
             }
@@ -166,8 +202,9 @@ fn value(field: &Field, name: &str, columns: &Columns, bytes: &mut usize) -> Res
         other => {
             // Decimals and times of the day, as they are written.
             let text = other.to_string();
-            *bytes += text.len();
+            read.bytes += text.len();
             let number = text.parse().ok().and_then(Number::from_f64).filter(|_| !columns.texts.contains(name));
+            read.is_exact &= number.as_ref().is_none_or(|number| is_same(&number.to_string(), &text));
             number.map_or(Value::String(text), Value::Number)
         }
     };
@@ -214,6 +251,20 @@ mod tests {
             let error = opened(&columns).err().expect("refused");
             assert!(error.message().contains("two columns are named 'a'"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_decimal_of_many_digits_is_not_kept() {
+        let columns = Columns { nanos: HashSet::new(), texts: HashSet::from(["text".to_owned()]) };
+        let decimal = |unscaled: i64, name: &str| {
+            let mut read = Read { bytes: 0, is_exact: true };
+            let field = Field::Decimal(parquet::data_type::Decimal::from_i64(unscaled, 18, 2));
+            value(&field, name, &columns, &mut read).expect("a value");
+            read.is_exact
+        };
+        assert!(decimal(150, "share") && decimal(-1, "share") && decimal(100, "share"));
+        assert!(!decimal(123_456_789_012_345_678, "share"));
+        assert!(decimal(123_456_789_012_345_678, "text"), "a text has them all");
     }
 
     #[test]

@@ -31,10 +31,11 @@ pub(super) async fn healthcheck(args: HealthcheckArgs) -> Result<()> {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let cause = causes.last().map(ToString::to_string).unwrap_or_default();
         let remedy = match args.tls_cert {
-            Some(_) => "is the server running there, and with --tls-cert?",
-            None => "is the server running there, and without --tls-cert?",
+            Some(_) => "and with --tls-cert, as here?",
+            None => "and without --tls-cert, as here?",
         };
-        Error::config(format!("{url} does not answer ({}): {remedy}", cause.escape_debug()))
+        let cause = cause.escape_debug();
+        Error::config(format!("{url} does not answer: is the server running there, {remedy} ({cause})"))
     };
     let mut answer = answer.map_err(silent)?;
     if answer.status().is_success() {

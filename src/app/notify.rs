@@ -27,31 +27,41 @@ mod told {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::sync::OnceLock;
-    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Duration;
 
-    /// Words that wait while the service manager reads none. Of those beyond, which say what these said, nothing is lost.
-    const WAITING: usize = 4;
+    /// That it is alive, which is said again and again.
+    const ALIVE: &str = "WATCHDOG=1";
 
     /// Where a thread of their own takes words from: it may have to wait for the service manager, and nobody else should.
-    static TELLER: OnceLock<Option<SyncSender<&'static str>>> = OnceLock::new();
+    static TELLER: OnceLock<Option<Sender<&'static str>>> = OnceLock::new();
+
+    /// [`ALIVE`] waits to be said: another one would say no more. The other words are said once each.
+    static IS_WAITING: AtomicBool = AtomicBool::new(false);
 
     fn tell(words: &'static str) {
         let teller = TELLER.get_or_init(|| {
             let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
-            let (sender, receiver) = sync_channel(WAITING);
+            let (sender, receiver) = channel();
             let thread = std::thread::Builder::new().name("notify".into());
             thread.spawn(move || tell_all(&path, &receiver)).ok()?;
             Some(sender)
         });
+        if words == ALIVE && IS_WAITING.swap(true, Ordering::Relaxed) {
+            return;
+        }
         if let Some(teller) = teller {
-            let _ = teller.try_send(words);
+            let _ = teller.send(words);
         }
     }
 
     fn tell_all(path: &OsStr, words: &Receiver<&'static str>) {
         let mut is_known = false;
         for words in words {
+            if words == ALIVE {
+                IS_WAITING.store(false, Ordering::Relaxed);
+            }
             let said = say(path, words);
             if let (Err(error), false) = (&said, is_known) {
                 tracing::warn!("the service manager cannot be told over NOTIFY_SOCKET: {error}");
@@ -82,7 +92,7 @@ mod told {
         };
         loop {
             if is_alive() {
-                tell("WATCHDOG=1");
+                tell(ALIVE);
             }
             tokio::time::sleep((patience / 2).max(Duration::from_millis(1))).await;
         }

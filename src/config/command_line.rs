@@ -187,7 +187,11 @@ impl<'a> Words<'a> {
             value.is_some_and(|value| value.is_empty()) && argument.get_long().is_some_and(is_given)
         };
         let mutated = |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
-        let root = root.mut_args(mutated);
+        // Where a command is named, flags in front of its name are nobody's, and so are their variables.
+        let root = match self.head {
+            2 => root.mut_args(|argument| argument.env(Resettable::Reset)),
+            _ => root.mut_args(mutated),
+        };
         match self.command.map(Command::get_name) {
             Some(name) => root.mut_subcommand(name, |command| command.mut_args(mutated)),
             None => root,

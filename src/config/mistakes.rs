@@ -10,6 +10,7 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::args::Cli;
 use super::file::SettingsFile;
+use super::table::without_secrets;
 
 /// The names of the reference container's and the module's variables that mean something here.
 pub const REFERENCE_VARIABLES: &[&str] = &[
@@ -99,12 +100,15 @@ pub(super) fn explained(error: &clap::Error, given: &Spoken<'_>) -> Option<Strin
     if error.kind() == ErrorKind::InvalidSubcommand {
         let word = text(ContextKind::InvalidSubcommand)?;
         let is_model = word.contains('/') || Path::new(word).is_dir();
-        return is_model.then(|| format!("'{word}' is no command: give a model as --model {word}"));
+        let shown = without_secrets(word);
+        return is_model.then(|| format!("'{shown}' is no command: give a model as --model {shown}"));
     }
     if error.kind() == ErrorKind::UnknownArgument {
         let word = text(ContextKind::InvalidArg)?;
-        return (given.serves && !word.starts_with('-'))
-            .then(|| format!("'{word}' is no flag: give a model as --model {word}"));
+        return (given.serves && !word.starts_with('-')).then(|| {
+            let shown = without_secrets(word);
+            format!("'{shown}' is no flag: give a model as --model {shown}")
+        });
     }
     if error.kind() == ErrorKind::ArgumentConflict {
         return given.conflict(error);
@@ -129,11 +133,14 @@ pub(super) fn explained(error: &clap::Error, given: &Spoken<'_>) -> Option<Strin
         _ => return None,
     };
     // The remedy is words, whether clap's or a parser's; where they tell the value, it is not told twice.
-    Some(match value {
+    let told = match value {
         "" => format!("{name} is empty: {remedy}, or leave it out"),
         value if remedy.contains(&format!("'{value}'")) => format!("{name}: {remedy}"),
         value => format!("{name} is '{value}': {remedy}"),
-    })
+    };
+    // In a URL a password may stand.
+    let is_url = value.contains("://");
+    Some(if is_url { told.replace(value, &without_secrets(value)) } else { told })
 }
 
 fn every_argument(command: &Command) -> impl Iterator<Item = &Arg> {

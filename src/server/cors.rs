@@ -60,8 +60,9 @@ fn origin_of(text: &str) -> Result<HeaderValue> {
         is_bare.then(|| HeaderValue::from_str(text).ok()).flatten()
     };
     text.parse().ok().and_then(bare).ok_or_else(|| {
+        let shown = text.rsplit_once('@').map_or(text.to_owned(), |(_, host)| format!("…@{host}"));
         Error::config(format!(
-            "--cors-origins (T2V_CORS_ORIGINS): '{text}' is no origin: use '*', or origins as browsers send them, separated by \
+            "--cors-origins (T2V_CORS_ORIGINS): '{shown}' is no origin: use '*', or origins as browsers send them, separated by \
              commas, such as https://app.example.com,http://localhost:3000"
         ))
         .parameter("--cors-origins")

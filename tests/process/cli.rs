@@ -512,7 +512,7 @@ fn healthcheck_asks_nobody_else_and_shows_no_control_characters() {
     let output = check();
     assert_one_line_error(&output, &["answered 503", "\\u{1b}[31mred"]);
     assert!(output.stderr.len() < 1000, "{}", output.stderr.len());
-    assert_one_line_error(&check(), &["does not answer", "without --tls-cert?"]);
+    assert_one_line_error(&check(), &["does not answer: is the server running there, and without --tls-cert"]);
     elsewhere.set_nonblocking(true).expect("no waiting");
     assert!(elsewhere.accept().is_err(), "nobody went there");
 }
@@ -540,10 +540,24 @@ fn no_error_tells_a_password_of_a_url() {
         &["--print-config", "--allow-upstream", url],
         &["embed", "--model", url, "x"],
         &["download", url],
+        &[url],
+        &["serve", url],
+        &["--listen", url],
+        &["--cors-origins", "https://u:verysecret@h", "--print-config"],
     ] {
         let output = run(&mut sidecar(arguments));
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8")).concat();
         assert!(!text.contains("verysecret") && !text.is_empty(), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_command_does_not_fail_by_the_settings_of_another() {
+    for arguments in [&["man"][..], &["completions", "bash"], &["healthcheck", "--help"]] {
+        let mut command = sidecar(arguments);
+        command.env("T2V_MAX_TEXTS", "abc").env("T2V_UPSTREAM", "http://a").env("T2V_PASSAGE_UPSTREAM", "http://b");
+        let output = run(&mut command);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

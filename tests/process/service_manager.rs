@@ -102,12 +102,8 @@ fn a_service_manager_that_does_not_listen_is_not_waited_for() {
     let model = model_dir();
     let arguments = ["--model", model.to_str().expect("a path"), "--listen", &address, "--shutdown-grace", "2"];
     let mut command = sidecar(&arguments);
-    let mut server = command
-        .env("NOTIFY_SOCKET", &path)
-        .env("WATCHDOG_USEC", "100000")
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("starts");
+    let mut server =
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "40000").stdin(Stdio::null()).spawn().expect("starts");
     let started = Instant::now();
     while !run(&mut sidecar(&["healthcheck", "--listen", &address])).status.success() {
         assert!(started.elapsed().as_secs() < 60, "not ready after a minute");
@@ -115,6 +111,10 @@ fn a_service_manager_that_does_not_listen_is_not_waited_for() {
     }
     std::thread::sleep(Duration::from_secs(1));
     assert!(run(&mut sidecar(&["healthcheck", "--listen", &address])).status.success(), "still served");
+    // Once it listens, it is told all that matters.
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    while next(&socket).expect("READY=1 within a minute") != "READY=1" {}
+    while filling.send_to(b"x", &path).is_ok() {}
     let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().expect("kill runs");
     assert!(killed.success());
     let killed = Instant::now();

@@ -1,13 +1,13 @@
 //! Where the Hub and its cache are, by the environment variables of Python's `huggingface_hub`.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
 
 use crate::error::{Error, Result};
+use crate::small_file;
 
 const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
 
@@ -111,7 +111,7 @@ impl HubConfig {
             .or_else(|| hf_home.as_ref().map(|home| home.join("hub")));
         let token_file = var("HF_TOKEN_PATH").map(path).or_else(|| hf_home.as_ref().map(|home| home.join("token")));
         let token = first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
-            .or_else(|| fs::read_to_string(token_file?).ok())
+            .or_else(|| small_file::read_text(&token_file?).ok())
             .map(|token| token.trim().to_owned())
             .filter(|token| !token.is_empty());
         if token.as_deref().is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic())) {
@@ -166,6 +166,8 @@ fn is_true(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::error::ErrorKind;
 

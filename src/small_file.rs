@@ -1,4 +1,4 @@
-//! Files that are read whole and hold little: tokens, certificates, keys.
+//! Files that are read whole and hold little: tokens, certificates, keys, settings.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,12 +12,18 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// What the system says, and one for a file that is larger than [`MAX_BYTES`], or a device without an end.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let too_large = || io::Error::other(format!("it has more than {MAX_BYTES} bytes: is it the right file?"));
+    read_up_to(path, MAX_BYTES)?.ok_or_else(too_large)
+}
+
+/// A file's bytes; `None` if it has more than `most`, or no end.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn read_up_to(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes: is it the right file?")));
-    }
-    Ok(bytes)
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
 /// A file's text.

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use crate::contract::call::Text;
 use crate::error::{Error, Result};
+use crate::server::Limits;
+use crate::small_file;
 
 /// The longest line of a text, in bytes: what a server takes by default.
-const MAX_LINE_BYTES: usize = 4 << 20;
+const MAX_LINE_BYTES: usize = Limits::DEFAULT_TEXT_BYTES;
 
 /// The largest file of `compare --texts`, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -71,12 +73,8 @@ impl<R: BufRead> Lines<R> {
 pub(super) fn texts_of(path: &Path) -> Result<Vec<Text>> {
     let shown = path.display();
     let unreadable = |error| Error::config(format!("{shown} cannot be read: {error}"));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::config(format!("{shown} has more than {MAX_FILE_BYTES} bytes: compare by fewer texts")));
-    }
+    let too_large = || Error::config(format!("{shown} has more than {MAX_FILE_BYTES} bytes: compare by fewer texts"));
+    let bytes = small_file::read_up_to(path, MAX_FILE_BYTES).map_err(unreadable)?.ok_or_else(too_large)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::config(format!("{shown} is not UTF-8: save it as that")))?;
     let texts: Vec<Text> = text.lines().map(Text::from).collect();
     if texts.iter().all(|text| text.trim().is_empty()) {

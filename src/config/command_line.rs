@@ -65,7 +65,7 @@ impl CommandLine {
         if let Some(file) = &mut file {
             file.keep(|name| words.leaves_open(name));
         }
-        let root = words.without_empty_variables(root.clone(), file.as_ref());
+        let root = words.with_variables_that_count(root.clone(), file.as_ref());
         match root.clone().try_get_matches_from(words.with(file.as_ref())) {
             Ok(matches) if file.is_none() && words.names_a_file(&matches) => Err(Refusal::Said(
                 "--config is not UTF-8 text: write a blank, not a =, in front of its value".to_owned(),
@@ -177,8 +177,9 @@ impl<'a> Words<'a> {
         variable.is_none() && !mistakes::on_the_command_line(self.given, name)
     }
 
-    /// The command without the variables that are empty and whose flags are given or stand in the file: clap would read them.
-    fn without_empty_variables(&self, root: Command, file: Option<&SettingsFile>) -> Command {
+    /// The command with the variables that count, as clap reads all it knows of: not those that are empty and whose flags are given
+    /// or stand in the file.
+    fn with_variables_that_count(&self, root: Command, file: Option<&SettingsFile>) -> Command {
         let is_given = |name: &str| {
             mistakes::on_the_command_line(self.given, name) || file.is_some_and(|file| file.place(name).is_some())
         };

@@ -3,8 +3,6 @@
 
 use std::any::TypeId;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
@@ -13,6 +11,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::args::Cli;
+use crate::small_file;
 
 /// The largest file of settings, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -119,13 +118,10 @@ impl SettingsFile {
         let shown = path.display();
         let unreadable =
             |error: std::io::Error| format!("{shown} cannot be read: {error}; --config or T2V_CONFIG names it");
-        let mut bytes = Vec::new();
-        File::open(path).map_err(unreadable)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(format!(
-                "{shown} has more than {MAX_BYTES} bytes, which is no file of settings: see --config or T2V_CONFIG"
-            ));
-        }
+        let too_large = || {
+            format!("{shown} has more than {MAX_BYTES} bytes, which is no file of settings: see --config or T2V_CONFIG")
+        };
+        let bytes = small_file::read_up_to(path, MAX_BYTES).map_err(unreadable)?.ok_or_else(too_large)?;
         let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text: save it as that"))?;
         SettingsFile::parse(path, &text)
     }

@@ -38,12 +38,17 @@ pub struct Limits {
     pub max_write_wait: Duration,
 }
 
+impl Limits {
+    /// Bytes of one text, unless told otherwise.
+    pub const DEFAULT_TEXT_BYTES: usize = 4 * 1024 * 1024;
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_body_bytes: 64 * 1024 * 1024,
             max_texts: 10_000,
-            max_text_bytes: 4 * 1024 * 1024,
+            max_text_bytes: Limits::DEFAULT_TEXT_BYTES,
             max_wait: Duration::from_secs(45),
             max_body_wait: Duration::from_secs(60),
             max_head_wait: Duration::from_secs(10),

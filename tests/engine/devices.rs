@@ -70,7 +70,8 @@ async fn calls_are_shared_out_over_cards_and_have_the_reference_s_vectors() {
             load(2, &options(&format!("families/{family}"))).unwrap_or_else(|error| panic!("{family}: {error}"));
         let sidecar = &backend.meta().to_json()["sidecar"];
         assert_eq!(sidecar["device"], "cuda:0,1");
-        assert_eq!(sidecar["engine"], if family == "model2vec" { "candle" } else { "candle-packed" });
+        let own = if cfg!(feature = "emulated-gpu") { "cuda" } else { "candle-packed" };
+        assert_eq!(sidecar["engine"], if family == "model2vec" { "candle" } else { own });
         let mut calls = Vec::new();
         for round in 0..8 {
             calls.push(backend.embed(Call::passages(texts.iter().copied())));
@@ -91,6 +92,40 @@ async fn calls_are_shared_out_over_cards_and_have_the_reference_s_vectors() {
         }
         assert!(compared >= 8 * 12, "{family}: {compared}");
     }
+}
+
+/// The kernels for GPUs themselves, on the CPU: `make gpu-check`.
+#[cfg(feature = "emulated-gpu")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kernels_for_gpus_have_the_reference_s_vectors_of_every_family() {
+    let texts = fixture("families/texts.json");
+    let texts = texts.as_array().expect("texts").iter().map(|entry| entry["text"].as_str().expect("a text"));
+    let texts: Vec<&str> = texts.collect();
+    let mut families = 0;
+    let mut names: Vec<_> = std::fs::read_dir(fixtures("families")).expect("families").flatten().collect();
+    names.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in names {
+        let family = entry.file_name().into_string().expect("UTF-8");
+        // By candle-transformers, and a table.
+        if !entry.path().is_dir() || ["deberta-v2", "model2vec"].contains(&family.as_str()) {
+            continue;
+        }
+        let golden = fixture(&format!("families/{family}/golden.json"));
+        let Some(golden) = golden["sentence-transformers"].as_array() else { continue };
+        let backend = load(1, &options(&format!("families/{family}")));
+        let backend = backend.unwrap_or_else(|error| panic!("{family}: {error}"));
+        assert_eq!(backend.meta().to_json()["sidecar"]["engine"], "cuda", "{family}");
+        let answers = backend.embed(Call::passages(texts.iter().copied())).await.expect("the call");
+        let (mut worst, mut compared) = (0f64, 0);
+        for (answer, golden) in answers.iter().zip(golden).filter(|(_, golden)| !golden.is_null()) {
+            worst = worst.max(max_difference(&answer.as_ref().expect("a vector").vector, &floats(golden)));
+            compared += 1;
+        }
+        println!("{family}: {compared} texts, at most {worst:.1e} off");
+        assert!(compared >= 12 && worst <= 1e-5, "{family}: {worst:e}, {compared} compared");
+        families += 1;
+    }
+    assert!(families >= 20, "{families}");
 }
 
 #[tokio::test]

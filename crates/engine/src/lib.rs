@@ -6,7 +6,8 @@
 //! - [`encoder`]: what an encoder is: hidden states of a batch of sequences.
 //! - [`family`]: a description for each family of models: which tensors there are, and what they are for. A new family goes
 //!   here.
-//! - Executors of these descriptions: [`cpu`] on the kernels (`crates/kernel`), [`candle`] on GPUs and as an oracle.
+//! - Executors of these descriptions: [`cpu`] on the kernels (`crates/kernel`), [`gpu`] on those for GPUs (`crates/gpu`),
+//!   [`candle`] as an oracle of both, and on GPUs where it is asked for. `passes` cuts batches for them.
 //! - [`static_embedding`]: a table without a transformer. [`onnx`]: quantised graphs, to the bits of ONNX Runtime.
 //! - [`weights`]: safetensors and pickles. [`files`]: what may be missing of a directory.
 //! - [`pooling`] and [`dense`]: from hidden states to one vector.
@@ -28,8 +29,10 @@ pub mod encoder;
 pub mod error;
 pub mod family;
 pub mod files;
+pub mod gpu;
 pub mod onnx;
 pub mod open;
+mod passes;
 pub mod pooling;
 pub mod static_embedding;
 #[cfg(test)]

@@ -15,7 +15,10 @@ use crate::device::Card;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
+use crate::family::parameters::NamedTensor;
 use crate::family::{self, Masks};
+#[cfg(any(feature = "cuda", feature = "emulated"))]
+use crate::gpu::GpuEncoder;
 use crate::onnx::{self, OnnxEncoder};
 use crate::static_embedding::{Library, StaticEncoder};
 use crate::weights::{self, Weights};
@@ -80,8 +83,8 @@ impl Source {
             (Source::Graph(_, Arithmetic::X86_64), ..) => "int8 (onnx)",
             (Source::Graph(_, Arithmetic::Arm64), ..) => "int8 (onnx, arm64)",
             // Other vectors than the CPU's kernels make of f16 weights: there everything but the weights is f32.
-            (_, Precision::F16, "candle-packed") => "f16 throughout",
-            (_, Precision::Bf16, "candle-packed") => "bf16 throughout",
+            (_, Precision::F16, "candle-packed" | GPU_KERNELS) => "f16 throughout",
+            (_, Precision::Bf16, "candle-packed" | GPU_KERNELS) => "bf16 throughout",
             (Source::Weights(_), ..) => chosen.name(),
         }
     }
@@ -166,12 +169,45 @@ pub fn encoders(
     }
     stable_in(description, precision)?;
     let (architecture, weights) = transformer(description, files)?;
+    let own = engine == Engine::Auto && cards.iter().all(Card::has_kernels);
     let encoder = |card: &Card| {
         let tensors = |name: &str, _: &[usize]| weights.tensor(name);
-        let encoder = CandlePackedEncoder::new(&architecture, &card.device, precision, tensors)?;
-        Ok(Box::new(encoder) as Box<dyn Encoder>)
+        match own {
+            true => gpu_encoder(card, &architecture, precision, tensors),
+            false => {
+                let encoder = CandlePackedEncoder::new(&architecture, &card.device, precision, tensors)?;
+                Ok(Box::new(encoder) as Box<dyn Encoder>)
+            }
+        }
     };
-    Ok((cards.iter().map(encoder).collect::<Result<_>>()?, "candle-packed"))
+    let name = if own { GPU_KERNELS } else { "candle-packed" };
+    Ok((cards.iter().map(encoder).collect::<Result<_>>()?, name))
+}
+
+/// What runs encoders on our kernels for GPUs, as people are told.
+const GPU_KERNELS: &str = "cuda";
+
+/// An encoder on our kernels for GPUs, of a card that [has them](Card::has_kernels).
+fn gpu_encoder(
+    card: &Card,
+    architecture: &Architecture,
+    precision: Precision,
+    tensors: impl FnMut(&str, &[usize]) -> Result<NamedTensor>,
+) -> Result<Box<dyn Encoder>> {
+    #[cfg(feature = "cuda")]
+    if card.device.is_cuda() {
+        let opened = text2vec_gpu::cuda::CudaCard::open(card.number).map_err(|error| {
+            Error::unusable(format!("cuda:{} ({}) cannot be used: {error}", card.number, card.name))
+        })?;
+        return Ok(Box::new(GpuEncoder::new(architecture, opened, precision, tensors)?));
+    }
+    #[cfg(feature = "emulated")]
+    if !card.device.is_cuda() {
+        let card = text2vec_gpu::emulated::EmulatedCard::new();
+        return Ok(Box::new(GpuEncoder::new(architecture, card, precision, tensors)?));
+    }
+    let _ = (architecture, precision, tensors);
+    Err(Error::internal(format!("{} has no kernels in this build", card.name)))
 }
 
 /// The encoder on the CPU, for passes of `threads` threads, and the name of what runs it.

@@ -10,3 +10,11 @@ pub struct Card {
     /// As Candle knows it.
     pub device: candle_core::Device,
 }
+
+impl Card {
+    /// Whether this build has kernels of our own for it.
+    pub fn has_kernels(&self) -> bool {
+        // What is no GPU is the CPU in its place, in tests.
+        if self.device.is_cuda() { cfg!(feature = "cuda") } else { cfg!(feature = "emulated") }
+    }
+}

@@ -89,7 +89,7 @@ fn passes_are_cut_by_the_budget_from_short_to_long() {
     let mut encoder = packed(&architecture("bert", 48, 3), Precision::F32);
     let batch = mixed();
     let cut = |encoder: &CandlePackedEncoder| -> Vec<Vec<usize>> {
-        let passes = encoder.passes(&batch);
+        let passes = encoder.passes.cut(&batch);
         passes.iter().map(|pass| pass.iter().map(|&sequence| batch.lengths()[sequence]).collect()).collect()
     };
     assert_eq!(cut(&encoder), [vec![1, 2, 3, 7, 7, 19, 33, 40, 40, 41, 90, 130, 130]]);
@@ -122,7 +122,7 @@ fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
     done.sort_unstable();
     let expected: Vec<usize> = (0..batch.lengths().len()).filter(|&sequence| batch.lengths()[sequence] > 0).collect();
     assert_eq!(done, expected, "each once");
-    assert!((70..=280).contains(&encoder.budget), "{} tokens at once from now on", encoder.budget);
+    assert!((70..=280).contains(&encoder.passes.budget), "{} tokens at once from now on", encoder.passes.budget);
     // A single sequence cannot be halved.
     let error = encoder.run_passes(&batch, refuse(100)).unwrap_err();
     assert!(error.message().contains("no memory for a sequence of 130 tokens"), "{error}");
@@ -139,7 +139,7 @@ fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
 fn the_budget_is_found_by_trying() {
     let mut encoder = packed(&architecture("bert", 48, 3), Precision::F32);
     let budget = encoder.find_budget(512).unwrap();
-    assert!(budget >= 1024 && budget.is_power_of_two() && encoder.budget == budget, "{budget}");
+    assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
     // On the CPU itself a few are as good as many.
     assert_eq!(packed(&architecture("bert", 48, 3), Precision::F32).warm_up(512), Ok(None));
 }

@@ -1,0 +1,182 @@
+//! The executor on GPUs: any architecture on our kernels (`crates/gpu`), sequences packed without padding.
+
+use std::fmt;
+
+use text2vec_gpu::card::{Card, CardError, Number};
+use text2vec_gpu::{Pooling, Transformer};
+use text2vec_kernel::Precision;
+
+use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
+use crate::error::{Error, Result};
+use crate::family::architecture::Architecture;
+use crate::family::parameters::{NamedTensor, Parameters};
+use crate::passes::{Failure, Part, Passes, find_budget};
+use crate::pooling::PoolingMode;
+
+/// Tokens of a pass at most: what a kernel counts of them fits into 32 bits.
+const MOST_TOKENS: usize = 1 << 20;
+
+/// An encoder on a card.
+pub struct GpuEncoder<C: Card> {
+    architecture: Architecture,
+    transformer: Transformer<C>,
+    passes: Passes,
+}
+
+impl<C: Card> GpuEncoder<C> {
+    /// Builds the encoder from named tensors, as [`PackedEncoder::new`](crate::cpu::PackedEncoder::new) does, with weights and
+    /// what is computed in `precision`.
+    ///
+    /// # Errors
+    /// `Unusable` for weights that do not fit, for a card without memory for them, and for int8 and bf16x3, which are for the
+    /// CPU's kernels; and what `tensors` says.
+    pub fn new(
+        architecture: &Architecture,
+        card: C,
+        precision: Precision,
+        tensors: impl FnMut(&str, &[usize]) -> Result<NamedTensor>,
+    ) -> Result<GpuEncoder<C>> {
+        let number = number(precision)?;
+        let mut parameters = Parameters::new(architecture, tensors);
+        let outer = parameters.outer()?;
+        let block = |layer| parameters.block(layer);
+        let transformer = Transformer::new(card, number, architecture.shape, outer, block).map_err(unusable)?;
+        Ok(GpuEncoder { architecture: architecture.clone(), transformer, passes: Passes::new(MOST_TOKENS) })
+    }
+
+    /// A batch of more tokens is computed in several passes, each of sequences of like length. A longer sequence has a pass of
+    /// its own.
+    pub fn set_budget(&mut self, tokens: usize) {
+        self.passes.budget = tokens.max(1);
+    }
+
+    /// What it computes on.
+    pub fn card(&self) -> &C {
+        self.transformer.card()
+    }
+
+    fn run(
+        &mut self,
+        batch: &TokenBatch,
+        mut run: impl FnMut(&mut Transformer<C>, &Part<'_>) -> text2vec_gpu::Result<()>,
+    ) -> Result<()> {
+        let transformer = &mut self.transformer;
+        self.passes.run(&self.architecture, batch, |part| run(transformer, part).map_err(failure))
+    }
+}
+
+impl<C: Card> Encoder for GpuEncoder<C> {
+    fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
+        let width = self.hidden_size();
+        let ranges: Vec<_> = batch.ranges().collect();
+        let mut values = vec![0f32; batch.tokens() * width];
+        self.run(batch, |transformer, part| {
+            let states = transformer.states(&part.rows, &part.lengths)?;
+            let mut states = &states[..];
+            for &sequence in part.sequences {
+                let (rows, rest) = states.split_at(ranges[sequence].len() * width);
+                values[ranges[sequence].start * width..ranges[sequence].end * width].copy_from_slice(rows);
+                states = rest;
+            }
+            Ok(())
+        })?;
+        Ok(HiddenStates { values, width })
+    }
+
+    fn pooled(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
+        if modes.iter().copied().flatten().any(|&mode| on_card(mode).is_none()) {
+            return Ok(pool_states(&self.forward(batch)?, batch, modes));
+        }
+        let width = self.hidden_size();
+        // Of a sequence without tokens, all that is known.
+        let mut vectors: Vec<Vec<f32>> = modes.iter().map(|modes| vec![0.0; modes.len() * width]).collect();
+        self.run(batch, |transformer, part| {
+            let is_wanted = |pooling: Pooling| {
+                part.sequences
+                    .iter()
+                    .any(|&sequence| modes[sequence].iter().any(|&mode| on_card(mode) == Some(pooling)))
+            };
+            let pooled = transformer.pooled(&part.rows, &part.lengths, Pooling::ALL.map(is_wanted))?;
+            for (place, &sequence) in part.sequences.iter().enumerate() {
+                for (to, &mode) in vectors[sequence].chunks_exact_mut(width).zip(modes[sequence]) {
+                    if let Some(vector) = on_card(mode).and_then(|pooling| pooled.vector(pooling, place)) {
+                        to.copy_from_slice(vector);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(vectors)
+    }
+
+    fn warm_up(&mut self, longest: usize) -> Result<Option<usize>> {
+        let architecture = self.architecture.clone();
+        let budget = find_budget(&architecture, longest, |batch, budget| {
+            self.set_budget(budget);
+            self.pooled(batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
+            Ok(self.passes.budget)
+        })?;
+        self.set_budget(budget);
+        // What larger batches took that were tried.
+        self.transformer.give_back();
+        Ok(Some(budget))
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.architecture.shape.hidden
+    }
+}
+
+/// What the card does itself of this pooling.
+fn on_card(mode: PoolingMode) -> Option<Pooling> {
+    match mode {
+        PoolingMode::Mean => Some(Pooling::Mean),
+        PoolingMode::Cls => Some(Pooling::First),
+        PoolingMode::LastToken => Some(Pooling::Last),
+        _ => None,
+    }
+}
+
+fn number(precision: Precision) -> Result<Number> {
+    match precision {
+        Precision::F32 => Ok(Number::F32),
+        Precision::F16 => Ok(Number::F16),
+        Precision::Bf16 => Ok(Number::Bf16),
+        Precision::Bf16x3 | Precision::Int8 => Err(Error::unusable(format!(
+            "--precision {precision} is for the CPU's own kernels: on a GPU take f16, bf16 or f32"
+        ))),
+    }
+}
+
+fn failure(error: text2vec_gpu::Error) -> Failure {
+    match error {
+        text2vec_gpu::Error::Card(CardError::OutOfMemory) => Failure::OutOfMemory,
+        text2vec_gpu::Error::Card(CardError::Failed(reason)) => Failure::Other(reason),
+        text2vec_gpu::Error::Model(error) => Failure::Other(error.to_string()),
+    }
+}
+
+/// What cannot be loaded, and what to do.
+fn unusable(error: text2vec_gpu::Error) -> Error {
+    match error {
+        text2vec_gpu::Error::Card(CardError::OutOfMemory) => Error::unusable(NO_MEMORY),
+        text2vec_gpu::Error::Card(CardError::Failed(reason)) => {
+            Error::unusable(format!("the weights cannot be used: {reason}"))
+        }
+        text2vec_gpu::Error::Model(error) => error,
+    }
+}
+
+/// What is told of a card that is too small.
+pub(crate) const NO_MEMORY: &str = "the GPU has no memory left for this model: stop what else uses it, choose another card with \
+                                    --device cuda:N, or take --precision f16";
+
+impl<C: Card> fmt::Debug for GpuEncoder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("GpuEncoder");
+        shown.field("transformer", &self.transformer).field("passes", &self.passes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "emulated"))]
+mod tests;

@@ -1,0 +1,218 @@
+//! On a card that is the CPU: the kernels themselves, compiled for it.
+
+use text2vec_gpu::emulated::EmulatedCard;
+use text2vec_kernel::{Kernels, Precision};
+
+use super::*;
+use crate::cpu::PackedEncoder;
+use crate::testing::{FAMILIES, architecture, batch, tensors, text};
+
+fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
+    let tensors = tensors(architecture);
+    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
+}
+
+fn on_card(architecture: &Architecture, precision: Precision) -> GpuEncoder<EmulatedCard> {
+    GpuEncoder::new(architecture, EmulatedCard::new(), precision, source(architecture)).expect("an encoder")
+}
+
+fn on_cpu(architecture: &Architecture) -> PackedEncoder {
+    PackedEncoder::new(architecture, (Kernels::detect(), Precision::F32), 1, source(architecture)).expect("an encoder")
+}
+
+/// Of many lengths, several of them equal, not in order, one without tokens, some of more than one tile.
+fn mixed() -> TokenBatch {
+    let lengths = [7, 1, 40, 0, 19, 2, 130, 65, 7];
+    batch(&lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect::<Vec<_>>())
+}
+
+fn worst(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).fold(0.0, f64::max)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn every_family_has_the_cpu_s_states_and_vectors_whatever_the_budget() {
+    let batch = mixed();
+    let modes = [&[PoolingMode::Mean][..], &[PoolingMode::Cls], &[PoolingMode::LastToken, PoolingMode::Mean]];
+    let modes: Vec<_> = (0..batch.lengths().len()).map(|sequence| modes[sequence % 3]).collect();
+    for family in FAMILIES {
+        let architecture = architecture(family, 48, 3);
+        let mut cpu = on_cpu(&architecture);
+        let expected = cpu.forward(&batch).expect("states");
+        let vectors = pool_states(&expected, &batch, &modes);
+        let mut encoder = on_card(&architecture, Precision::F32);
+        for budget in [usize::MAX, 50] {
+            encoder.set_budget(budget);
+            let states = encoder.forward(&batch).expect("states");
+            assert_eq!(states.width, expected.width);
+            let error = worst(&states.values, &expected.values);
+            assert!(error < 1e-5, "{family}, {budget} tokens at once: {error:e}");
+            // Thrice: asked for, recorded, and replayed.
+            for _ in 0..3 {
+                for (got, wanted) in encoder.pooled(&batch, &modes).expect("vectors").iter().zip(&vectors) {
+                    let error = worst(got, wanted);
+                    assert!(error < 1e-5, "{family}, {budget} tokens at once, pooled: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precisions_stay_close() {
+    let batch = mixed();
+    let modes = vec![&[PoolingMode::Mean][..]; batch.lengths().len()];
+    for family in FAMILIES {
+        let architecture = architecture(family, 48, 3);
+        let expected = on_cpu(&architecture).pooled(&batch, &modes).expect("vectors");
+        for (precision, least) in [(Precision::F16, 0.99995), (Precision::Bf16, 0.999)] {
+            let got = on_card(&architecture, precision).pooled(&batch, &modes).expect("vectors");
+            for (sequence, (expected, got)) in expected.iter().zip(&got).enumerate() {
+                if batch.lengths()[sequence] == 0 {
+                    assert!(got.iter().all(|&value| value == 0.0));
+                    continue;
+                }
+                let cosine = cosine(expected, got);
+                assert!(cosine >= least && cosine < 1.0, "{family} {precision}, {sequence}: cosine {cosine}");
+            }
+        }
+    }
+}
+
+/// Heads of sizes that kernels are compiled for, of sizes between, and of such as do not begin on 16 bytes.
+#[test]
+fn heads_of_any_size_are_computed() {
+    let batch = batch(&[(7, 1), (65, 2), (1, 3), (20, 4)].map(|(length, seed)| text(length, seed)));
+    for (family, sizes) in [
+        ("bert", &[2, 32, 36, 64, 72, 80, 96, 100, 128, 136, 256][..]),
+        // With numbers of relative positions; turned, and with windows.
+        ("mpnet", &[32, 100]),
+        ("modernbert", &[36, 128]),
+    ] {
+        for &size in sizes {
+            // Something that cannot be found in rows of other heads.
+            let architecture = architecture(family, 2 * size, 2);
+            assert_eq!(architecture.shape.head_size(), size);
+            let expected = on_cpu(&architecture).forward(&batch).expect("states").values;
+            let got = on_card(&architecture, Precision::F32).forward(&batch).expect("states").values;
+            let error = worst(&got, &expected);
+            assert!(error < 2e-5, "{family}, heads of {size}: {error:e}");
+            for (precision, least) in [(Precision::F16, 0.9999), (Precision::Bf16, 0.999)] {
+                let got = on_card(&architecture, precision).forward(&batch).expect("states").values;
+                let rows = expected.chunks_exact(2 * size).zip(got.chunks_exact(2 * size));
+                let cosine = rows.map(|(expected, got)| cosine(expected, got)).fold(1.0, f64::min);
+                // Of so few columns a norm may magnify what was rounded.
+                assert!(cosine >= least || size == 2, "{family}, heads of {size} in {precision}: cosine {cosine}");
+            }
+        }
+    }
+    let error = GpuEncoder::new(
+        &architecture("bert", 2 * 264, 2),
+        EmulatedCard::new(),
+        Precision::F16,
+        source(&architecture("bert", 2 * 264, 2)),
+    );
+    assert!(error.expect_err("too large").message().contains("heads of 264 columns"));
+}
+
+#[test]
+fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
+    let architecture = architecture("bert", 48, 3);
+    let (batch, modes) = (mixed(), vec![&[PoolingMode::Mean][..]; 9]);
+    let expected = on_cpu(&architecture).pooled(&batch, &modes).expect("vectors");
+    let check = |encoder: &mut GpuEncoder<EmulatedCard>| {
+        let got = encoder.pooled(&batch, &modes).expect("vectors");
+        got.iter().zip(&expected).for_each(|(got, expected)| assert!(worst(got, expected) < 1e-5));
+    };
+    // At any of its kernels: while they are asked for, and when they are replayed, which counts as one.
+    let mut encoder = on_card(&architecture, Precision::F32);
+    for (launches, before) in [(1, 0), (2, 0), (6, 0), (9, 0), (1, 2), (1, 5)] {
+        encoder = on_card(&architecture, Precision::F32);
+        (0..before).for_each(|_| check(&mut encoder));
+        encoder.card().fail_after(launches);
+        check(&mut encoder);
+        assert!(encoder.passes.budget <= 136, "{}", encoder.passes.budget);
+        encoder.set_budget(usize::MAX);
+        check(&mut encoder);
+    }
+    // Too little for all of it at once, but for each sequence alone.
+    let model = encoder.card().taken();
+    let pool = |memory: usize| {
+        GpuEncoder::new(&architecture, EmulatedCard::with_memory(memory), Precision::F32, source(&architecture))
+    };
+    let mut fits = 0;
+    for memory in (0..40).map(|step| model / 4 + step * model / 40) {
+        let Ok(mut encoder) = pool(memory) else { continue };
+        match encoder.pooled(&batch, &modes) {
+            Ok(got) => {
+                fits += 1;
+                got.iter().zip(&expected).for_each(|(got, expected)| assert!(worst(got, expected) < 1e-5));
+            }
+            Err(error) => {
+                assert_eq!(fits, 0, "less memory was enough");
+                assert!(error.message().contains("no memory for a sequence"), "{error}");
+            }
+        }
+    }
+    assert!(fits > 0);
+    let error = pool(1000).expect_err("no memory");
+    assert!(error.message().contains("--precision f16"), "{error}");
+}
+
+#[test]
+fn all_memory_is_given_back() {
+    let card = EmulatedCard::new();
+    let architecture = architecture("causal gemma3_text", 48, 3);
+    let mut encoder =
+        GpuEncoder::new(&architecture, card.clone(), Precision::Bf16, source(&architecture)).expect("an encoder");
+    let loaded = card.taken();
+    encoder.forward(&mixed()).expect("states");
+    let after_one = card.taken();
+    for _ in 0..4 {
+        encoder.pooled(&mixed(), &[&[PoolingMode::Cls][..]; 9]).expect("vectors");
+        encoder.forward(&mixed()).expect("states");
+    }
+    assert!(
+        loaded > 0 && after_one > loaded && card.taken() <= after_one + 4096,
+        "{loaded} {after_one} {}",
+        card.taken()
+    );
+    drop(encoder);
+    assert_eq!(card.taken(), 0);
+}
+
+#[test]
+fn the_budget_is_found_by_trying() {
+    let mut encoder = on_card(&architecture("albert", 8, 1), Precision::F16);
+    let budget = encoder.warm_up(16).expect("a budget").expect("of a card");
+    assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
+}
+
+#[test]
+fn bad_input_is_an_error() {
+    let bert = architecture("roberta", 48, 3);
+    let mut encoder = on_card(&bert, Precision::F32);
+    assert!(encoder.forward(&TokenBatch::new()).expect("nothing").values.is_empty());
+    assert!(encoder.pooled(&TokenBatch::new(), &[]).expect("nothing").is_empty());
+    for (ids, types, word) in [(vec![2, 50], vec![0, 0], "50"), (vec![2, 3], vec![0, 2], "has 2 rows")] {
+        let error = encoder.forward(&batch(&[(ids, types)])).expect_err("no such row");
+        assert!(error.message().contains(word), "{error}");
+    }
+    assert!(encoder.forward(&batch(&[text(139, 1)])).is_err(), "no position left");
+    let int8 = GpuEncoder::new(&bert, EmulatedCard::new(), Precision::Int8, source(&bert));
+    assert!(int8.expect_err("int8").message().contains("f16, bf16 or f32"));
+    let missing = GpuEncoder::new(&bert, EmulatedCard::new(), Precision::F16, |name, _| {
+        Err(Error::unusable(format!("no tensor '{name}'")))
+    });
+    assert!(missing.expect_err("nothing").message().contains("no tensor"));
+    // What the CPU does after it: other poolings than a card's.
+    let modes = [&[PoolingMode::Max, PoolingMode::Mean][..]; 9];
+    let states = encoder.forward(&mixed()).expect("states");
+    assert_eq!(encoder.pooled(&mixed(), &modes).expect("vectors"), pool_states(&states, &mixed(), &modes));
+}

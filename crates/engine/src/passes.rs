@@ -1,0 +1,157 @@
+//! A batch in passes, for devices that compute many tokens at once: how many, and what is done where they are too many.
+
+use std::time::Instant;
+
+use crate::device::budget;
+use crate::encoder::TokenBatch;
+use crate::error::{Error, Result};
+use crate::family::architecture::Architecture;
+
+/// Sequences to try budgets with are no longer than this, even where a model takes any length.
+const LONGEST_TRIED: usize = 512;
+
+/// Why a pass was not computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The device has no memory for so many tokens.
+    OutOfMemory,
+    /// Anything else, in a line.
+    Other(String),
+}
+
+/// Some sequences of a batch.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    /// Which of the batch they are, shortest first.
+    pub(crate) sequences: &'a [usize],
+    /// For each embedding table the row of each of their tokens.
+    pub(crate) rows: Vec<Vec<u32>>,
+    /// Their lengths, none of which is 0.
+    pub(crate) lengths: Vec<usize>,
+}
+
+/// How a batch is computed in passes.
+#[derive(Debug)]
+pub(crate) struct Passes {
+    /// Tokens of a pass: of sequences of like length; a longer one has a pass of its own.
+    pub(crate) budget: usize,
+    /// Tokens that the device can count in a pass.
+    pub(crate) most: usize,
+}
+
+impl Passes {
+    /// Of any number of tokens, up to the most that the device can count.
+    pub(crate) fn new(most: usize) -> Passes {
+        Passes { budget: usize::MAX, most }
+    }
+
+    /// Sequences with tokens, shortest first, in passes of at most the budget's tokens.
+    pub(crate) fn cut(&self, batch: &TokenBatch) -> Vec<Vec<usize>> {
+        let lengths = batch.lengths();
+        let mut order: Vec<usize> = (0..lengths.len()).filter(|&sequence| lengths[sequence] > 0).collect();
+        order.sort_by_key(|&sequence| lengths[sequence]);
+        let budget = self.budget.min(self.most);
+        let mut passes: Vec<Vec<usize>> = Vec::new();
+        let mut tokens = 0usize;
+        for sequence in order {
+            tokens = tokens.saturating_add(lengths[sequence]);
+            match passes.last_mut() {
+                Some(pass) if tokens <= budget => pass.push(sequence),
+                _ => {
+                    tokens = lengths[sequence];
+                    passes.push(vec![sequence]);
+                }
+            }
+        }
+        passes
+    }
+
+    /// Computes each pass by `run`. Where the device has no memory for a pass, it is halved, and so are those to come.
+    ///
+    /// # Errors
+    /// `Invalid` and `Unusable` for sequences that the model cannot take, `Internal` for what fails.
+    pub(crate) fn run(
+        &mut self,
+        architecture: &Architecture,
+        batch: &TokenBatch,
+        mut run: impl FnMut(&Part<'_>) -> std::result::Result<(), Failure>,
+    ) -> Result<()> {
+        let rows = architecture.rows(batch)?;
+        // A row that is not there would not fail on a GPU but end all work on it.
+        for (table, rows) in architecture.tables.iter().zip(&rows) {
+            if let Some(row) = rows.iter().find(|&&row| row as usize >= table.rows) {
+                return Err(Error::unusable(format!(
+                    "a token's type or position is {row}, but the model's table for it has {} rows: tokenizer.json and \
+                     config.json belong to different models",
+                    table.rows
+                )));
+            }
+        }
+        let ranges: Vec<_> = batch.ranges().collect();
+        let mut waiting = self.cut(batch);
+        waiting.reverse();
+        while let Some(sequences) = waiting.pop() {
+            let gather = |source: &[u32]| -> Vec<u32> {
+                sequences.iter().flat_map(|&sequence| &source[ranges[sequence].clone()]).copied().collect()
+            };
+            let lengths: Vec<usize> = sequences.iter().map(|&sequence| ranges[sequence].len()).collect();
+            let tokens: usize = lengths.iter().sum();
+            let part = Part { sequences: &sequences, rows: rows.iter().map(|rows| gather(rows)).collect(), lengths };
+            match run(&part) {
+                Ok(()) => {}
+                Err(Failure::OutOfMemory) if sequences.len() > 1 => {
+                    self.budget = self.budget.min(tokens.div_ceil(2));
+                    tracing::warn!(tokens, "the device has no memory for so many tokens: going on with half as many");
+                    let (short, long) = sequences.split_at(sequences.len() / 2);
+                    waiting.extend([long.to_vec(), short.to_vec()]);
+                }
+                Err(Failure::OutOfMemory) => {
+                    return Err(Error::internal(format!("the device has no memory for a sequence of {tokens} tokens")));
+                }
+                Err(Failure::Other(reason)) => {
+                    return Err(Error::internal(format!("the forward pass failed: {reason}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The budget that turns out best for an encoder, in sequences of up to `longest` tokens. `run` computes a batch with the budget
+/// given and answers with the budget after it: a smaller one, where the device had no memory for all of it.
+///
+/// # Errors
+/// As [`budget::search`].
+pub(crate) fn find_budget(
+    architecture: &Architecture,
+    longest: usize,
+    mut run: impl FnMut(&TokenBatch, usize) -> Result<usize>,
+) -> Result<usize> {
+    let longest = longest.min(architecture.longest()).clamp(1, LONGEST_TRIED);
+    let vocabulary = architecture.tables.first().map_or(1, |table| table.rows.max(1));
+    // Tokens a second in a batch of about so many, in sequences of these lengths by turns.
+    let mut trial = |lengths: &[usize], tokens: usize| -> Result<Option<f64>> {
+        let mut batch = TokenBatch::new();
+        for &length in lengths.iter().cycle() {
+            let ids: Vec<u32> = (0..length).map(|at| ((batch.tokens() + at) * 7 % vocabulary) as u32).collect();
+            batch.push(&ids, &vec![0; length]);
+            if batch.tokens() >= tokens {
+                break;
+            }
+        }
+        // The first time kernels are loaded and memory is taken.
+        let (mut seconds, mut left) = (0.0, usize::MAX);
+        for _ in 0..2 {
+            let begun = Instant::now();
+            left = left.min(run(&batch, usize::MAX)?);
+            seconds = begun.elapsed().as_secs_f64();
+        }
+        Ok((left == usize::MAX).then(|| batch.tokens() as f64 / seconds.max(1e-9)))
+    };
+    // Of short and long sequences; there must be memory for as many tokens in the longest only.
+    budget::search(|tokens| {
+        let all_long = trial(&[longest], tokens)?;
+        let mixed = trial(&[16, 32, 64, 128, 256, 512].map(|length| longest.min(length)), tokens)?;
+        Ok(all_long.and(mixed))
+    })
+}

@@ -1,0 +1,355 @@
+//! A model on a card, and passes over texts.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use text2vec_kernel::{Block, Outer, Shape};
+
+use crate::arguments::{MOST_TABLES, PoolingArguments};
+use crate::card::{Address, Card, CardError, CardResult, Number};
+use crate::error::{Error, Result};
+use crate::layout::{Layout, Size};
+use crate::pass::{Input, Pass};
+use crate::places::{Arena, Place};
+use crate::queue::Queue;
+use crate::weights::{Model, from_bytes};
+
+/// Passes of up to so many rows are recorded the second time that their size is met: launching their kernels one by one takes
+/// longer than running them.
+const RECORDED_ROWS: usize = 2048;
+/// Recordings that are kept.
+const MOST_RECORDINGS: usize = 128;
+/// Positions that tables are made for at least.
+const FEWEST_POSITIONS: usize = 512;
+/// Bytes of states that come back at once.
+const STATES_BYTES: usize = 4 << 20;
+
+/// What a sequence's states become one vector by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    First,
+    /// The last token's.
+    Last,
+}
+
+impl Pooling {
+    /// All of them, in the order in which [`Transformer::pooled`] has them.
+    pub const ALL: [Pooling; 3] = [Pooling::Mean, Pooling::First, Pooling::Last];
+}
+
+/// Vectors of a pass' sequences.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pooled {
+    /// For each kind of [`Pooling::ALL`] that was wanted, one vector for each sequence.
+    values: Vec<f32>,
+    wanted: [bool; 3],
+    sequences: usize,
+    width: usize,
+}
+
+impl Pooled {
+    /// The vector of a sequence, if this kind was wanted.
+    pub fn vector(&self, pooling: Pooling, sequence: usize) -> Option<&[f32]> {
+        let place = self.wanted[..pooling as usize].iter().filter(|&&wanted| wanted).count();
+        let at = (place * self.sequences + sequence) * self.width;
+        self.wanted[pooling as usize].then(|| &self.values[at..at + self.width])
+    }
+}
+
+/// A model on a card.
+pub struct Transformer<C: Card> {
+    // In this order they are dropped: recordings use all the others' memory, and all of it is the card's.
+    recordings: HashMap<Kind, Option<C::Recording>>,
+    tables: Tables<C>,
+    exchange: Exchange<C>,
+    arena: Option<Arena<C>>,
+    model: Model<C>,
+    number: Number,
+    card: C,
+}
+
+/// What two passes have in common that are the same work with other texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Kind {
+    size: Size,
+    wanted: [bool; 3],
+}
+
+/// Tables that grow with the longest sequence met.
+struct Tables<C: Card> {
+    positions: usize,
+    turns: Vec<C::Memory>,
+    bias: Option<C::Memory>,
+}
+
+/// Memory through which a pass' input comes and its vectors go.
+struct Exchange<C: Card> {
+    input: C::Memory,
+    words: C::Staging,
+    vectors: C::Memory,
+    values: C::Staging,
+    capacity: (usize, usize),
+}
+
+impl<C: Card> Transformer<C> {
+    /// Brings a model to a card, block by block, in numbers of this kind.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the card has too little, `Model` for sizes that the kernels do not know; and what `block` says.
+    pub fn new(
+        card: C,
+        number: Number,
+        shape: Shape,
+        outer: Outer,
+        block: impl FnMut(usize) -> text2vec_kernel::Result<Block>,
+    ) -> Result<Transformer<C>> {
+        let model = Model::new(&card, number, shape, outer, block)?;
+        let exchange = Exchange::new(&card, (1, 1))?;
+        let tables = Tables { positions: 0, turns: Vec::new(), bias: None };
+        Ok(Transformer { recordings: HashMap::new(), tables, exchange, arena: None, model, number, card })
+    }
+
+    /// What it computes on.
+    pub fn card(&self) -> &C {
+        &self.card
+    }
+
+    /// Width of the states.
+    pub fn hidden(&self) -> usize {
+        self.model.shape.hidden
+    }
+
+    /// Gives back what a larger pass took than there will be. The next pass takes what it needs.
+    pub fn give_back(&mut self) {
+        self.recordings.clear();
+        self.arena = None;
+    }
+
+    /// The vectors of sequences, of which none is empty, by the kinds of [`Pooling::ALL`] that are wanted. `rows` has each token's
+    /// row of each embedding table.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, after which fewer tokens may be tried; what the driver says.
+    pub fn pooled(&mut self, rows: &[Vec<u32>], lengths: &[usize], wanted: [bool; 3]) -> Result<Pooled> {
+        let width = self.hidden();
+        let size = Size::of(lengths);
+        let kinds = wanted.iter().filter(|&&wanted| wanted).count();
+        self.prepare(rows, lengths, size, kinds)?;
+        let kind = Kind { size, wanted };
+        // SAFETY: everything that the work uses is this model's and lives until the work is done: `wait` is asked for below, also
+        // where something fails, before anything else is done with it.
+        let asked = unsafe { self.ask(kind) };
+        let waited = self.card.wait();
+        asked.and(waited)?;
+        let bytes = &self.card.bytes(&mut self.exchange.values)[..kinds * size.sequences * width * 4];
+        let all = from_bytes(bytes, Number::F32);
+        let of_kind = |values: &[f32]| values[..lengths.len() * width].to_vec();
+        let values = all.chunks_exact(size.sequences * width).flat_map(of_kind).collect();
+        Ok(Pooled { values, wanted, sequences: lengths.len(), width })
+    }
+
+    /// The states of every token, `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Transformer::pooled`].
+    pub fn states(&mut self, rows: &[Vec<u32>], lengths: &[usize]) -> Result<Vec<f32>> {
+        let size = Size::of(lengths);
+        self.prepare(rows, lengths, size, 0)?;
+        let states = |transformer: &mut Self| -> CardResult<Vec<f32>> {
+            // SAFETY: as in `pooled`; the staging memory is read and dropped after the waiting only.
+            let (place, stride) = unsafe { transformer.forward(size)? };
+            let number = transformer.number;
+            let (card, width) = (&transformer.card, transformer.model.shape.hidden);
+            let row_bytes = stride * number.bytes();
+            let at_once = (STATES_BYTES / row_bytes).max(1);
+            let mut staging = card.staging(at_once * row_bytes)?;
+            let tokens: usize = lengths.iter().sum();
+            let mut values = Vec::with_capacity(tokens * width);
+            for first in (0..tokens).step_by(at_once) {
+                let bytes = at_once.min(tokens - first) * row_bytes;
+                // SAFETY: rows of the states; the bytes are read after the waiting.
+                unsafe { card.copy_out(place.skip(first * row_bytes), bytes, &mut staging)? };
+                card.wait()?;
+                let rows = from_bytes(&card.bytes(&mut staging)[..bytes], number);
+                rows.chunks_exact(stride).for_each(|row| values.extend_from_slice(&row[..width]));
+            }
+            Ok(values)
+        };
+        let states = states(self);
+        let waited = self.card.wait();
+        Ok(states.and_then(|states| waited.map(|()| states))?)
+    }
+
+    /// Memory for a pass of this size, and its words where the card will copy them from. Without memory for it, that of earlier
+    /// passes is given back: a smaller pass takes less.
+    fn prepare(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, kinds: usize) -> Result<()> {
+        let prepared = self.take_and_write(rows, lengths, size, kinds);
+        if matches!(prepared, Err(Error::Card(CardError::OutOfMemory))) {
+            self.give_back();
+        }
+        prepared
+    }
+
+    fn take_and_write(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, kinds: usize) -> Result<()> {
+        let tokens: usize = lengths.iter().sum();
+        if rows.len() != self.model.tables.len() || rows.iter().any(|rows| rows.len() != tokens) {
+            return Err(Error::Model(text2vec_kernel::Error::internal("rows that are not those of the tokens")));
+        }
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        if longest > self.tables.positions {
+            self.recordings.clear();
+            self.tables = Tables::new(&self.card, &self.model, longest.next_power_of_two().max(FEWEST_POSITIONS))?;
+        }
+        if self.arena.as_ref().is_none_or(|arena| arena.rows < size.rows) {
+            self.give_back();
+            self.arena = Some(Arena::new(&self.card, &self.model, self.number, size.rows)?);
+        }
+        let layout = Layout::new(size, rows.len());
+        let needed = (4 * layout.words(), 4 * kinds * size.sequences * self.hidden());
+        let capacity = self.exchange.capacity;
+        if needed.0 > capacity.0 || needed.1 > capacity.1 {
+            self.recordings.clear();
+            let larger = (needed.0.max(capacity.0).next_power_of_two(), needed.1.max(capacity.1).next_power_of_two());
+            self.exchange = Exchange::new(&self.card, larger)?;
+        }
+        let mut words = vec![0; layout.words()];
+        layout.write(rows, lengths, &mut words);
+        let bytes = self.card.bytes(&mut self.exchange.words);
+        for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Asks for a pass and its vectors: as it was recorded, or anew, the second time to be recorded.
+    ///
+    /// # Safety
+    /// All memory is left alone until the card has done it.
+    unsafe fn ask(&mut self, kind: Kind) -> CardResult<()> {
+        if kind.size.rows > RECORDED_ROWS {
+            // SAFETY: the caller's promise, here and below.
+            return unsafe { self.pass(kind) };
+        }
+        if self.recordings.len() >= MOST_RECORDINGS && !self.recordings.contains_key(&kind) {
+            self.recordings.clear();
+        }
+        match self.recordings.get(&kind) {
+            Some(Some(recording)) => unsafe { self.card.replay(recording) },
+            Some(None) => {
+                // SAFETY: recordings are dropped before the memory that they use.
+                unsafe {
+                    let recording = self.card.record(&mut || self.pass(kind))?;
+                    self.card.replay(&recording)?;
+                    self.recordings.insert(kind, Some(recording));
+                }
+                Ok(())
+            }
+            None => {
+                unsafe { self.pass(kind)? };
+                self.recordings.insert(kind, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// A pass from its input to its vectors.
+    unsafe fn pass(&self, kind: Kind) -> CardResult<()> {
+        let Kind { size, wanted } = kind;
+        let (hidden, exchange) = (self.hidden(), &self.exchange);
+        let layout = Layout::new(size, self.model.tables.len());
+        let (input, vectors) = (self.card.address(&exchange.input), self.card.address(&exchange.vectors));
+        // SAFETY: the caller's promise; sizes are those that were prepared for.
+        unsafe {
+            let (states, stride) = self.forward(size)?;
+            let queue = Queue { card: &self.card, number: self.number };
+            let mut to = vectors;
+            for mode in Pooling::ALL.into_iter().filter(|&mode| wanted[mode as usize]) {
+                let arguments = PoolingArguments {
+                    states,
+                    sequences: input.skip(4 * layout.sequences()),
+                    to,
+                    width: hidden as u32,
+                    stride: stride as u32,
+                    mode: mode as u32,
+                };
+                queue.pool(size.sequences, &arguments)?;
+                to = to.skip(4 * size.sequences * hidden);
+            }
+            let bytes = (to.0 - vectors.0) as usize;
+            self.card.copy_out(vectors, bytes, &exchange.values)
+        }
+    }
+
+    /// A pass from its input to its states.
+    unsafe fn forward(&self, size: Size) -> CardResult<Place> {
+        let Some(arena) = &self.arena else { return Ok((Address::NOWHERE, 0)) };
+        let layout = Layout::new(size, self.model.tables.len());
+        let input = self.card.address(&self.exchange.input);
+        let mut rows_of = [Address::NOWHERE; MOST_TABLES];
+        for (table, place) in rows_of.iter_mut().take(self.model.tables.len()).enumerate() {
+            *place = input.skip(4 * layout.rows_of(table));
+        }
+        let pass = Pass {
+            queue: Queue { card: &self.card, number: self.number },
+            model: &self.model,
+            places: arena.places,
+            input: Input {
+                rows_of,
+                positions: input.skip(4 * layout.positions()),
+                tiles: input.skip(4 * layout.tiles()),
+            },
+            size,
+            turns: self.tables.turns.iter().map(|table| self.card.address(table)).collect(),
+            bias: match &self.tables.bias {
+                Some(bias) => (self.card.address(bias), self.tables.positions),
+                None => (Address::NOWHERE, 1),
+            },
+        };
+        // SAFETY: the caller's promise; the words were prepared, and all matrices have the rows.
+        unsafe {
+            self.card.copy_in(&self.exchange.words, 4 * layout.words(), input)?;
+            pass.forward()
+        }
+    }
+}
+
+impl<C: Card> Tables<C> {
+    fn new(card: &C, model: &Model<C>, positions: usize) -> CardResult<Tables<C>> {
+        let bring = |values: Vec<f32>| -> CardResult<C::Memory> {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let memory = card.take(bytes.len().max(1))?;
+            // SAFETY: memory of that size, which nobody else knows yet.
+            unsafe { card.write(card.address(&memory), &bytes)? };
+            Ok(memory)
+        };
+        let bias = model.position_bias.as_ref().map(|bias| bias.by_distance(model.shape.heads, positions));
+        Ok(Tables {
+            positions,
+            turns: model.rotaries.iter().map(|rotary| bring(rotary.table(positions))).collect::<CardResult<_>>()?,
+            bias: bias.map(bring).transpose()?,
+        })
+    }
+}
+
+impl<C: Card> Exchange<C> {
+    fn new(card: &C, (words, vectors): (usize, usize)) -> CardResult<Exchange<C>> {
+        Ok(Exchange {
+            input: card.take(words)?,
+            words: card.staging(words)?,
+            vectors: card.take(vectors)?,
+            values: card.staging(vectors)?,
+            capacity: (words, vectors),
+        })
+    }
+}
+
+impl<C: Card> fmt::Debug for Transformer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Transformer");
+        shown.field("card", &self.card).field("number", &self.number).field("shape", &self.model.shape);
+        shown.field("recordings", &self.recordings.len()).finish_non_exhaustive()
+    }
+}

@@ -16,6 +16,9 @@ use crate::pooling::PoolingMode;
 /// Tokens of a pass at most: what a kernel counts of them fits into 32 bits.
 const MOST_TOKENS: usize = 1 << 20;
 
+/// Tokens of a single text up to which passes are recorded before the first one comes.
+const RECORDED_AT_START: usize = 256;
+
 /// An encoder on a card.
 pub struct GpuEncoder<C: Card> {
     architecture: Architecture,
@@ -62,6 +65,21 @@ impl<C: Card> GpuEncoder<C> {
     ) -> Result<()> {
         let transformer = &mut self.transformer;
         self.passes.run(&self.architecture, batch, |part| run(transformer, part).map_err(failure))
+    }
+
+    /// Sets the budget to what turns out best, in sequences of up to `longest` tokens, and answers with it.
+    fn find_budget(&mut self, longest: usize) -> Result<usize> {
+        let architecture = self.architecture.clone();
+        let budget = find_budget(&architecture, longest, |batch, budget| {
+            self.set_budget(budget);
+            self.pooled(batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
+            Ok(self.passes.budget)
+        })?;
+        self.set_budget(budget);
+        // What larger batches took that were tried.
+        self.transformer.give_back();
+        self.transformer.reserve(budget).map_err(unusable)?;
+        Ok(budget)
     }
 }
 
@@ -110,15 +128,20 @@ impl<C: Card> Encoder for GpuEncoder<C> {
     }
 
     fn warm_up(&mut self, longest: usize) -> Result<Option<usize>> {
-        let architecture = self.architecture.clone();
-        let budget = find_budget(&architecture, longest, |batch, budget| {
-            self.set_budget(budget);
-            self.pooled(batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
-            Ok(self.passes.budget)
-        })?;
-        self.set_budget(budget);
-        // What larger batches took that were tried.
-        self.transformer.give_back();
+        if !self.card().is_parallel() {
+            return Ok(None);
+        }
+        let budget = self.find_budget(longest)?;
+        // One text comes by itself, of any length: each is met twice, and recorded then.
+        let longest = longest.min(self.architecture.longest());
+        for length in (16..=RECORDED_AT_START).step_by(16).filter(|&length| length <= longest) {
+            let mut batch = TokenBatch::new();
+            batch.push(&vec![0; length], &vec![0; length]);
+            for mode in [PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken] {
+                self.pooled(&batch, &[&[mode]])?;
+                self.pooled(&batch, &[&[mode]])?;
+            }
+        }
         Ok(Some(budget))
     }
 

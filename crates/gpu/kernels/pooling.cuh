@@ -13,9 +13,9 @@ struct PoolingArguments {
   uint32_t width, stride, mode;
 };
 
-// Blocks in the second direction are sequences; a thread has a column.
+// Blocks in the first direction, of which there may be more, are sequences; a thread has a column.
 template <typename T> __device__ inline void pool(const PoolingArguments &a) {
-  unsigned column = block_x() * thread_count() + thread_index(), sequence = block_y();
+  unsigned column = block_y() * thread_count() + thread_index(), sequence = block_x();
   if (column >= a.width) {
     return;
   }

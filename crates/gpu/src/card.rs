@@ -127,6 +127,11 @@ pub trait Card: Send + fmt::Debug {
     /// Work that can be asked for again as a whole.
     type Recording: Send;
 
+    /// Whether many rows at once are faster than a few: it is not the CPU in a card's place.
+    fn is_parallel(&self) -> bool {
+        true
+    }
+
     /// Takes memory, all zero, at a multiple of 256.
     ///
     /// # Errors

@@ -231,6 +231,10 @@ impl Card for EmulatedCard {
     type Staging = EmulatedMemory;
     type Recording = EmulatedRecording;
 
+    fn is_parallel(&self) -> bool {
+        false
+    }
+
     fn take(&self, bytes: usize) -> CardResult<EmulatedMemory> {
         self.state().not_while_recording("take")?;
         EmulatedMemory::take(&self.state, bytes, true)

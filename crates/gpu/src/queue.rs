@@ -136,7 +136,7 @@ impl<C: Card> Queue<'_, C> {
 
     /// One vector of each of so many sequences.
     pub(crate) unsafe fn pool(&self, sequences: usize, arguments: &PoolingArguments) -> CardResult<()> {
-        let blocks = [arguments.width.div_ceil(THREADS), sequences as u32];
+        let blocks = [sequences as u32, arguments.width.div_ceil(THREADS)];
         // SAFETY: the caller's promise.
         unsafe { self.launch(named!(self, "pool"), blocks, 0, arguments) }
     }

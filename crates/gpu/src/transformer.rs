@@ -16,9 +16,9 @@ use crate::weights::{Model, from_bytes};
 
 /// Passes of up to so many rows are recorded the second time that their size is met: launching their kernels one by one takes
 /// longer than running them.
-const RECORDED_ROWS: usize = 2048;
-/// Recordings that are kept.
-const MOST_RECORDINGS: usize = 128;
+const RECORDED_ROWS: usize = 1024;
+/// Recordings that are kept, and sizes that are remembered.
+const MOST_RECORDINGS: usize = 256;
 /// Positions that tables are made for at least.
 const FEWEST_POSITIONS: usize = 512;
 /// Bytes of states that come back at once.
@@ -62,9 +62,14 @@ impl Pooled {
 /// A model on a card.
 pub struct Transformer<C: Card> {
     // In this order they are dropped: recordings use all the others' memory, and all of it is the card's.
-    recordings: HashMap<Kind, Option<C::Recording>>,
+    recordings: HashMap<Kind, Met<C>>,
+    /// Passes that were asked for.
+    passes: u64,
     tables: Tables<C>,
-    exchange: Exchange<C>,
+    /// For passes that may be recorded, whatever they consist of: it stays where it is.
+    small: Exchange<C>,
+    /// For all others: it grows.
+    large: Exchange<C>,
     arena: Option<Arena<C>>,
     model: Model<C>,
     number: Number,
@@ -76,6 +81,14 @@ pub struct Transformer<C: Card> {
 struct Kind {
     size: Size,
     wanted: [bool; 3],
+}
+
+/// A kind of pass that was met.
+struct Met<C: Card> {
+    /// From the second time on.
+    recording: Option<C::Recording>,
+    /// When it was met last, in passes.
+    last: u64,
 }
 
 /// Tables that grow with the longest sequence met.
@@ -107,9 +120,22 @@ impl<C: Card> Transformer<C> {
         block: impl FnMut(usize) -> text2vec_kernel::Result<Block>,
     ) -> Result<Transformer<C>> {
         let model = Model::new(&card, number, shape, outer, block)?;
-        let exchange = Exchange::new(&card, (1, 1))?;
+        let most = Size { rows: RECORDED_ROWS, tiles: RECORDED_ROWS, sequences: RECORDED_ROWS };
+        let vectors = Pooling::ALL.len() * most.sequences * model.shape.hidden;
+        let small = Exchange::new(&card, (4 * Layout::new(most, model.tables.len()).words(), 4 * vectors))?;
+        let large = Exchange::new(&card, (0, 0))?;
         let tables = Tables { positions: 0, turns: Vec::new(), bias: None };
-        Ok(Transformer { recordings: HashMap::new(), tables, exchange, arena: None, model, number, card })
+        Ok(Transformer {
+            recordings: HashMap::new(),
+            passes: 0,
+            tables,
+            small,
+            large,
+            arena: None,
+            model,
+            number,
+            card,
+        })
     }
 
     /// What it computes on.
@@ -120,6 +146,23 @@ impl<C: Card> Transformer<C> {
     /// Width of the states.
     pub fn hidden(&self) -> usize {
         self.model.shape.hidden
+    }
+
+    fn exchange(&self, size: Size) -> &Exchange<C> {
+        if is_recorded(size) { &self.small } else { &self.large }
+    }
+
+    /// Takes what passes of so many tokens need. Recordings hold until memory must be taken anew.
+    ///
+    /// # Errors
+    /// As [`Transformer::pooled`].
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let rows = Size::of(&[tokens]).rows;
+        if self.arena.as_ref().is_none_or(|arena| arena.rows < rows) {
+            self.give_back();
+            self.arena = Some(Arena::new(&self.card, &self.model, self.number, rows)?);
+        }
+        Ok(())
     }
 
     /// Gives back what a larger pass took than there will be. The next pass takes what it needs.
@@ -144,7 +187,8 @@ impl<C: Card> Transformer<C> {
         let asked = unsafe { self.ask(kind) };
         let waited = self.card.wait();
         asked.and(waited)?;
-        let bytes = &self.card.bytes(&mut self.exchange.values)[..kinds * size.sequences * width * 4];
+        let exchange = if is_recorded(size) { &mut self.small } else { &mut self.large };
+        let bytes = &self.card.bytes(&mut exchange.values)[..kinds * size.sequences * width * 4];
         let all = from_bytes(bytes, Number::F32);
         let of_kind = |values: &[f32]| values[..lengths.len() * width].to_vec();
         let values = all.chunks_exact(size.sequences * width).flat_map(of_kind).collect();
@@ -203,21 +247,18 @@ impl<C: Card> Transformer<C> {
             self.recordings.clear();
             self.tables = Tables::new(&self.card, &self.model, longest.next_power_of_two().max(FEWEST_POSITIONS))?;
         }
-        if self.arena.as_ref().is_none_or(|arena| arena.rows < size.rows) {
-            self.give_back();
-            self.arena = Some(Arena::new(&self.card, &self.model, self.number, size.rows)?);
-        }
+        self.reserve(size.rows)?;
         let layout = Layout::new(size, rows.len());
         let needed = (4 * layout.words(), 4 * kinds * size.sequences * self.hidden());
-        let capacity = self.exchange.capacity;
+        let exchange = if is_recorded(size) { &mut self.small } else { &mut self.large };
+        let capacity = exchange.capacity;
         if needed.0 > capacity.0 || needed.1 > capacity.1 {
-            self.recordings.clear();
             let larger = (needed.0.max(capacity.0).next_power_of_two(), needed.1.max(capacity.1).next_power_of_two());
-            self.exchange = Exchange::new(&self.card, larger)?;
+            *exchange = Exchange::new(&self.card, larger)?;
         }
         let mut words = vec![0; layout.words()];
         layout.write(rows, lengths, &mut words);
-        let bytes = self.card.bytes(&mut self.exchange.words);
+        let bytes = self.card.bytes(&mut exchange.words);
         for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -229,36 +270,47 @@ impl<C: Card> Transformer<C> {
     /// # Safety
     /// All memory is left alone until the card has done it.
     unsafe fn ask(&mut self, kind: Kind) -> CardResult<()> {
-        if kind.size.rows > RECORDED_ROWS {
+        if !is_recorded(kind.size) {
             // SAFETY: the caller's promise, here and below.
             return unsafe { self.pass(kind) };
         }
-        if self.recordings.len() >= MOST_RECORDINGS && !self.recordings.contains_key(&kind) {
-            self.recordings.clear();
+        self.passes += 1;
+        let last = self.passes;
+        if let Some(Met { recording: Some(recording), last: met }) = self.recordings.get_mut(&kind) {
+            *met = last;
+            // SAFETY: the caller's promise.
+            return unsafe { self.card.replay(recording) };
         }
-        match self.recordings.get(&kind) {
-            Some(Some(recording)) => unsafe { self.card.replay(recording) },
-            Some(None) => {
-                // SAFETY: recordings are dropped before the memory that they use.
-                unsafe {
-                    let recording = self.card.record(&mut || self.pass(kind))?;
-                    self.card.replay(&recording)?;
-                    self.recordings.insert(kind, Some(recording));
-                }
-                Ok(())
-            }
-            None => {
-                unsafe { self.pass(kind)? };
-                self.recordings.insert(kind, None);
-                Ok(())
-            }
+        if !self.recordings.contains_key(&kind) {
+            // SAFETY: the caller's promise.
+            unsafe { self.pass(kind)? };
+            self.forget_one();
+            self.recordings.insert(kind, Met { recording: None, last });
+            return Ok(());
+        }
+        // SAFETY: recordings are dropped before the memory that they use; and the caller's promise.
+        unsafe {
+            let recording = self.card.record(&mut || self.pass(kind))?;
+            self.card.replay(&recording)?;
+            self.recordings.insert(kind, Met { recording: Some(recording), last });
+        }
+        Ok(())
+    }
+
+    /// Makes room for another kind of pass: the one that was not met for the longest time is forgotten.
+    fn forget_one(&mut self) {
+        if self.recordings.len() < MOST_RECORDINGS {
+            return;
+        }
+        if let Some(&oldest) = self.recordings.iter().min_by_key(|(_, met)| met.last).map(|(kind, _)| kind) {
+            self.recordings.remove(&oldest);
         }
     }
 
     /// A pass from its input to its vectors.
     unsafe fn pass(&self, kind: Kind) -> CardResult<()> {
         let Kind { size, wanted } = kind;
-        let (hidden, exchange) = (self.hidden(), &self.exchange);
+        let (hidden, exchange) = (self.hidden(), self.exchange(size));
         let layout = Layout::new(size, self.model.tables.len());
         let (input, vectors) = (self.card.address(&exchange.input), self.card.address(&exchange.vectors));
         // SAFETY: the caller's promise; sizes are those that were prepared for.
@@ -287,7 +339,8 @@ impl<C: Card> Transformer<C> {
     unsafe fn forward(&self, size: Size) -> CardResult<Place> {
         let Some(arena) = &self.arena else { return Ok((Address::NOWHERE, 0)) };
         let layout = Layout::new(size, self.model.tables.len());
-        let input = self.card.address(&self.exchange.input);
+        let exchange = self.exchange(size);
+        let input = self.card.address(&exchange.input);
         let mut rows_of = [Address::NOWHERE; MOST_TABLES];
         for (table, place) in rows_of.iter_mut().take(self.model.tables.len()).enumerate() {
             *place = input.skip(4 * layout.rows_of(table));
@@ -310,10 +363,14 @@ impl<C: Card> Transformer<C> {
         };
         // SAFETY: the caller's promise; the words were prepared, and all matrices have the rows.
         unsafe {
-            self.card.copy_in(&self.exchange.words, 4 * layout.words(), input)?;
+            self.card.copy_in(&exchange.words, 4 * layout.words(), input)?;
             pass.forward()
         }
     }
+}
+
+fn is_recorded(size: Size) -> bool {
+    size.rows <= RECORDED_ROWS
 }
 
 impl<C: Card> Tables<C> {

@@ -190,7 +190,7 @@ fn all_memory_is_given_back() {
 #[test]
 fn the_budget_is_found_by_trying() {
     let mut encoder = on_card(&architecture("albert", 8, 1), Precision::F16);
-    let budget = encoder.warm_up(16).expect("a budget").expect("of a card");
+    let budget = encoder.find_budget(16).expect("a budget");
     assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
 }
 

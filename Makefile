@@ -3,7 +3,7 @@
 MODEL_DIR ?= models/all-MiniLM-L6-v2
 LISTEN ?= 0.0.0.0:8080
 
-.PHONY: run test test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check systemd-check cuda-check cuda-image dist dist-check dist-images bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
+.PHONY: run test gpu-check test-arm cross cross-image pressure lint models model e2e soak attack image image-check deploy-check systemd-check cuda-check cuda-image dist dist-check dist-images bench bench-gpu bench-load bench-peers bench-rerank bench-weaviate
 
 # Builds, gets the default model once, serves on :8080.
 run: model
@@ -46,6 +46,7 @@ models:
 lint:
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p text2vec-gpu -p text2vec-engine --features text2vec-engine/emulated --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	bash .ci/deny.sh
 
@@ -71,6 +72,12 @@ deploy-check:
 systemd-check: model
 	cargo build --tests
 	bash deploy/systemd/check.sh target/debug/text2vec-sidecar $(MODEL_DIR)
+
+# The kernels for GPUs, compiled for the CPU: in tests of their own, and through the whole backend. Needs a C++ compiler.
+gpu-check:
+	cargo test -p text2vec-gpu --features emulated
+	cargo test -p text2vec-engine --features emulated --lib gpu
+	cargo test --features emulated-gpu --test engine devices
 
 # The build for GPUs (--features cuda) and its tests, on any x86-64 machine: without a CUDA toolkit it gets one, without a GPU
 # it holds the refusals. About ten minutes the first time on two cores. Not part of `make test`.

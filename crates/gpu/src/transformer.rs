@@ -215,7 +215,7 @@ impl<C: Card> Transformer<C> {
             for first in (0..tokens).step_by(at_once) {
                 let bytes = at_once.min(tokens - first) * row_bytes;
                 // SAFETY: rows of the states; the bytes are read after the waiting.
-                unsafe { card.copy_out(place.skip(first * row_bytes), bytes, &mut staging)? };
+                unsafe { card.copy_out(place.skip(first * row_bytes), bytes, &staging)? };
                 card.wait()?;
                 let rows = from_bytes(&card.bytes(&mut staging)[..bytes], number);
                 rows.chunks_exact(stride).for_each(|row| values.extend_from_slice(&row[..width]));

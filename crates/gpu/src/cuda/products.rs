@@ -105,7 +105,7 @@ impl Products {
         };
         let candidates = plan.recommended(shared, key)?;
         let Some(&first) = candidates.first() else {
-            return Err(CardError::Failed(format!("cuBLASLt has no algorithm for {key:?}")));
+            return Err(CardError::Failed(format!("cuBLASLt has no algorithm for a product: {key:?}")));
         };
         plan.algorithm = first;
         if self.time_algorithms && key.rows >= TIMED_ROWS && candidates.len() > 1 && !shared.is_recording() {
@@ -141,7 +141,7 @@ impl Key {
         match (self.epilogue, self.has_bias) {
             (Epilogue::None, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT,
             (Epilogue::None, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            // By tanh, as the header does not say.
+            // cuBLASLt's GELU is the approximation by tanh.
             (Epilogue::GeluTanh, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU,
             (Epilogue::GeluTanh, true) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_GELU_BIAS,
             (Epilogue::Relu, false) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU,

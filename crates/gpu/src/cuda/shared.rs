@@ -205,7 +205,7 @@ impl Drop for Shared {
             tracing::debug!("a card is given up: {error}");
         }
         self.free(Taken::OnCard(self.workspace));
-        // Its memory may be another program's now. What is not freed by then is freed with the context.
+        // Nothing is left to the stream when it goes.
         if let Err(error) = self.wait() {
             tracing::debug!("a card is given up: {error}");
         }

@@ -68,20 +68,20 @@ impl<'s> Running<'s> {
 
     fn end(mut self) -> CardResult<Graph> {
         self.ended = true;
-        self.shared.end_recording()
+        self.shared.end_recording().map(Graph)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            drop(self.shared.end_recording());
+            drop(self.shared.end_recording().map(Graph));
         }
     }
 }
 
 /// Work, and what of it needs what.
-pub(super) struct Graph(pub(super) CUgraph);
+struct Graph(CUgraph);
 
 impl Drop for Graph {
     fn drop(&mut self) {

@@ -8,12 +8,11 @@ use cudarc::cublaslt::result as blas_result;
 use cudarc::cublaslt::sys::cublasLtHandle_t;
 use cudarc::driver::result::{self, ctx, device, mem_pool, module, primary_ctx, stream};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUfunction, CUmemPool_attribute, CUmemoryPool, CUmodule, CUstream,
+    CUcontext, CUdevice, CUdeviceptr, CUfunction, CUgraph, CUmemPool_attribute, CUmemoryPool, CUmodule, CUstream,
     CUstreamCaptureMode, cuFuncLoad, cuModuleEnumerateFunctions, cuModuleGetFunction, cuModuleGetFunctionCount,
 };
 
 use super::answer::{blas, driver};
-use super::recording::Graph;
 use crate::card::{CardError, CardResult};
 
 /// The kernels as the driver loads them, for each generation of cards.
@@ -180,8 +179,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What was recorded. The stream works again, also after an error.
-    pub(super) fn end_recording(&self) -> CardResult<Graph> {
+    /// What was recorded, which is the caller's to destroy. The stream works again, also after an error.
+    pub(super) fn end_recording(&self) -> CardResult<CUgraph> {
         let current = self.make_current();
         let mut given_back = self.given_back();
         // SAFETY: a stream that is there, and records.
@@ -194,7 +193,7 @@ impl Shared {
         if graph.is_null() {
             return Err(CardError::Failed("cuStreamEndCapture: no graph".to_owned()));
         }
-        Ok(Graph(graph))
+        Ok(graph)
     }
 }
 

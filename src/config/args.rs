@@ -219,7 +219,7 @@ pub struct ModelArgs {
     pub apply_dimensions: Option<bool>,
     /// What runs the encoder: auto (the CPU's widest kernels; on a CPU with AMX f32 too, in parts, where a
     /// measurement at start finds that faster), amx, avx512, avx2, neon, portable, or, slow and for comparison, candle and
-    /// candle-packed (what runs on GPUs)
+    /// candle-packed (on GPUs too)
     #[arg(long, env = "T2V_ENGINE", default_value = "auto")]
     pub engine: Engine,
     /// Where the encoder runs: cpu; with a build for GPUs also cuda, cuda:1, or cuda:0,1 for several cards [default: cpu;

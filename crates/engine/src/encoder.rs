@@ -1,7 +1,7 @@
 //! Encoders: packed token ids in, hidden states out.
 //!
 //! A model family is a description ([`family`](crate::family)), run by any executor: [`cpu`](crate::cpu) on the kernels,
-//! [`candle::packed`](crate::candle::packed) on a GPU, [`candle::plain`](crate::candle::plain) as the oracle of both.
+//! [`gpu`](crate::gpu) on those for GPUs, [`candle::plain`](crate::candle::plain) as the oracle of both.
 //! [`static_embedding`](crate::static_embedding) is the one model that is no transformer.
 
 use crate::error::{Error, Result};

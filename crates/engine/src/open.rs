@@ -26,14 +26,14 @@ use crate::weights::{self, Weights};
 /// What runs an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// Our kernels, with the widest instruction set the CPU has.
+    /// Our kernels: with the widest instruction set the CPU has, or those for GPUs.
     #[default]
     Auto,
     /// Our kernels with this instruction set.
     Kernels(InstructionSet),
     /// Candle's own operations, plainly: the oracle in tests.
     Candle,
-    /// Candle's operations on packed rows: what runs on a GPU, on the CPU for comparison.
+    /// Candle's operations on packed rows, on a GPU or the CPU: for comparison.
     CandlePacked,
 }
 

@@ -23,6 +23,8 @@ if ldd "$binary" | grep -E 'lib(cuda|cublas|cublasLt|curand|nvrtc|cudart)\.so'; 
 fi
 "$binary" --version
 
+# Which registers the kernels take; ends here where they do not suffice.
+bash deploy/cuda/registers.sh
 cargo test "${cheap[@]}" --lib -- device config
 cargo test "${cheap[@]}" --test process -- config device readme
 cargo test "${cheap[@]}" --test server telemetry

@@ -79,6 +79,9 @@ impl<C: Card> GpuEncoder<C> {
         // What larger batches took that were tried.
         self.transformer.give_back();
         self.transformer.reserve(budget).map_err(unusable)?;
+        if let Err(error) = self.card().give_back_unused() {
+            tracing::warn!("the GPU keeps memory that is not needed: {error}");
+        }
         Ok(budget)
     }
 }

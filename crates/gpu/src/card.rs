@@ -132,6 +132,14 @@ pub trait Card: Send + fmt::Debug {
         true
     }
 
+    /// Returns memory to whoever else uses the card that is kept for the next use.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn give_back_unused(&self) -> CardResult<()> {
+        Ok(())
+    }
+
     /// Takes memory, all zero, at a multiple of 256.
     ///
     /// # Errors

@@ -134,17 +134,6 @@ impl CudaCard {
         driver("cuMemGetInfo", result::mem_get_info())
     }
 
-    /// Returns memory to the driver that is kept for the next use. Waits for everything that was asked for.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub fn give_back_memory(&self) -> CardResult<()> {
-        self.wait()?;
-        let Some(pool) = self.shared.pool else { return Ok(()) };
-        // SAFETY: a pool that the driver named, which lives as long as the device; what is in use stays.
-        driver("cuMemPoolTrimTo", unsafe { mem_pool::trim_to(pool, 0) })
-    }
-
     /// The kernel of this name, ready for so much shared memory.
     fn function(&self, kernel: &CStr, shared_bytes: u32) -> CardResult<CUfunction> {
         let functions = &mut *self.functions.borrow_mut();
@@ -170,6 +159,14 @@ impl Card for CudaCard {
     type Memory = CudaMemory;
     type Staging = CudaStaging;
     type Recording = CudaRecording;
+
+    fn give_back_unused(&self) -> CardResult<()> {
+        // What is to be freed is freed in the stream's order.
+        self.wait()?;
+        let Some(pool) = self.shared.pool else { return Ok(()) };
+        // SAFETY: a pool that the driver named, which lives as long as the device; what is in use stays.
+        driver("cuMemPoolTrimTo", unsafe { mem_pool::trim_to(pool, 0) })
+    }
 
     fn take(&self, bytes: usize) -> CardResult<CudaMemory> {
         self.shared.not_while_recording("take")?;

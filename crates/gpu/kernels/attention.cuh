@@ -60,6 +60,12 @@ __device__ inline float added_to_score(const AttentionArguments &a, const float 
   return bias == nullptr || query >= length ? 0.0f : bias[a.bias_longest - 1 + key - query];
 }
 
+// Whether each of these queries sees all of these keys.
+__device__ inline bool sees_all(const AttentionArguments &a, unsigned first_query, unsigned end_query, unsigned first_key, unsigned keys) {
+  unsigned last_query = end_query - 1, last_key = first_key + keys - 1;
+  return (last_key <= first_query || last_key - first_query <= a.after) && (last_query <= first_key || last_query - first_key <= a.before);
+}
+
 // SIZE: columns of a head, rounded up. KEYS: keys of a tile.
 template <typename T, int SIZE, int KEYS> __device__ inline void attend(const AttentionArguments &a) {
   constexpr int STRIDE = SIZE + 8;
@@ -89,6 +95,8 @@ template <typename T, int SIZE, int KEYS> __device__ inline void attend(const At
   float context[SIZE / 8][4] = {};
   float largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
 
+  // All of these are the same for a whole warp, so that its threads stay together.
+  bool has_queries = first_query + warp * 16 < length;
   KeyRange range = keys_of(a, first_query, end_query, length, KEYS);
   for (unsigned first_key = range.first; first_key < range.end; first_key += KEYS) {
     meet();
@@ -96,62 +104,80 @@ template <typename T, int SIZE, int KEYS> __device__ inline void attend(const At
     bring<T, SIZE, KEYS>(keys, key_rows + size_t(first_key) * a.projected_stride, a.projected_stride, there, a.size);
     bring<T, SIZE, KEYS>(values, value_rows + size_t(first_key) * a.projected_stride, a.projected_stride, there, a.size);
     meet();
+    if (!has_queries) {
+      continue;
+    }
 
     float scores[KEYS / 8][4] = {};
-UNROLL
+    UNROLL
     for (int step = 0; step < SIZE / 16; step++) {
       uint32_t of_queries[4];
       load_matrices(of_queries, query_line + step * 16);
-UNROLL
+      UNROLL
       for (int pair = 0; pair < KEYS / 16; pair++) {
-        uint32_t of_keys[4];
-        load_matrices(of_keys, key_line + pair * 16 * STRIDE + step * 16);
-        multiply_add<T>(scores[2 * pair], of_queries, of_keys[0], of_keys[1]);
-        multiply_add<T>(scores[2 * pair + 1], of_queries, of_keys[2], of_keys[3]);
+        if (unsigned(pair * 16) < there) {
+          uint32_t of_keys[4];
+          load_matrices(of_keys, key_line + pair * 16 * STRIDE + step * 16);
+          multiply_add<T>(scores[2 * pair], of_queries, of_keys[0], of_keys[1]);
+          multiply_add<T>(scores[2 * pair + 1], of_queries, of_keys[2], of_keys[3]);
+        }
       }
     }
 
     float most[2] = {-INFINITY, -INFINITY};
-UNROLL
-    for (int group = 0; group < KEYS / 8; group++) {
-UNROLL
-      for (int i = 0; i < 4; i++) {
-        unsigned key = first_key + group * 8 + column + i % 2;
-        scores[group][i] = fmaf(scores[group][i], a.scale, added_to_score(a, bias, query + i / 2 * 8, key, length));
-        most[i / 2] = fmaxf(most[i / 2], scores[group][i]);
+    if (bias == nullptr && sees_all(a, first_query, end_query, first_key, there)) {
+      UNROLL
+      for (int group = 0; group < KEYS / 8; group++) {
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+          bool is_there = there == KEYS || group * 8 + column + i % 2 < there;
+          scores[group][i] = is_there ? scores[group][i] * a.scale : -INFINITY;
+          most[i / 2] = fmaxf(most[i / 2], scores[group][i]);
+        }
+      }
+    } else {
+      UNROLL
+      for (int group = 0; group < KEYS / 8; group++) {
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+          unsigned key = first_key + group * 8 + column + i % 2;
+          scores[group][i] = fmaf(scores[group][i], a.scale, added_to_score(a, bias, query + i / 2 * 8, key, length));
+          most[i / 2] = fmaxf(most[i / 2], scores[group][i]);
+        }
       }
     }
     float base[2];
-UNROLL
+    UNROLL
     for (int half_of = 0; half_of < 2; half_of++) {
       most[half_of] = fmaxf(most[half_of], exchange(most[half_of], 1));
       most[half_of] = fmaxf(most[half_of], exchange(most[half_of], 2));
       float now = fmaxf(largest[half_of], most[half_of]);
       // A row may see none of these keys, and none before.
       base[half_of] = now == -INFINITY ? 0.0f : now;
-      float factor = expf(largest[half_of] - base[half_of]);
+      float factor = quick_exp(largest[half_of] - base[half_of]);
       largest[half_of] = now;
       total[half_of] *= factor;
-UNROLL
+      UNROLL
       for (int group = 0; group < SIZE / 8; group++) {
         context[group][2 * half_of] *= factor;
         context[group][2 * half_of + 1] *= factor;
       }
     }
-UNROLL
-    for (int group = 0; group < KEYS / 8; group++) {
-UNROLL
-      for (int i = 0; i < 4; i++) {
-        scores[group][i] = expf(scores[group][i] - base[i / 2]);
-        total[i / 2] += scores[group][i];
-      }
-    }
 
-UNROLL
+    UNROLL
     for (int pair = 0; pair < KEYS / 16; pair++) {
+      if (unsigned(pair * 16) >= there) {
+        continue;
+      }
+      UNROLL
+      for (int i = 0; i < 8; i++) {
+        float &score = scores[2 * pair + i / 4][i % 4];
+        score = quick_exp(score - base[i % 4 / 2]);
+        total[i % 4 / 2] += score;
+      }
       float(&low)[4] = scores[2 * pair], (&high)[4] = scores[2 * pair + 1];
       uint32_t shares[4] = {pack<T>(low[0], low[1]), pack<T>(low[2], low[3]), pack<T>(high[0], high[1]), pack<T>(high[2], high[3])};
-UNROLL
+      UNROLL
       for (int part = 0; part < SIZE / 16; part++) {
         uint32_t of_values[4];
         load_matrices_turned(of_values, value_line + pair * 16 * STRIDE + part * 16);
@@ -160,8 +186,11 @@ UNROLL
       }
     }
   }
+  if (!has_queries) {
+    return;
+  }
 
-UNROLL
+  UNROLL
   for (int half_of = 0; half_of < 2; half_of++) {
     total[half_of] += exchange(total[half_of], 1);
     total[half_of] += exchange(total[half_of], 2);
@@ -169,14 +198,20 @@ UNROLL
     if (of_row >= length) {
       continue;
     }
+    float share = 1.0f / total[half_of];
     T *to = static_cast<T *>(a.context) + size_t(first_row + of_row) * a.context_stride + size_t(head) * a.size;
-UNROLL
+    UNROLL
     for (int group = 0; group < SIZE / 8; group++) {
-UNROLL
-      for (int i = 0; i < 2; i++) {
-        unsigned to_column = group * 8 + column + i;
+      unsigned to_column = group * 8 + column;
+      float x = context[group][2 * half_of] * share, y = context[group][2 * half_of + 1] * share;
+      if (a.size % 2 == 0 && to_column < a.size) {
+        *reinterpret_cast<uint32_t *>(to + to_column) = pack<T>(x, y);
+      } else {
         if (to_column < a.size) {
-          to[to_column] = from_float<T>(context[group][2 * half_of + i] / total[half_of]);
+          to[to_column] = from_float<T>(x);
+        }
+        if (to_column + 1 < a.size) {
+          to[to_column + 1] = from_float<T>(y);
         }
       }
     }

@@ -114,6 +114,8 @@ inline uint32_t bits_of(float x) {
 
 } // namespace emulated
 
+inline float quick_exp(float x) { return expf(x); }
+
 #define UNROLL
 
 #define KERNEL(name, Arguments, ...)                                                                                       \

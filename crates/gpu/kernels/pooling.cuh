@@ -13,26 +13,38 @@ struct PoolingArguments {
   uint32_t width, stride, mode;
 };
 
-// Blocks in the first direction, of which there may be more, are sequences; a thread has a column.
+constexpr unsigned STRETCH = 64;
+
+// Blocks in the first direction, of which there may be more, are sequences. A warp has 32 columns, and every fourth stretch of rows.
 template <typename T> __device__ inline void pool(const PoolingArguments &a) {
-  unsigned column = block_y() * thread_count() + thread_index(), sequence = block_x();
-  if (column >= a.width) {
-    return;
-  }
+  float *sums = reinterpret_cast<float *>(shared_memory());
+  unsigned warps = thread_count() / WARP, warp = thread_index() / WARP, sequence = block_x();
+  unsigned column = block_y() * WARP + lane();
   uint32_t first = a.sequences[2 * sequence], length = a.sequences[2 * sequence + 1];
   const T *from = static_cast<const T *>(a.states) + size_t(first) * a.stride + column;
   float result = 0.0f;
-  if (length > 0 && a.mode != MEAN) {
-    result = to_float(from[a.mode == FIRST ? size_t(0) : size_t(length - 1) * a.stride]);
-  } else if (length > 0) {
+  if (column < a.width && length > 0) {
+    if (a.mode != MEAN) {
+      result = to_float(from[a.mode == FIRST ? size_t(0) : size_t(length - 1) * a.stride]);
+    }
     // By stretches, and those then: the states of a word that is repeated are so much alike that one long sum would err the
     // same way in each step.
-    for (uint32_t stretch = 0; stretch < length; stretch += 64) {
+    for (uint32_t stretch = STRETCH * warp; a.mode == MEAN && stretch < length; stretch += STRETCH * warps) {
       float sum = 0.0f;
-      for (uint32_t row = stretch; row < min(stretch + 64, length); row++) {
+      for (uint32_t row = stretch; row < min(stretch + STRETCH, length); row++) {
         sum += to_float(from[size_t(row) * a.stride]);
       }
       result += sum;
+    }
+  }
+  sums[thread_index()] = result;
+  meet();
+  if (warp > 0 || column >= a.width) {
+    return;
+  }
+  if (a.mode == MEAN && length > 0) {
+    for (unsigned other = 1; other < warps; other++) {
+      result += sums[other * WARP + lane()];
     }
     result /= length;
   }

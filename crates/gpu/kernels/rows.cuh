@@ -26,9 +26,12 @@ template <typename T> __device__ inline Four load_four(const T *from) {
 }
 
 template <typename T> __device__ inline void store_four(T *to, const Four &values) {
-  PackedFour<T> packed = {
-      {from_float<T>(values.at[0]), from_float<T>(values.at[1]), from_float<T>(values.at[2]), from_float<T>(values.at[3])}};
-  *reinterpret_cast<PackedFour<T> *>(to) = packed;
+  if constexpr (sizeof(T) == 2) {
+    // As words: four numbers would be stored one by one.
+    *reinterpret_cast<uint2 *>(to) = make_uint2(pack<T>(values.at[0], values.at[1]), pack<T>(values.at[2], values.at[3]));
+  } else {
+    *reinterpret_cast<float4 *>(to) = make_float4(values.at[0], values.at[1], values.at[2], values.at[3]);
+  }
 }
 
 // The row of this thread's warp, of blocks that have one for each of their warps.
@@ -85,6 +88,19 @@ __device__ inline Statistics statistics(const NormParameters &norm, unsigned wid
 
 // Four columns normed; those beyond the width are zero.
 __device__ inline Four normed(const NormParameters &norm, const Statistics &row, unsigned width, unsigned column, Four some) {
+  if (column + 4 <= width) {
+    if (norm.gamma == nullptr) {
+      return some;
+    }
+    Four gamma = load_four(norm.gamma + column), beta = {};
+    if (norm.beta != nullptr) {
+      beta = load_four(norm.beta + column);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+      some.at[i] = fmaf((some.at[i] - row.mean) * row.factor, gamma.at[i], beta.at[i]);
+    }
+    return some;
+  }
   for (unsigned i = 0; i < 4; i++) {
     if (column + i >= width) {
       some.at[i] = 0.0f;

@@ -52,6 +52,8 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of memory that a block's threads share.
     pub shared_bytes: u32,
+    /// Bytes of the structure that the kernel takes.
+    pub arguments_bytes: usize,
 }
 
 /// What is done to a product's sums before they are rounded.

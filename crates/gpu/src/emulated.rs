@@ -278,6 +278,10 @@ impl Card for EmulatedCard {
         if length == 0 {
             return failed(format!("there is no kernel {kernel:?}"));
         }
+        if length != launch.arguments_bytes {
+            let given = launch.arguments_bytes;
+            return failed(format!("{kernel:?} takes a structure of {length} bytes, and is given one of {given}"));
+        }
         if launch.blocks.contains(&0) {
             return Ok(());
         }

@@ -8,6 +8,10 @@ pub(crate) const TILE_QUERIES: usize = 64;
 /// Words that describe a tile of queries.
 const TILE_WORDS: usize = 4;
 
+/// Passes of up to so many rows are recorded the second time that their size is met: launching their kernels one by one takes
+/// longer than running them.
+pub(crate) const RECORDED_ROWS: usize = 1024;
+
 /// Sizes that a pass is rounded up to, so that few kinds of passes are met, and recordings and products are found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Size {
@@ -21,11 +25,11 @@ pub(crate) struct Size {
 
 impl Size {
     pub(crate) fn of(lengths: &[usize]) -> Size {
-        let tiles: usize = lengths.iter().map(|length| length.div_ceil(TILE_QUERIES)).sum();
-        Size {
-            rows: rounded(lengths.iter().sum()),
-            tiles: tiles.max(1).next_power_of_two(),
-            sequences: lengths.len().max(1).next_power_of_two(),
+        let tiles = lengths.iter().map(|length| length.div_ceil(TILE_QUERIES)).sum::<usize>().max(1);
+        let (rows, sequences) = (rounded(lengths.iter().sum()), lengths.len().max(1));
+        match rows <= RECORDED_ROWS {
+            true => Size { rows, tiles: tiles.next_power_of_two(), sequences: sequences.next_power_of_two() },
+            false => Size { rows, tiles, sequences },
         }
     }
 }

@@ -49,7 +49,8 @@ impl<C: Card> Queue<'_, C> {
         if blocks.contains(&0) {
             return Ok(());
         }
-        let launch = Launch { blocks, threads: THREADS, shared_bytes: shared_bytes as u32 };
+        let (shared_bytes, arguments_bytes) = (shared_bytes as u32, size_of::<A>());
+        let launch = Launch { blocks, threads: THREADS, shared_bytes, arguments_bytes };
         // SAFETY: the caller's promise; the arguments are the structure that the kernel of this name takes.
         unsafe { self.card.launch(kernel, launch, std::ptr::from_ref(arguments).cast()) }
     }
@@ -110,10 +111,8 @@ impl<C: Card> Queue<'_, C> {
 
     /// Activates, and multiplies by factors where there are some.
     pub(crate) unsafe fn activate(&self, arguments: &ActivationArguments) -> CardResult<()> {
-        let groups = u64::from(arguments.rows) * u64::from(arguments.width / 4);
-        let blocks = groups.div_ceil(THREADS.into()) as u32;
         // SAFETY: the caller's promise.
-        unsafe { self.launch(named!(self, "activate"), [blocks, 1], 0, arguments) }
+        unsafe { self.by_rows(named!(self, "activate"), arguments.rows, arguments) }
     }
 
     /// Which experts a row takes.
@@ -136,9 +135,9 @@ impl<C: Card> Queue<'_, C> {
 
     /// One vector of each of so many sequences.
     pub(crate) unsafe fn pool(&self, sequences: usize, arguments: &PoolingArguments) -> CardResult<()> {
-        let blocks = [sequences as u32, arguments.width.div_ceil(THREADS)];
+        let blocks = [sequences as u32, arguments.width.div_ceil(32)];
         // SAFETY: the caller's promise.
-        unsafe { self.launch(named!(self, "pool"), blocks, 0, arguments) }
+        unsafe { self.launch(named!(self, "pool"), blocks, 4 * THREADS as usize, arguments) }
     }
 
     /// A product.

@@ -8,15 +8,12 @@ use text2vec_kernel::{Block, Outer, Shape};
 use crate::arguments::{MOST_TABLES, PoolingArguments};
 use crate::card::{Address, Card, CardError, CardResult, Number};
 use crate::error::{Error, Result};
-use crate::layout::{Layout, Size};
+use crate::layout::{Layout, RECORDED_ROWS, Size};
 use crate::pass::{Input, Pass};
 use crate::places::{Arena, Place};
 use crate::queue::Queue;
 use crate::weights::{Model, from_bytes};
 
-/// Passes of up to so many rows are recorded the second time that their size is met: launching their kernels one by one takes
-/// longer than running them.
-const RECORDED_ROWS: usize = 1024;
 /// Recordings that are kept, and sizes that are remembered.
 const MOST_RECORDINGS: usize = 256;
 /// Positions that tables are made for at least.
@@ -71,6 +68,8 @@ pub struct Transformer<C: Card> {
     /// For all others: it grows.
     large: Exchange<C>,
     arena: Option<Arena<C>>,
+    /// A pass' input before it is copied to where the card reads it.
+    words: Vec<u32>,
     model: Model<C>,
     number: Number,
     card: C,
@@ -85,8 +84,9 @@ struct Kind {
 
 /// A kind of pass that was met.
 struct Met<C: Card> {
-    /// From the second time on.
+    /// From the second time on, unless it cannot be recorded.
     recording: Option<C::Recording>,
+    cannot_be_recorded: bool,
     /// When it was met last, in passes.
     last: u64,
 }
@@ -132,6 +132,7 @@ impl<C: Card> Transformer<C> {
             small,
             large,
             arena: None,
+            words: Vec::new(),
             model,
             number,
             card,
@@ -256,10 +257,10 @@ impl<C: Card> Transformer<C> {
             let larger = (needed.0.max(capacity.0).next_power_of_two(), needed.1.max(capacity.1).next_power_of_two());
             *exchange = Exchange::new(&self.card, larger)?;
         }
-        let mut words = vec![0; layout.words()];
-        layout.write(rows, lengths, &mut words);
+        self.words.resize(layout.words(), 0);
+        layout.write(rows, lengths, &mut self.words);
         let bytes = self.card.bytes(&mut exchange.words);
-        for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
+        for (bytes, word) in bytes.chunks_exact_mut(4).zip(&self.words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         Ok(())
@@ -276,24 +277,35 @@ impl<C: Card> Transformer<C> {
         }
         self.passes += 1;
         let last = self.passes;
-        if let Some(Met { recording: Some(recording), last: met }) = self.recordings.get_mut(&kind) {
+        if let Some(Met { recording: Some(recording), last: met, .. }) = self.recordings.get_mut(&kind) {
             *met = last;
             // SAFETY: the caller's promise.
             return unsafe { self.card.replay(recording) };
         }
-        if !self.recordings.contains_key(&kind) {
+        let met = self.recordings.get(&kind).map(|met| met.cannot_be_recorded);
+        let mut next = Met { recording: None, cannot_be_recorded: met == Some(true), last };
+        if met == Some(false) {
+            // SAFETY: recordings are dropped before the memory that they use; and the caller's promise.
+            match unsafe { self.card.record(&mut || self.pass(kind)) } {
+                Ok(recording) => {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.card.replay(&recording)? };
+                    next.recording = Some(recording);
+                }
+                Err(error) => {
+                    tracing::warn!(rows = kind.size.rows, "a pass is not recorded, and slower: {error}");
+                    next.cannot_be_recorded = true;
+                }
+            }
+        }
+        if next.recording.is_none() {
             // SAFETY: the caller's promise.
             unsafe { self.pass(kind)? };
+        }
+        if met.is_none() {
             self.forget_one();
-            self.recordings.insert(kind, Met { recording: None, last });
-            return Ok(());
         }
-        // SAFETY: recordings are dropped before the memory that they use; and the caller's promise.
-        unsafe {
-            let recording = self.card.record(&mut || self.pass(kind))?;
-            self.card.replay(&recording)?;
-            self.recordings.insert(kind, Met { recording: Some(recording), last });
-        }
+        self.recordings.insert(kind, next);
         Ok(())
     }
 

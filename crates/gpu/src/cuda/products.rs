@@ -29,10 +29,10 @@ use crate::card::{Address, CardError, CardResult, Epilogue, Number, Product};
 const ALIGNMENT: u32 = 16;
 /// Algorithms that are timed.
 const CANDIDATES: usize = 3;
-/// With fewer rows, there is too little to choose between.
-const TIMED_ROWS: usize = 64;
-const WARM_UPS: usize = 2;
-const RUNS: usize = 5;
+/// With fewer rows a product takes no longer than asking for it, and what would be timed is that.
+const TIMED_ROWS: usize = 1024;
+const WARM_UPS: usize = 1;
+const RUNS: usize = 3;
 /// Another algorithm than the recommended one must take less than this share of its time: a smaller gain may be none.
 const WORTH_IT: f32 = 0.97;
 
@@ -103,7 +103,11 @@ impl Products {
             to: Layout::new(key.to_number, key.rows, key.columns, key.to_stride)?,
             algorithm: cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        let candidates = plan.recommended(shared, key)?;
+        let mut candidates = plan.recommended(shared, key, true)?;
+        if candidates.is_empty() {
+            tracing::debug!("no algorithm keeps to all that is wished for {key:?}");
+            candidates = plan.recommended(shared, key, false)?;
+        }
         let Some(&first) = candidates.first() else {
             return Err(CardError::Failed(format!("cuBLASLt has no algorithm for a product: {key:?}")));
         };
@@ -151,10 +155,14 @@ impl Key {
 }
 
 impl Plan {
-    /// Algorithms for this, the one that is thought to be the fastest first.
-    fn recommended(&self, shared: &Shared, key: &Key) -> CardResult<Vec<cublasLtMatmulAlgo_t>> {
+    /// Algorithms for this, the one that is thought to be the fastest first; only such as round sums and factors nowhere else
+    /// where `strict`.
+    fn recommended(&self, shared: &Shared, key: &Key, strict: bool) -> CardResult<Vec<cublasLtMatmulAlgo_t>> {
         let (_, workspace_bytes) = shared.workspace();
-        let preference = Preference::new(key.number, workspace_bytes)?;
+        let preference = Preference::new(workspace_bytes)?;
+        if strict {
+            preference.round_nowhere_else(key.number)?;
+        }
         if key.has_bias {
             // Nobody reads there: it says that a bias lies at a multiple of 16, and of no larger power of two.
             self.operation.set_bias(Address(ALIGNMENT.into()))?;
@@ -358,12 +366,11 @@ impl Drop for Layout {
 struct Preference(cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new(number: Number, workspace_bytes: usize) -> CardResult<Preference> {
+    fn new(workspace_bytes: usize) -> CardResult<Preference> {
         use cublasLtMatmulPreferenceAttributes_t::{
-            CUBLASLT_MATMUL_PREF_IMPL_MASK, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-            CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         };
         let preference = Preference(blas("cublasLtMatmulPreferenceCreate", result::create_matmul_pref())?);
         preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(workspace_bytes as u64))?;
@@ -375,14 +382,21 @@ impl Preference {
         ] {
             preference.set(matrix, &ALIGNMENT)?;
         }
+        Ok(preference)
+    }
+
+    fn round_nowhere_else(&self, number: Number) -> CardResult<()> {
+        use cublasLtMatmulPreferenceAttributes_t::{
+            CUBLASLT_MATMUL_PREF_IMPL_MASK, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        };
         // Where a sum is computed in parts, these are added in f32 too, and not in 16 bits.
         let in_parts = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
-        preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_parts)?;
+        self.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &in_parts)?;
         if number == Number::F32 {
             // The compute type leaves out TF32 already. Where an environment variable asks for less precision, this holds.
-            preference.set(CUBLASLT_MATMUL_PREF_IMPL_MASK, &!ROUNDED_INPUT)?;
+            self.set(CUBLASLT_MATMUL_PREF_IMPL_MASK, &!ROUNDED_INPUT)?;
         }
-        Ok(preference)
+        Ok(())
     }
 
     fn set<T: Copy>(&self, attribute: cublasLtMatmulPreferenceAttributes_t, value: &T) -> CardResult<()> {

@@ -57,7 +57,7 @@ fn fetch(card: &EmulatedCard, memory: &EmulatedMemory, bytes: usize) -> Vec<u8> 
 
 /// Launches a kernel that stays within what its arguments name.
 fn launch(card: &EmulatedCard, kernel: &CStr, blocks: [u32; 2], threads: u32, arguments: &Selftest) -> CardResult<()> {
-    let launch = Launch { blocks, threads, shared_bytes: 512 };
+    let launch = Launch { blocks, threads, shared_bytes: 512, arguments_bytes: size_of::<Selftest>() };
     // SAFETY: the argument is what the kernels of `selftest.cu` take.
     unsafe { card.launch(kernel, launch, (&raw const *arguments).cast()) }
 }

@@ -77,15 +77,34 @@ pub(super) struct Way {
     pub(super) block_rows: usize,
     /// Below how many rows per thread products are shared out by columns.
     pub(super) few_rows: usize,
-    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
-    pub(super) rounds_attention: bool,
+    pub(super) attention: Attention,
+}
+
+/// By what attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attention {
+    /// By vectors in f32.
+    Plain,
+    /// By vectors, rounded to bf16: in precisions that round more than that, where it is faster.
+    Rounded,
+    /// On a unit, in so many parts of bf16.
+    OnUnit(Unit, usize),
+}
+
+impl Attention {
+    fn new(model: &Transformer, unit: Option<Unit>) -> Attention {
+        if let Some((unit, parts)) = unit.zip(model.kernels.attention_parts(model.precision)) {
+            return Attention::OnUnit(unit, parts);
+        }
+        let rounds = matches!(model.precision, Precision::Bf16 | Precision::Int8) && model.kernels.rounds_attention();
+        if rounds { Attention::Rounded } else { Attention::Plain }
+    }
 }
 
 impl Way {
     pub(super) fn new(model: &Transformer, unit: Option<Unit>) -> Way {
         let Shape { hidden, intermediate, .. } = model.shape;
         let form = model.kernels.form(model.precision, unit);
-        let fast_attention = model.kernels.rounds_attention() || unit.is_some();
         let mut way = Way {
             unit,
             form,
@@ -100,7 +119,7 @@ impl Way {
                 Some(_) => few_rows_on_unit(model.precision),
                 None => few_rows(model.kernels.factors(model.precision)),
             },
-            rounds_attention: matches!(model.precision, Precision::Bf16 | Precision::Int8) && fast_attention,
+            attention: Attention::new(model, unit),
         };
         if way.feeds_operand() {
             way.between_words = form.row_words(intermediate);

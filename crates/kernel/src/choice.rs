@@ -150,7 +150,7 @@ fn measure<R>(threads: usize, room: impl Fn() -> R + Sync, work: impl Fn(usize, 
         })
     };
     let times: Vec<[[Duration; 2]; ROUNDS + 1]> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&time)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(time)).collect();
         let own = time();
         // A thread that panicked has measured nothing; the barrier would have held up the others, so there is none.
         std::iter::once(own).chain(others.into_iter().filter_map(|other| other.join().ok())).collect()

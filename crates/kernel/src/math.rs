@@ -83,13 +83,17 @@ pub(super) fn rough_power_of_two<S: Simd>(s: S, x: S::Vector) -> S::Vector {
 /// 2ˣ to 2e-7 of it, with 1 for 0; below -100 it stays at 2⁻¹⁰⁰, of which the last bit too is a normal number when it is
 /// split into parts. x < 127.
 ///
-/// As above, of the fifth degree.
+/// As above, of the fifth degree, with the slope at 0 as it is.
 #[inline(always)]
 pub(super) fn power_of_two<S: Simd>(s: S, x: S::Vector) -> S::Vector {
     let x = s.max(s.splat(-100.0), x);
     let n = s.round(x);
-    let coefficients = [1.326_473e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
-    s.scale_by_power(polynomial(s, s.sub(x, n), coefficients), n)
+    let power = polynomial(
+        s,
+        s.sub(x, n),
+        [1.330_028e-3, 9.669_713e-3, 5.550_56e-2, 2.402_228_2e-1, std::f32::consts::LN_2, 1.0],
+    );
+    s.scale_by_power(power, n)
 }
 
 /// erf(x), by a rational approximation on |x| ≤ 4; beyond, erf is 1 in f32. The coefficients are those of Eigen's `erf`.

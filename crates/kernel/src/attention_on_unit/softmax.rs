@@ -71,7 +71,7 @@ impl<S: Simd, const PARTS: usize> Softmax<S, PARTS> {
         scores[seen.start..keys.start].fill(f32::MIN);
         scores[keys.end..seen.end].fill(f32::MIN);
         let scores = &scores[seen];
-        assert!(scores.len() % (PANEL_VECTORS * S::LANES) == 0);
+        assert!(scores.len().is_multiple_of(PANEL_VECTORS * S::LANES));
         let (mut low, mut high) = (s.splat(f32::NEG_INFINITY), s.splat(f32::NEG_INFINITY));
         for at in (0..scores.len()).step_by(PANEL_VECTORS * S::LANES) {
             // SAFETY: scores are whole pairs of vectors, as just checked.

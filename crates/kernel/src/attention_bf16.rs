@@ -10,10 +10,7 @@ use super::dispatch::Kernels;
 use super::isa::{Dot, DotTask};
 use super::isa::{PANEL_VECTORS, Simd, Task, even_runs};
 use super::math::rough_power_of_two;
-use super::matrix_unit::{MatrixUnit, TILE_WORDS, UnitTask};
-use super::tile::{Ahead, Finish, Product, load_columns, store_columns};
-use super::unit::Unit;
-use super::unit_product::{BLOCK, Factors, Fetch, block};
+use super::tile::{Ahead, Finish, Product, load_columns};
 
 /// Most rows of a tile in any instruction set.
 const MOST_ROWS: usize = 16;
@@ -53,11 +50,7 @@ impl Parts {
 }
 
 /// Values of scratch memory that a sequence of that many tokens needs.
-pub(super) fn scratch_len(kernels: Kernels, unit: Option<Unit>, tokens: usize, head_size: usize) -> usize {
-    if unit.is_some() {
-        let parts = Parts::new(BLOCK, TILE_WORDS, tokens, head_size);
-        return parts.keys() + parts.values() + BLOCK * (parts.row + parts.stride + BLOCK);
-    }
+pub(super) fn scratch_len(kernels: Kernels, tokens: usize, head_size: usize) -> usize {
     let parts = Parts::new(kernels.panel_width(), kernels.panel_width() / PANEL_VECTORS, tokens, head_size);
     parts.keys()
         + parts.values()
@@ -65,92 +58,15 @@ pub(super) fn scratch_len(kernels: Kernels, unit: Option<Unit>, tokens: usize, h
         + kernels.tile_rows() * parts.stride
 }
 
-/// As [`AttentionTask`], with products of bf16, on a unit or by vectors. Its scratch memory must be as long as this module's
-/// [`scratch_len`], and on a unit begin on a cache line.
-pub(super) struct RoundedAttentionTask<'a>(pub AttentionTask<'a>, pub Option<Unit>);
+/// As [`AttentionTask`], with products of bf16. Its scratch memory must be as long as this module's [`scratch_len`].
+pub(super) struct RoundedAttentionTask<'a>(pub AttentionTask<'a>);
 
 impl Task for RoundedAttentionTask<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.1 {
-            Some(unit) => s.call_on_unit(unit, OnUnit(self.0, s)),
-            None => s.call_bf16(self),
-        }
-    }
-}
-
-/// The same on a unit, on vectors of which it does what is not multiplying.
-struct OnUnit<'a, S>(AttentionTask<'a>, S);
-
-impl<S: Simd> UnitTask for OnUnit<'_, S> {
-    #[inline(always)]
-    fn run<U: MatrixUnit>(self, unit: &mut U) {
-        let OnUnit(task, s) = self;
-        let AttentionTask { sequence, head, queries, out, scratch, bias, mask } = task;
-        let Heads { stride, size, tokens, .. } = sequence;
-        let parts = Parts::new(BLOCK, TILE_WORDS, tokens, size);
-        let (keys, scratch) = scratch.split_at_mut(parts.keys());
-        let (values, scratch) = scratch.split_at_mut(parts.values());
-        let (rounded, scratch) = scratch.split_at_mut(BLOCK * parts.row);
-        let (scores, sums) = scratch.split_at_mut(BLOCK * parts.stride);
-        let sums = &mut sums[..BLOCK * BLOCK];
-        let head_at = head * size;
-        let mut nothing = Fetch::new(s, sequence.projected, 0, 1);
-        // SAFETY: the sequence is readable for `tokens` rows, the head is one of `heads`, `out` is writable for the queries
-        // in its columns, and scratch memory was just cut as `Parts` has it, in whole blocks.
-        unsafe {
-            let [query, key, value] = sequence.parts(head);
-            round_keys(s, BLOCK, (key, stride, size), tokens, rounded, keys);
-            round_values(s, (value, stride, size), parts.value, tokens, values);
-            for start in queries.clone().step_by(BLOCK) {
-                let rows = (queries.end - start).min(BLOCK);
-                for (row, rounded) in rounded.chunks_exact_mut(parts.row).enumerate().take(rows) {
-                    // Powers of two in place of e.
-                    let from = query.add((start + row) * stride);
-                    round(s, from, size, std::f32::consts::LOG2_E, rounded);
-                }
-                // What at least one of them sees, in whole blocks.
-                let seen = mask.keys_of(start..start + rows, tokens);
-                let seen = seen.start / BLOCK * BLOCK..seen.end.next_multiple_of(BLOCK);
-                for first in seen.clone().step_by(BLOCK) {
-                    let factors = Factors {
-                        left: (rounded.as_ptr(), parts.row, 0),
-                        right: (keys[first * parts.row..].as_ptr(), BLOCK, 0),
-                    };
-                    let to = (scores[first..].as_mut_ptr(), parts.stride);
-                    let (size, steps) = ((rows, BLOCK), 0..parts.row / TILE_WORDS);
-                    block::<U, _, 1>(unit, size, factors, steps, to, &mut nothing);
-                }
-                let mut shares = [0f32; BLOCK];
-                for (row, (scores, share)) in
-                    scores.chunks_exact_mut(parts.stride).zip(&mut shares).enumerate().take(rows)
-                {
-                    if let Some((bias, centre)) = bias {
-                        add_bias(s, scores, (bias, centre - (start + row)), seen.start..seen.end.min(tokens));
-                    }
-                    *share = powers(s, scores, mask.keys(start + row, tokens), seen.clone());
-                }
-                for first in (0..size).step_by(BLOCK) {
-                    let columns = (size - first).min(BLOCK);
-                    let factors = Factors {
-                        left: (scores[seen.start..].as_ptr(), parts.stride, 0),
-                        right: (values[seen.start / 2 * parts.value + first..].as_ptr(), parts.value, 0),
-                    };
-                    let (size, steps) = ((rows, columns), 0..seen.len() / 2 / TILE_WORDS);
-                    let to = (sums.as_mut_ptr(), BLOCK);
-                    block::<U, _, 1>(unit, size, factors, steps, to, &mut nothing);
-                    for (row, (sums, &share)) in sums.chunks_exact(BLOCK).zip(&shares).enumerate().take(rows) {
-                        let out = out.0.add((start + row) * out.1 + head_at + first);
-                        for at in (0..columns).step_by(S::LANES) {
-                            let value = s.mul(s.load(sums.as_ptr().add(at)), s.splat(share));
-                            store_columns(s, out, at, columns, value);
-                        }
-                    }
-                }
-            }
-        }
+        s.call_bf16(self);
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Kernels {
     unit: Option<Unit>,
     /// Whether the unit multiplies f32 too, in parts.
     splits_f32: bool,
+    /// Whether attention is the unit's too in precisions of several parts.
+    splits_attention: bool,
     /// Whether vectors multiply bf16 by bf16, by instructions for it. Without, they multiply f32 by bf16.
     multiplies_bf16: bool,
 }
@@ -130,7 +132,7 @@ impl Kernels {
     pub(super) fn emulated() -> Vec<Kernels> {
         let sets = [InstructionSet::Avx512, InstructionSet::Portable].map(Kernels::with);
         let vectors = sets.into_iter().flatten();
-        vectors.map(|kernels| Kernels { unit: Some(Unit::Emulated), splits_f32: true, ..kernels }).collect()
+        vectors.map(|kernels| kernels.with_unit(Unit::Emulated)).collect()
     }
 
     fn of_vectors(vectors: Token) -> Kernels {
@@ -141,7 +143,12 @@ impl Kernels {
             Token::Neon(simd) => simd.has_squares(Precision::Bf16),
             _ => false,
         };
-        Kernels { vectors, unit: None, splits_f32: false, multiplies_bf16 }
+        Kernels { vectors, unit: None, splits_f32: false, splits_attention: false, multiplies_bf16 }
+    }
+
+    /// The same with a unit, for all that it can.
+    fn with_unit(self, unit: Unit) -> Kernels {
+        Kernels { unit: Some(unit), splits_f32: true, splits_attention: true, ..self }
     }
 
     /// A given set.
@@ -151,11 +158,9 @@ impl Kernels {
     pub fn with(set: InstructionSet) -> Result<Kernels> {
         let kernels = match set {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Amx => Avx512::detect().zip(Unit::detect()).map(|(set, unit)| Kernels {
-                unit: Some(unit),
-                splits_f32: true,
-                ..Kernels::of_vectors(Token::Avx512(set))
-            }),
+            InstructionSet::Amx => Avx512::detect()
+                .zip(Unit::detect())
+                .map(|(set, unit)| Kernels::of_vectors(Token::Avx512(set)).with_unit(unit)),
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => Avx512::detect().map(|set| Kernels::of_vectors(Token::Avx512(set))),
             #[cfg(target_arch = "x86_64")]
@@ -279,6 +284,22 @@ impl Kernels {
     /// The same, multiplying f32 by vectors.
     pub(super) fn with_f32_by_vectors(self) -> Kernels {
         Kernels { splits_f32: false, ..self }
+    }
+
+    /// The same, with the attention of precisions of several parts by vectors.
+    pub(super) fn with_attention_by_vectors(self) -> Kernels {
+        Kernels { splits_attention: false, ..self }
+    }
+
+    /// In how many parts attention is the unit's, in a precision of which it multiplies the layers; none where vectors do it.
+    pub(super) fn attention_parts(self, precision: Precision) -> Option<usize> {
+        let parts = match precision {
+            Precision::F32 => 3,
+            Precision::Bf16x3 => 2,
+            // Of int8 too.
+            Precision::F16 | Precision::Bf16 | Precision::Int8 => 1,
+        };
+        self.unit(precision).map(|_| parts).filter(|&parts| parts == 1 || self.splits_attention)
     }
 
     /// What multiplies in a precision in place of the vectors.

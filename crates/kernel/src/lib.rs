@@ -11,6 +11,7 @@
 //! linear       weights in column panels, products with bias, activation or residual
 //! attention    one head of one sequence: scores, softmax, context
 //! attention_bf16   the same with products of bf16
+//! attention_on_unit    the same on a matrix unit, in one to three parts of bf16
 //! norm         LayerNorm and RMS norm
 //! experts      which feed-forwards a row takes, where there are several
 //! mask         which tokens attend to which
@@ -52,6 +53,7 @@
 mod amx;
 mod attention;
 mod attention_bf16;
+mod attention_on_unit;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -1,16 +1,11 @@
-//! Against definitions in f64, on every instruction set and on a unit.
+//! Against definitions in f64, on every instruction set.
 
 use std::f32::consts::LOG2_E;
 
 use half::bf16;
 
 use super::*;
-use crate::precision::Precision;
 use crate::testing::{exact_attention_with, values};
-
-fn every() -> Vec<Kernels> {
-    Kernels::every().into_iter().chain(Kernels::emulated()).collect()
-}
 
 /// Attention of all heads, on memory as the engine has it, the queries divided at the given rows. A table of biases
 /// per head is for distances of up to half its length.
@@ -24,8 +19,7 @@ fn attend(
     let tokens = projected.len() / (3 * heads * size);
     let mut readable = projected.to_vec();
     readable.extend(vec![f32::NAN; kernels.panel_width()]);
-    let unit = kernels.unit(Precision::Bf16);
-    let mut scratch = vec![f32::NAN; scratch_len(kernels, unit, tokens, size)];
+    let mut scratch = vec![f32::NAN; scratch_len(kernels, tokens, size)];
     let mut out = vec![f32::NAN; tokens * heads * size];
     let stride = 3 * heads * size;
     let sequence = Heads { projected: readable.as_ptr(), stride, heads, key_heads: heads, size, tokens };
@@ -37,7 +31,7 @@ fn attend(
             if let Some(bias) = bias {
                 task = task.with_bias(&bias[head], bias[head].len() / 2);
             }
-            kernels.run(RoundedAttentionTask(task, unit));
+            kernels.run(RoundedAttentionTask(task));
         }
     }
     out
@@ -55,7 +49,7 @@ fn rounded(projected: &[f32], width: usize) -> Vec<f64> {
 #[test]
 fn heads_and_sequences_of_all_tail_sizes_match_f64() {
     let heads = 2;
-    for kernels in every() {
+    for kernels in Kernels::every() {
         for size in [1, 3, 8, 16, 20, 32, 48, 64, 80, 96, 128] {
             for tokens in (1..=35).chain([47, 48, 63, 64, 65, 100]) {
                 let projected: Vec<f32> = values(tokens * heads * size * 3, 11).iter().map(|x| x * 2.0).collect();
@@ -73,7 +67,7 @@ fn heads_and_sequences_of_all_tail_sizes_match_f64() {
 
 #[test]
 fn long_sequences_match_f64() {
-    for kernels in every() {
+    for kernels in Kernels::every() {
         for tokens in [191, 192, 193, 390, 800] {
             let projected = values(tokens * 32 * 3, 14);
             let got = attend(kernels, &projected, (1, 32), &[0, tokens], None);
@@ -88,7 +82,7 @@ fn long_sequences_match_f64() {
 #[test]
 fn a_bias_by_distance_is_added_to_the_scores() {
     let (heads, size) = (2, 20);
-    for kernels in every() {
+    for kernels in Kernels::every() {
         for tokens in [1, 2, 15, 16, 17, 40, 65] {
             let projected = values(tokens * heads * size * 3, 15);
             // For longer sequences than this one.
@@ -107,7 +101,7 @@ fn a_bias_by_distance_is_added_to_the_scores() {
 
 #[test]
 fn a_query_has_the_same_bits_in_whichever_part_it_is() {
-    for kernels in every() {
+    for kernels in Kernels::every() {
         let (heads, size, tokens) = (3, 32, 75);
         let projected = values(tokens * heads * size * 3, 12);
         let whole = attend(kernels, &projected, (heads, size), &[0, tokens], None);
@@ -118,7 +112,7 @@ fn a_query_has_the_same_bits_in_whichever_part_it_is() {
 
 #[test]
 fn large_scores_stay_finite_and_nan_is_not_hidden() {
-    for kernels in every() {
+    for kernels in Kernels::every() {
         let (size, tokens) = (16, 20);
         let large: Vec<f32> = values(tokens * size * 3, 13).iter().map(|x| x * 1e4).collect();
         let out = attend(kernels, &large, (1, size), &[0, tokens], None);

@@ -45,14 +45,102 @@ fn full_runs(rows: Range<usize>, most: usize) -> impl Iterator<Item = Range<usiz
     rows.step_by(most).map(move |start| start..end.min(start + most))
 }
 
+/// Blocks of rows, each as often as there are groups.
+fn blocks(rows: Range<usize>, groups: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    full_runs(rows, BLOCK).flat_map(move |rows| (0..groups).map(move |group| (rows.clone(), group)))
+}
+
+/// What becomes of a block's sums, a few rows at a time: of bytes values first, then what follows the product.
+struct Afterwards<'t, 'a, S, const TERMS: usize> {
+    of: &'t OnUnit<'a, S>,
+    groups: usize,
+    fetch: Fetch<S>,
+    /// Sums and values of the first row that is left, and which rows are.
+    sums: *const f32,
+    values: *mut f32,
+    rows: Range<usize>,
+    panel: usize,
+    group: usize,
+    at_once: usize,
+}
+
+impl<'t, 'a, S: Simd, const TERMS: usize> Afterwards<'t, 'a, S, TERMS> {
+    /// Nothing yet.
+    fn new(of: &'t OnUnit<'a, S>, groups: usize) -> Self {
+        let (sums, values) = (of.0.scratch.0, of.0.scratch.0.wrapping_add(2 * BLOCK * BLOCK));
+        let fetch = Fetch::new(of.1, sums, 0, 1);
+        Afterwards { of, groups, fetch, sums, values, rows: 0..0, panel: 0, group: 0, at_once: 0 }
+    }
+
+    /// So many times are left.
+    #[inline(always)]
+    fn share_out(&mut self, times: usize) {
+        self.at_once = self.rows.len().div_ceil(times.max(1));
+    }
+
+    /// The sums of these rows, a panel and a group are there, in the groups' order. All before must be finished.
+    ///
+    /// # Safety
+    /// Until they are finished nobody else may write the sums, of a whole block, and input and output must have the rows.
+    #[inline(always)]
+    unsafe fn begin(&mut self, sums: *const f32, rows: Range<usize>, panel: usize, group: usize) {
+        assert!(self.rows.is_empty());
+        self.values = self.of.0.scratch.0.wrapping_add(2 * BLOCK * BLOCK);
+        (self.sums, self.rows, self.panel, self.group) = (sums, rows, panel, group);
+    }
+
+    #[inline(always)]
+    fn some_rows(&mut self) {
+        let rows = self.rows.start..self.rows.end.min(self.rows.start + self.at_once);
+        // SAFETY: by the promise made when they began; there is scratch memory for the values of a block.
+        unsafe {
+            if TERMS == BYTES {
+                self.of.scale((self.sums, self.values), rows.clone(), self.panel, (self.group, self.groups));
+            }
+            if self.group + 1 == self.groups {
+                let values = if TERMS == BYTES { self.values } else { self.sums };
+                self.of.finish(values, rows.clone(), self.panel);
+            }
+        }
+        self.sums = self.sums.wrapping_add(rows.len() * BLOCK);
+        self.values = self.values.wrapping_add(rows.len() * BLOCK);
+        self.rows.start = rows.end;
+    }
+
+    /// What is left.
+    #[inline(always)]
+    fn finish(&mut self) {
+        self.at_once = self.rows.len();
+        if !self.rows.is_empty() {
+            self.some_rows();
+        }
+    }
+}
+
+impl<S: Simd, const TERMS: usize> Meanwhile for Afterwards<'_, '_, S, TERMS> {
+    #[inline(always)]
+    fn go_on(&mut self) {
+        self.fetch.go_on();
+        if !self.rows.is_empty() {
+            self.some_rows();
+        }
+    }
+}
+
 impl<S: Simd> OnUnit<'_, S> {
-    /// Products with weights that lie as the unit reads them.
+    /// Products with weights that lie as the unit reads them. What becomes of a block's sums is done while the next is multiplied.
     #[inline(always)]
     fn products<U: MatrixUnit, const TERMS: usize>(&self, unit: &mut U) {
         let OnUnit(ref task, s) = *self;
         let (linear, values) = (task.linear, task.arena.values());
         let part = linear.form.part_words(linear.inputs);
         let (steps, words) = (part / TILE_WORDS, linear.panels.words);
+        // Bytes have scales of their own in each group.
+        let group_steps = if TERMS == BYTES { group_inputs(linear.inputs) / (4 * TILE_WORDS) } else { steps };
+        let groups = steps.div_ceil(group_steps);
+        // SAFETY: there is scratch memory for the sums of two blocks and for values.
+        let mut buffers = unsafe { [task.scratch.0, task.scratch.0.add(BLOCK * BLOCK)] };
+        let mut after = Afterwards::<S, TERMS>::new(self, groups);
         for rows in full_runs(task.rows.clone(), MOST_ROWS) {
             for panel in task.columns.clone() {
                 let coming = if panel + 1 < task.columns.end {
@@ -63,30 +151,28 @@ impl<S: Simd> OnUnit<'_, S> {
                     task.then
                 };
                 let next = values.as_ptr().wrapping_add(coming.unwrap_or(0));
-                let groups = rows.len().div_ceil(BLOCK) * steps * TERMS.max(1);
+                let times = rows.len().div_ceil(BLOCK) * steps * TERMS.max(1);
                 // What is used for one block only comes as fast without being asked for.
                 let fetched = if rows.len() > BLOCK && coming.is_some() { words } else { 0 };
-                let mut fetch = Fetch::new(s, next, fetched, groups);
+                after.fetch = Fetch::new(s, next, fetched, times);
                 let right = (values[linear.panels.at(panel)..][..words].as_ptr(), BLOCK, part * BLOCK);
-                for rows in full_runs(rows.clone(), BLOCK) {
+                for (rows, group) in blocks(rows.clone(), groups) {
+                    let steps = group * group_steps..steps.min((group + 1) * group_steps);
+                    after.share_out(steps.len() * TERMS.max(1));
                     // SAFETY: by the promise made to `LinearTask::new`, input and output have these rows, and the input
-                    // whole tiles of them; the panel was just sliced; there is scratch memory for a block and its values.
+                    // whole tiles of them; the panel was just sliced; a buffer has room for a block.
                     unsafe {
                         let left = (task.input.add(rows.start * task.input_stride), task.input_stride, part);
-                        let (factors, sums) = (Factors { left, right }, task.scratch.0);
-                        if TERMS == BYTES {
-                            let values = sums.add(BLOCK * BLOCK);
-                            self.scaled(unit, factors, rows.len(), panel, (sums, values), &mut fetch);
-                            self.finish(values, rows, panel);
-                        } else {
-                            let (size, sums_at) = ((rows.len(), BLOCK), (sums, BLOCK));
-                            block::<U, _, TERMS>(unit, size, factors, 0..steps, sums_at, &mut fetch);
-                            self.finish(sums, rows, panel);
-                        }
+                        let (size, sums) = ((rows.len(), BLOCK), (buffers[0], BLOCK));
+                        block::<U, _, TERMS>(unit, size, Factors { left, right }, steps, sums, &mut after);
+                        after.finish();
+                        after.begin(buffers[0], rows, panel, group);
                     }
+                    buffers.swap(0, 1);
                 }
             }
         }
+        after.finish();
     }
 
     /// Products in parts with weights that lie as f32: a piece of a panel is split while the one before is multiplied.
@@ -163,47 +249,38 @@ impl<S: Simd> OnUnit<'_, S> {
         }
     }
 
-    /// The values that a block's sums of bytes stand for, group by group as [`Scales`](crate::tile::Scales) has it.
+    /// The values that some rows' sums of bytes stand for, group by group as [`Scales`](crate::tile::Scales) has it.
     ///
     /// # Safety
-    /// As for [`block`]; the rows have scales behind them, and `sums` and `values` room for a block.
+    /// The rows must have scales behind them; sums and values must be theirs, a block wide.
     #[inline(always)]
-    unsafe fn scaled<U: MatrixUnit, M: Meanwhile>(
+    unsafe fn scale(
         &self,
-        unit: &mut U,
-        factors: Factors,
-        rows: usize,
+        (sums, values): (*const f32, *mut f32),
+        rows: Range<usize>,
         panel: usize,
-        (sums, values): (*mut f32, *mut f32),
-        meanwhile: &mut M,
+        (group, groups): (usize, usize),
     ) {
         let OnUnit(ref task, s) = *self;
         let (linear, arena) = (task.linear, task.arena.values());
-        let inputs = linear.inputs;
-        let steps = linear.form.part_words(inputs) / TILE_WORDS;
-        let group_steps = group_inputs(inputs) / (4 * TILE_WORDS);
         let column_factors = arena[linear.factors.clone()][panel * BLOCK..][..BLOCK].as_ptr();
-        let groups = steps.div_ceil(group_steps);
-        for group in 0..groups {
-            let steps = group * group_steps..steps.min((group + 1) * group_steps);
-            let column_sums = &arena[linear.sums.clone()][group * linear.factors.len() + panel * BLOCK..][..BLOCK];
+        let column_sums = &arena[linear.sums.clone()][group * linear.factors.len() + panel * BLOCK..][..BLOCK];
+        let start = rows.start;
+        for row in rows {
             // SAFETY: by contract; columns were just sliced to whole blocks.
             unsafe {
-                block::<U, M, BYTES>(unit, (rows, BLOCK), factors, steps, (sums, BLOCK), meanwhile);
-                for row in 0..rows {
-                    let scales = factors.left.0.add(row * factors.left.1 + scale_at(inputs) + 2 * group);
-                    let (scale, low) = (s.splat(*scales), s.splat(*scales.add(1)));
-                    for at in (0..BLOCK).step_by(S::LANES) {
-                        let value = values.add(row * BLOCK + at);
-                        let before = if group == 0 { s.splat(0.0) } else { s.load(value) };
-                        let sum = s.integers_to_f32(s.load_words(sums.add(row * BLOCK + at)));
-                        let offset = s.mul_add(low, s.load(column_sums.as_ptr().add(at)), before);
-                        let mut after = s.mul_add(sum, scale, offset);
-                        if group + 1 == groups {
-                            after = s.mul(after, s.load(column_factors.add(at)));
-                        }
-                        s.store(value, after);
+                let scales = task.input.add(row * task.input_stride + scale_at(linear.inputs) + 2 * group);
+                let (scale, low) = (s.splat(*scales), s.splat(*scales.add(1)));
+                for at in (0..BLOCK).step_by(S::LANES) {
+                    let value = values.add((row - start) * BLOCK + at);
+                    let before = if group == 0 { s.splat(0.0) } else { s.load(value) };
+                    let sum = s.integers_to_f32(s.load_words(sums.add((row - start) * BLOCK + at)));
+                    let offset = s.mul_add(low, s.load(column_sums.as_ptr().add(at)), before);
+                    let mut after = s.mul_add(sum, scale, offset);
+                    if group + 1 == groups {
+                        after = s.mul(after, s.load(column_factors.add(at)));
                     }
+                    s.store(value, after);
                 }
             }
         }

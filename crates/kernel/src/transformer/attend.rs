@@ -6,8 +6,10 @@ use super::memory::Memory;
 use super::pass::Pass;
 use super::shape::Shape;
 use super::steps::{Place, Step};
+use super::way::Attention;
 use crate::attention::{AttentionTask, Heads};
 use crate::attention_bf16::RoundedAttentionTask;
+use crate::attention_on_unit::UnitAttentionTask;
 use crate::linear::{Epilogue, Linear, LinearTask};
 use crate::mask::Mask;
 use crate::single_query::{MOST_HEADS, SingleQuery, SingleQueryTask};
@@ -137,9 +139,10 @@ impl Pass {
                     let (ref distances, longest) = self.distances;
                     task = task.with_bias(&distances[head * (2 * longest - 1)..][..2 * longest - 1], longest - 1);
                 }
-                match self.way.rounds_attention {
-                    true => self.model.kernels.run(RoundedAttentionTask(task, self.way.unit)),
-                    false => self.model.kernels.run(task),
+                match self.way.attention {
+                    Attention::Plain => self.model.kernels.run(task),
+                    Attention::Rounded => self.model.kernels.run(RoundedAttentionTask(task)),
+                    Attention::OnUnit(unit, parts) => self.model.kernels.run(UnitAttentionTask(task, unit, parts)),
                 }
             }
         });

@@ -2,11 +2,11 @@
 
 use super::model::Transformer;
 use super::shape::Shape;
-use super::way::{Schedule, Way};
+use super::way::{Attention, Schedule, Way};
 use crate::linear::{Epilogue, UNIT_SCRATCH};
 use crate::matrix_unit::TILE_ROWS;
 use crate::memory::AlignedBuffer;
-use crate::{attention, attention_bf16, single_query};
+use crate::{attention, attention_bf16, attention_on_unit, single_query};
 
 /// Memory of a forward pass, kept for the next one. Rows are [`row_stride`] apart.
 #[derive(Default)]
@@ -42,9 +42,10 @@ impl Scratch {
         let Shape { hidden, intermediate, style, .. } = model.shape;
         let (width, head) = (model.shape.attention_width(), model.shape.head_size());
         let projected = model.shape.projected_width();
-        let mut member = match way.rounds_attention {
-            true => attention_bf16::scratch_len(model.kernels, way.unit, longest, head),
-            false => attention::scratch_len(model.kernels, longest, head),
+        let mut member = match way.attention {
+            Attention::Plain => attention::scratch_len(model.kernels, longest, head),
+            Attention::Rounded => attention_bf16::scratch_len(model.kernels, longest, head),
+            Attention::OnUnit(_, parts) => attention_on_unit::scratch_len(parts, longest, head),
         };
         member = member.max(single_query::scratch_len(model.kernels, longest, hidden, head));
         let operand = way.operand_words;

@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 
 use super::model::Transformer;
 use super::shape::Shape;
-use crate::caches::cached_values;
+use crate::caches::{cached_values, second_level};
 use crate::dot::Factors;
 use crate::operand::Form;
 use crate::precision::Precision;
 use crate::unit::Unit;
+use crate::unit_product::BLOCK;
 
 /// Below this many rows per thread products are shared out by columns: so few that a core waits for weights more than it
 /// computes. all-MiniLM-L6-v2 on two cores of an AMD EPYC (Zen 4), ms by rows / by columns, the least of 25 rounds:
@@ -48,8 +49,9 @@ const fn few_rows_on_unit(precision: Precision) -> usize {
 /// The fewest and the most rows of a block in the rows schedule: with fewer, weights that no cache holds come too often; with
 /// more, they hardly come less often.
 const BLOCK_ROWS: RangeInclusive<usize> = 56..=126;
-/// Rows of a block on a matrix unit, in whole tiles.
-const UNIT_BLOCK_ROWS: usize = 64;
+/// The fewest and the most rows of a block on a matrix unit, which reads weights faster than a cache that all cores share gives
+/// them, and in f32 splits them again for every block.
+const UNIT_BLOCK_ROWS: RangeInclusive<usize> = 64..=128;
 /// Pieces per thread into which a product's columns are cut, so that a delayed thread holds up little.
 const PIECES: usize = 4;
 
@@ -60,6 +62,13 @@ fn block_rows(cached: usize, intermediate: usize, tile_rows: usize) -> usize {
     let rows = (cached / intermediate / tile_rows * tile_rows).clamp(*BLOCK_ROWS.start(), *BLOCK_ROWS.end());
     // An even number: two may lie together.
     rows / 2 * 2
+}
+
+/// Rows of a block on a unit, in whole pairs of tiles: its values between the feed-forward matrices, so many words a row, take up to
+/// half of the second-level cache.
+fn unit_block_rows(cache_bytes: usize, between_words: usize) -> usize {
+    let rows = cache_bytes / 2 / (between_words * size_of::<f32>());
+    (rows / BLOCK * BLOCK).clamp(*UNIT_BLOCK_ROWS.start(), *UNIT_BLOCK_ROWS.end())
 }
 
 /// By what a pass is computed, and what follows from it.
@@ -77,33 +86,52 @@ pub(super) struct Way {
     pub(super) block_rows: usize,
     /// Below how many rows per thread products are shared out by columns.
     pub(super) few_rows: usize,
-    /// Whether attention rounds to bf16: in precisions that round more than that, where it is faster.
-    pub(super) rounds_attention: bool,
+    pub(super) attention: Attention,
+}
+
+/// By what attention is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attention {
+    /// By vectors in f32.
+    Plain,
+    /// By vectors, rounded to bf16: in precisions that round more than that, where it is faster.
+    Rounded,
+    /// On a unit, in so many parts of bf16.
+    OnUnit(Unit, usize),
+}
+
+impl Attention {
+    fn new(model: &Transformer, unit: Option<Unit>) -> Attention {
+        if let Some((unit, parts)) = unit.zip(model.kernels.attention_parts(model.precision)) {
+            return Attention::OnUnit(unit, parts);
+        }
+        let rounds = matches!(model.precision, Precision::Bf16 | Precision::Int8) && model.kernels.rounds_attention();
+        if rounds { Attention::Rounded } else { Attention::Plain }
+    }
 }
 
 impl Way {
     pub(super) fn new(model: &Transformer, unit: Option<Unit>) -> Way {
         let Shape { hidden, intermediate, .. } = model.shape;
         let form = model.kernels.form(model.precision, unit);
-        let fast_attention = model.kernels.rounds_attention() || unit.is_some();
         let mut way = Way {
             unit,
             form,
             operand_words: form
                 .row_words(hidden.max(intermediate).max(model.shape.attention_width()).max(model.table_width)),
             between_words: intermediate,
-            block_rows: match unit {
-                Some(_) => UNIT_BLOCK_ROWS,
-                None => block_rows(cached_values(), intermediate, model.kernels.tile_rows()),
-            },
+            block_rows: block_rows(cached_values(), intermediate, model.kernels.tile_rows()),
             few_rows: match unit {
                 Some(_) => few_rows_on_unit(model.precision),
                 None => few_rows(model.kernels.factors(model.precision)),
             },
-            rounds_attention: matches!(model.precision, Precision::Bf16 | Precision::Int8) && fast_attention,
+            attention: Attention::new(model, unit),
         };
         if way.feeds_operand() {
             way.between_words = form.row_words(intermediate);
+        }
+        if unit.is_some() {
+            way.block_rows = unit_block_rows(second_level(), way.between_words);
         }
         way
     }
@@ -134,4 +162,17 @@ pub(super) fn pieces(panels: usize, threads: usize) -> usize {
     (least..=panels)
         .find(|pieces| panels.is_multiple_of(*pieces) && pieces.is_multiple_of(threads))
         .unwrap_or(panels.min(least))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_has_as_many_rows_at_once_as_the_cache_holds() {
+        // all-MiniLM-L6-v2 and BERT base in f32, bf16x3 and bf16.
+        assert_eq!([2304, 1536, 768].map(|words| unit_block_rows(2 << 20, words)), [96, 128, 128]);
+        assert_eq!([4608, 3072, 1536].map(|words| unit_block_rows(2 << 20, words)), [64, 64, 128]);
+        assert_eq!(unit_block_rows(1 << 20, 768), 128);
+    }
 }

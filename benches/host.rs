@@ -1,6 +1,7 @@
 //! What the host's side of a card can do: texts through the whole backend (sentences, tokens, queue, batches, answers) around an
-//! encoder that computes nothing, or as fast as a card that one names. `cargo bench --bench host` prints passages a second by
-//! number of cores (taskset gives each measurement its own); how many of them a card needs follows.
+//! encoder that computes nothing, or as fast as a card that one names. It prints passages a second by number of cores (taskset gives
+//! each measurement its own), and the CPU time of a passage, which other work on the machine moves less: how many cores a card
+//! needs follows.
 //!
 //! ```text
 //! cargo bench --bench host -- --model models/all-MiniLM-L6-v2
@@ -140,7 +141,7 @@ fn by_cores(args: &Args) -> Result<()> {
         0 => "an encoder that computes nothing".to_owned(),
         tokens => format!("a card of {tokens} tokens/s"),
     };
-    println!("The host alone, before {card}: passages/s, calls of {} texts\n", args.batch);
+    println!("The host alone, before {card}: passages/s, and µs of CPU a passage; calls of {} texts\n", args.batch);
     let columns: Vec<String> = args.calls.iter().map(|calls| format!(" calls at once: {calls} |")).collect();
     println!("| cores |{}\n|---|{}", columns.concat(), "---|".repeat(columns.len()));
     for count in cores {
@@ -193,6 +194,7 @@ fn alone(args: &Args, model: PathBuf) -> Result<()> {
         run()?;
         let mut rates = Vec::new();
         busy.store(0, Ordering::Relaxed);
+        let cpu = cpu_seconds();
         let begun = Instant::now();
         for _ in 0..args.rounds {
             rates.push(texts.len() as f64 / run()?);
@@ -200,7 +202,10 @@ fn alone(args: &Args, model: PathBuf) -> Result<()> {
         rates.sort_by(f64::total_cmp);
         let share = busy.load(Ordering::Relaxed) as f64 / 1e9 / begun.elapsed().as_secs_f64();
         let used = if args.card_tokens > 0 { format!(" ({:.0} % of the card)", share * 100.0) } else { String::new() };
-        cells.push(format!("{:.0}{used}", rates[rates.len() / 2]));
+        let passages = texts.len() as f64 * f64::from(args.rounds);
+        let cpu =
+            cpu.zip(cpu_seconds()).map(|(before, after)| format!(", {:.0} µs", (after - before) * 1e6 / passages));
+        cells.push(format!("{:.0}{}{used}", rates[rates.len() / 2], cpu.unwrap_or_default()));
     }
     println!("{}", cells.join(" | "));
     Ok(())
@@ -218,4 +223,13 @@ async fn run(backend: &LocalBackend, texts: &[&str], batch: usize, calls: usize)
         }
     }
     Ok(begun.elapsed().as_secs_f64())
+}
+
+/// CPU that this process has used, from `/proc`; unknown on other systems.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The process's name stands in parentheses; utime and stime are the 12th and 13th behind it, in hundredths of a second.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
 }

@@ -242,7 +242,9 @@ def table(saved):
     for row in saved.get("server", []):
         failed = f", **{row['failed']} failed**" if row["failed"] else ""
         who = f"server: {row['what']}, connections: {row['connections']}{failed}"
-        rows.append((who, figure(row["passages/s"]), "", f"{row['p50']:.2f} / {row['p99']:.2f}", "", "", ""))
+        # Where nothing was answered there is no latency.
+        times = f"{row['p50']:.2f} / {row['p99']:.2f}" if row["passages/s"] else "–"
+        rows.append((who, figure(row["passages/s"]), "", times, "", "", ""))
     heads = ("", "passages/s", "tokens/s", "p50 / p99, ms", "ours ÷ sentence-transformers", "÷ bound", "of the bf16 peak")
     lines = [heads, ("---",) * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -264,7 +266,7 @@ def main():
     started = time.monotonic()
     args = parse_args()
     without_torch = torch_on(args.device)
-    saved, notes = {}, []
+    saved, notes, failed = {}, [], []
     on_cpu = args.device == "cpu"
 
     def part(name, work):
@@ -277,6 +279,8 @@ def main():
             return work()
         except Exception as error:
             notes.append(f"{name}: not measured: {one_line(error)}")
+            # What torch does not have is nobody's failure.
+            failed.extend([] if isinstance(error, LookupError) else [name])
             return None
         finally:
             # What is known is kept, should a later part be cut off.
@@ -332,9 +336,9 @@ def main():
     report(args, saved)
     if args.save:
         args.save.write_text(json.dumps(saved, indent=1))
-    # Something of ours must have been measured.
-    if not any(saved.get(key) for key in ("model", "base", "decoder", "bound", "server")):
-        sys.exit(1)
+    # Something must have been measured, and nothing may have failed.
+    if failed or not any(saved.get(key) for key in ("model", "base", "decoder", "bound", "server")):
+        sys.exit(f"not measured: {', '.join(failed) or 'anything'}")
 
 
 def bound_of(name, model, args):

@@ -140,7 +140,7 @@ bench-peers: model
 bench-rerank: model
 	python3 benches/peers/rerank.py --model $(MODEL_DIR) $(RERANK)
 
-# On a card: ours beside sentence-transformers. Needs a GPU, a CUDA toolkit (or what `make cuda-check` got) and a Python with
+# On a card: ours beside sentence-transformers and torch on packed rows, and the server; about eight minutes. Needs a GPU, a CUDA toolkit (or what `make cuda-check` got) and a Python with
 # torch and sentence-transformers; without Rust there, deploy/cuda/bundle.sh. It can be tried without a card:
 # `make bench-gpu GPU="--device cpu --texts 50 --batches 8,32"`.
 bench-gpu: model

@@ -1,38 +1,54 @@
 #!/usr/bin/env bash
-# For a machine with a GPU but without Rust: `bundle.sh DIR` puts there the binary, the tests of a card, the benchmark and a
-# script that runs all of them. Take DIR and the repository to that machine, and in the repository run `bash DIR/run.sh`.
+# For a machine with a GPU, and without Rust or a network: `bundle.sh DIR` puts there programs.tar.xz (the binary, the tests of a
+# card, the benchmarks), model/ and run.sh, which runs all that needs a card (on-a-card.sh says what). Take DIR and the
+# repository to that machine, and in the repository run `bash DIR/run.sh`.
+#
+# What is large comes along only if asked for: WEIGHTS=1 the model's own weights (else its sizes with random ones are measured),
+# LIBRARIES=1 cuBLAS and cuRAND (730 MB; else they must be there, as with torch), SANITIZER=1 compute-sanitizer (14 MB).
 set -euo pipefail
 mkdir -p "${1:?}"
 bundle=$(realpath "$1")
 cd "$(dirname "$0")/../.."
+model=${MODEL_DIR:-models/all-MiniLM-L6-v2}
+# shellcheck source=deploy/cuda/env.sh
 . deploy/cuda/env.sh
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/cuda
+programs=$(mktemp -d)
+trap 'rm -rf "$programs"' EXIT
 
-executable() { # name, command that builds it
-  local name=$1
-  shift
-  "$@" --locked --features cuda --message-format json |
-    python3 -c 'import json, sys
+# As `target name, as`: copies what a command of cargo has built.
+put() {
+  local name=$1 as=$2
+  shift 2
+  local built
+  built=$("$@" --locked --features cuda --message-format json | python3 -c 'import json, sys
 built = [message for message in map(json.loads, sys.stdin) if message.get("executable")]
-print(next(message["executable"] for message in built if message["target"]["name"] == sys.argv[1]))' "$name"
+print("\n".join(message["executable"] for message in built if sys.argv[1] in ("", message["target"]["name"])))' "$name")
+  [ -n "$built" ] || { echo "nothing was built by: $*" >&2; return 1; }
+  local number=0 file
+  while read -r file; do
+    number=$((number + 1))
+    local to=$programs/$as
+    [ "$number" = 1 ] || to+=-$number
+    strip -o "$to" "$file"
+  done <<<"$built"
 }
-cp "$(executable text2vec-sidecar cargo build --release)" "$bundle/text2vec-sidecar"
-cp "$(executable gpu cargo bench --no-run --bench gpu)" "$bundle/gpu"
-cp "$(executable cuda cargo test --release --no-run --test cuda)" "$bundle/cuda"
-strip "$bundle/text2vec-sidecar" "$bundle/gpu" "$bundle/cuda"
+put text2vec-sidecar text2vec-sidecar cargo build --release
+for name in gpu load host encoder; do put "$name" "$name" cargo bench --no-run --bench "$name"; done
+put cuda test-cuda cargo test --release --no-run --test cuda
+put text2vec_engine test-engine cargo test --release --no-run -p text2vec-engine --lib
+if [ -f crates/gpu/Cargo.toml ]; then
+  put "" test-gpu cargo test --release --no-run -p text2vec-gpu
+  if [ -d crates/gpu/benches ]; then put "" bench-gpu cargo bench --no-run -p text2vec-gpu --benches; fi
+fi
 
-cat >"$bundle/run.sh" <<'RUN'
-#!/usr/bin/env bash
-# In the repository, with a Python that has torch and sentence-transformers (PYTHON, else python3): the tests of a card, then the
-# benchmark, with this script's arguments.
-set -uo pipefail
-here=$(cd "$(dirname "$0")" && pwd) python=${PYTHON:-python3}
-# Torch brings the libraries of CUDA that the binary loads.
-brought=$("$python" -c 'import nvidia, pathlib
-print(":".join(str(lib) for base in nvidia.__path__ for lib in pathlib.Path(base).glob("*/lib")))')
-export LD_LIBRARY_PATH=$brought${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-T2V_BIN=$here/text2vec-sidecar CARGO_MANIFEST_DIR=$PWD "$here/cuda" --nocapture --test-threads 1
-tests=$?
-T2V_GPU_BENCH=$here/gpu "$python" benches/gpu/run.py "$@" && exit $tests
-RUN
-du -h "$bundle"/*
+rm -rf "$bundle/model" "$bundle/libraries" "$bundle/sanitizer"
+mkdir "$bundle/model"
+tar -c -C "$model" --exclude='*.safetensors' --exclude='*.onnx' . | tar -x -C "$bundle/model"
+if [ -n "${WEIGHTS:-}" ]; then cp "$model/model.safetensors" "$bundle/model/"; fi
+if [ -n "${LIBRARIES:-}" ]; then python3 deploy/cuda/toolkit.py --libraries "$bundle/libraries"; fi
+if [ -n "${SANITIZER:-}" ]; then python3 deploy/cuda/toolkit.py --sanitizer "$bundle/sanitizer"; fi
+# One stream with a large window: much of them is the same.
+tar -c -C "$programs" . | xz -T1 --lzma2=preset=6,dict=256MiB >"$bundle/programs.tar.xz"
+cp deploy/cuda/on-a-card.sh "$bundle/run.sh"
+du -sh "$bundle"/*

@@ -2,7 +2,7 @@
 """`toolkit.py` prints the folder of a CUDA toolkit: an installed one (CUDA_HOME, or nvcc on PATH), else one put together from
 Python packages below ~/.cache/text2vec-sidecar/cuda, once. It is enough to compile with.
 
-`toolkit.py --libraries DIR` puts the libraries into DIR that the program loads beside the driver's when a GPU is used: 730 MB."""
+`toolkit.py --libraries DIR` puts the libraries into DIR that the program loads beside the driver's when a GPU is used: 730 MB. `toolkit.py --sanitizer DIR` puts compute-sanitizer there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 COMPILER = HERE / "compiler.txt"
 LIBRARIES = HERE / "libraries.txt"
+SANITIZER = HERE / "sanitizer.txt"
 
 
 def installed() -> pathlib.Path | None:
@@ -84,9 +85,17 @@ def libraries(target: pathlib.Path) -> None:
             shutil.copy(part / "lib" / name, target / name)
 
 
+def sanitizer(target: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        download(SANITIZER, pathlib.Path(folder))
+        unpack(pathlib.Path(folder), target)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--libraries"] and len(sys.argv) == 3:
         libraries(pathlib.Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--sanitizer"] and len(sys.argv) == 3:
+        sanitizer(pathlib.Path(sys.argv[2]))
     elif len(sys.argv) == 1:
         print(installed() or assembled())
     else:

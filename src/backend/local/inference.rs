@@ -6,8 +6,9 @@
 //!
 //! All models of a process can share one thread and its queue ([`Inference`]): then one forward pass runs at a time, on
 //! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
-//! pass for each; the threads of a model that is not at work are parked. With several GPUs each has a thread, and all take
-//! from the one queue.
+//! pass for each; the threads of a model that is not at work are parked. A GPU has two threads, which take turns: one takes a
+//! batch and computes it while the other answers what it has computed before. With several GPUs each has its own, and all
+//! take from the one queue.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -36,7 +37,10 @@ use text2vec_kernel::cores;
 /// Tokens of a batch on a card, until an encoder knows better.
 const CARD_TOKENS: usize = 4096;
 
-/// A queue and the thread, or one thread per GPU, that empties it, for any number of models. Dropping it lets what was
+/// Threads that take turns at a card. Cutting, normalising and answering thousands of texts takes time in which it would idle.
+const THREADS_OF_A_CARD: usize = 2;
+
+/// A queue and the thread, or two threads per GPU, that empties it, for any number of models. Dropping it lets what was
 /// admitted be served.
 pub struct Inference {
     batcher: Batcher<Sequence>,
@@ -68,37 +72,56 @@ impl Inference {
             Some(threads) => threads,
             None => cores(),
         };
-        Inference::start_workers(1, threads, Vec::new(), queue_options(threads, waiting_tokens))
+        let alone = Worker { number: 0, of: 1, encoder: 0, turn: None };
+        Inference::start_workers(vec![alone], threads, Vec::new(), queue_options(threads, waiting_tokens))
     }
 
-    /// Starts a thread for each of these cards, of which there is at least one. `waiting_tokens` as in [`Inference::start`],
+    /// Starts two threads for each of these cards, of which there is at least one. `waiting_tokens` as in [`Inference::start`],
     /// until [`Inference::widen`] makes it more.
     ///
     /// # Errors
     /// `Internal` without a card, or where the system gives no thread.
     pub fn start_on(cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
-        let workers = cards.len();
-        if workers == 0 {
-            return Err(Error::internal("no card to compute on"));
+        match cards.len() {
+            0 => Err(Error::internal("no card to compute on")),
+            count => Inference::start_as_with_cards(count, cards, waiting_tokens),
         }
+    }
+
+    /// Queue and threads as if there were a card, for encoders that do without: what the host's side of a card can do is
+    /// measured with it (`benches/host.rs`).
+    ///
+    /// # Errors
+    /// `Internal` where the system gives no thread.
+    pub fn start_as_with_a_card(waiting_tokens: usize) -> Result<Inference> {
+        Inference::start_as_with_cards(1, Vec::new(), waiting_tokens)
+    }
+
+    fn start_as_with_cards(count: usize, cards: Vec<Card>, waiting_tokens: usize) -> Result<Inference> {
         let options = Options {
             batch_tokens: CARD_TOKENS,
             query_batch_tokens: CARD_TOKENS,
             query_fill_tokens: CARD_TOKENS / 16,
-            ..queue_options(workers, waiting_tokens)
+            ..queue_options(count, waiting_tokens)
         };
-        Inference::start_workers(workers, workers, cards, options)
+        let turns: Vec<Arc<Mutex<()>>> = (0..count).map(|_| Arc::default()).collect();
+        let of = count * THREADS_OF_A_CARD;
+        let worker = |number: usize| {
+            let encoder = number % count;
+            Worker { number, of, encoder, turn: Some(turns[encoder].clone()) }
+        };
+        Inference::start_workers((0..of).map(worker).collect(), count, cards, options)
     }
 
-    fn start_workers(workers: usize, threads: usize, cards: Vec<Card>, options: Options) -> Result<Inference> {
+    fn start_workers(workers: Vec<Worker>, threads: usize, cards: Vec<Card>, options: Options) -> Result<Inference> {
         let batcher = Batcher::new(options);
-        for worker in 0..workers {
+        for worker in workers {
             let queue = batcher.clone();
             std::thread::Builder::new()
                 .name("inference".into())
                 .spawn(move || {
                     let _last = FailOnPanic(&queue);
-                    work(&queue, Worker { number: worker, of: workers });
+                    work(&queue, &worker);
                 })
                 .map_err(|error| Error::internal(format!("no thread for inference: {error}")))?;
         }
@@ -224,6 +247,18 @@ struct Progress {
     reply: Option<oneshot::Sender<Result<Embedding>>>,
 }
 
+impl Sequence {
+    /// Its tokens.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    #[cfg(test)]
+    pub(super) fn text(&self) -> &Arc<Text> {
+        &self.text
+    }
+}
+
 impl Piece for Sequence {
     fn tokens(&self) -> usize {
         // A text without tokens (which only static embeddings know) has its turn too.
@@ -236,24 +271,34 @@ impl Piece for Sequence {
 }
 
 /// Which of the inference threads one is.
-#[derive(Clone, Copy)]
 struct Worker {
     number: usize,
     of: usize,
+    /// Which of a model's encoders it computes with.
+    encoder: usize,
+    /// Where others compute with the same: held from the taking of a batch until it is computed.
+    turn: Option<Arc<Mutex<()>>>,
 }
 
+/// Who computes with an encoder, where several do.
+type Turn<'a> = Option<MutexGuard<'a, ()>>;
+
 /// Computes batches until the queue has ended.
-fn work(batcher: &Batcher<Sequence>, worker: Worker) {
+fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
     // No two threads have a pass of the same number.
     let mut pass = worker.number as u64;
-    while let Some(batch) = batcher.next_batch() {
+    loop {
+        // Before the batch: what comes while another computes is gathered, and not taken in small pieces.
+        let mut turn: Turn<'_> = worker.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(batch) = batcher.next_batch() else { return };
         let mut sequences = batch.pieces;
         // Dropped before the sequences are: whoever hears that a text has no answer finds the queue failed.
         let _first = FailOnPanic(batcher);
         let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
         // Stable: sequences of a model keep their order.
         sequences.sort_by_key(model);
-        for sequences in sequences.chunk_by(|a, b| model(a) == model(b)) {
+        let mut of_models = sequences.chunk_by(|a, b| model(a) == model(b)).peekable();
+        while let Some(sequences) = of_models.next() {
             pass += worker.of as u64;
             let begun = Instant::now();
             let tokens: usize = sequences.iter().map(Piece::tokens).sum();
@@ -262,7 +307,9 @@ fn work(batcher: &Batcher<Sequence>, worker: Worker) {
             for sequence in sequences {
                 sequence.text.timeline.dispatched(pass, begun, texts, tokens);
             }
-            compute_together(sequences, worker);
+            let kept = of_models.peek().and_then(|_| turn.take());
+            compute_together(sequences, worker.encoder, &mut turn);
+            turn = turn.or(kept);
             metrics().stage(Stage::Forward, begun.elapsed());
             metrics().batch_texts.number(texts as u64);
             metrics().batch_tokens.number(tokens as u64);
@@ -272,13 +319,13 @@ fn work(batcher: &Batcher<Sequence>, worker: Worker) {
 
 /// Computes sequences of one model. Should they fail together, each is computed by itself: one of them is the cause, and
 /// its neighbours must not suffer.
-fn compute_together(sequences: &[Sequence], worker: Worker) {
-    match (compute(sequences, worker), sequences) {
+fn compute_together(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) {
+    match (compute(sequences, encoder, turn), sequences) {
         (Ok(()), _) => {}
         (Err(error), [alone]) => alone.text.fail(error),
         (Err(_), sequences) => {
             for sequence in sequences {
-                if let Err(error) = compute(std::slice::from_ref(sequence), worker) {
+                if let Err(error) = compute(std::slice::from_ref(sequence), encoder, turn) {
                     sequence.text.fail(error);
                 }
             }
@@ -286,8 +333,9 @@ fn compute_together(sequences: &[Sequence], worker: Worker) {
     }
 }
 
-/// Forward pass, pooling and dense layers of some sequences of one model; each text that becomes complete is answered.
-fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
+/// Forward pass and pooling of some sequences of one model, with which the turn ends; then dense layers, and each text that
+/// becomes complete is answered.
+fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Result<()> {
     let Some(first) = sequences.first() else { return Ok(()) };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut batch = TokenBatch::new();
@@ -295,13 +343,14 @@ fn compute(sequences: &[Sequence], worker: Worker) -> Result<()> {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
         let modes: Vec<_> = sequences.iter().map(|sequence| &sequence.text.treatment.pooling[..]).collect();
-        let Some(encoder) = first.text.model.encoders.get(worker.number) else {
+        let Some(encoder) = first.text.model.encoders.get(encoder) else {
             return Err(Error::internal("an inference thread has no encoder for this model"));
         };
         // An encoder that panicked may be used again.
         let mut encoder = encoder.lock().unwrap_or_else(PoisonError::into_inner);
         let vectors = encoder.pooled(&batch, &modes)?;
         drop(encoder);
+        drop(turn.take());
         for (sequence, vector) in sequences.iter().zip(vectors) {
             sequence.text.computed(sequence.index, first.text.model.head.apply(vector));
         }
@@ -534,7 +583,7 @@ mod tests {
         let admission = batcher.admit(Class::Passage, Ask { least: 100, most: 100 }, None).await.expect("room");
         let submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         batcher.close();
-        work(&batcher, Worker { number: 0, of: 1 });
+        work(&batcher, &Worker { number: 0, of: 1, encoder: 0, turn: None });
         drop(submission);
         let mut results = Vec::new();
         for answer in answers {
@@ -620,5 +669,58 @@ mod tests {
             assert_eq!(embedding.vector[0], (ids(i) * [3, 10][i as usize % 2]) as f32, "text {i}");
         }
         drop(submission);
+    }
+
+    /// Says how many sequences a pass has, and waits to be let on.
+    struct Gated {
+        begun: std::sync::mpsc::Sender<usize>,
+        go: std::sync::mpsc::Receiver<()>,
+    }
+
+    impl Encoder for Gated {
+        fn forward(&mut self, batch: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
+            self.begun.send(batch.lengths().len()).expect("a test that listens");
+            self.go.recv().expect("a test that lets on");
+            Ok(HiddenStates { values: vec![1.0; batch.tokens()], width: 1 })
+        }
+
+        fn hidden_size(&self) -> usize {
+            1
+        }
+    }
+
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// While a batch is answered the next is computed; and while one is computed the next is gathered, not taken in pieces.
+    #[test]
+    fn the_threads_of_a_card_take_turns() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let ((begun, passes), (go, gate)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let inference = Inference::start_as_with_a_card(1000).expect("threads");
+        let model = Arc::new(Model::new(vec![Box::new(Gated { begun, go: gate })], Head::default()));
+        let queue = || {
+            let (pieces, answer) = text(&model, &[&[1]]);
+            let of = pieces[0].text.clone();
+            let admission = inference.batcher().admit(Class::Passage, Ask { least: 1, most: 1 }, None);
+            let admission = runtime.block_on(admission).expect("room");
+            (of, answer, admission.submit(pieces, false).expect("queued"))
+        };
+        let answered = |answer: oneshot::Receiver<Result<Embedding>>| {
+            let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+            let answer = answer.expect("in time").expect("an answer");
+            assert_eq!(answer.expect("a vector").vector.to_vec(), [1.0]);
+        };
+        let (held, mut first, _first) = queue();
+        assert_eq!(passes.recv_timeout(PATIENCE), Ok(1));
+        let gathered: Vec<_> = (0..3).map(|_| queue()).collect();
+        // Nobody can answer the first text.
+        let holding = held.progress();
+        go.send(()).expect("a pass");
+        assert_eq!(passes.recv_timeout(PATIENCE), Ok(3), "the others did not wait for the first to be answered");
+        go.send(()).expect("a pass");
+        gathered.into_iter().for_each(|(_, answer, _submission)| answered(answer));
+        assert!(first.try_recv().is_err());
+        drop(holding);
+        answered(first);
     }
 }

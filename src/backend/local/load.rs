@@ -43,12 +43,35 @@ impl LocalBackend {
     /// # Errors
     /// `Config` for a directory that cannot be served as it is asked for, with its name and what to do.
     pub fn load_beside(options: &LocalOptions, inference: Arc<Inference>) -> Result<LocalBackend> {
+        LocalBackend::assemble(options, inference, None)
+    }
+
+    /// The same, but that these encoders compute, one for each inference thread, or for each card of these.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::load_beside`].
+    pub fn load_around(
+        options: &LocalOptions,
+        inference: Arc<Inference>,
+        encoders: Vec<Box<dyn Encoder>>,
+    ) -> Result<LocalBackend> {
+        LocalBackend::assemble(options, inference, Some(encoders))
+    }
+
+    fn assemble(
+        options: &LocalOptions,
+        inference: Arc<Inference>,
+        given: Option<Vec<Box<dyn Encoder>>>,
+    ) -> Result<LocalBackend> {
         let description = describe(options)?;
         let (profile, profile_chosen_by) = choose_profile(options, &description)?;
         warn_of_guess(options, profile, profile_chosen_by);
         let source = choose_source(&description, profile)?;
         let treatment = Treatment::new(profile, switches(options, &description), &description);
-        let (mut encoders, engine) = encoders(options, (&description, profile), &source, &inference)?;
+        let (mut encoders, engine) = match given {
+            Some(encoders) => (encoders, "given"),
+            None => encoders(options, (&description, profile), &source, &inference)?,
+        };
         let treatment = treatment.with_half_vectors(encoders.iter().any(|encoder| encoder.is_half()));
         let classifier = classifier(&description, profile, &source, &encoders)?;
         let scoring =

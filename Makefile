@@ -73,11 +73,10 @@ systemd-check: model
 	cargo build --tests
 	bash deploy/systemd/check.sh target/debug/text2vec-sidecar $(MODEL_DIR)
 
-# The kernels for GPUs, compiled for the CPU: in tests of their own, and through the whole backend. Needs a C++ compiler.
+# The kernels for GPUs, compiled for the CPU: in tests of their own, with every family, and through the whole backend. Needs a C++
+# compiler. One command: packages that are chosen one by one would all be compiled anew.
 gpu-check:
-	cargo test -p text2vec-gpu --features emulated
-	cargo test -p text2vec-engine --features emulated --lib gpu
-	cargo test --features emulated-gpu --test engine devices
+	cargo test --features emulated-gpu --lib --test engine -- emulated:: layout:: gpu:: devices::
 
 # The build for GPUs (--features cuda) and its tests, on any x86-64 machine: without a CUDA toolkit it gets one, without a GPU
 # it holds the refusals. About ten minutes the first time on two cores. Not part of `make test`.

@@ -1,22 +1,27 @@
 //! A build for GPUs: refused clearly where there is none, and the CPU's vectors where there is one. `make cuda-check` runs this.
 //!
+//! Without a GPU, a card that is the CPU takes its place: tests/fixtures/cuda/card/driver.cpp says what that shows.
+//!
 //! On a machine with a GPU and without Rust: `T2V_BIN=<binary> CARGO_MANIFEST_DIR=<repository> <this test> --nocapture`.
 #![cfg(feature = "cuda")]
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use candle_core::cuda::kernels::{self, Module};
 use serde_json::Value;
-use support::nearness::{FAMILIES, family, nearness, texts};
+use support::nearness::{FAMILIES, cosine, family, nearness, texts};
 use support::{floats, max_difference, repository};
-use text2vec_sidecar::backend::local::{Device, Precision, device};
+use text2vec_engine::device;
+use text2vec_sidecar::backend::local::{Device, Precision};
 use text2vec_sidecar::config::REFERENCE_VARIABLES;
 
 /// What the machine says, as far as a test may guess it: with a driver there are these files.
 fn has_driver() -> bool {
-    ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists())
+    ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists())
 }
 
 fn sidecar(arguments: &[&str]) -> Command {
@@ -150,10 +155,7 @@ fn the_cpu_is_used_where_it_is_asked_for() {
 fn the_kernels_of_every_precision_are_in_this_build() {
     let has = |module: &Module, name: &str| module.ptx().contains(&format!(".entry {name}("));
     let mut needed = vec![(&kernels::BINARY, "badd_u32".to_owned()), (&kernels::INDEXING, "is_u32_f32".to_owned())];
-    // Cards before Ampere have no bf16.
-    let precisions: &[&str] =
-        if env!("T2V_CUDA_CAPABILITY").starts_with("7.") { &["f32", "f16"] } else { &["f32", "f16", "bf16"] };
-    for &precision in precisions {
+    for precision in ["f32", "f16", "bf16"] {
         let of_each: [(&Module, &[&str]); 4] = [
             (&kernels::UNARY, &["ugelu_erf", "ugelu", "urelu", "ucopy"]),
             (&kernels::BINARY, &["badd", "bmul"]),
@@ -232,4 +234,109 @@ fn the_binary_embeds_on_a_card() {
     let differences =
         vectors(&on_cpu).iter().zip(&vectors(&on_card)).map(|(a, b)| max_difference(a, b)).collect::<Vec<_>>();
     assert!(differences.len() == 2 && differences.iter().all(|&difference| difference <= 1e-4), "{differences:?}");
+}
+
+/// Where the libraries of a card that is the CPU lie.
+fn stand_in() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("card");
+        let mut build = Command::new("sh");
+        build.arg(repository().join("tests/fixtures/cuda/card/build.sh")).arg(&folder).stdin(Stdio::null());
+        assert!(build.status().expect("a shell").success(), "the card's libraries do not compile");
+        folder
+    })
+}
+
+/// A family's tiny model that takes texts of up to 48 tokens: there is less to try at start.
+fn short_model(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    for file in family(name).read_dir().expect("a family's files") {
+        let file = file.expect("a file");
+        std::os::unix::fs::symlink(file.path(), folder.path().join(file.file_name())).expect("a link");
+    }
+    let config = folder.path().join("sentence_bert_config.json");
+    // The link goes, not what it names.
+    std::fs::remove_file(&config).ok();
+    std::fs::write(config, r#"{"max_seq_length": 48, "do_lower_case": false}"#).expect("a file");
+    folder
+}
+
+/// `embed` with this model. Batches of 1024 tokens fit into the card's memory, and not many more, unless the variables say
+/// otherwise: what is tried at start is soon done.
+fn embed(model: &tempfile::TempDir, flags: &[&str], texts: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = sidecar(&["embed", "--model", model.path().to_str().expect("UTF-8")]);
+    command.args(flags).args(texts).env("LD_LIBRARY_PATH", stand_in());
+    run(command.env("FAKE_CARD_MEMORY", "12000000").envs(variables.iter().copied()))
+}
+
+/// Everything between the command line and the kernels, by the real binary.
+#[test]
+fn a_card_that_is_the_cpu_makes_the_cpu_s_vectors() {
+    if has_driver() {
+        return;
+    }
+    let families = ["bert", "mpnet", "modernbert", "qwen3", "gemma3", "nomic-bert-moe"];
+    let halves = [("bert", "f16"), ("bert", "bf16"), ("qwen3", "f16"), ("qwen3", "bf16")];
+    let long = "A text about many things, one after another. ".repeat(7);
+    let texts = ["a text", "Another text, which is somewhat longer.", &long];
+    for (name, precision) in families.map(|name| (name, "f32")).into_iter().chain(halves) {
+        let model = short_model(name);
+        // Memory is taken in two ways.
+        let pools: &[_] = if precision == "f16" { &[("FAKE_CARD_NO_POOLS", "1")] } else { &[] };
+        let on_cpu = embed(&model, &["--device", "cpu"], &texts, &[]);
+        let on_card = embed(&model, &["--device", "cuda", "--precision", precision], &texts, pools);
+        assert!(on_card.status.success(), "{name} in {precision}: {}", String::from_utf8_lossy(&on_card.stderr));
+        let (wanted, found) = (vectors(&on_cpu), vectors(&on_card));
+        assert!(wanted.len() == texts.len() && found.len() == texts.len());
+        for (wanted, found) in wanted.iter().zip(&found) {
+            let (difference, cosine) = (max_difference(wanted, found), cosine(wanted, found));
+            println!("the CPU as a card, {name} in {precision}: difference {difference:.1e}, cosine {cosine:.7}");
+            let suffices = match precision {
+                "f32" => difference <= 1e-5,
+                "f16" => cosine >= 0.9999,
+                _ => cosine >= 0.999,
+            };
+            assert!(suffices, "{name} in {precision}: difference {difference:.1e}, cosine {cosine:.7}");
+        }
+    }
+}
+
+#[test]
+fn a_card_without_memory_for_a_model_is_refused_with_the_remedy() {
+    if has_driver() {
+        return;
+    }
+    // Little more than cuBLASLt's workspace.
+    let variables = [("FAKE_CARD_MEMORY", "8500000")];
+    let output = embed(&short_model("bert"), &["--device", "cuda"], &["a text"], &variables);
+    assert_refused(&output, &["no memory left for this model", "--device cuda:N", "--precision f16"]);
+}
+
+/// A card that fails goes on failing, as real ones do: at its first launch, while batches are tried, while passes are recorded, and
+/// at the first text, which is computed by the last graph that is launched.
+#[test]
+fn a_card_that_fails_ends_the_command_with_its_words() {
+    if has_driver() {
+        return;
+    }
+    let model = short_model("bert");
+    let embed = |variable: &str, value: usize| {
+        let variables = [("FAKE_CARD_MEMORY", "1000000000"), (variable, &value.to_string())];
+        embed(&model, &["--device", "cuda"], &["a text"], &variables)
+    };
+    let whole = embed("FAKE_CARD_REPORT", 1);
+    let report = String::from_utf8_lossy(&whole.stderr);
+    assert!(whole.status.success(), "{report}");
+    let graphs = report.split(" launches, ").nth(1).and_then(|rest| rest.split_once(" of them of graphs"));
+    let graphs = graphs.and_then(|(count, _)| count.parse().ok()).expect("a report");
+    for (variable, value) in
+        [("FAKE_CARD_FAILS_AT", 1), ("FAKE_CARD_FAILS_AT", 100), ("FAKE_CARD_FAILS_AT_GRAPH", graphs - 1)]
+    {
+        assert_refused(&embed(variable, value), &["the forward pass failed"]);
+    }
+    let output = embed("FAKE_CARD_FAILS_AT_GRAPH", graphs);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("could not be embedded") && !text.contains("panicked"), "{text}");
 }

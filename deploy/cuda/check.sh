@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles for GPUs and runs the tests of that build: `make cuda-check`. Needs a C++ compiler (g++), but neither a GPU nor a
-# CUDA toolkit; without a GPU the tests hold the refusals against this machine, with one they compare vectors with the CPU's. In a
-# target folder of its own.
+# CUDA toolkit: without a GPU the tests hold the refusals against this machine, and a card that is the CPU computes; with one they
+# compare its vectors with the CPU's. In a target folder of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 started=$SECONDS
@@ -25,10 +25,19 @@ fi
 
 # Which registers the kernels take; ends here where they do not suffice.
 bash deploy/cuda/registers.sh
-cargo test "${cheap[@]}" --lib -- device config
+# By name, as text2vec-gpu's own tests find no library of CUDA to be linked with.
+cargo test "${cheap[@]}" -p text2vec-sidecar -p text2vec-engine --lib -- device config
 cargo test "${cheap[@]}" --test process -- config device readme
 cargo test "${cheap[@]}" --test server telemetry
 compared=$CARGO_TARGET_DIR/compared.log
 cargo test "${cheap[@]}" --test cuda -- --nocapture | tee "$compared"
+
+# A card that is the CPU takes the place of CUDA's libraries, for the linker too.
+card=$CARGO_TARGET_DIR/card
+sh tests/fixtures/cuda/card/build.sh "$card"
+on_card=(env LIBRARY_PATH="$card" cargo test "${cheap[@]}" -p text2vec-gpu --features emulated --test stand_in)
+LD_LIBRARY_PATH=$card "${on_card[@]}"
+FAKE_CARD_NO_POOLS=1 LD_LIBRARY_PATH=$card "${on_card[@]}"
+if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then "${on_card[@]}"; fi
 grep -E '^(COMPARED ON A CARD|NO GPU HERE)' "$compared"
 echo "cuda-check: $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"

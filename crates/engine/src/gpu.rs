@@ -6,11 +6,12 @@ use text2vec_gpu::card::{Card, CardError, Number};
 use text2vec_gpu::{Pooling, Transformer};
 use text2vec_kernel::Precision;
 
+use crate::device::NO_MEMORY;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
-use crate::passes::{Failure, Part, Passes, find_budget};
+use crate::passes::{Failure, InPasses, Part, Passes, find_budget};
 use crate::pooling::PoolingMode;
 
 /// Tokens of a pass at most: what a kernel counts of them fits into 32 bits.
@@ -69,13 +70,7 @@ impl<C: Card> GpuEncoder<C> {
 
     /// Sets the budget to what turns out best, in sequences of up to `longest` tokens, and answers with it.
     fn find_budget(&mut self, longest: usize) -> Result<usize> {
-        let architecture = self.architecture.clone();
-        let budget = find_budget(&architecture, longest, |batch, budget| {
-            self.set_budget(budget);
-            self.pooled(batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
-            Ok(self.passes.budget)
-        })?;
-        self.set_budget(budget);
+        let budget = find_budget(self, longest)?;
         // What larger batches took that were tried.
         self.transformer.give_back();
         self.transformer.reserve(budget).map_err(unusable)?;
@@ -89,16 +84,9 @@ impl<C: Card> GpuEncoder<C> {
 impl<C: Card> Encoder for GpuEncoder<C> {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
         let width = self.hidden_size();
-        let ranges: Vec<_> = batch.ranges().collect();
         let mut values = vec![0f32; batch.tokens() * width];
         self.run(batch, |transformer, part| {
-            let states = transformer.states(&part.rows, &part.lengths)?;
-            let mut states = &states[..];
-            for &sequence in part.sequences {
-                let (rows, rest) = states.split_at(ranges[sequence].len() * width);
-                values[ranges[sequence].start * width..ranges[sequence].end * width].copy_from_slice(rows);
-                states = rest;
-            }
+            part.scatter(&transformer.states(&part.rows, &part.lengths)?, width, &mut values);
             Ok(())
         })?;
         Ok(HiddenStates { values, width })
@@ -153,6 +141,16 @@ impl<C: Card> Encoder for GpuEncoder<C> {
     }
 }
 
+impl<C: Card> InPasses for GpuEncoder<C> {
+    fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    fn passes(&mut self) -> &mut Passes {
+        &mut self.passes
+    }
+}
+
 /// What the card does itself of this pooling.
 fn on_card(mode: PoolingMode) -> Option<Pooling> {
     match mode {
@@ -192,10 +190,6 @@ fn unusable(error: text2vec_gpu::Error) -> Error {
         text2vec_gpu::Error::Model(error) => error,
     }
 }
-
-/// What is told of a card that is too small.
-pub(crate) const NO_MEMORY: &str = "the GPU has no memory left for this model: stop what else uses it, choose another card with \
-                                    --device cuda:N, or take --precision f16";
 
 impl<C: Card> fmt::Debug for GpuEncoder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::{Map, Value};
+#[cfg(feature = "cuda")]
+use text2vec_gpu::card::CardError;
 use text2vec_kernel::quantized::Arithmetic;
 use text2vec_kernel::{InstructionSet, Kernels, Precision};
 
@@ -12,6 +14,8 @@ use crate::candle::packed::CandlePackedEncoder;
 use crate::candle::plain::CandleEncoder;
 use crate::cpu::PackedEncoder;
 use crate::device::Card;
+#[cfg(feature = "cuda")]
+use crate::device::NO_MEMORY;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
@@ -197,7 +201,8 @@ fn gpu_encoder(
     #[cfg(feature = "cuda")]
     if card.device.is_cuda() {
         let opened = text2vec_gpu::cuda::CudaCard::open(card.number).map_err(|error| {
-            Error::unusable(format!("cuda:{} ({}) cannot be used: {error}", card.number, card.name))
+            let reason = if error == CardError::OutOfMemory { NO_MEMORY.to_owned() } else { error.to_string() };
+            Error::unusable(format!("cuda:{} ({}) cannot be used: {reason}", card.number, card.name))
         })?;
         return Ok(Box::new(GpuEncoder::new(architecture, opened, precision, tensors)?));
     }

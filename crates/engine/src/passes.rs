@@ -1,11 +1,13 @@
 //! A batch in passes, for devices that compute many tokens at once: how many, and what is done where they are too many.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::device::budget;
-use crate::encoder::TokenBatch;
+use crate::encoder::{Encoder, TokenBatch};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
+use crate::pooling::PoolingMode;
 
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
 const LONGEST_TRIED: usize = 512;
@@ -28,6 +30,20 @@ pub(crate) struct Part<'a> {
     pub(crate) rows: Vec<Vec<u32>>,
     /// Their lengths, none of which is 0.
     pub(crate) lengths: Vec<usize>,
+    /// Where each sequence of the batch has its rows.
+    ranges: &'a [Range<usize>],
+}
+
+impl Part<'_> {
+    /// Copies their states, which are packed in their order, to where the batch has them.
+    pub(crate) fn scatter(&self, states: &[f32], width: usize, all: &mut [f32]) {
+        let mut states = states;
+        for range in self.sequences.iter().map(|&sequence| &self.ranges[sequence]) {
+            let (rows, rest) = states.split_at(range.len() * width);
+            all[range.start * width..range.end * width].copy_from_slice(rows);
+            states = rest;
+        }
+    }
 }
 
 /// How a batch is computed in passes.
@@ -96,7 +112,12 @@ impl Passes {
             };
             let lengths: Vec<usize> = sequences.iter().map(|&sequence| ranges[sequence].len()).collect();
             let tokens: usize = lengths.iter().sum();
-            let part = Part { sequences: &sequences, rows: rows.iter().map(|rows| gather(rows)).collect(), lengths };
+            let part = Part {
+                sequences: &sequences,
+                rows: rows.iter().map(|rows| gather(rows)).collect(),
+                lengths,
+                ranges: &ranges,
+            };
             match run(&part) {
                 Ok(()) => {}
                 Err(Failure::OutOfMemory) if sequences.len() > 1 => {
@@ -117,16 +138,18 @@ impl Passes {
     }
 }
 
-/// The budget that turns out best for an encoder, in sequences of up to `longest` tokens. `run` computes a batch with the budget
-/// given and answers with the budget after it: a smaller one, where the device had no memory for all of it.
+/// An encoder that computes in passes.
+pub(crate) trait InPasses: Encoder {
+    fn architecture(&self) -> &Architecture;
+    fn passes(&mut self) -> &mut Passes;
+}
+
+/// Sets the budget to what turns out best for an encoder, in sequences of up to `longest` tokens, and answers with it.
 ///
 /// # Errors
 /// As [`budget::search`].
-pub(crate) fn find_budget(
-    architecture: &Architecture,
-    longest: usize,
-    mut run: impl FnMut(&TokenBatch, usize) -> Result<usize>,
-) -> Result<usize> {
+pub(crate) fn find_budget(encoder: &mut impl InPasses, longest: usize) -> Result<usize> {
+    let architecture = encoder.architecture();
     let longest = longest.min(architecture.longest()).clamp(1, LONGEST_TRIED);
     let vocabulary = architecture.tables.first().map_or(1, |table| table.rows.max(1));
     // Tokens a second in a batch of about so many, in sequences of these lengths by turns.
@@ -143,15 +166,20 @@ pub(crate) fn find_budget(
         let (mut seconds, mut left) = (0.0, usize::MAX);
         for _ in 0..2 {
             let begun = Instant::now();
-            left = left.min(run(&batch, usize::MAX)?);
+            encoder.passes().budget = usize::MAX;
+            encoder.pooled(&batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
+            // Smaller, where the device had no memory for all of it.
+            left = left.min(encoder.passes().budget);
             seconds = begun.elapsed().as_secs_f64();
         }
         Ok((left == usize::MAX).then(|| batch.tokens() as f64 / seconds.max(1e-9)))
     };
     // Of short and long sequences; there must be memory for as many tokens in the longest only.
-    budget::search(|tokens| {
+    let budget = budget::search(|tokens| {
         let all_long = trial(&[longest], tokens)?;
         let mixed = trial(&[16, 32, 64, 128, 256, 512].map(|length| longest.min(length)), tokens)?;
         Ok(all_long.and(mixed))
-    })
+    })?;
+    encoder.passes().budget = budget;
+    Ok(budget)
 }

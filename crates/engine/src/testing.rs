@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use crate::encoder::TokenBatch;
+use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
 use crate::family::{self, Masks};
@@ -125,4 +126,22 @@ pub(crate) fn batch(texts: &[(Vec<u32>, Vec<u32>)]) -> TokenBatch {
     let mut batch = TokenBatch::new();
     texts.iter().for_each(|(ids, types)| batch.push(ids, types));
     batch
+}
+
+/// What gives an executor a small model's tensors.
+pub(crate) fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
+    let tensors = tensors(architecture);
+    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
+}
+
+/// The largest difference of two components.
+pub(crate) fn worst(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).fold(0.0, f64::max)
+}
+
+/// The cosine of two vectors.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -6,6 +6,8 @@
 use std::ffi::CStr;
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// Where something lies in a card's memory.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,24 @@ impl Number {
             Number::F32 => 4,
             Number::F16 | Number::Bf16 => 2,
         }
+    }
+}
+
+/// Numbers as a card's memory has them, rounded to the nearest.
+pub fn bytes_of(number: Number, values: &[f32]) -> Vec<u8> {
+    match number {
+        Number::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Number::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        Number::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+    }
+}
+
+/// The values of such bytes.
+pub fn values_of(number: Number, bytes: &[u8]) -> Vec<f32> {
+    match number {
+        Number::F32 => bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect(),
+        Number::F16 => bytes.as_chunks().0.iter().map(|&value| f16::from_le_bytes(value).to_f32()).collect(),
+        Number::Bf16 => bytes.as_chunks().0.iter().map(|&value| bf16::from_le_bytes(value).to_f32()).collect(),
     }
 }
 

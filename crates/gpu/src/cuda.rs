@@ -43,7 +43,6 @@ pub struct CudaCard {
     ordinal: usize,
     name: String,
     capability: (u32, u32),
-    multiprocessors: u32,
 }
 
 /// A kernel, and the most shared memory that was asked for it so far.
@@ -65,20 +64,12 @@ impl fmt::Debug for CudaCard {
 }
 
 impl CudaCard {
-    /// Makes the card with this number ready, by the driver's counting.
+    /// Makes the card with this number ready, by the driver's counting. Large products are computed by the fastest of the algorithms
+    /// that cuBLASLt recommends first, which may be another one at the next start.
     ///
     /// # Errors
     /// What the driver says; `Failed` as well where it is missing.
     pub fn open(ordinal: usize) -> CardResult<CudaCard> {
-        Self::open_with(ordinal, true)
-    }
-
-    /// The same. Without `time_algorithms`, products are computed by what cuBLASLt recommends; with it, by the fastest of its
-    /// first recommendations, which may be another one at the next start.
-    ///
-    /// # Errors
-    /// As [`CudaCard::open`].
-    pub fn open_with(ordinal: usize, time_algorithms: bool) -> CardResult<CudaCard> {
         driver("cuInit", result::init())?;
         let number = i32::try_from(ordinal).map_err(|_| CardError::Failed(format!("no card has number {ordinal}")))?;
         let device = driver("cuDeviceGet", device::get(number))?;
@@ -89,49 +80,18 @@ impl CudaCard {
         };
         let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let has_pools = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0;
         let name = driver("cuDeviceGetName", device::get_name(device))?;
         // What NVIDIA recommends for cuBLAS: 32 MiB for Hopper and newer ones, 4 for others, where more does no harm.
         let workspace_bytes = if major >= 9 { 32 << 20 } else { 8 << 20 };
         Ok(CudaCard {
             functions: RefCell::default(),
-            products: RefCell::new(Products::new(time_algorithms)),
+            products: RefCell::default(),
             shared: Arc::new(Shared::open(device, has_pools, workspace_bytes)?),
             ordinal,
             name,
             capability: (major, minor),
-            multiprocessors,
         })
-    }
-
-    /// The driver's number for it.
-    pub fn ordinal(&self) -> usize {
-        self.ordinal
-    }
-
-    /// Such as `NVIDIA A10`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its compute capability, major and minor.
-    pub fn capability(&self) -> (u32, u32) {
-        self.capability
-    }
-
-    /// How many multiprocessors it has.
-    pub fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
-    }
-
-    /// Bytes of memory that are free, and that there are. What is kept for the next use does not count as free.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub fn memory(&self) -> CardResult<(usize, usize)> {
-        self.shared.make_current()?;
-        driver("cuMemGetInfo", result::mem_get_info())
     }
 
     /// The kernel of this name, ready for so much shared memory.

@@ -114,26 +114,16 @@ impl<C: Card> Pass<'_, C> {
         // SAFETY: the caller's promise.
         unsafe {
             self.attend(block, states)?;
-            match &block.attention_second_norm {
-                None => {
-                    let to = To { place: sums, number, added: states.0 };
-                    self.multiply(&block.attention_output, context, to, Epilogue::None)?;
-                    self.norm(block.attention_norm.as_ref(), (sums, false), states)?;
-                }
-                Some(second) => {
-                    let to = To { place: sums, number, added: states.0 };
-                    self.multiply(&block.attention_output, context, to, Epilogue::None)?;
-                    let arguments = NormArguments {
-                        added: states.0,
-                        second: second.parameters(self.queue.card),
-                        ..self.norm_arguments(block.attention_norm.as_ref(), sums, states)
-                    };
-                    self.queue.norm(false, &arguments)?;
-                }
+            let onto_states = To { place: sums, number, added: states.0 };
+            self.multiply(&block.attention_output, context, onto_states, Epilogue::None)?;
+            let mut norm = self.norm_arguments(block.attention_norm.as_ref(), sums, states);
+            if let Some(second) = &block.attention_second_norm {
+                norm = NormArguments { added: states.0, second: second.parameters(self.queue.card), ..norm };
             }
+            self.queue.norm(false, &norm)?;
             match &block.feed_forward {
                 FeedForward::One { .. } => {
-                    self.feed_forward(block, states, To { place: sums, number, added: states.0 })?;
+                    self.feed_forward(block, states, onto_states)?;
                     self.norm(Some(&block.output_norm), (sums, false), states)
                 }
                 FeedForward::Experts { .. } => {

@@ -6,13 +6,13 @@ use std::fmt;
 use text2vec_kernel::{Block, Outer, Shape};
 
 use crate::arguments::{MOST_TABLES, PoolingArguments};
-use crate::card::{Address, Card, CardError, CardResult, Number};
+use crate::card::{Address, Card, CardError, CardResult, Number, values_of};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, RECORDED_ROWS, Size};
 use crate::pass::{Input, Pass};
 use crate::places::{Arena, Place};
 use crate::queue::Queue;
-use crate::weights::{Model, from_bytes};
+use crate::weights::{Model, bring};
 
 /// Recordings that are kept, and sizes that are remembered.
 const MOST_RECORDINGS: usize = 256;
@@ -190,7 +190,7 @@ impl<C: Card> Transformer<C> {
         asked.and(waited)?;
         let exchange = if is_recorded(size) { &mut self.small } else { &mut self.large };
         let bytes = &self.card.bytes(&mut exchange.values)[..kinds * size.sequences * width * 4];
-        let all = from_bytes(bytes, Number::F32);
+        let all = values_of(Number::F32, bytes);
         let of_kind = |values: &[f32]| values[..lengths.len() * width].to_vec();
         let values = all.chunks_exact(size.sequences * width).flat_map(of_kind).collect();
         Ok(Pooled { values, wanted, sequences: lengths.len(), width })
@@ -218,7 +218,7 @@ impl<C: Card> Transformer<C> {
                 // SAFETY: rows of the states; the bytes are read after the waiting.
                 unsafe { card.copy_out(place.skip(first * row_bytes), bytes, &staging)? };
                 card.wait()?;
-                let rows = from_bytes(&card.bytes(&mut staging)[..bytes], number);
+                let rows = values_of(number, &card.bytes(&mut staging)[..bytes]);
                 rows.chunks_exact(stride).for_each(|row| values.extend_from_slice(&row[..width]));
             }
             Ok(values)
@@ -387,13 +387,7 @@ fn is_recorded(size: Size) -> bool {
 
 impl<C: Card> Tables<C> {
     fn new(card: &C, model: &Model<C>, positions: usize) -> CardResult<Tables<C>> {
-        let bring = |values: Vec<f32>| -> CardResult<C::Memory> {
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let memory = card.take(bytes.len().max(1))?;
-            // SAFETY: memory of that size, which nobody else knows yet.
-            unsafe { card.write(card.address(&memory), &bytes)? };
-            Ok(memory)
-        };
+        let bring = |values: Vec<f32>| bring(card, &values, Number::F32);
         let bias = model.position_bias.as_ref().map(|bias| bias.by_distance(model.shape.heads, positions));
         Ok(Tables {
             positions,

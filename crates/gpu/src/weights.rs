@@ -1,13 +1,12 @@
 //! A model's weights on a card: matrices whose rows begin on 16 bytes, with zeros beyond their columns.
 
-use half::{bf16, f16};
 use text2vec_kernel::{
     Activation, Block as HostBlock, Dense, Error as ModelError, Experts as HostExperts, HeadNorms, MOST_EXPERTS, Mask,
     Norm as HostNorm, NormPlacement, Outer, PositionBias, Rotary, Shape,
 };
 
 use crate::arguments::{MOST_TABLES, NormParameters};
-use crate::card::{Address, Card, CardResult, Epilogue, Number};
+use crate::card::{Address, Card, CardResult, Epilogue, Number, bytes_of};
 use crate::error::Result;
 use crate::queue::LARGEST_HEAD;
 
@@ -163,6 +162,15 @@ fn check(shape: Shape, outer: &Outer) -> Result<()> {
     }
 }
 
+/// Brings values to the card, as these numbers.
+pub(crate) fn bring<C: Card>(card: &C, values: &[f32], number: Number) -> CardResult<C::Memory> {
+    let bytes = bytes_of(number, values);
+    let memory = card.take(bytes.len().max(1))?;
+    // SAFETY: memory of that size, which nobody else knows yet.
+    unsafe { card.write(card.address(&memory), &bytes)? };
+    Ok(memory)
+}
+
 /// Brings weights to the card.
 struct Loader<'c, C> {
     card: &'c C,
@@ -176,16 +184,9 @@ impl<C: Card> Loader<'_, C> {
         residual(self.shape, self.number)
     }
 
-    fn bytes(&self, bytes: &[u8]) -> CardResult<C::Memory> {
-        let memory = self.card.take(bytes.len().max(1))?;
-        // SAFETY: memory of that size, which nobody else knows yet.
-        unsafe { self.card.write(self.card.address(&memory), bytes)? };
-        Ok(memory)
-    }
-
     /// Values in a row, as these numbers.
     fn values(&self, values: &[f32], number: Number) -> CardResult<C::Memory> {
-        self.bytes(&as_bytes(values, number))
+        bring(self.card, values, number)
     }
 
     /// Rows of several matrices, each with as many more as make a multiple of 8.
@@ -332,24 +333,5 @@ pub(crate) fn epilogue(shape: Shape) -> Option<Epilogue> {
         Activation::GeluTanh => Some(Epilogue::GeluTanh),
         Activation::Relu => Some(Epilogue::Relu),
         Activation::Gelu | Activation::Silu => None,
-    }
-}
-
-/// Numbers as bytes, rounded to the nearest.
-fn as_bytes(values: &[f32], number: Number) -> Vec<u8> {
-    match number {
-        Number::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Number::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-        Number::Bf16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-    }
-}
-
-/// The numbers of bytes.
-pub(crate) fn from_bytes(bytes: &[u8], number: Number) -> Vec<f32> {
-    let two = |bytes: &[u8]| [bytes[0], bytes[1]];
-    match number {
-        Number::F32 => bytes.chunks_exact(4).map(|it| f32::from_le_bytes([it[0], it[1], it[2], it[3]])).collect(),
-        Number::F16 => bytes.chunks_exact(2).map(|it| f16::from_le_bytes(two(it)).to_f32()).collect(),
-        Number::Bf16 => bytes.chunks_exact(2).map(|it| bf16::from_le_bytes(two(it)).to_f32()).collect(),
     }
 }

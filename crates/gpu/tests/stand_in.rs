@@ -4,38 +4,12 @@
 
 use std::ffi::CStr;
 
-use half::{bf16, f16};
-use text2vec_gpu::card::{Address, Card, CardError, CardResult, Epilogue, Launch, Number, Product};
+use text2vec_gpu::card::{
+    Address, Card, CardError, CardResult, Epilogue, Launch, Number, Product, bytes_of, values_of,
+};
 use text2vec_gpu::cuda::CudaCard;
 use text2vec_gpu::emulated::EmulatedCard;
-
-/// Numbers within ±1, from a seed.
-fn numbers(count: usize, mut seed: u64) -> Vec<f32> {
-    let mut next = || {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (seed >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn bytes_of(number: Number, values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|x| match number {
-            Number::F32 => x.to_le_bytes().to_vec(),
-            Number::F16 => f16::from_f32(*x).to_le_bytes().to_vec(),
-            Number::Bf16 => bf16::from_f32(*x).to_le_bytes().to_vec(),
-        })
-        .collect()
-}
-
-fn numbers_of(number: Number, bytes: &[u8]) -> Vec<f32> {
-    match number {
-        Number::F32 => bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect(),
-        Number::F16 => bytes.as_chunks().0.iter().map(|x| f16::from_le_bytes(*x).to_f32()).collect(),
-        Number::Bf16 => bytes.as_chunks().0.iter().map(|x| bf16::from_le_bytes(*x).to_f32()).collect(),
-    }
-}
+use text2vec_kernel::testing::values as numbers;
 
 /// Bytes on the card.
 fn place<C: Card>(card: &C, bytes: &[u8]) -> C::Memory {
@@ -113,7 +87,7 @@ fn product<C: Card>(card: &C, case: Case) -> Vec<f32> {
             None
         }
     };
-    numbers_of(to_number, &fetch(card, &to, rows * to_stride * to_number.bytes()))
+    values_of(to_number, &fetch(card, &to, rows * to_stride * to_number.bytes()))
 }
 
 fn compare(card: &CudaCard, case: Case) {

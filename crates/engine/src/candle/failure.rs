@@ -1,5 +1,6 @@
 //! What a device's errors mean.
 
+use crate::device::NO_MEMORY;
 use crate::error::Error;
 use crate::weights::first_line;
 
@@ -12,10 +13,7 @@ pub(super) fn is_out_of_memory(error: &candle_core::Error) -> bool {
 /// What cannot be loaded, and what to do.
 pub(crate) fn unusable(error: candle_core::Error) -> Error {
     let refused = match is_out_of_memory(&error) {
-        true => Error::unusable(
-            "the GPU has no memory left for this model: stop what else uses it, choose another card with --device cuda:N, \
-             or take --precision f16",
-        ),
+        true => Error::unusable(NO_MEMORY),
         false => Error::unusable(format!("the weights cannot be used: {}", first_line(&error.to_string()))),
     };
     refused.caused_by(error)

@@ -24,7 +24,7 @@ use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::NamedTensor;
-use crate::passes::{Failure, Part, Passes, find_budget};
+use crate::passes::{Failure, InPasses, Part, Passes, find_budget};
 use crate::pooling::PoolingMode;
 use crate::weights::first_line;
 use text2vec_kernel::Precision;
@@ -72,7 +72,7 @@ impl CandlePackedEncoder {
     fn run_passes(
         &mut self,
         batch: &TokenBatch,
-        mut run: impl FnMut(&Model, &[usize], &Pass, Tensor) -> CandleResult<()>,
+        mut run: impl FnMut(&Model, &Part<'_>, &Pass, Tensor) -> CandleResult<()>,
     ) -> Result<()> {
         let model = &self.model;
         let shape = model.architecture.shape;
@@ -84,25 +84,13 @@ impl CandlePackedEncoder {
         self.passes.run(&model.architecture, batch, |part: &Part<'_>| {
             let computed = Pass::new(model, part.rows.clone(), part.lengths.clone()).and_then(|pass| {
                 let states = pass.forward(model)?;
-                run(model, part.sequences, &pass, states)
+                run(model, part, &pass, states)
             });
             computed.map_err(|error| match is_out_of_memory(&error) {
                 true => Failure::OutOfMemory,
                 false => Failure::Other(first_line(&error.to_string()).to_owned()),
             })
         })
-    }
-
-    /// Sets the budget to what turns out best, in sequences of up to `longest` tokens, and answers with it.
-    fn find_budget(&mut self, longest: usize) -> Result<usize> {
-        let architecture = self.model.architecture.clone();
-        let budget = find_budget(&architecture, longest, |batch, budget| {
-            self.set_budget(budget);
-            self.pooled(batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
-            Ok(self.passes.budget)
-        })?;
-        self.set_budget(budget);
-        Ok(budget)
     }
 
     /// Returns what batches took that were tried and are larger than any to come.
@@ -119,16 +107,10 @@ impl CandlePackedEncoder {
 impl Encoder for CandlePackedEncoder {
     fn forward(&mut self, batch: &TokenBatch) -> Result<HiddenStates> {
         let width = self.hidden_size();
-        let ranges: Vec<_> = batch.ranges().collect();
         let mut values = vec![0f32; batch.tokens() * width];
-        self.run_passes(batch, |_, sequences, _, states| {
+        self.run_passes(batch, |_, part, _, states| {
             let states: Vec<f32> = states.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-            let mut states = &states[..];
-            for &sequence in sequences {
-                let (rows, rest) = states.split_at(ranges[sequence].len() * width);
-                values[ranges[sequence].start * width..ranges[sequence].end * width].copy_from_slice(rows);
-                states = rest;
-            }
+            part.scatter(&states, width, &mut values);
             Ok(())
         })?;
         Ok(HiddenStates { values, width })
@@ -143,7 +125,8 @@ impl Encoder for CandlePackedEncoder {
         let width = self.hidden_size();
         // Of a sequence without tokens, all that is known.
         let mut vectors: Vec<Vec<f32>> = modes.iter().map(|modes| vec![0.0; modes.len() * width]).collect();
-        self.run_passes(batch, |model, sequences, pass, states| {
+        self.run_passes(batch, |model, part, pass, states| {
+            let sequences = part.sequences;
             let wanted = |mode| sequences.iter().any(|&sequence| modes[sequence].contains(&mode));
             let modes_here = [PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken];
             for mode in modes_here.into_iter().filter(|&mode| wanted(mode)) {
@@ -166,7 +149,7 @@ impl Encoder for CandlePackedEncoder {
         match self.model.device {
             Device::Cpu => Ok(None),
             _ => {
-                let budget = self.find_budget(longest)?;
+                let budget = find_budget(self, longest)?;
                 self.give_back_memory();
                 Ok(Some(budget))
             }
@@ -175,6 +158,16 @@ impl Encoder for CandlePackedEncoder {
 
     fn hidden_size(&self) -> usize {
         self.model.architecture.shape.hidden
+    }
+}
+
+impl InPasses for CandlePackedEncoder {
+    fn architecture(&self) -> &Architecture {
+        &self.model.architecture
+    }
+
+    fn passes(&mut self) -> &mut Passes {
+        &mut self.passes
     }
 }
 

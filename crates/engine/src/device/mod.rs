@@ -37,6 +37,10 @@ pub const GPU_SUPPORT: bool = cfg!(feature = "cuda");
 pub const NO_GPU_SUPPORT: &str = "this build has no GPU support: use --device cpu (T2V_DEVICE=cpu), or forward texts to a \
                                   server that has a GPU with --upstream";
 
+/// What is told of a card that is too small for a model.
+pub(crate) const NO_MEMORY: &str = "the GPU has no memory left for this model: stop what else uses it, choose another card with \
+                                    --device cuda:N, or take --precision f16";
+
 impl FromStr for Device {
     type Err = Error;
 

@@ -5,12 +5,7 @@ use text2vec_kernel::{Kernels, Precision};
 
 use super::*;
 use crate::cpu::PackedEncoder;
-use crate::testing::{FAMILIES, architecture, batch, tensors, text};
-
-fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
-    let tensors = tensors(architecture);
-    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
-}
+use crate::testing::{FAMILIES, architecture, batch, cosine, source, text, worst};
 
 fn on_card(architecture: &Architecture, precision: Precision) -> GpuEncoder<EmulatedCard> {
     GpuEncoder::new(architecture, EmulatedCard::new(), precision, source(architecture)).expect("an encoder")
@@ -24,16 +19,6 @@ fn on_cpu(architecture: &Architecture) -> PackedEncoder {
 fn mixed() -> TokenBatch {
     let lengths = [7, 1, 40, 0, 19, 2, 130, 65, 7];
     batch(&lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect::<Vec<_>>())
-}
-
-fn worst(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).fold(0.0, f64::max)
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]

@@ -42,9 +42,9 @@ const TRANSPOSED: i32 = 1;
 const ROUNDED_INPUT: u64 = 0b111 << 16;
 
 /// Products' descriptions, made when they are first asked for.
+#[derive(Default)]
 pub(super) struct Products {
     plans: HashMap<Key, Plan>,
-    time_algorithms: bool,
 }
 
 /// Everything of a product but where its matrices lie.
@@ -72,10 +72,6 @@ struct Plan {
 }
 
 impl Products {
-    pub(super) fn new(time_algorithms: bool) -> Self {
-        Products { plans: HashMap::new(), time_algorithms }
-    }
-
     /// Asks for a product.
     ///
     /// # Safety
@@ -112,7 +108,7 @@ impl Products {
             return Err(CardError::Failed(format!("cuBLASLt has no algorithm for a product: {key:?}")));
         };
         plan.algorithm = first;
-        if self.time_algorithms && key.rows >= TIMED_ROWS && candidates.len() > 1 && !shared.is_recording() {
+        if key.rows >= TIMED_ROWS && candidates.len() > 1 && !shared.is_recording() {
             // SAFETY: the caller's promise.
             let fastest = unsafe { plan.fastest(shared, product, &candidates) };
             plan.algorithm = fastest.unwrap_or_else(|error| {

@@ -1,7 +1,8 @@
-use half::{bf16, f16};
+use half::f16;
 
 use super::*;
-use crate::card::{Epilogue, Number};
+use crate::card::{Epilogue, Number, bytes_of, values_of};
+use text2vec_kernel::testing::values as numbers;
 
 #[repr(C)]
 struct Selftest {
@@ -9,34 +10,6 @@ struct Selftest {
     b: Address,
     to: Address,
     count: u32,
-}
-
-/// Numbers within ±1, from a seed.
-fn numbers(count: usize, mut seed: u64) -> Vec<f32> {
-    let mut next = || {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (seed >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-fn bytes_of(number: Number, values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|x| match number {
-            Number::F32 => x.to_le_bytes().to_vec(),
-            Number::F16 => f16::from_f32(*x).to_le_bytes().to_vec(),
-            Number::Bf16 => bf16::from_f32(*x).to_le_bytes().to_vec(),
-        })
-        .collect()
-}
-
-fn numbers_of(number: Number, bytes: &[u8]) -> Vec<f32> {
-    match number {
-        Number::F32 => bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect(),
-        Number::F16 => bytes.as_chunks().0.iter().map(|x| f16::from_le_bytes(*x).to_f32()).collect(),
-        Number::Bf16 => bytes.as_chunks().0.iter().map(|x| bf16::from_le_bytes(*x).to_f32()).collect(),
-    }
 }
 
 /// Bytes on the card.
@@ -74,10 +47,10 @@ fn run(kernel: &CStr, blocks: [u32; 2], threads: u32, [a, b, to]: [&[u8]; 3], co
 #[test]
 fn warps_multiply() {
     for (kernel, number) in [(c"selftest_multiply_f16", Number::F16), (c"selftest_multiply_bf16", Number::Bf16)] {
-        let rounded = |count, seed| numbers_of(number, &bytes_of(number, &numbers(count, seed)));
+        let rounded = |count, seed| values_of(number, &bytes_of(number, &numbers(count, seed)));
         let (a, b, c) = (rounded(16 * 16, 1), rounded(16 * 8, 2), numbers(16 * 8, 3));
         let operands: [&[u8]; 3] = [&bytes_of(number, &a), &bytes_of(number, &b), &bytes_of(Number::F32, &c)];
-        let sums = numbers_of(Number::F32, &run(kernel, [1, 1], 32, operands, 0));
+        let sums = values_of(Number::F32, &run(kernel, [1, 1], 32, operands, 0));
         for (place, sum) in sums.iter().enumerate() {
             let (row, column) = (place / 8, place % 8);
             let products = (0..16).map(|i| f64::from(a[row * 16 + i]) * f64::from(b[i * 8 + column]));
@@ -108,7 +81,7 @@ fn warps_load_matrices() {
 fn warps_exchange() {
     let values: Vec<f32> = (0..256).map(|i| i as f32).collect();
     let sums = run(c"selftest_exchange", [2, 1], 128, [&bytes_of(Number::F32, &values), &[], &[0; 1024]], 0);
-    let sums = numbers_of(Number::F32, &sums);
+    let sums = values_of(Number::F32, &sums);
     for (warp, sums) in values.chunks(32).zip(sums.chunks(32)) {
         assert_eq!(sums, [warp.iter().sum::<f32>(); 32]);
     }
@@ -120,7 +93,7 @@ fn blocks_meet() {
     let given = bytes_of(Number::F32, &values);
     for times in [0, 1, 2, 5] {
         let turned = run(c"selftest_meet", [3, 2], 96, [&given, &[], &vec![0; given.len()]], times);
-        for (block, turned) in values.chunks(96).zip(numbers_of(Number::F32, &turned).chunks(96)) {
+        for (block, turned) in values.chunks(96).zip(values_of(Number::F32, &turned).chunks(96)) {
             let mut expected = block.to_vec();
             if times % 2 != 0 {
                 expected.reverse();
@@ -138,8 +111,8 @@ fn halves_are_rounded_to_the_nearest() {
         (Number::F16, c"selftest_widen_f16", c"selftest_round_f16"),
         (Number::Bf16, c"selftest_widen_bf16", c"selftest_round_bf16"),
     ] {
-        let expected = numbers_of(number, &bytes);
-        let floats = numbers_of(Number::F32, &run(widen, [1, 1], 32, [&bytes, &[], &[0; 4 << 16]], 1 << 16));
+        let expected = values_of(number, &bytes);
+        let floats = values_of(Number::F32, &run(widen, [1, 1], 32, [&bytes, &[], &[0; 4 << 16]], 1 << 16));
         for (float, expected) in floats.iter().zip(&expected) {
             assert!(float.to_bits() == expected.to_bits() || float.is_nan() && expected.is_nan());
         }
@@ -151,7 +124,7 @@ fn halves_are_rounded_to_the_nearest() {
         let given = bytes_of(Number::F32, &values);
         let rounded = run(round, [1, 1], 64, [&given, &[], &rounded], values.len() as u32);
         for ((value, got), expected) in values.iter().zip(rounded.chunks(2)).zip(bytes_of(number, &values).chunks(2)) {
-            let nan = value.is_nan() && numbers_of(number, got)[0].is_nan();
+            let nan = value.is_nan() && values_of(number, got)[0].is_nan();
             assert!(got == expected || nan, "{number:?} {value}: {got:?} {expected:?}");
         }
     }
@@ -213,13 +186,13 @@ fn broken_kernels_end_the_program() {
     }
     // What nobody wrote to shared memory is no number.
     let read = run(c"selftest_broken", [1, 1], 64, [&[], &[], &[0; 256]], reasons.len() as u32);
-    assert!(numbers_of(Number::F32, &read).iter().all(|x| x.is_nan()));
+    assert!(values_of(Number::F32, &read).iter().all(|x| x.is_nan()));
 }
 
 /// `added`, if any, is what the result overwrites; `to` is the right half of rows twice as long.
 fn product(number: Number, to_number: Number, epilogue: Epilogue, add: bool, [rows, depth, columns]: [usize; 3]) {
     let card = EmulatedCard::new();
-    let rounded = |number, count, seed| numbers_of(number, &bytes_of(number, &numbers(count, seed)));
+    let rounded = |number, count, seed| values_of(number, &bytes_of(number, &numbers(count, seed)));
     let (from_stride, to_stride) = (depth + 8, 2 * columns);
     let from = rounded(number, rows * from_stride, 1);
     let weight = rounded(number, columns * depth, 2);
@@ -243,7 +216,7 @@ fn product(number: Number, to_number: Number, epilogue: Epilogue, add: bool, [ro
     };
     // SAFETY: all of it was taken above.
     unsafe { card.multiply(&product) }.unwrap();
-    let after = numbers_of(to_number, &fetch(&card, &at_to, before.len() * to_number.bytes()));
+    let after = values_of(to_number, &fetch(&card, &at_to, before.len() * to_number.bytes()));
     let step = match to_number {
         Number::F32 => 1e-5,
         Number::F16 => 1e-3,
@@ -354,7 +327,7 @@ fn what_is_recorded_is_done_when_it_is_replayed() {
         // SAFETY: all memory is still there.
         unsafe { card.replay(&recording) }.unwrap();
         card.wait().unwrap();
-        assert_eq!(numbers_of(Number::F32, card.bytes(&mut got)), [32.0 * value; 32]);
+        assert_eq!(values_of(Number::F32, card.bytes(&mut got)), [32.0 * value; 32]);
     }
     let refused = |work: &mut dyn FnMut() -> CardResult<()>| {
         // SAFETY: nothing is recorded.

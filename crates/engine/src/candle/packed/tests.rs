@@ -3,12 +3,7 @@
 use super::*;
 use crate::candle::plain::CandleEncoder;
 use crate::family::architecture::BiasSource;
-use crate::testing::{FAMILIES, architecture, batch, tensors, text};
-
-fn source(architecture: &Architecture) -> impl FnMut(&str, &[usize]) -> Result<NamedTensor> {
-    let tensors = tensors(architecture);
-    move |name, _| tensors.get(name).cloned().ok_or_else(|| Error::unusable(format!("no tensor '{name}'")))
-}
+use crate::testing::{FAMILIES, architecture, batch, cosine, source, text, worst};
 
 fn packed(architecture: &Architecture, precision: Precision) -> CandlePackedEncoder {
     CandlePackedEncoder::new(architecture, &Device::Cpu, precision, source(architecture)).unwrap()
@@ -18,16 +13,6 @@ fn packed(architecture: &Architecture, precision: Precision) -> CandlePackedEnco
 fn mixed() -> TokenBatch {
     let lengths = [7, 1, 40, 0, 19, 2, 130, 33, 40, 7, 41, 90, 3, 130];
     batch(&lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect::<Vec<_>>())
-}
-
-fn worst(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).fold(0.0, f64::max)
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[test]
@@ -100,7 +85,7 @@ fn passes_are_cut_by_the_budget_from_short_to_long() {
 }
 
 /// A device that has no memory for more than so many tokens, as the driver words it.
-fn refuse(tokens: usize) -> impl FnMut(&Model, &[usize], &Pass, Tensor) -> CandleResult<()> {
+fn refuse(tokens: usize) -> impl FnMut(&Model, &Part<'_>, &Pass, Tensor) -> CandleResult<()> {
     move |_, _, pass, _| match pass.lengths.iter().sum::<usize>() > tokens {
         true => Err(candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into()).bt()),
         false => Ok(()),
@@ -113,9 +98,9 @@ fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
     let batch = mixed();
     let mut refuse_more = refuse(140);
     let mut done = Vec::new();
-    let ran = encoder.run_passes(&batch, |model, sequences, pass, states| {
-        refuse_more(model, sequences, pass, states)?;
-        done.extend_from_slice(sequences);
+    let ran = encoder.run_passes(&batch, |model, part, pass, states| {
+        refuse_more(model, part, pass, states)?;
+        done.extend_from_slice(part.sequences);
         Ok(())
     });
     ran.unwrap();
@@ -138,7 +123,7 @@ fn without_memory_the_batch_is_halved_and_nothing_is_lost() {
 #[test]
 fn the_budget_is_found_by_trying() {
     let mut encoder = packed(&architecture("bert", 48, 3), Precision::F32);
-    let budget = encoder.find_budget(512).unwrap();
+    let budget = find_budget(&mut encoder, 512).unwrap();
     assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
     // On the CPU itself a few are as good as many.
     assert_eq!(packed(&architecture("bert", 48, 3), Precision::F32).warm_up(512), Ok(None));

@@ -13,9 +13,9 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::batcher::{Ask, Piece};
-use super::inference::{Pooled, Sequence, Text};
 use super::model::Model;
 use super::plan::{Pieces, Plan, Treatment};
+use super::text::{Pooled, Sequence, Text};
 use super::timeline::Timeline;
 use crate::backend::Embedding;
 use crate::contract::call::{self, Purpose};
@@ -145,7 +145,7 @@ impl Feed {
                 break portion;
             }
         };
-        self.tokens += portion.sequences.iter().map(|sequence| sequence.ids().len()).sum::<usize>();
+        self.tokens += portion.sequences.iter().map(|sequence| sequence.ids.len()).sum::<usize>();
         if let Some((_, spent)) = &mut self.watched {
             *spent += begun.elapsed();
         }
@@ -405,7 +405,7 @@ mod tests {
         let mut by_text = vec![Vec::new(); answers.len()];
         let mut places = std::collections::HashMap::new();
         for sequence in &sequences {
-            let text = sequence.text();
+            let text = &sequence.text;
             let place = *places.entry(Arc::as_ptr(text)).or_insert_with(|| {
                 text.refuse(Error::internal("seen"));
                 answers
@@ -413,7 +413,7 @@ mod tests {
                     .position(|answer| matches!(answer.try_recv(), Ok(Err(error)) if error.message() == "seen"))
                     .expect("an answer's place")
             });
-            by_text[place].push(sequence.ids().to_vec());
+            by_text[place].push(sequence.ids.to_vec());
         }
         (by_text, portions)
     }

@@ -278,6 +278,8 @@ fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use tokio::sync::oneshot;
 
     use super::*;
@@ -289,7 +291,7 @@ mod tests {
     use crate::model::tokenizer::Tokens;
     use text2vec_engine::dense::Head;
     use text2vec_engine::encoder::{Encoder, HiddenStates};
-    use text2vec_engine::pooling::PoolingMode;
+    use text2vec_engine::pooling::{PoolingMode, Sum};
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
     struct Fake;

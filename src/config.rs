@@ -23,6 +23,7 @@ mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upstream;
 
 pub use args::{
@@ -41,4 +42,5 @@ pub use settings::{
     UpstreamSettings,
 };
 pub use table::{Line, Source, Table, without_secrets};
+pub use told::told;
 pub use upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};

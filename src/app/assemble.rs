@@ -67,9 +67,33 @@ impl SharedCache {
     }
 }
 
+/// Flags that name a model.
+const MODEL: &str = "--model";
+const PASSAGE_MODEL: &str = "--passage-model";
+const QUERY_MODEL: &str = "--query-model";
+
+/// The models that are to be here, each with the flag that names it.
+pub(super) fn models_here(settings: &Settings) -> Vec<(ModelChoice, &'static str)> {
+    let of_side = |(side, own): (&Side, _)| match side {
+        Side::Model(source) => Some((ModelChoice::unnamed(source), flag_of_side(settings, own))),
+        Side::Upstream(_) => None,
+    };
+    match &settings.serves {
+        Serves::ByTask { passage, query } => {
+            [(passage, PASSAGE_MODEL), (query, QUERY_MODEL)].into_iter().filter_map(of_side).collect()
+        }
+        Serves::Named(_) => settings.serves.models().into_iter().map(|model| (model, MODEL)).collect(),
+    }
+}
+
+/// The flag that names the model of a task: its own one, if it is given.
+fn flag_of_side(settings: &Settings, own: &'static str) -> &'static str {
+    if settings.table.is_given(own.trim_start_matches('-')) { own } else { MODEL }
+}
+
 /// The queue and the threads for all models of this process. A GPU that cannot be used is an error here.
 pub(super) fn inference(settings: &ModelSettings) -> Result<Arc<Inference>> {
-    let cards = device::open(&settings.device)?;
+    let cards = device::open(&settings.device).map_err(|error| Error::from(error).parameter("--device"))?;
     for card in &cards {
         tracing::info!(card = %format!("cuda:{} ({})", card.number, card.name), "a GPU is ready");
     }
@@ -169,8 +193,8 @@ async fn by_task(
         return Ok((backend, other_names(passage, cache)));
     }
     let mut here = Here { settings: &settings.model, inference: None };
-    let passage = here.or_upstream(sides.0, services.passage).await?;
-    let query = here.or_upstream(sides.1, services.query).await?;
+    let passage = here.or_upstream(sides.0, flag_of_side(settings, PASSAGE_MODEL), services.passage).await?;
+    let query = here.or_upstream(sides.1, flag_of_side(settings, QUERY_MODEL), services.query).await?;
     Ok((cache.around(Arc::new(Paired::new(passage, query)?)), Vec::new()))
 }
 
@@ -182,22 +206,28 @@ struct Here<'a> {
 }
 
 impl Here<'_> {
-    /// Loads a model, and lets it make a vector of each kind.
-    async fn model(&mut self, model: &ModelChoice) -> Result<Arc<dyn Backend>> {
+    /// Loads a model that this flag names, and lets it make a vector of each kind.
+    async fn model(&mut self, model: &ModelChoice, flag: &'static str) -> Result<Arc<dyn Backend>> {
         let inference = match &self.inference {
             Some(inference) => inference.clone(),
             None => inference(self.settings)?,
         };
         self.inference = Some(inference.clone());
-        let backend: Arc<dyn Backend> = Arc::new(load(model, self.settings, &inference).await?);
+        let named = |error: Error| error.parameter(flag);
+        let backend: Arc<dyn Backend> = Arc::new(load(model, self.settings, &inference).await.map_err(named)?);
         warm(&*backend).await?;
         Ok(backend)
     }
 
     /// Who embeds the texts of a task.
-    async fn or_upstream(&mut self, side: &Side, upstream: Option<Arc<Remote>>) -> Result<Arc<dyn Backend>> {
+    async fn or_upstream(
+        &mut self,
+        side: &Side,
+        flag: &'static str,
+        upstream: Option<Arc<Remote>>,
+    ) -> Result<Arc<dyn Backend>> {
         match (side, upstream) {
-            (Side::Model(source), _) => self.model(&ModelChoice::unnamed(source)).await,
+            (Side::Model(source), _) => self.model(&ModelChoice::unnamed(source), flag).await,
             (Side::Upstream(_), Some(upstream)) => Ok(upstream),
             (Side::Upstream(_), None) => Err(Error::internal("no connection to the server")),
         }
@@ -265,7 +295,7 @@ async fn load_and_warm(
             .map(|(_, backend): &(_, Arc<dyn Backend>)| backend.clone());
         let backend = match known {
             Some(backend) => backend,
-            None => cache.around(here.model(choice).await?),
+            None => cache.around(here.model(choice, MODEL).await?),
         };
         loaded.push((model, backend.clone()));
         readiness.model_ready(place, backend);

@@ -1,9 +1,10 @@
 //! `serve --print-config`: the settings as they take effect, and what the models themselves decide, as far as they are here.
 
-use super::assemble::local_options;
+use super::assemble::{local_options, models_here};
 use super::output::print_whole;
+use super::serve::open;
 use crate::backend::local::{self, Chosen};
-use crate::config::{REFERENCE_VARIABLES, Settings, Source};
+use crate::config::{ModelChoice, REFERENCE_VARIABLES, Settings, Source};
 use crate::error::Result;
 use crate::model::hub::HubConfig;
 use crate::model::locate;
@@ -12,12 +13,11 @@ use crate::model::locate;
 /// all that is known.
 ///
 /// # Errors
-/// `Internal` if it cannot be written.
+/// What keeps `serve` from its start, as far as it shows without the network, a card and a model's weights; `Internal` if the
+/// table cannot be written.
 pub(super) fn print_config(mut settings: Settings) -> Result<()> {
-    let chosen = chosen(&settings).unwrap_or_else(|error| {
-        settings.table.warn(format!("what the models decide by themselves cannot be told: {error}"));
-        Vec::new()
-    });
+    open(&settings)?;
+    let chosen = chosen(&settings)?;
     if !chosen.is_empty() {
         let one = |each: &dyn Fn(&Chosen) -> (String, &'static str)| {
             let (mut values, mut reasons): (Vec<_>, Vec<_>) = chosen.iter().map(each).unzip();
@@ -49,13 +49,19 @@ pub(super) fn print_config(mut settings: Settings) -> Result<()> {
 
 /// What each of the models here chooses by itself; of none, if one is not on disk yet.
 fn chosen(settings: &Settings) -> Result<Vec<Chosen>> {
-    let hub = HubConfig::from_env()?;
-    let mut chosen = Vec::new();
-    for model in settings.serves.models() {
-        let Some(found) = locate::find(&model.source, settings.model.revision.as_deref(), &hub)? else {
-            return Ok(Vec::new());
-        };
-        chosen.push(local::chosen(&local_options(found, &model, &settings.model))?);
+    let models = models_here(settings);
+    if models.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(chosen)
+    let hub = HubConfig::from_env()?;
+    let one = |(model, flag): &(ModelChoice, &'static str)| {
+        let find = || match locate::find(&model.source, settings.model.revision.as_deref(), &hub)? {
+            Some(found) => local::chosen(&local_options(found, model, &settings.model)).map(Some),
+            None => Ok(None),
+        };
+        find().map_err(|error| error.parameter(*flag))
+    };
+    // Of all that are here something is wrong or nothing, whether or not others are still to be downloaded.
+    let chosen: Vec<Option<Chosen>> = models.iter().map(one).collect::<Result<_>>()?;
+    Ok(chosen.into_iter().collect::<Option<_>>().unwrap_or_default())
 }

@@ -10,14 +10,19 @@ use super::healthcheck::healthcheck;
 use super::import::import;
 use super::print_config::print_config;
 use super::serve::{check, serve};
-use crate::config::{Cli, Command, CommandLine, CompareCommand, EmbedCommand, Settings};
+use crate::config::{Cli, Command, CommandLine, CompareCommand, EmbedCommand, Settings, told};
 use crate::error::{Error, Result};
 
 /// Runs the chosen subcommand to its end.
 ///
 /// # Errors
-/// Whatever keeps it from its end; for settings that do not fit, and for `--help`, the process ends here as clap ends it.
+/// Whatever keeps it from its end, with the setting at fault in front; for settings that do not fit, and for `--help`, the
+/// process ends here as clap ends it.
 pub fn run(line: &CommandLine) -> Result<()> {
+    command(line).map_err(|error| told(line, error))
+}
+
+fn command(line: &CommandLine) -> Result<()> {
     let cli = Cli::from_arg_matches(&line.matches).unwrap_or_else(|error| error.exit());
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => {

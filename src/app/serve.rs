@@ -25,12 +25,15 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
     let (mut remote, mut options) = open(&settings)?;
     options.open_files = raise_file_limit();
     keep_little_freed();
-    let listener = TcpListener::bind(settings.listen).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Error::config(format!(
-            "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
-            settings.listen
-        )),
-        _ => Error::config(format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", settings.listen)),
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| {
+        let message = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "{} is taken by another program: stop it, or choose another address with --listen or T2V_LISTEN",
+                settings.listen
+            ),
+            _ => format!("{} cannot be listened on: {error}; see --listen or T2V_LISTEN", settings.listen),
+        };
+        Error::config(message).parameter("--listen")
     })?;
     let address = listener.local_addr().unwrap_or(settings.listen);
     if settings.serves.forwards() {
@@ -66,7 +69,7 @@ pub(super) async fn serve(settings: Settings) -> Result<()> {
 }
 
 /// Reads the files that the settings name: how upstreams are asked, and what the server is told.
-fn open(settings: &Settings) -> Result<(RemoteOptions, ServerOptions)> {
+pub(super) fn open(settings: &Settings) -> Result<(RemoteOptions, ServerOptions)> {
     let remote = settings.upstreams.options()?;
     let upstreams = class_upstreams(settings, &remote);
     let options = settings.server(Arc::new(upstreams))?;

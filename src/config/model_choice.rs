@@ -32,7 +32,7 @@ impl ModelChoice {
             Some(parts) if !text.starts_with(['/', '.', '~']) => parts,
             _ => return Ok(ModelChoice::unnamed(text)),
         };
-        let refused = |why: &str| Err(Error::config(format!("--model (T2V_MODEL) '{text}': {why}")));
+        let refused = |why: &str| Err(Error::config(format!("'{text}': {why}")).parameter("--model"));
         if Path::new(text).exists() {
             return refused(&format!(
                 "there is such a directory, yet this is the name '{name}' for '{source}': for the \

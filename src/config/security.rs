@@ -1,13 +1,13 @@
 //! Who may ask, from which pages, and how connections are encrypted.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 use crate::server::{Access, Tls};
 
 /// Tokens and certificates of the server.
@@ -42,6 +42,7 @@ impl SecurityArgs {
     /// `Config` for a file or a list without a token.
     pub(super) fn access(&self, allowed_tokens: Option<&Secret>) -> Result<Access> {
         Access::new(allowed_tokens.map(|tokens| tokens.0.as_str()), self.auth_tokens_file.clone(), self.auth_metrics)
+            .map_err(|error| flag_of_file(error, &[("--auth-tokens-file", self.auth_tokens_file.as_deref())]))
     }
 
     /// How connections are encrypted; reads the files.
@@ -51,11 +52,24 @@ impl SecurityArgs {
     pub(super) fn tls(&self) -> Result<Option<Arc<Tls>>> {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
-                Ok(Some(Arc::new(Tls::read(certificate, key, self.tls_client_ca.as_deref())?)))
+                let authorities = self.tls_client_ca.as_deref();
+                let files =
+                    [("--tls-cert", Some(&**certificate)), ("--tls-key", Some(key)), ("--tls-client-ca", authorities)];
+                let tls = Tls::read(certificate, key, authorities);
+                tls.map(|tls| Some(Arc::new(tls))).map_err(|error| flag_of_file(error, &files))
             }
             // The flags require each other.
             _ => Ok(None),
         }
+    }
+}
+
+/// Notes in an error about a file which of these flags names it.
+pub(super) fn flag_of_file(error: Error, files: &[(&'static str, Option<&Path>)]) -> Error {
+    let Some(Place::File(at)) = error.place() else { return error };
+    match files.iter().find(|(_, path)| *path == Some(&**at)) {
+        Some(&(flag, _)) => error.parameter(flag),
+        None => error,
     }
 }
 

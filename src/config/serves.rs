@@ -99,7 +99,8 @@ impl Serves {
         if args.passage_model.is_some() && !upstreams.is_empty() {
             return Err(Error::config(
                 "--passage-model and --query-model are served alone: leave --upstream <name>=URL out",
-            ));
+            )
+            .parameter("--upstream"));
         }
         let defaults = ClassSettings::default();
         let forwarded = |task| match endpoints.resolve(&defaults, task) {
@@ -119,7 +120,10 @@ impl Serves {
                     (Some(url), ..) => Ok(Side::Upstream(url)),
                     (None, Some(source), _) => Ok(Side::Model(source.clone())),
                     (None, None, [ModelChoice { source, .. }]) => Ok(Side::Model(source.clone())),
-                    _ => Err(Error::config("beside an upstream there is room for one model: give --model once")),
+                    _ => {
+                        let message = "beside an upstream there is room for one model: give --model once";
+                        Err(Error::config(message).parameter("--model"))
+                    }
                 };
                 Serves::ByTask { passage: side(passage, &args.passage_model)?, query: side(query, &args.query_model)? }
             }
@@ -164,7 +168,8 @@ fn named(args: &ModelArgs, models: Vec<ModelChoice>, upstreams: Vec<UpstreamChoi
         if let Some(name) = one.name().filter(|name| served[..place].iter().any(|other| other.name() == Some(name))) {
             return Err(Error::config(format!(
                 "two models are named '{name}': give each --model and --upstream a name of its own"
-            )));
+            ))
+            .parameter("--upstream"));
         }
     }
     Ok(served)
@@ -180,7 +185,8 @@ pub(super) fn models(args: &ModelArgs, reference: &ReferenceEnv) -> Result<Vec<M
     for (place, model) in models.iter().enumerate() {
         if model.name.is_some() && models[..place].iter().any(|other| other.name == model.name) {
             let name = model.name.as_deref().unwrap_or_default();
-            return Err(Error::config(format!("two models are named '{name}': give each --model its own name")));
+            let message = format!("two models are named '{name}': give each --model its own name");
+            return Err(Error::config(message).parameter("--model"));
         }
     }
     Ok(models)
@@ -251,10 +257,14 @@ pub(super) fn endpoints(
             let url = if urls.passage.is_empty() { &urls.query } else { &urls.passage };
             let addresses = address::parse_list(url).unwrap_or_default();
             let shown = addresses.first().map_or("a server", |address| address.shown());
+            let flags = ["--upstream", "--passage-upstream", "--query-upstream", "--model", "--passage-model"];
+            let is_of_file = |flag: &&&str| matches!(given.source(&flag[2..].replace('-', "_")), Source::File(_));
+            let by = flags.iter().find(is_of_file).copied().unwrap_or("--upstream");
             return Err(Error::config(format!(
                 "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward texts \
                  to: leave one of them out, or name the server (--upstream <name>=URL) to serve both"
-            )));
+            ))
+            .parameter(by));
         }
         of_variables = None;
         warnings.push(format!(

@@ -22,10 +22,11 @@ use crate::backend::remote::guard::Allowed;
 use crate::cache::CacheOptions;
 use crate::contract::endpoint::Endpoints;
 use crate::contract::request::Profile;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::modules::ProfileHints;
 use crate::server::{Lifetimes, Limits, ModuleOptions, Origins, ServerOptions, SurfaceOptions};
 use crate::telemetry::LogFormat;
+use text2vec_kernel::Kernels;
 
 /// The share of the cache for upstreams that classes name, if they may: one in so many bytes.
 const CLASS_SHARE: u64 = 4;
@@ -77,9 +78,10 @@ impl Profiles {
         match self.0.iter().filter_map(|choice| choice.model.as_ref()).find(|model| !is_among(model, models)) {
             None => Ok(()),
             Some(model) => Err(Error::config(format!(
-                "--profile (T2V_PROFILE) names the model '{model}', which is not served here: name it as --model does, \
+                "it names the model '{model}', which is not served here: name it as --model does, \
                  --model {model}=<directory or Hub id>"
-            ))),
+            ))
+            .parameter("--profile")),
         }
     }
 }
@@ -205,9 +207,10 @@ impl EmbedCommand {
             [choice] => {
                 model.profiles.of_file(&given.source("profile"), std::slice::from_ref(choice));
                 model.profiles.check(std::slice::from_ref(choice))?;
+                model.check_engine()?;
                 Ok(EmbedCommand { choice: choice.clone(), model })
             }
-            _ => Err(Error::config("embed works with one model: give --model once")),
+            _ => Err(Error::config("embed works with one model: give --model once").parameter("--model")),
         }
     }
 }
@@ -233,6 +236,9 @@ impl CompareCommand {
         let models = [&args.first, &args.second].map(ModelChoice::unnamed);
         model.profiles.of_file(&given.source("profile"), &models);
         model.profiles.check(&models)?;
+        if models.iter().any(|model| !model.source.contains("://")) {
+            model.check_engine()?;
+        }
         Ok(CompareCommand { model, remote: args.access.options()? })
     }
 }
@@ -284,6 +290,19 @@ impl ModelSettings {
     }
 }
 
+impl ModelSettings {
+    /// Refuses instructions that this CPU does not have.
+    fn check_engine(&self) -> Result<()> {
+        match self.engine {
+            Engine::Kernels(set) => match Kernels::with(set) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Error::from(error).parameter("--engine")),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Settings {
     /// Of the command line, and of this process's variables.
     ///
@@ -302,6 +321,9 @@ impl Settings {
         let endpoints = serves::endpoints(&mut given, args, reference, &mut model.log.warnings)?;
         let serves = Serves::resolve(&mut given, args, reference, &endpoints)?;
         model.profiles.check(&serves.models())?;
+        if !serves.models().is_empty() {
+            model.check_engine()?;
+        }
         let lowercased = reference.lowercase_input;
         let settings = Settings {
             listen: given.value("listen", args.listen),
@@ -381,15 +403,25 @@ fn upstreams(
     given.value("upstream_timeout", args.upstream.upstream_timeout);
     given.value("upstream_concurrency", args.upstream.upstream_concurrency);
     let mut allowed = Allowed::parse(&args.upstream.allow_upstream)?;
-    let mut named: Vec<String> = args.upstream.models()?.into_iter().map(|choice| choice.urls).collect();
-    for urls in endpoints.environment().into_iter().flat_map(|urls| [&urls.passage, &urls.query]) {
-        if !urls.is_empty() {
-            named.push(urls.clone());
+    let models = args.upstream.models()?;
+    let mut named: Vec<_> = models.into_iter().map(|choice| ("--upstream", choice.urls)).collect();
+    if let Some(urls) = endpoints.environment() {
+        for (id, variable, urls) in [
+            ("passage_upstream", "TRANSFORMERS_PASSAGE_INFERENCE_API", &urls.passage),
+            ("query_upstream", "TRANSFORMERS_QUERY_INFERENCE_API", &urls.query),
+        ] {
+            let by = match (args.upstream.any(), given.source(id)) {
+                (false, _) => reference.inference_url_variable.unwrap_or(variable),
+                (true, Source::Default) => "--upstream",
+                (true, _) if id == "query_upstream" => "--query-upstream",
+                (true, _) => "--passage-upstream",
+            };
+            named.push((by, urls.clone()));
         }
     }
-    let unusable = |error: Error| error.with_kind(ErrorKind::Config);
-    for urls in named {
-        address::parse_list(&urls).map_err(unusable)?.iter().for_each(|address| allowed.allow(address));
+    for (by, urls) in named.into_iter().filter(|(_, urls)| !urls.is_empty()) {
+        let addresses = address::of_operator(&urls).map_err(|error| error.parameter(by))?;
+        addresses.iter().for_each(|address| allowed.allow(address));
     }
     let waits = (
         reference.wait_off.is_none(),

@@ -91,9 +91,10 @@ impl Line {
 pub struct Table(pub Vec<Line>);
 
 impl Table {
-    /// Adds what cannot be told, and why.
-    pub fn warn(&mut self, warning: String) {
-        self.0.push(Line::comment(WARNING, &warning, Source::Because("")));
+    /// Whether a flag, its variable or a file says it, by the flag's name.
+    pub fn is_given(&self, name: &str) -> bool {
+        let by_somebody = |source: &Source| !matches!(source, Source::Default | Source::Because(_));
+        self.0.iter().any(|line| line.name == name && by_somebody(&line.source))
     }
 
     /// What was found out in place of what is there, by the flag's name. What a variable decided a file should say, too.
@@ -171,6 +172,12 @@ impl<'a> Given<'a> {
             raw.map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty()).collect();
         let source = self.source(id);
         self.push(id, &values, source, true);
+    }
+
+    /// Where a flag's value comes from, by its name without the dashes.
+    pub(super) fn source_of_flag(&self, long: &str) -> Source {
+        let argument = self.arguments.iter().find(|argument| argument.get_long() == Some(long));
+        argument.map_or(Source::Default, |argument| self.source(argument.get_id().as_str()))
     }
 
     /// Where a flag's value comes from.

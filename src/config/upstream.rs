@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::numbers::{A_YEAR, between};
+use super::security::flag_of_file;
 use crate::backend::remote::RemoteOptions;
 use crate::backend::remote::client::Tls;
 use crate::backend::remote::credentials::Credentials;
@@ -92,8 +93,14 @@ impl AccessArgs {
     /// # Errors
     /// `Config` for files, tokens and headers that cannot be used.
     pub(super) fn options(&self) -> Result<RemoteOptions> {
+        let files = [
+            ("--upstream-ca", self.upstream_ca.as_deref()),
+            ("--upstream-cert", self.upstream_cert.as_deref()),
+            ("--upstream-key", self.upstream_key.as_deref()),
+        ];
+        let [ca, certificate, key] = files.map(|(_, path)| path);
         Ok(RemoteOptions {
-            tls: Tls::read(self.upstream_ca.as_deref(), self.upstream_cert.as_deref(), self.upstream_key.as_deref())?,
+            tls: Tls::read(ca, certificate, key).map_err(|error| flag_of_file(error, &files))?,
             credentials: Credentials::parse(&self.upstream_tokens, &self.upstream_token_files, &self.upstream_headers)?,
             ..RemoteOptions::default()
         })
@@ -126,7 +133,8 @@ impl UpstreamArgs {
             _ => Err(Error::config(
                 "several upstreams need names: --upstream <name>=<URL> for each but one; replicas of one stand in one \
                  --upstream, separated by commas",
-            )),
+            )
+            .parameter("--upstream")),
         }
     }
 

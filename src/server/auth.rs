@@ -24,7 +24,7 @@ use super::http::description::is_open;
 use super::http::errors::error_response_at;
 use super::http::page;
 use super::observe::is_grpc;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
@@ -81,11 +81,14 @@ impl Access {
             return Ok(Access { guard_metrics, ..Access::default() });
         }
         let files: Vec<PathBuf> = file.into_iter().collect();
-        let shown = files.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let path = files.first().cloned().unwrap_or_default();
         let tokens = Followed::new("tokens", files, move |contents| {
+            let unusable = |problem: &str| {
+                Error::config(format!("{} {problem}", path.display())).naming(Place::File(path.clone()))
+            };
             let mut tokens = listed.clone();
             for content in contents {
-                tokens.extend(lines(content).map_err(|problem| Error::config(format!("{shown} {problem}")))?);
+                tokens.extend(lines(content).map_err(unusable)?);
             }
             Ok(Tokens(tokens.iter().map(|token| Sha256::digest(token).into()).collect()))
         })?;

@@ -62,7 +62,7 @@ fn origin_of(text: &str) -> Result<HeaderValue> {
     text.parse().ok().and_then(bare).ok_or_else(|| {
         let shown = text.rsplit_once('@').map_or(text.to_owned(), |(_, host)| format!("…@{host}"));
         Error::config(format!(
-            "--cors-origins (T2V_CORS_ORIGINS): '{shown}' is no origin: use '*', or origins as browsers send them, separated by \
+            "'{shown}' is no origin: use '*', or origins as browsers send them, separated by \
              commas, such as https://app.example.com,http://localhost:3000"
         ))
         .parameter("--cors-origins")
@@ -90,7 +90,7 @@ mod tests {
             "https://",
         ] {
             let error = Origins::parse(odd).expect_err(odd);
-            assert!(error.message().contains("--cors-origins"), "{odd}: {error}");
+            assert_eq!(error.parameter_name(), Some("--cors-origins"), "{odd}: {error}");
         }
     }
 }

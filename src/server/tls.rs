@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use super::followed::Followed;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// What is told to who speaks plain HTTP/1.1, which a person can read.
 const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 73\r\n\
@@ -45,7 +45,7 @@ impl Tls {
     pub fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Tls> {
         let files: Vec<PathBuf> =
             [Some(certificate), Some(key), client_ca].into_iter().flatten().map(Path::to_owned).collect();
-        let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+        let names = files.clone();
         let config = Followed::new("TLS files", files, move |contents| config(&names, contents).map(Arc::new))?;
         Ok(Tls { config: Arc::new(config), client_certificates: client_ca.is_some() })
     }
@@ -79,25 +79,26 @@ impl Tls {
     }
 }
 
-/// The names are the files', in the order of the contents: certificate, key, authorities.
-fn config(names: &[String], contents: &[Vec<u8>]) -> Result<ServerConfig> {
-    let name = |place: usize| names.get(place).map(String::as_str).unwrap_or_default();
-    let chain = certificates(name(0), &contents[0])?;
+/// The files are in the order of the contents: certificate, key, authorities.
+fn config(files: &[PathBuf], contents: &[Vec<u8>]) -> Result<ServerConfig> {
+    let file = |place: usize| files.get(place).map(PathBuf::as_path).unwrap_or(Path::new(""));
+    let chain = certificates(file(0), &contents[0])?;
     let key = PrivateKeyDer::from_pem_slice(&contents[1]).map_err(|error| {
-        Error::config(format!("{} holds no usable PEM key (PKCS#8, PKCS#1 or SEC1): {error}", name(1)))
+        at_fault(file(1), format_args!("holds no usable PEM key (PKCS#8, PKCS#1 or SEC1): {error}"))
     })?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let failed =
-        |error: &dyn fmt::Display| Error::config(format!("{} and {} do not go together: {error}", name(0), name(1)));
+    let failed = |error: &dyn fmt::Display| {
+        at_fault(file(0), format_args!("and {} do not go together: {error}", file(1).display()))
+    };
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?;
     let builder = match contents.get(2) {
         None => builder.with_no_client_auth(),
         Some(content) => {
-            let unusable = |error: &dyn fmt::Display| Error::config(format!("{} cannot be used: {error}", name(2)));
+            let unusable = |error: &dyn fmt::Display| at_fault(file(2), format_args!("cannot be used: {error}"));
             let mut roots = RootCertStore::empty();
-            for authority in certificates(name(2), content)? {
+            for authority in certificates(file(2), content)? {
                 roots.add(authority).map_err(|error| unusable(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -112,13 +113,17 @@ fn config(names: &[String], contents: &[Vec<u8>]) -> Result<ServerConfig> {
     Ok(config)
 }
 
-fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let found = found.map_err(|error| Error::config(format!("{name} holds no usable PEM: {error}")))?;
+    let found = found.map_err(|error| at_fault(file, format_args!("holds no usable PEM: {error}")))?;
     match found.is_empty() {
-        true => Err(Error::config(format!("{name} holds no certificate: a PEM file is wanted"))),
+        true => Err(at_fault(file, format_args!("holds no certificate: a PEM file is wanted"))),
         false => Ok(found),
     }
+}
+
+fn at_fault(file: &Path, what: fmt::Arguments<'_>) -> Error {
+    Error::config(format!("{} {what}", file.display())).naming(Place::File(file.to_owned()))
 }
 
 #[cfg(test)]

@@ -190,8 +190,11 @@ fn mistakes_are_said_by_the_file_s_line_and_key() {
     );
     assert_refused(&run(&mut sidecar(&["--config", "/dev/zero"])), &["/dev/zero has more than 1048576 bytes"]);
     // A half of a pair in the file, the other one on the command line.
-    let dir = directory("tls-cert = \"/c\"");
-    let pair = printed(sidecar(&["--config", "config.toml", "--tls-key", "/k"]).current_dir(&dir));
+    let dir = directory("tls-cert = \"cert.pem\"");
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(dir.path().join("cert.pem"), certified.cert.pem()).expect("write");
+    std::fs::write(dir.path().join("key.pem"), certified.signing_key.serialize_pem()).expect("write");
+    let pair = printed(sidecar(&["--config", "config.toml", "--tls-key", "key.pem"]).current_dir(&dir));
     assert_eq!((&*pair["tls-cert"].source, &*pair["tls-key"].source), ("config.toml:1", "--tls-key"));
 }
 

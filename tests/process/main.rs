@@ -5,6 +5,7 @@ mod cli;
 mod documents;
 mod file;
 mod import;
+mod mistakes;
 mod service_manager;
 mod settings;
 #[path = "../support/mod.rs"]

@@ -60,13 +60,15 @@ pub(super) fn choose_profile(
         (true, Profile::Transformers | Profile::Onnx | Profile::CrossEncoder) => Err(Error::config(format!(
             "a model2vec model cannot be served under the profile {profile}: use sentence-transformers, as the \
              reference does, or model2vec, as the model2vec container does"
-        ))),
+        ))
+        .parameter("--profile")),
         (false, Profile::Model2vec) => Err(Error::config(format!(
             "{} is a {} model, and the profile model2vec is for tables of token vectors: leave --profile out, or name the \
              model that it is for (--profile <name>=model2vec)",
             description.dir.display(),
             description.model_type()
-        ))),
+        ))
+        .parameter("--profile")),
         _ => Ok((profile, reason)),
     }
 }

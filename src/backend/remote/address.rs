@@ -4,7 +4,7 @@
 
 pub use super::base_url::Address;
 use super::formats;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Paths that are asked of no upstream here but of others of its kind, beside those of the formats.
 const OTHER_REQUEST_PATHS: &[&str] = &["/api/embeddings", "/api/embed"];
@@ -27,6 +27,34 @@ impl Address {
         let path = self.path().trim_end_matches('/');
         let known = formats::request_paths().chain(OTHER_REQUEST_PATHS.iter().copied());
         known.filter(|request| path.ends_with(request)).max_by_key(|request| request.len())
+    }
+}
+
+/// Every base URL of an upstream that the operator names.
+///
+/// # Errors
+/// `Config` for what [`parse_list`] refuses, for a host that no server can have, and for a URL that ends with the path of a
+/// request.
+pub fn of_operator(text: &str) -> Result<Vec<Address>> {
+    let addresses = parse_list(text).map_err(|error| error.with_kind(ErrorKind::Config))?;
+    let is_of_names = |c: char| c.is_alphanumeric() || "-_.~%".contains(c);
+    let is_no_host = |address: &&Address| address.literal().is_none() && !address.host().chars().all(is_of_names);
+    if let Some(address) = addresses.iter().find(is_no_host) {
+        return Err(Error::config(format!(
+            "the upstream's URL {} has '{}' for its host, which cannot be a name: give http://host:port",
+            address.shown(),
+            address.host()
+        )));
+    }
+    let mistaken = addresses.iter().find_map(|address| Some((address.shown(), address.request_path()?)));
+    match mistaken {
+        None => Ok(addresses),
+        Some((shown, path)) => {
+            let base = shown.strip_suffix(path).unwrap_or(shown);
+            Err(Error::config(format!(
+                "the upstream's URL {shown} ends with {path}, which is put behind it: give its base, {base}"
+            )))
+        }
     }
 }
 
@@ -95,6 +123,23 @@ mod tests {
         assert_eq!(path("openai+http://h/v1/embeddings"), Some("/v1/embeddings"));
         for base in ["http://h", "http://h/", "openai+http://h/v1", "http://h/models/vectors-a", "http://h/vectors/a"] {
             assert_eq!(path(base), None, "{base}");
+        }
+    }
+
+    #[test]
+    fn an_operator_s_mistakes_are_settings_that_cannot_be() {
+        for (text, words) in [
+            ("http://h=x", "has 'h=x' for its host"),
+            ("http://a/vectors", "give its base, http://a"),
+            ("t2v:8080", "unsupported protocol scheme"),
+        ] {
+            let error = of_operator(text).expect_err(text);
+            assert!(error.kind() == ErrorKind::Config && error.message().contains(words), "{error}");
+        }
+        for text in
+            ["http://t2v_1.a-b:8080", "http://[::1]:1", "http://127.1", "http://bücher.example", "http://a,http://b"]
+        {
+            assert!(of_operator(text).is_ok(), "{text}");
         }
     }
 

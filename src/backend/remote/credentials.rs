@@ -42,27 +42,20 @@ impl Credentials {
     /// `Config` for an entry of another form or a token file that cannot be read; the text names its host, never its
     /// secret.
     pub fn parse(tokens: &str, token_files: &str, headers: &str) -> Result<Credentials> {
-        let mut entries = Vec::new();
-        for (place, value) in pairs(tokens, "T2V_UPSTREAM_TOKENS")? {
-            entries.push(entry(place, AUTHORIZATION, Source::Value(format!("Bearer {value}")))?);
-        }
-        for (place, path) in pairs(token_files, "T2V_UPSTREAM_TOKEN_FILES")? {
-            entries.push(entry(place, AUTHORIZATION, Source::TokenFile(path.into()))?);
-        }
-        for (place, header) in pairs(headers, "T2V_UPSTREAM_HEADERS")? {
-            let wrong = || {
-                let message = format!("T2V_UPSTREAM_HEADERS: for {place} there is no Header-Name:value");
-                Error::config(message).parameter("T2V_UPSTREAM_HEADERS")
-            };
+        let token =
+            |(place, token): (&str, &str)| entry(place, AUTHORIZATION, Source::Value(format!("Bearer {token}")));
+        let file = |(place, path): (&str, &str)| entry(place, AUTHORIZATION, Source::TokenFile(path.into()));
+        let header = |(place, header): (&str, &str)| {
+            let wrong =
+                || Error::config(format!("for {place} there is no Header-Name:value: write {place}=Header-Name:value"));
             let (name, value) = header.split_once(':').ok_or_else(wrong)?;
             let name = name.trim().parse().map_err(|_| wrong())?;
-            entries.push(entry(place, name, Source::Value(value.trim().to_owned()))?);
-        }
-        let credentials = Credentials(entries);
-        for entry in &credentials.0 {
-            entry.source.value()?;
-        }
-        Ok(credentials)
+            entry(place, name, Source::Value(value.trim().to_owned()))
+        };
+        let mut entries = entries(tokens, token).map_err(|error| error.parameter("--upstream-tokens"))?;
+        entries.extend(self::entries(token_files, file).map_err(|error| error.parameter("--upstream-token-files"))?);
+        entries.extend(self::entries(headers, header).map_err(|error| error.parameter("--upstream-headers"))?);
+        Ok(Credentials(entries))
     }
 
     /// Whether any of them goes to an address, but for its own user-info.
@@ -109,21 +102,36 @@ impl Source {
     }
 }
 
-fn pairs<'a>(list: &'a str, variable: &'static str) -> Result<Vec<(&'a str, &'a str)>> {
-    let wrong = || Error::config(format!("{variable}: an entry is not of the form host=value")).parameter(variable);
-    let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    entries.map(|entry| entry.split_once('=').ok_or_else(wrong)).collect()
+/// The entries of a list, each of which a header can carry as it is now.
+fn entries(list: &str, read: impl Fn((&str, &str)) -> Result<Entry>) -> Result<Vec<Entry>> {
+    let wrong =
+        || Error::config("an entry is not of the form host[:port]=value: write such entries, with commas between");
+    let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let checked = |part: &str| {
+        let entry = read(part.split_once('=').ok_or_else(wrong)?)?;
+        let unusable = |error: Error| error.context(format_args!("for {}", entry.host));
+        secret(&entry.source.value()?).map_err(unusable)?;
+        Ok(entry)
+    };
+    parts.map(checked).collect()
 }
 
 fn entry(place: &str, name: HeaderName, source: Source) -> Result<Entry> {
+    // In front of an @ a password may stand.
+    let shown = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    let wrong = || {
+        Error::config(format!("'{shown}' is not a host with an optional :port: give it without a scheme and a path"))
+    };
     let (host, port) = match place.rsplit_once(':') {
         Some((host, port)) if host.ends_with(']') || !host.contains(':') => {
-            let wrong = |_| Error::config(format!("'{place}' is not a host with an optional :port"));
-            (host, Some(port.parse().map_err(wrong)?))
+            (host, Some(port.parse().map_err(|_| wrong())?))
         }
         _ => (place, None),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    if host.is_empty() || host.contains(['/', '@']) {
+        return Err(wrong());
+    }
     Ok(Entry { host, port, name, source })
 }
 
@@ -155,11 +163,19 @@ mod tests {
 
     #[test]
     fn mistakes_are_said_without_the_secret() {
-        for (tokens, files, headers) in
-            [("verysecret", "", ""), ("", "a=/no/such/file", ""), ("", "", "a=verysecret"), ("a:x=verysecret", "", "")]
-        {
+        for (tokens, files, headers) in [
+            ("verysecret", "", ""),
+            ("", "a=/no/such/file", ""),
+            ("", "", "a=verysecret"),
+            ("a:x=verysecret", "", ""),
+            ("https://u:verysecret@a/=verysecret", "", ""),
+            ("=verysecret", "", ""),
+            ("a=very\nsecret", "", ""),
+            ("", "", "a=b c:verysecret"),
+        ] {
             let error = Credentials::parse(tokens, files, headers).expect_err("refused");
-            assert!(!error.message().contains("verysecret"), "{error}");
+            assert!(!error.message().contains("secret"), "{error}");
+            assert!(error.parameter_name().is_some_and(|flag| flag.starts_with("--upstream-")), "{error:?}");
         }
     }
 }

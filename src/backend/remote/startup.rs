@@ -44,19 +44,7 @@ pub async fn connect(
     wait: bool,
     options: &RemoteOptions,
 ) -> Result<Services> {
-    let pool = |url: &str| -> Result<Arc<Pool>> {
-        let unusable = |error: Error| error.with_kind(ErrorKind::Config);
-        let addresses = address::parse_list(url).map_err(unusable)?;
-        let mistaken = addresses.iter().find_map(|address| Some((address, address.request_path()?)));
-        if let Some((address, path)) = mistaken {
-            let shown = address.shown();
-            let base = shown.strip_suffix(path).unwrap_or(shown);
-            return Err(Error::config(format!(
-                "the upstream's URL {shown} ends with {path}, which is put behind it: give its base, {base}"
-            )));
-        }
-        Ok(Pool::new(addresses, None, options.clone()))
-    };
+    let pool = |url: &str| -> Result<Arc<Pool>> { Ok(Pool::new(address::of_operator(url)?, None, options.clone())) };
     let one = passage == query;
     let mut sides = Vec::new();
     for (label, url) in [("[passage] ", passage), ("[query] ", query)] {

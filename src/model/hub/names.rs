@@ -46,7 +46,8 @@ pub fn check_revision(revision: &str) -> Result<()> {
     if revision.len() <= 200 && revision.split('/').all(part_ok) {
         return Ok(());
     }
-    Err(Error::invalid(format!("{revision:?} is not a revision: give a branch, a tag or a commit hash")))
+    Err(Error::invalid(format!("{revision:?} is not a revision: give a branch, a tag or a commit hash"))
+        .parameter("--revision"))
 }
 
 /// Whether a name is a file's own, with nothing that a path or URL takes for more.

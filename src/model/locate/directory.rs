@@ -33,7 +33,8 @@ pub(super) fn in_directory(dir: &Path, revision: Option<&str>) -> Result<ModelDi
                     return Err(Error::config(format!(
                         "{} is revision {commit}, not {wanted}: leave --revision out or give the id {id}",
                         dir.display()
-                    )));
+                    ))
+                    .parameter("--revision"));
                 }
                 check_complete(dir)?;
                 let layout = if marked { Layout::ReferenceImage } else { Layout::HubCache };
@@ -138,7 +139,8 @@ pub(super) fn plain(dir: &Path, revision: Option<&str>) -> Result<ModelDir> {
         return Err(Error::config(format!(
             "the revision of {} is {known}, not {wanted}: leave --revision out, it is for Hub ids",
             dir.display()
-        )));
+        ))
+        .parameter("--revision"));
     }
     check_complete(dir)?;
     Ok(ModelDir {

@@ -1,0 +1,167 @@
+//! Mistakes in a file of settings: each is told with the file, the line and the setting, by whatever reads that setting, and
+//! `--print-config` refuses what `serve` refuses, in the same words.
+
+use clap::{ArgAction, CommandFactory};
+use text2vec_sidecar::config::Cli;
+
+use crate::cli::{run, sidecar};
+use crate::support::model_dir;
+
+/// Settings that are no number and no switch: what stands in front of them in the file, and a value that cannot be meant.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("listen", "", "8080"),
+    ("auth-tokens-file", "", "/no/such/file"),
+    ("tls-cert", "tls-key = \"/no/such/key\"", "/no/such/file"),
+    ("tls-client-ca", "tls-cert = \"CERT\"\ntls-key = \"KEY\"", "/no/such/file"),
+    ("tls-key", "tls-cert = \"CERT\"", "/no/such/file"),
+    ("tls-key", "tls-cert = \"CERT\"", "JUNK"),
+    ("tls-cert", "tls-key = \"KEY\"", "JUNK"),
+    ("tls-client-ca", "tls-cert = \"CERT\"\ntls-key = \"KEY\"", "JUNK"),
+    ("auth-tokens-file", "", "EMPTY"),
+    ("cors-origins", "", "app.example.com"),
+    ("model", "", "./no/such/dir"),
+    ("model", "", "http://embedder:8080"),
+    ("model", "", "a b=./dir"),
+    ("model", "", "a=./x,a=./y"),
+    ("revision", "model = \"MODEL\"", "a b"),
+    ("revision", "model = \"MODEL\"", "main"),
+    ("profile", "", "none"),
+    ("profile", "", "other=onnx"),
+    ("profile", "model = \"MODEL\"", "model2vec"),
+    ("engine", "", "neo"),
+    ("engine", "", if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" }),
+    ("device", "", "tpu"),
+    ("precision", "", "f64"),
+    ("log-format", "", "xml"),
+    ("passage-model", "query-model = \"MODEL\"", "./no/such/dir"),
+    ("query-model", "passage-model = \"MODEL\"", "./no/such/dir"),
+    ("upstream", "", "http://h=x"),
+    ("upstream", "", "localhost:8080"),
+    ("upstream", "", "http://127.0.0.1:9/vectors"),
+    ("upstream", "", "http://a,grpc://b"),
+    ("upstream", "model = \"./dir\"", "http://127.0.0.1:9"),
+    ("upstream", "model = \"a=./x\"", "a=http://127.0.0.1:9"),
+    ("upstream", "passage-model = \"./x\"\nquery-model = \"./y\"", "a=http://127.0.0.1:9"),
+    ("passage-upstream", "", "ftp://a"),
+    ("query-upstream", "", "http://"),
+    ("allow-upstream", "", "a b"),
+    ("upstream-ca", "", "/no/such/file"),
+    ("upstream-cert", "", "/no/such/file"),
+    ("upstream-cert", "", "KEY"),
+    ("upstream-key", "upstream-cert = \"CERT\"", "/no/such/file"),
+    ("upstream-tokens", "", "verysecret"),
+    ("upstream-tokens", "", "http://a=verysecret"),
+    ("upstream-token-files", "", "a=/no/such/file"),
+    ("upstream-token-files", "", "/no/such/file"),
+    ("upstream-headers", "", "a=verysecret"),
+    ("upstream-headers", "", "a=a b:verysecret"),
+];
+
+/// What no value of is a mistake: a URL that nobody asks for.
+const NEVER: &[&str] = &["self-urls"];
+
+#[test]
+fn every_setting_s_mistake_is_told_with_its_file_and_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).expect("write");
+    std::fs::write(&key, certified.signing_key.serialize_pem()).expect("write");
+    let (junk, empty) = (dir.path().join("junk.pem"), dir.path().join("empty"));
+    std::fs::write(&junk, "none").expect("write");
+    std::fs::write(&empty, "").expect("write");
+    let model = model_dir();
+    let filled = |text: &str| {
+        let path = |path: &std::path::Path| path.to_str().expect("a path").to_owned();
+        let files = [("CERT", &cert), ("KEY", &key), ("JUNK", &junk), ("EMPTY", &empty), ("MODEL", &model)];
+        files.into_iter().fold(text.to_owned(), |text, (name, file)| text.replace(name, &path(file)))
+    };
+    let root = Cli::command();
+    let serve = root.find_subcommand("serve").expect("serve");
+    let mut mistakes: Vec<(String, String, String)> = Vec::new();
+    for argument in serve.get_arguments() {
+        let Some(name) = argument.get_long() else { continue };
+        if ["help", "config", "print-config", "check"].contains(&name) || NEVER.contains(&name) {
+            continue;
+        }
+        let wrong = |value: &str| (name.to_owned(), String::new(), value.to_owned());
+        let before = mistakes.len();
+        let texts = MISTAKES.iter().filter(|(setting, ..)| *setting == name);
+        mistakes.extend(
+            texts.map(|(_, beside, value)| (name.to_owned(), filled(beside), format!("\"{}\"", filled(value)))),
+        );
+        let takes_switch = matches!(argument.get_action(), ArgAction::Set)
+            && argument.get_value_names().is_some_and(|names| names.iter().any(|name| name == "BOOL"));
+        if mistakes.len() == before {
+            mistakes.push(wrong(if takes_switch { "3" } else { "-1" }));
+        }
+        mistakes.push(wrong("1979-05-27"));
+    }
+    for (name, beside, value) in mistakes {
+        let text = format!("\n{beside}\n{name} = {value}\n");
+        let line = text.lines().count();
+        std::fs::write(dir.path().join("config.toml"), &text).expect("write");
+        let said = ["--check", "--print-config"].map(|flag| {
+            let mut command = sidecar(&["--config", "config.toml", flag, "--upstream-wait=false"]);
+            let output = run(command.current_dir(&dir).env("HF_HUB_OFFLINE", "1"));
+            let error = String::from_utf8(output.stderr).expect("UTF-8");
+            assert!(output.stdout.is_empty(), "{text}: {}", String::from_utf8_lossy(&output.stdout));
+            (output.status.code(), error)
+        });
+        let (code, error) = &said[0];
+        assert_eq!(said[0], said[1], "{text}");
+        assert!(*code == Some(1) || *code == Some(2), "{text}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{text}: {error}");
+        assert!(error.starts_with(&format!("error: config.toml:{line}: {name}")), "{text}: {error}");
+        assert!(!error.contains("verysecret"), "{text}: {error}");
+        println!("{}", error.trim_end());
+    }
+}
+
+/// Commands that take some of the settings say it in the same way.
+#[test]
+fn other_commands_tell_the_file_and_the_line_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let model = model_dir();
+    let model = model.to_str().expect("a path");
+    for (text, arguments, words) in [
+        ("upstream-tokens = \"x\"", &["compare", "http://a", "http://b"][..], "config.toml:1: upstream-tokens: "),
+        ("profile = \"model2vec\"", &["compare", model, model], "config.toml:1: profile: "),
+        ("\nmodel = \"./none\"", &["embed", "a text"], "config.toml:2: model: there is no directory"),
+        ("\nmodel = [\"a=./x\", \"b=./y\"]", &["embed", "a text"], "config.toml:2: model: embed works with one model"),
+    ] {
+        std::fs::write(dir.path().join("config.toml"), text).expect("write");
+        let output = run(sidecar(arguments).current_dir(&dir).env("T2V_CONFIG", "config.toml"));
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(1) && error.starts_with(&format!("error: {words}")), "{text}: {error}");
+    }
+    // A model that is no setting of the command is not told as one.
+    std::fs::write(dir.path().join("config.toml"), "model = \"./x\"").expect("write");
+    let output = run(sidecar(&["compare", "./none", model]).current_dir(&dir).env("T2V_CONFIG", "config.toml"));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: there is no directory \"./none\""));
+}
+
+/// The same mistakes, given as flags and variables: by the name that was used.
+#[test]
+fn a_mistake_is_told_by_the_flag_or_the_variable_that_has_it() {
+    for (flag, variable, value) in [
+        ("--cors-origins", "T2V_CORS_ORIGINS", "app.example.com"),
+        ("--upstream-headers", "T2V_UPSTREAM_HEADERS", "a=verysecret"),
+        ("--upstream-tokens", "T2V_UPSTREAM_TOKENS", "verysecret"),
+        ("--upstream", "T2V_UPSTREAM", "http://h=x"),
+        ("--allow-upstream", "T2V_ALLOW_UPSTREAM", "a b"),
+        ("--auth-tokens-file", "T2V_AUTH_TOKENS_FILE", "/no/such/file"),
+        ("--model", "T2V_MODEL", "./no/such/dir"),
+        ("--profile", "T2V_PROFILE", "other=onnx"),
+        ("--query-upstream", "TRANSFORMERS_INFERENCE_API", "http://"),
+    ] {
+        let by_flag = run(&mut sidecar(&["--print-config", &format!("{flag}={value}")]));
+        let by_variable = run(sidecar(&["--print-config"]).env(variable, value));
+        for (output, name) in [(by_flag, flag), (by_variable, variable)] {
+            let error = String::from_utf8(output.stderr).expect("UTF-8");
+            assert_eq!(output.status.code(), Some(1), "{name}: {error}");
+            assert!(error.starts_with(&format!("error: {name}: ")), "{name}: {error}");
+            assert!(!error.contains("verysecret"), "{error}");
+        }
+    }
+}

@@ -65,6 +65,12 @@ const OPS: &[Op] = &[
         bad: || json!({"texts": ["a"]}),
     },
     Op {
+        path: "/rerank",
+        of_a_model: true,
+        body: |text| json!({"query": "q", "documents": [text], "model": RERANKER, "top_n": 1}),
+        bad: || json!({"query": "q", "documents": ["a"], "top_n": 0}),
+    },
+    Op {
         path: "/v1/rerank",
         of_a_model: true,
         body: |text| json!({"query": "q", "documents": [text, "x"], "top_n": 1}),

@@ -95,6 +95,46 @@ async fn weaviate_gets_the_scores_in_the_order_of_its_documents() {
     server.stop().await;
 }
 
+/// Clients of vLLM, llama.cpp and LiteLLM ask as Cohere's do, at Weaviate's path.
+#[tokio::test]
+async fn whoever_asks_as_cohere_s_clients_do_is_answered_so_at_weaviate_s_path() {
+    let server = server().await;
+    let (documents, _) = golden("bert-1", "scores");
+    for (path, other, more) in [
+        ("/rerank", "/v1/rerank", json!({"top_n": 2})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank"})),
+        ("/rerank", "/v2/rerank", json!({"model": "logits", "top_n": 3, "return_documents": true})),
+        ("/models/rank/rerank", "/models/rank/v1/rerank", json!({"return_documents": false})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank", "top_n": 0})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank", "top_n": "2"})),
+        ("/rerank", "/v1/rerank", json!({"model": "none", "top_n": 2})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank", "documents": []})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank", "documents": null})),
+        ("/rerank", "/v1/rerank", json!({"model": "rank", "texts": ["a"]})),
+    ] {
+        let mut body = json!({"query": QUERY, "documents": documents});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let answer = post(&server, path, &body).await;
+        assert_eq!(answer, post(&server, other, &body).await, "{more}");
+        if let (200, Some(most)) = (answer.0, more["top_n"].as_u64()) {
+            assert_eq!(answer.1["results"].as_array().map(Vec::len), Some(most as usize), "{answer:?}");
+        }
+    }
+    // What Weaviate and TEI's clients send is theirs, whatever is null or unknown beside it.
+    for (body, field) in [
+        (json!({"query": "a", "documents": ["b"]}), "scores"),
+        (json!({"query": "a", "documents": ["b"], "property": "p"}), "scores"),
+        (json!({"query": "a", "documents": ["b"], "top_n": null, "model": null, "tenant": "x"}), "scores"),
+        (json!({"query": "a", "property": "p", "model": "rank"}), "score"),
+    ] {
+        let (status, answer) = post(&server, "/rerank", &body).await;
+        assert!(status == 200 && !answer[field].is_null() && answer.get("results").is_none(), "{body}: {answer}");
+    }
+    let (status, answer) = post(&server, "/rerank", &json!({"query": "a", "texts": ["b"], "model": "logits"})).await;
+    assert!(status == 200 && answer.is_array(), "{answer}");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn tei_s_clients_get_the_best_first() {
     let server = server().await;
@@ -265,7 +305,6 @@ async fn whoever_names_no_model_gets_the_first_that_does_what_is_asked() {
         ("/models/rank/vectors", json!({"text": "a"}), "reranks and makes no vectors"),
         ("/models/embed/rerank", json!({"query": "a", "documents": ["b"]}), "does not rerank"),
         ("/models/m2v/rerank", json!({"query": "a", "documents": ["b"]}), "does not rerank"),
-        ("/rerank", json!({"query": "a", "documents": ["b"], "model": "embed"}), "does not rerank"),
         ("/rerank", json!({"query": "a"}), "'documents' is missing"),
         ("/rerank", json!({"documents": ["a"]}), "'query' is missing"),
     ] {

@@ -1,6 +1,8 @@
-//! Reranking: `POST /rerank` as Weaviate's `reranker-transformers` speaks it (`{"query", "documents"}`) and as
-//! text-embeddings-inference does (`{"query", "texts"}`), told apart by those fields; `POST /v1/rerank`, which `/v2/rerank` is
-//! too, as Cohere and Jina have it. Each also below `/models/<name>`. Without a name the first reranker is asked.
+//! Reranking: `POST /rerank` as Weaviate's `reranker-transformers` speaks it (`{"query", "documents"}`), as
+//! text-embeddings-inference does (`{"query", "texts"}`), and as Cohere and Jina do, whose clients of vLLM, llama.cpp and LiteLLM
+//! ask there (`{"model", "query", "documents", "top_n", "return_documents"}`), told apart by those fields; `POST /v1/rerank`,
+//! which `/v2/rerank` is too, as Cohere and Jina have it. Each also below `/models/<name>`. Without a name the first reranker is
+//! asked.
 //!
 //! | API | order of the answer | number |
 //! |---|---|---|
@@ -60,15 +62,39 @@ pub(super) async fn rerank(
         Ok(fields) => fields,
         Err(error) => return error_response(&error),
     };
-    let is_tei = fields.has("texts") && !fields.has("documents");
+    let api = Api::of(&fields);
+    if api == Api::Cohere {
+        return of_cohere(&service, &headers, fields).await.unwrap_or_else(|error| rerank_error(&error));
+    }
     // Neither API has it; who sends it means it.
     let of_model = fields.string("model").and_then(|model| service.of_model(&model.unwrap_or_default()));
     let answer = match of_model {
-        Ok(service) if is_tei => of_tei(&service, &headers, fields).await,
+        Ok(service) if api == Api::Tei => of_tei(&service, &headers, fields).await,
         Ok(service) => of_weaviate(&service, &headers, fields).await,
         Err(error) => Err(error),
     };
-    answer.unwrap_or_else(|error| if is_tei { tei_error(&error) } else { error_response(&error) })
+    answer.unwrap_or_else(|error| if api == Api::Tei { tei_error(&error) } else { error_response(&error) })
+}
+
+/// Whose body it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Weaviate,
+    Tei,
+    Cohere,
+}
+
+impl Api {
+    /// Weaviate sends a query and documents, or, to its container, a property; nothing else has `texts`.
+    fn of(fields: &Fields<'_>) -> Api {
+        let is_of_cohere = || ["model", "top_n", "return_documents"].iter().any(|field| fields.has(field));
+        match (fields.has("documents"), fields.has("texts"), fields.has("property")) {
+            (false, true, _) => Api::Tei,
+            (false, false, true) => Api::Weaviate,
+            _ if is_of_cohere() => Api::Cohere,
+            _ => Api::Weaviate,
+        }
+    }
 }
 
 /// `POST /v1/rerank`.

@@ -5,7 +5,7 @@
     reason = "bodies are read field by field, and answers written piece by piece: these types describe them"
 )]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
@@ -34,8 +34,6 @@ struct WeaviateDocuments {
     documents: Vec<RerankDocument>,
     /// Scored by itself where there are no documents.
     property: Option<String>,
-    /// A reranker's name; without one the first reranker.
-    model: Option<String>,
 }
 
 /// One text, as the container of Weaviate's module has it.
@@ -70,8 +68,15 @@ struct RerankRequest;
 
 impl PartialSchema for RerankRequest {
     fn schema() -> RefOr<Schema> {
-        let about = "With `texts` and no `documents` as text-embeddings-inference has it, else as Weaviate does.";
-        any_of(about, [of::<WeaviateDocuments>(), of::<WeaviateProperty>(), of::<TeiRerankRequest>()])
+        let about = "With `texts` and no `documents` as text-embeddings-inference has it; with `model`, `top_n` or \
+                     `return_documents` beside documents as Cohere and Jina do; else as Weaviate does.";
+        let apis = [
+            of::<WeaviateDocuments>(),
+            of::<WeaviateProperty>(),
+            of::<TeiRerankRequest>(),
+            of::<CohereRequest>(),
+        ];
+        any_of(about, apis)
     }
 }
 
@@ -80,6 +85,7 @@ impl ToSchema for RerankRequest {
         named::<WeaviateDocuments>(schemas);
         named::<WeaviateProperty>(schemas);
         named::<TeiRerankRequest>(schemas);
+        named::<CohereRequest>(schemas);
     }
 }
 
@@ -129,19 +135,22 @@ enum RerankAnswer {
     Weaviate(WeaviateScores),
     /// Best first.
     Tei(Vec<TeiRank>),
+    Cohere(CohereAnswer),
 }
 
 /// `POST /rerank`.
 pub(in crate::server::http) fn rerank() -> Described {
     Described::new::<PlainError>(Tag::Reranking, "rerank", "Scores of documents for a query")
         .about(
-            "Two APIs on one path. Weaviate's (`documents`): the model's own activation, in the order of the \
+            "Three APIs on one path. Weaviate's (`documents`): the model's own activation, in the order of the \
              request. text-embeddings-inference's (`texts`, and no `documents`): the sigmoid of the logit, best \
-             first, and errors in its shape.",
+             first, and errors in its shape. Cohere's and Jina's (`documents`, and `model`, `top_n` or \
+             `return_documents`): as `/v1/rerank` answers.",
         )
         .takes::<RerankRequest>(&[
             ("documents", json!({"query": QUERY, "documents": [DOCUMENT, "Rain fell."]})),
             ("texts", json!({"query": QUERY, "texts": [DOCUMENT, "Rain fell."]})),
+            ("top_n", best_of_documents()),
         ])
         .waits()
         .answers::<RerankAnswer>(
@@ -157,16 +166,18 @@ pub(in crate::server::http) fn rerank() -> Described {
                     }),
                 ),
                 ("texts", json!([{"index": 0, "score": 0.875}, {"index": 1, "score": 0.0625}])),
+                ("top_n", the_best()),
             ],
         )
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_NAME)
         .refuses(&OF_A_MODEL)
-        .refuses_as::<TeiError>(&TEI)
+        .refuses_as::<TeiError>(&READ)
+        .refuses_as::<RerankError>(&READ)
 }
 
 /// What a request is refused for whose fields have been read.
-const TEI: [crate::error::ErrorKind; 8] = {
+const READ: [crate::error::ErrorKind; 8] = {
     use crate::error::ErrorKind::{InvalidArgument, NotFound, TooLarge};
     let [overloaded, internal, upstream, unavailable, deadline] = OF_A_MODEL;
     [InvalidArgument, NotFound, TooLarge, overloaded, internal, upstream, unavailable, deadline]
@@ -249,31 +260,26 @@ struct CohereAnswer {
     meta: CohereMeta,
 }
 
+/// The example of Cohere's API, and what it is answered.
+fn best_of_documents() -> Value {
+    json!({"query": QUERY, "documents": [DOCUMENT, "Rain fell."], "top_n": 1, "return_documents": true})
+}
+
+fn the_best() -> Value {
+    json!({
+        "results": [{"index": 0, "relevance_score": 0.875, "document": {"text": DOCUMENT}}],
+        "model": "bge-reranker-base",
+        "usage": {"total_tokens": 27, "prompt_tokens": 27},
+        "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 0}},
+    })
+}
+
 /// `POST /v1/rerank`, `POST /v2/rerank`.
 pub(in crate::server::http) fn rerank_as_cohere(id: &'static str) -> Described {
     Described::new::<RerankError>(Tag::Reranking, id, "The best documents for a query, as Cohere and Jina answer it")
-        .takes::<CohereRequest>(&[(
-            "documents",
-            json!({
-                "query": QUERY,
-                "documents": [DOCUMENT, "Rain fell."],
-                "top_n": 1,
-                "return_documents": true,
-            }),
-        )])
+        .takes::<CohereRequest>(&[("documents", best_of_documents())])
         .waits()
-        .answers::<CohereAnswer>(
-            "The results, best first.",
-            &[(
-                "documents",
-                json!({
-                    "results": [{"index": 0, "relevance_score": 0.875, "document": {"text": DOCUMENT}}],
-                    "model": "bge-reranker-base",
-                    "usage": {"total_tokens": 27, "prompt_tokens": 27},
-                    "meta": {"api_version": {"version": "1"}, "billed_units": {"search_units": 0}},
-                }),
-            )],
-        )
+        .answers::<CohereAnswer>("The results, best first.", &[("documents", the_best())])
         .refuses(&OF_A_BODY)
         .refuses(&OF_A_NAME)
         .refuses(&OF_A_MODEL)

@@ -62,6 +62,8 @@ struct Line {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // What the engine has to say goes to standard error.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let Some(model) = args.model.clone() else {
         // `cargo bench` without a name runs every benchmark; this one is driven.
         eprintln!("gpu: nothing to do; benches/gpu/run.py starts it with --model");

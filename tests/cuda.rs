@@ -7,11 +7,13 @@
 
 mod support;
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use candle_core::cuda::kernels::{self, Module};
+use futures_util::FutureExt;
 use serde_json::Value;
 use support::nearness::{FAMILIES, cosine, family, nearness, texts};
 use support::{floats, max_difference, repository};
@@ -208,10 +210,19 @@ async fn a_card_makes_the_cpu_s_vectors() {
     for (name, path, texts) in &models {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            let found = nearness(path, &cards, precision, &texts).await;
-            println!("{}, {name} in {precision}: {found}", cards[0].name);
-            if !found.suffices(precision) {
-                failed.push(format!("{name} in {precision}"));
+            // Its numbers are too large, which is refused.
+            if name.starts_with("gemma3") && precision == Precision::F16 {
+                continue;
+            }
+            // A card is not at hand every day: one that fails does not hide the others.
+            match AssertUnwindSafe(nearness(path, &cards, precision, &texts)).catch_unwind().await {
+                Ok(found) => {
+                    println!("{}, {name} in {precision}: {found}", cards[0].name);
+                    if !found.suffices(precision) {
+                        failed.push(format!("{name} in {precision}"));
+                    }
+                }
+                Err(_) => failed.push(format!("{name} in {precision}, which panicked")),
             }
         }
     }

@@ -3,7 +3,8 @@
 load: one table in Markdown, in one run of about eight minutes.
 
 Texts (benches/corpus.jsonl, again and again) are embedded by both in turns, tokenizing included: sentence-transformers sorted by
-length as it sorts by itself, with the batch size that turns out best; ours as it serves. The models: the one that is named, and
+length as it sorts by itself, with the batch size that turns out best; ours as it serves, several times a turn, as once is over
+too soon to be measured. The models: the one that is named, and
 two with random weights of BERT-base's and Qwen3-0.6B's sizes (random_models.py). bound.py: packed rows and attention over
 sequences of different lengths in torch, tokens on the card already. server.py: HTTP and gRPC, with benches/load.rs. The share
 of the peak is of what the card reaches in a large product of bf16 matrices, measured here too.
@@ -18,6 +19,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +30,8 @@ from pathlib import Path
 PARTS = ("model", "base", "decoder", "bound", "server")
 ROOT = Path(__file__).resolve().parent.parent.parent
 CORPUS = ROOT / "benches" / "corpus.jsonl"
+# How often ours embeds the texts in a turn.
+OURS_A_TURN = 5
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
 
 import bound  # noqa: E402
@@ -54,6 +58,7 @@ def parse_args():
     parser.add_argument("--load", help=f"binary of benches/load.rs, {built}", default=os.environ.get("T2V_LOAD_BENCH"))
     parser.add_argument("--binary", help=f"the sidecar, {built}", default=os.environ.get("T2V_BIN"))
     parser.add_argument("--save", type=Path, help="also write all figures to this file, as JSON")
+    parser.add_argument("--logs", type=Path, help="the folder for what ours and the server log [none is kept]")
     args = parser.parse_args()
     args.parts = args.parts.split(",")
     if unknown := set(args.parts) - set(PARTS):
@@ -166,7 +171,8 @@ def start_ours(model, args, texts):
     # The binary may have been built elsewhere.
     command += ["--corpus", str(CORPUS)]
     # On a CPU what runs on cards is to be tried, not the CPU's own kernels.
-    return Process([*command, "--texts", str(len(texts)), *(["--engine", "candle-packed"] if args.device == "cpu" else [])])
+    command += ["--texts", str(len(texts)), *(["--engine", "candle-packed"] if args.device == "cpu" else [])]
+    return Process(command, log=args.logs and args.logs / f"gpu-{Path(model).name}.log")
 
 
 def compare(name, model, args, texts, without_peer):
@@ -188,8 +194,9 @@ def compare(name, model, args, texts, without_peer):
     ours.ask("run")
     theirs = []
     for round_number in range(args.rounds):
-        seconds, count, tokens = ours.ask("run").split()
-        found["ours"].append(float(count) / float(seconds))
+        runs = [ours.ask("run").split() for _ in range(OURS_A_TURN if args.device != "cpu" else 1)]
+        _, count, tokens = runs[0]
+        found["ours"].append(len(runs) * float(count) / sum(float(run[0]) for run in runs))
         if peer:
             theirs.append(len(texts) / peer.run(texts, found["batch"]))
         print(f"{name}: round {round_number + 1}/{args.rounds}", file=sys.stderr, flush=True)
@@ -262,9 +269,18 @@ def torch_on(device):
     return None
 
 
+class Stopped(BaseException):
+    """SIGTERM came: whoever limits the time gets what was measured before."""
+
+
+def stop(*_):
+    raise Stopped("the time was over")
+
+
 def main():
     started = time.monotonic()
     args = parse_args()
+    signal.signal(signal.SIGTERM, stop)
     without_torch = torch_on(args.device)
     saved, notes, failed = {}, [], []
     on_cpu = args.device == "cpu"
@@ -277,10 +293,12 @@ def main():
             return None
         try:
             return work()
-        except Exception as error:
+        except (Exception, Stopped) as error:
             notes.append(f"{name}: not measured: {one_line(error)}")
             # What torch does not have is nobody's failure.
             failed.extend([] if isinstance(error, LookupError) else [name])
+            # What was asked to end does not begin another part, but prints what it has.
+            args.limit = -1 if isinstance(error, Stopped) else args.limit
             return None
         finally:
             # What is known is kept, should a later part be cut off.
@@ -320,7 +338,8 @@ def main():
             args.load = args.load or part("building", lambda: build(args.device, "bench", "--no-run", "load"))
             args.binary = args.binary or part("building", lambda: build(args.device, "build", "--release", "text2vec-sidecar"))
             if args.load and args.binary:
-                saved["server"] = part("server", lambda: serve(args)) or []
+                saved["server"] = []
+                part("server", lambda: serve(args, saved["server"]))
         if "bound" in args.parts and not without_torch:
             saved["bound"] = {}
             for key in ("model", "base"):
@@ -349,18 +368,21 @@ def bound_of(name, model, args):
     tokenizer.enable_truncation(256)
     every = [len(one.ids) for one in tokenizer.encode_batch(corpus(1000))]
     dtype = {"f16": "float16", "bf16": "bfloat16", "f32": "float32"}[args.precision]
-    sizes, seconds = ((16384, 32768, 65536), 1.5) if args.device != "cpu" else ((512,), 0.2)
+    sizes, seconds = ((16384, 32768, 65536), 1.0) if args.device != "cpu" else ((512,), 0.2)
     config = config_of(model)
     flops = flops_of_a_token(config, statistics.mean(every))
     rows = bound.measure(config, every, dtype, args.device, sizes, seconds)
     return [{**row, "name": name, "flops": flops} for row in rows]
 
 
-def serve(args):
+def serve(args, rows):
+    """Fills in the rows of the server, as they are measured."""
     flags = ["--device", args.device, "--precision", args.precision, "--profile", "sentence-transformers"]
     if args.device == "cpu":
         flags += ["--engine", "candle-packed"]
-    return server.measure(args.binary, args.load, args.model, flags, CORPUS, args.seconds)
+    log = args.logs and args.logs / "server.log"
+    for row in server.measure(args.binary, args.load, args.model, flags, CORPUS, args.seconds, log):
+        rows.append(row)
 
 
 def report(args, saved):

@@ -19,12 +19,12 @@ WORDS = (
 class Server:
     """A sidecar of its own, without a cache, ready."""
 
-    def __init__(self, binary, model, flags):
+    def __init__(self, binary, model, flags, log=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         command = [str(binary), "--listen", self.address, "--model", str(model), *flags]
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = open(log, "w+") if log else tempfile.TemporaryFile("w+")
         environment = {**os.environ, "T2V_CACHE_BYTES": "0"}
         self.child = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=environment)
 
@@ -83,20 +83,18 @@ def load(binary, url, corpus, protocol, connections, seconds, batch, clients):
     return sum(rates), sorted(p50s)[len(p50s) // 2], max(p99s), sum(failed)
 
 
-def measure(binary, client, model, flags, corpus, seconds):
-    """Rows: what was asked, at how many connections, and what came of it."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder, Server(binary, model, flags) as server:
+def measure(binary, client, model, flags, corpus, seconds, log=None):
+    """Gives a row each: what was asked, at how many connections, and what came of it. `log`: the file for what the server logs."""
+    with tempfile.TemporaryDirectory() as folder, Server(binary, model, flags, log) as server:
         words = WORDS.split()
         short = Path(folder) / "short.jsonl"
         texts = (" ".join(words[at:] + words[:at]) for at in range(len(words)))
         short.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         plan = [("HTTP, a text of 32 tokens a request", "http", 1, short, 1, 1)]
         plan += [("HTTP, a passage a request", "http", count, corpus, 1, min(4, count)) for count in (1, 8, 32, 128)]
-        plan += [("gRPC, 256 passages a request", "grpc-batch", 8, corpus, 256, 2)]
+        plan += [("gRPC, 256 passages a request", "grpc-batch", 8, corpus, 256, 4)]
         for what, protocol, connections, texts, batch, clients in plan:
             url = f"http://{server.address}"
             rate, p50, p99, failed = load(client, url, texts, protocol, connections, seconds, batch, clients)
             row = {"what": what, "connections": connections, "passages/s": rate, "p50": p50, "p99": p99}
-            rows.append({**row, "failed": failed})
-    return rows
+            yield {**row, "failed": failed}

@@ -23,13 +23,15 @@ class Variant:
 class Process:
     """A running variant. It waits without using the CPU until it is asked."""
 
-    def __init__(self, command, cgroup=None):
+    def __init__(self, command, cgroup=None, log=None):
         self.command = [str(part) for part in command]
         # The process enters its group before anything of it runs: engines size their teams by the quota they see.
         if cgroup is not None:
             entered = f'echo $$ > {cgroup}/cgroup.procs && exec "$0" "$@"'
             self.command = ["/bin/sh", "-c", entered, *self.command]
-        self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with open(log or os.devnull, "w") as errors:
+            stderr = errors if log else None
+            self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True)
         self.version = self._line().removeprefix("ready ")
 
     def _line(self):

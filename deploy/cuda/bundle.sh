@@ -3,8 +3,8 @@
 # card, the benchmarks), model/ and run.sh, which runs all that needs a card (on-a-card.sh says what). Take DIR and the
 # repository to that machine, and in the repository run `bash DIR/run.sh`.
 #
-# What is large comes along only if asked for: WEIGHTS=1 the model's own weights (else its sizes with random ones are measured),
-# LIBRARIES=1 cuBLAS and cuRAND (730 MB; else they must be there, as with torch), SANITIZER=1 compute-sanitizer (14 MB).
+# What is large comes along only if asked for: WEIGHTS=1 the model's own weights, in pieces of at most 45 MB, weights-*, which may
+# be taken there one by one (else its sizes with random ones are measured), LIBRARIES=1 cuBLAS and cuRAND (730 MB; else they must be there, as with torch), SANITIZER=1 compute-sanitizer (14 MB).
 set -euo pipefail
 mkdir -p "${1:?}"
 bundle=$(realpath "$1")
@@ -43,13 +43,12 @@ if [ -f crates/gpu/Cargo.toml ]; then
   sh tests/fixtures/cuda/card/build.sh "$card"
   export LIBRARY_PATH=$card
   put "" test-gpu cargo test --release --no-run -p text2vec-gpu --features emulated
-  if [ -d crates/gpu/benches ]; then put "" bench-gpu cargo bench --no-run -p text2vec-gpu --benches; fi
 fi
 
-rm -rf "$bundle/model" "$bundle/libraries" "$bundle/sanitizer"
+rm -rf "$bundle/model" "$bundle/libraries" "$bundle/sanitizer" "$bundle"/weights-*
 mkdir "$bundle/model"
 tar -c -C "$model" --exclude='*.safetensors' --exclude='*.onnx' . | tar -x -C "$bundle/model"
-if [ -n "${WEIGHTS:-}" ]; then cp "$model/model.safetensors" "$bundle/model/"; fi
+if [ -n "${WEIGHTS:-}" ]; then split -b 45MB "$model/model.safetensors" "$bundle/weights-"; fi
 if [ -n "${LIBRARIES:-}" ]; then python3 deploy/cuda/toolkit.py --libraries "$bundle/libraries"; fi
 if [ -n "${SANITIZER:-}" ]; then python3 deploy/cuda/toolkit.py --sanitizer "$bundle/sanitizer"; fi
 # One stream with a large window: much of them is the same.

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # All that needs a card, in less than nine minutes: `bash DIR/run.sh [PART…]` in the repository, with what bundle.sh has put into
-# DIR. Each part has a limit of time, runs whatever came of those before it, and writes into OUT (else DIR/out); the end is a line
-# for each, and the exit code that of the worst.
+# DIR. Each part has a limit of time, runs whatever came of those before it, and writes into DIR/out; the end is a line for each,
+# and the exit code that of the worst. With OUT, a folder, all that is written is also packed into OUT/results.tar.gz after each
+# part: a run that is cut off leaves what it had.
 #
-#   test-cuda test-engine test-gpu   vectors of the card beside the CPU's, and the kernels' own tests
-#   memcheck racecheck               one pass under compute-sanitizer: that of PATH, else the one that came along
-#   bench                            benches/gpu/run.py: ours, sentence-transformers, torch on packed rows, the server
-#   bench-gpu                        the kernels alone
-#   host                             the host's side alone, by cores
-#   cpu                              the encoder on the CPU, by threads: f32, bf16x3, bf16, int8
+#   test-gpu test-cuda   the kernels' own tests, and all families' vectors beside the CPU's
+#   bench                benches/gpu/run.py: ours, sentence-transformers, torch on packed rows, the server
+#   cpu                  the encoder on the CPU, by threads: f32, bf16x3, bf16, int8
+#   memcheck racecheck   passes of our kernels under compute-sanitizer: that of the machine, else the one that came along
+#   host                 the host's side alone, by cores
 #
-# PYTHON (else python3) measures what it can: without torch and sentence-transformers these are left out.
+# PYTHON (else python3) measures what it can: without torch and sentence-transformers these are left out. WEIGHTS (else DIR) is
+# the folder of the model's weights, where they were taken along in pieces.
 set -uo pipefail
 
 # A part ends with 77 where it cannot be shown here, and says why in its last line.
@@ -32,16 +33,17 @@ tests() { # program, filter…
   return "$code"
 }
 
+# The kernels' own tests under a tool: every kernel, in every precision, and no search for a budget. What CUDA's libraries do is
+# not looked at.
 sanitizer() { # tool
-  local sanitizer
-  sanitizer=$(command -v compute-sanitizer || ls "$here/sanitizer/bin/compute-sanitizer" 2>/dev/null) ||
-    skip "there is no compute-sanitizer on PATH, and none came along (SANITIZER=1 bundle.sh)"
-  local pass=("$programs/text2vec-sidecar" embed --model tests/fixtures/families/bert --device cuda --precision f16 "a text of some words" "another")
-  "${pass[@]}" >"$work/pass.log" 2>&1 || { cat "$work/pass.log"; return 1; }
-  "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 20 "${pass[@]}" >"$work/$1.log" 2>&1
-  local code=$?
-  cat "$work/$1.log"
-  if grep -qiE 'device not supported|not supported on' "$work/$1.log"; then skip "compute-sanitizer does not work on this machine"; fi
+  local sanitizer code=0 log=$work/$1.log
+  sanitizer=$(command -v compute-sanitizer || ls "$here/sanitizer/bin/compute-sanitizer" /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null |
+    head -n 1)
+  [ -n "$sanitizer" ] || skip "there is no compute-sanitizer here, and none came along (SANITIZER=1 bundle.sh)"
+  local tests=("$programs/test-engine" --exact --test-threads 1 --nocapture "$checked")
+  "${tests[@]}" || return 1
+  "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 20 --report-api-errors no "${tests[@]}" 2>&1 | tee "$log" || code=1
+  if grep -qiE 'device not supported|not supported on' "$log"; then skip "compute-sanitizer does not work on this machine"; fi
   return "$code"
 }
 
@@ -49,32 +51,29 @@ bench() {
   local more=()
   read -ra more <<<"${BENCH:-}"
   "$python" benches/gpu/run.py --model "$model" --ours "$programs/gpu" --load "$programs/load" \
-    --binary "$programs/text2vec-sidecar" --limit 230 --save "$out/bench.json" "${more[@]}"
-}
-bench_kernels() {
-  [ -x "$programs/bench-gpu" ] || skip "the bundle has no benchmark of the kernels"
-  local one code=0
-  for one in "$programs/bench-gpu" "$programs"/bench-gpu-[0-9]*; do
-    if [ -x "$one" ]; then "$one" --bench || code=1; fi
-  done
-  return "$code"
+    --binary "$programs/text2vec-sidecar" --limit 180 --save "$out/bench.json" --logs "$out" "${more[@]}"
 }
 cpu() {
   echo "matrix units that the CPU names: $(grep -m1 -oE 'amx_[a-z0-9]+' /proc/cpuinfo | sort -u | tr '\n' ' ')"
   echo "instruction set, with the matrix unit if it is amx (the encoder says which it takes):"
   "$programs/encoder" encoders f32 bf16x3 bf16 int8
+  echo "f32 without a matrix unit:"
+  "$programs/encoder" encoders avx512 f32
 }
 
 # One of them, as this script starts itself for each.
 if [ "${1:-}" = --part ]; then
   : "${here:?}" "${out:?}" "${python:?}" "${work:?}" "${programs:?}" "${model:?}"
   case $2 in
-    test-cuda) T2V_BIN=$programs/text2vec-sidecar tests test-cuda ;;
-    test-engine) tests test-engine gpu ;;
+    test-cuda)
+      code=0
+      T2V_BIN=$programs/text2vec-sidecar tests test-cuda || code=$?
+      tests test-engine on_a_card || code=$?
+      exit "$code"
+      ;;
     test-gpu) tests test-gpu cuda on_a_card ;;
     memcheck | racecheck) sanitizer "$2" ;;
     bench) bench ;;
-    bench-gpu) bench_kernels ;;
     host) "$programs/host" --model "$model" --corpus benches/corpus.jsonl ;;
     cpu) cpu ;;
     *) echo "there is no such part"; exit 1 ;;
@@ -83,13 +82,14 @@ if [ "${1:-}" = --part ]; then
 fi
 
 here=$(cd "$(dirname "$0")" && pwd)
-out=${OUT:-$here/out}
+out=$here/out
 python=${PYTHON:-python3}
 whole=${LIMIT:-530}
 [ -f benches/gpu/run.py ] || { echo "run this in the repository: benches/gpu/run.py is not here" >&2; exit 2; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d) dmon=
+trap 'rm -rf "$work"; if [ -n "$dmon" ]; then kill "$dmon"; fi' EXIT
 mkdir -p "$out"
+pack() { if [ -n "${OUT:-}" ]; then tar -czf "$OUT/results.tar.gz" -C "$here" out; fi; }
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 programs=$work/programs
@@ -131,11 +131,22 @@ export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
 for name in ("torch", "sentence_transformers", "transformers", "flash_attn"):
     try: print(name, __import__(name).__version__)
     except Exception as error: print(name, "cannot be used:", error)' 2>&1
-} >"$out/machine.txt"
+} >"$out/machine.txt" & # beside the first part: these imports take half a minute the first time
+# The clock and the power of the card, a line a second; it also keeps the driver awake between the parts.
+if command -v nvidia-smi >/dev/null; then
+  nvidia-smi dmon -s pucm -o T >"$out/dmon.txt" 2>&1 &
+  dmon=$!
+fi
 
-# The real weights, else a model of the same sizes.
+# The real weights, also put together from pieces, else a model of the same sizes. tests/cuda.rs looks for them in the repository.
 model=$here/model
+pieces=("${WEIGHTS:-$here}"/weights-*)
 if [ -f models/all-MiniLM-L6-v2/model.safetensors ]; then
+  model=models/all-MiniLM-L6-v2
+elif [ -f "${pieces[0]}" ]; then
+  cat "${pieces[@]}" >"$model/model.safetensors"
+  mkdir -p models
+  ln -sfn "$model" models/all-MiniLM-L6-v2
   model=models/all-MiniLM-L6-v2
 elif [ ! -f "$model/model.safetensors" ]; then
   echo "no weights of all-MiniLM-L6-v2 here: its sizes with random weights are measured" | tee -a "$out/machine.txt"
@@ -144,20 +155,18 @@ elif [ ! -f "$model/model.safetensors" ]; then
 fi
 export here out python work programs model
 names=("$@")
-if [ ${#names[@]} = 0 ]; then names=(test-cuda test-engine test-gpu memcheck racecheck bench bench-gpu host cpu); fi
+if [ ${#names[@]} = 0 ]; then names=(test-gpu test-cuda bench cpu memcheck racecheck host); fi
 summary=() worst=0
 for name in "${names[@]}"; do
   case $name in
-    test-cuda) limit=100 ;;
-    test-engine | bench-gpu) limit=50 ;;
-    test-gpu) limit=70 ;;
-    memcheck | racecheck) limit=45 ;;
-    bench) limit=280 ;;
-    host) limit=60 ;;
-    *) limit=130 ;;
+    test-gpu) limit=50 ;;
+    test-cuda) limit=110 ;;
+    bench) limit=230 ;;
+    cpu) limit=110 ;;
+    *) limit=40 ;;
   esac
-  left=$((whole - SECONDS))
-  if [ "$left" -lt "$limit" ]; then limit=$left; fi
+  left=$((whole - SECONDS)) cut=
+  if [ "$left" -lt "$limit" ]; then limit=$left cut=", which were left of all"; fi
   if [ "$limit" -lt 5 ]; then
     summary+=("FAIL  $name: no time was left")
     worst=1
@@ -170,15 +179,18 @@ for name in "${names[@]}"; do
   case $code in
     0) summary+=("PASS  $name ($took)") ;;
     77) summary+=("SKIP  $name: $(tail -n 1 "$out/$name.log")") ;;
-    124 | 137) summary+=("FAIL  $name: stopped after $limit s; see $name.log") worst=1 ;;
+    124 | 137) summary+=("FAIL  $name: stopped after $limit s$cut; see $name.log") worst=1 ;;
     *) summary+=("FAIL  $name: exit code $code ($took); see $name.log") worst=1 ;;
   esac
   echo "${summary[-1]}"
+  grep -hE 'cosine at least|COMPARED ON A CARD|ERROR SUMMARY|RACECHECK SUMMARY' "$out/$name.log"
+  pack
 done
 if [ -f "$out/bench.log" ]; then
   echo
-  grep -E '^(Machine:|\*\*No card|\||- )' "$out/bench.log"
+  grep -aE '^(Machine:|\*\*No card|\||- )' "$out/bench.log"
 fi
 echo
 printf '%s\n' "${summary[@]}" | tee "$out/summary.txt"
+pack
 exit "$worst"

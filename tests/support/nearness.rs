@@ -14,7 +14,11 @@ use text2vec_sidecar::error::Result;
 use super::{fixture, max_difference, repository};
 
 /// Families of the tiny models in tests/fixtures, each with something that the others do not have.
-pub(crate) const FAMILIES: &[&str] = &["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated"];
+#[rustfmt::skip]
+pub(crate) const FAMILIES: &[&str] = &[
+    "bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "t5", "t5-gated", "albert", "electra", "nomic-bert", "nomic-bert-moe",
+    "gte", "gte-en", "jina-v2", "modernbert", "eurobert", "llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma3-causal",
+];
 
 /// What was seen of some texts' vectors.
 #[derive(Debug, Clone, Copy)]

@@ -122,6 +122,11 @@ pub trait Encoder: Send {
         Ok(None)
     }
 
+    /// Whether the device it computes on has failed for good: every further call fails, until the process is started again.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     /// Width of the hidden states.
     fn hidden_size(&self) -> usize;
 

@@ -25,6 +25,8 @@ pub struct GpuEncoder<C: Card> {
     architecture: Architecture,
     transformer: Transformer<C>,
     passes: Passes,
+    /// Whatever is asked of the card fails.
+    is_lost: bool,
 }
 
 impl<C: Card> GpuEncoder<C> {
@@ -45,7 +47,7 @@ impl<C: Card> GpuEncoder<C> {
         let outer = parameters.outer()?;
         let block = |layer| parameters.block(layer);
         let transformer = Transformer::new(card, number, architecture.shape, outer, block).map_err(unusable)?;
-        Ok(GpuEncoder { architecture: architecture.clone(), transformer, passes: Passes::new(MOST_TOKENS) })
+        Ok(GpuEncoder { architecture: architecture.clone(), transformer, passes: Passes::new(MOST_TOKENS), is_lost: false })
     }
 
     /// A batch of more tokens is computed in several passes, each of sequences of like length. A longer sequence has a pass of
@@ -64,8 +66,13 @@ impl<C: Card> GpuEncoder<C> {
         batch: &TokenBatch,
         mut run: impl FnMut(&mut Transformer<C>, &Part<'_>) -> text2vec_gpu::Result<()>,
     ) -> Result<()> {
-        let transformer = &mut self.transformer;
-        self.passes.run(&self.architecture, batch, |part| run(transformer, part).map_err(failure))
+        let (transformer, is_lost) = (&mut self.transformer, &mut self.is_lost);
+        self.passes.run(&self.architecture, batch, |part| {
+            run(transformer, part).map_err(|error| {
+                *is_lost |= matches!(error, text2vec_gpu::Error::Card(CardError::Lost(_)));
+                failure(error)
+            })
+        })
     }
 
     /// Sets the budget to what turns out best, in sequences of up to `longest` tokens, and answers with it.
@@ -136,6 +143,10 @@ impl<C: Card> Encoder for GpuEncoder<C> {
         Ok(Some(budget))
     }
 
+    fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
     fn hidden_size(&self) -> usize {
         self.architecture.shape.hidden
     }
@@ -175,7 +186,7 @@ fn number(precision: Precision) -> Result<Number> {
 fn failure(error: text2vec_gpu::Error) -> Failure {
     match error {
         text2vec_gpu::Error::Card(CardError::OutOfMemory) => Failure::OutOfMemory,
-        text2vec_gpu::Error::Card(CardError::Failed(reason)) => Failure::Other(reason),
+        text2vec_gpu::Error::Card(CardError::Lost(reason) | CardError::Failed(reason)) => Failure::Other(reason),
         text2vec_gpu::Error::Model(error) => Failure::Other(error.to_string()),
     }
 }
@@ -184,7 +195,7 @@ fn failure(error: text2vec_gpu::Error) -> Failure {
 fn unusable(error: text2vec_gpu::Error) -> Error {
     match error {
         text2vec_gpu::Error::Card(CardError::OutOfMemory) => Error::unusable(NO_MEMORY),
-        text2vec_gpu::Error::Card(CardError::Failed(reason)) => {
+        text2vec_gpu::Error::Card(CardError::Lost(reason) | CardError::Failed(reason)) => {
             Error::unusable(format!("the weights cannot be used: {reason}"))
         }
         text2vec_gpu::Error::Model(error) => error,

@@ -121,6 +121,8 @@ pub struct Product {
 pub enum CardError {
     /// It has no memory left for this. It goes on working.
     OutOfMemory,
+    /// Whatever is asked of it from now on fails in this process; in the driver's words.
+    Lost(String),
     /// Anything else, in the driver's words.
     Failed(String),
 }
@@ -129,7 +131,7 @@ impl fmt::Display for CardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CardError::OutOfMemory => f.write_str("out of memory"),
-            CardError::Failed(reason) => f.write_str(reason),
+            CardError::Lost(reason) | CardError::Failed(reason) => f.write_str(reason),
         }
     }
 }

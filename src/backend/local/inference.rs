@@ -6,9 +6,11 @@
 //! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
 //! pass for each; the threads of a model that is not at work are parked. A GPU has two threads, which take turns: one takes a
 //! batch and computes it while the other answers what it has computed before. With several GPUs each has its own, and all
-//! take from the one queue.
+//! take from the one queue. A GPU that fails for good is left to itself; without another one the queue fails, and with it the
+//! server's readiness and liveness: in this process the driver would not use it again.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::telemetry::metrics::labels::Stage;
 use crate::telemetry::metrics::metrics;
 use text2vec_engine::device::{Card, Device};
-use text2vec_engine::encoder::TokenBatch;
+use text2vec_engine::encoder::{Encoder, TokenBatch};
 use text2vec_kernel::cores;
 
 /// Tokens of a batch on a card, until an encoder knows better.
@@ -60,7 +62,7 @@ impl Inference {
             Some(threads) => threads,
             None => cores(),
         };
-        let alone = Worker { number: 0, of: 1, encoder: 0, turn: None };
+        let alone = Worker { number: 0, of: 1, encoder: 0, turn: None, cards_left: Arc::default() };
         Inference::start_workers(vec![alone], threads, Vec::new(), queue_options(threads, waiting_tokens))
     }
 
@@ -92,11 +94,12 @@ impl Inference {
             query_fill_tokens: CARD_TOKENS / 16,
             ..queue_options(count, waiting_tokens)
         };
-        let turns: Vec<Arc<Mutex<()>>> = (0..count).map(|_| Arc::default()).collect();
+        let turns: Vec<Arc<Mutex<CardState>>> = (0..count).map(|_| Arc::default()).collect();
+        let cards_left = Arc::new(AtomicUsize::new(count));
         let of = count * THREADS_OF_A_CARD;
         let worker = |number: usize| {
             let encoder = number % count;
-            Worker { number, of, encoder, turn: Some(turns[encoder].clone()) }
+            Worker { number, of, encoder, turn: Some(turns[encoder].clone()), cards_left: cards_left.clone() }
         };
         Inference::start_workers((0..of).map(worker).collect(), count, cards, options)
     }
@@ -180,7 +183,7 @@ struct FailOnPanic<'a>(&'a Batcher<Sequence>);
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() && self.0.fail() {
-            tracing::error!("{FAILED}; please report it");
+            tracing::error!("{FAILED}; please report a bug");
         }
     }
 }
@@ -192,11 +195,38 @@ struct Worker {
     /// Which of a model's encoders it computes with.
     encoder: usize,
     /// Where others compute with the same: held from the taking of a batch until it is computed.
-    turn: Option<Arc<Mutex<()>>>,
+    turn: Option<Arc<Mutex<CardState>>>,
+    /// Cards that have not failed.
+    cards_left: Arc<AtomicUsize>,
+}
+
+/// What the threads of a card know of it.
+#[derive(Debug, Default)]
+struct CardState {
+    /// It has failed for good: its threads end.
+    is_lost: bool,
 }
 
 /// Who computes with an encoder, where several do.
-type Turn<'a> = Option<MutexGuard<'a, ()>>;
+type Turn<'a> = Option<MutexGuard<'a, CardState>>;
+
+impl Worker {
+    fn take_turn(&self) -> Turn<'_> {
+        self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// No thread computes with this card any more. Whether it was the last one.
+    fn is_last_to_lose(&self, turn: Turn<'_>) -> bool {
+        match turn.or_else(|| self.take_turn()) {
+            Some(mut card) if !card.is_lost => {
+                card.is_lost = true;
+                self.cards_left.fetch_sub(1, Ordering::AcqRel) == 1
+            }
+            // Another thread has said so, or the CPU, which is not lost.
+            _ => false,
+        }
+    }
+}
 
 /// Computes batches until the queue has ended.
 fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
@@ -204,7 +234,10 @@ fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
     let mut pass = worker.number as u64;
     loop {
         // Before the batch: what comes while another computes is gathered, and not taken in small pieces.
-        let mut turn: Turn<'_> = worker.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut turn = worker.take_turn();
+        if turn.as_ref().is_some_and(|card| card.is_lost) {
+            return;
+        }
         let Some(batch) = batcher.next_batch() else { return };
         let mut sequences = batch.pieces;
         // Dropped before the sequences are: whoever hears that a text has no answer finds the queue failed.
@@ -212,6 +245,7 @@ fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
         let model = |sequence: &Sequence| Arc::as_ptr(&sequence.text.model);
         // Stable: sequences of a model keep their order.
         sequences.sort_by_key(model);
+        let mut is_lost = false;
         let mut of_models = sequences.chunk_by(|a, b| model(a) == model(b)).peekable();
         while let Some(sequences) = of_models.next() {
             pass += worker.of as u64;
@@ -223,29 +257,41 @@ fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
                 sequence.text.timeline.dispatched(pass, begun, texts, tokens);
             }
             let kept = of_models.peek().and_then(|_| turn.take());
-            compute_together(sequences, worker.encoder, &mut turn);
+            is_lost |= compute_together(sequences, worker.encoder, &mut turn);
             turn = turn.or(kept);
             metrics().stage(Stage::Forward, begun.elapsed());
             metrics().batch_texts.number(texts as u64);
             metrics().batch_tokens.number(tokens as u64);
         }
+        if is_lost {
+            tracing::error!("a GPU has failed: nothing more is computed on card {} of this process", worker.encoder);
+            if worker.is_last_to_lose(turn) && batcher.fail() {
+                tracing::error!("{FAILED}");
+            }
+            return;
+        }
     }
 }
 
 /// Computes sequences of one model. Should they fail together, each is computed by itself: one of them is the cause, and
-/// its neighbours must not suffer.
-fn compute_together(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) {
-    match (compute(sequences, encoder, turn), sequences) {
-        (Ok(()), _) => {}
-        (Err(error), [alone]) => alone.text.fail(error),
-        (Err(_), sequences) => {
-            for sequence in sequences {
-                if let Err(error) = compute(std::slice::from_ref(sequence), encoder, turn) {
-                    sequence.text.fail(error);
-                }
-            }
+/// its neighbours must not suffer. Whether the device has failed for good.
+fn compute_together(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> bool {
+    let Err(error) = compute(sequences, encoder, turn) else { return false };
+    match sequences {
+        [alone] => {
+            alone.text.fail(error);
+            alone.text.model.encoders.get(encoder).is_some_and(|encoder| lock(encoder).is_lost())
         }
+        // `|`: those that come after a loss are answered too, by errors that come at once.
+        sequences => sequences
+            .iter()
+            .fold(false, |is_lost, sequence| is_lost | compute_together(std::slice::from_ref(sequence), encoder, turn)),
     }
+}
+
+/// An encoder that panicked may be used again.
+fn lock(encoder: &Mutex<Box<dyn Encoder>>) -> MutexGuard<'_, Box<dyn Encoder>> {
+    encoder.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Forward pass and pooling of some sequences of one model, with which the turn ends; then dense layers, and each text that
@@ -261,8 +307,7 @@ fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Resul
         let Some(encoder) = first.text.model.encoders.get(encoder) else {
             return Err(Error::internal("an inference thread has no encoder for this model"));
         };
-        // An encoder that panicked may be used again.
-        let mut encoder = encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut encoder = lock(encoder);
         let vectors = encoder.pooled(&batch, &modes)?;
         drop(encoder);
         drop(turn.take());
@@ -278,8 +323,6 @@ fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use tokio::sync::oneshot;
 
     use super::*;
@@ -290,7 +333,7 @@ mod tests {
     use crate::backend::local::timeline::Timeline;
     use crate::model::tokenizer::Tokens;
     use text2vec_engine::dense::Head;
-    use text2vec_engine::encoder::{Encoder, HiddenStates};
+    use text2vec_engine::encoder::HiddenStates;
     use text2vec_engine::pooling::{PoolingMode, Sum};
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
@@ -385,7 +428,7 @@ mod tests {
         let admission = batcher.admit(Class::Passage, Ask { least: 100, most: 100 }, None).await.expect("room");
         let submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
         batcher.close();
-        work(&batcher, &Worker { number: 0, of: 1, encoder: 0, turn: None });
+        work(&batcher, &Worker { number: 0, of: 1, encoder: 0, turn: None, cards_left: Arc::default() });
         drop(submission);
         let mut results = Vec::new();
         for answer in answers {
@@ -439,6 +482,61 @@ mod tests {
             batcher.admit(Class::Passage, Ask { least: 1, most: 1 }, None).await.expect_err("nobody computes");
         assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
         assert_eq!(batcher.refusal(), refusal);
+    }
+
+    /// A card that fails for good at the id 13, and counts how often it is asked after that.
+    struct Fragile(bool, Arc<AtomicUsize>);
+
+    impl Encoder for Fragile {
+        fn forward(&mut self, batch: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
+            self.1.fetch_add(usize::from(self.0), Ordering::Relaxed);
+            self.0 |= batch.ids().contains(&13);
+            if self.0 {
+                return Err(text2vec_kernel::Error::internal("the card has failed"));
+            }
+            Fake.forward(batch)
+        }
+
+        fn is_lost(&self) -> bool {
+            self.0
+        }
+
+        fn hidden_size(&self) -> usize {
+            2
+        }
+    }
+
+    /// Everybody is answered; another card goes on, and without one the queue fails.
+    #[tokio::test]
+    async fn a_card_that_fails_is_left_and_the_last_one_ends_the_queue() {
+        for count in [1, 2] {
+            let inference = Inference::start_as_with_cards(count, Vec::new(), 1000).expect("threads");
+            let asked = Arc::new(AtomicUsize::new(0));
+            let encoders = (0..count).map(|_| Box::new(Fragile(false, asked.clone())) as Box<dyn Encoder>).collect();
+            let model = Arc::new(Model::new(encoders, Head::default()));
+            let batcher = inference.batcher();
+            let ask = async |ids: &[&[u32]]| {
+                let (pieces, answer) = text(&model, ids);
+                let admission = batcher.admit(Class::Passage, Ask { least: 3, most: 3 }, None).await?;
+                let _submission = admission.submit(pieces, false)?;
+                answer.await.unwrap_or_else(|_| Err(batcher.refusal()))
+            };
+            assert!(ask(&[&[1, 3]]).await.is_ok());
+            for lost in 1..=count {
+                let error = ask(&[&[5], &[13], &[6]]).await.expect_err("the card has failed");
+                assert!(error.message().contains("the card has failed"), "{error}");
+                // Each of its sequences was tried once more, and none after.
+                assert!(asked.load(Ordering::Relaxed) <= 3 * lost, "{asked:?}");
+                if lost < count {
+                    for _ in 0..20 {
+                        assert_eq!(ask(&[&[1, 3]]).await.expect("the other card").vector.to_vec(), [2.0, 1.0]);
+                    }
+                    assert!(!batcher.has_failed());
+                }
+            }
+            let refusal = ask(&[&[1]]).await.expect_err("no card is left");
+            assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
+        }
     }
 
     /// States are the ids times a factor; a batch is all of one model, and of no more tokens than it brought.

@@ -8,8 +8,8 @@ use super::sync::oneshot;
 use crate::error::{Error, ErrorKind};
 
 /// What is said where there is nobody to compute any more.
-pub const FAILED: &str = "nothing is computed any more, as an inference thread has ended on a bug: see the log, and restart \
-                          the server";
+pub const FAILED: &str = "nothing is computed any more, as an inference thread has ended on a bug or its GPU has failed: see \
+                          the log, and restart the server";
 
 /// How far the queue is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]

@@ -27,15 +27,21 @@ impl Size {
     pub(crate) fn of(lengths: &[usize]) -> Size {
         let tiles = lengths.iter().map(|length| length.div_ceil(TILE_QUERIES)).sum::<usize>().max(1);
         let (rows, sequences) = (rounded(lengths.iter().sum()), lengths.len().max(1));
-        match rows <= RECORDED_ROWS {
+        let size = Size { rows, tiles, sequences };
+        match size.is_recorded() {
             true => Size { rows, tiles: tiles.next_power_of_two(), sequences: sequences.next_power_of_two() },
-            false => Size { rows, tiles, sequences },
+            false => size,
         }
+    }
+
+    /// Whether a pass of this size is recorded: it waits for nothing then.
+    pub(crate) fn is_recorded(self) -> bool {
+        self.rows <= RECORDED_ROWS
     }
 }
 
 /// A few per cent more at most, but never fewer than 16.
-fn rounded(rows: usize) -> usize {
+pub(crate) fn rounded(rows: usize) -> usize {
     let below = (rows.max(1) + 1).next_power_of_two() / 2;
     rows.max(1).next_multiple_of((below / 16).max(16))
 }

@@ -9,7 +9,12 @@ use text2vec_gpu::card::{
 };
 use text2vec_gpu::cuda::CudaCard;
 use text2vec_gpu::emulated::EmulatedCard;
+use text2vec_gpu::{Error, Pooling, Transformer};
+use text2vec_kernel::NormPlacement;
 use text2vec_kernel::testing::values as numbers;
+
+#[path = "../src/emulated/tests/model.rs"]
+mod model;
 
 /// Bytes on the card.
 fn place<C: Card>(card: &C, bytes: &[u8]) -> C::Memory {
@@ -210,4 +215,49 @@ fn what_was_taken_on_a_card_is_given_back_whatever_is_dropped_first() {
         drop(staging);
     });
     other.join().unwrap();
+}
+
+/// A transformer with experts: each row has its own where one is biased by a half.
+fn transformer<C: Card>(card: C, number: Number, biases: &[f32]) -> Result<Transformer<C>, Error> {
+    let (shape, outer, block) =
+        model::model((biases.len(), 2), (biases.contains(&0.5), biases), (NormPlacement::After, 12));
+    Transformer::new(card, number, shape, outer, block)
+}
+
+/// Large passes wait for the card to hear how many rows each expert has; small ones are recorded.
+#[test]
+fn experts_on_a_card_are_those_of_the_emulated_one() {
+    for number in [Number::F32, Number::F16] {
+        // Each row takes its own; all take the same.
+        for biases in [&[0.5; 8][..], &[1.0, 0.0, 2.0]] {
+            let mut found = transformer(CudaCard::open(0).unwrap(), number, biases).unwrap();
+            let mut wanted = transformer(EmulatedCard::new(), number, biases).unwrap();
+            for (sequences, length) in [(22, 50), (4, 20), (4, 20), (4, 20), (40, 30)] {
+                let (ids, lengths) = model::texts(sequences, length);
+                let found = found.pooled(std::slice::from_ref(&ids), &lengths, [true, false, true]).unwrap();
+                let wanted = wanted.pooled(&[ids], &lengths, [true, false, true]).unwrap();
+                for sequence in 0..sequences {
+                    for kind in [Pooling::Mean, Pooling::Last] {
+                        let (found, wanted) = (found.vector(kind, sequence).unwrap(), wanted.vector(kind, sequence));
+                        for (found, wanted) in found.iter().zip(wanted.unwrap()) {
+                            // Where a row's experts are nearly alike, rounding may choose.
+                            let tolerance = if number == Number::F32 { 1e-4 } else { 5e-2 };
+                            assert!(
+                                (found - wanted).abs() <= tolerance,
+                                "{number:?} {biases:?}: {found}, not {wanted}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As the driver counts it; what is taken may have been the pool's before.
+#[test]
+fn a_card_tells_how_much_memory_is_free() {
+    let card = CudaCard::open(0).unwrap();
+    let (free, all) = card.memory().unwrap();
+    assert!(0 < free && free <= all, "{free} of {all} bytes");
 }

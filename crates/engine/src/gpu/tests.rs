@@ -5,6 +5,7 @@ use text2vec_kernel::{Kernels, Precision};
 
 use super::*;
 use crate::cpu::PackedEncoder;
+use crate::error::ErrorKind;
 use crate::testing::{FAMILIES, architecture, batch, cosine, source, text, worst};
 
 fn on_card(architecture: &Architecture, precision: Precision) -> GpuEncoder<EmulatedCard> {
@@ -177,6 +178,58 @@ fn the_budget_is_found_by_trying() {
     let mut encoder = on_card(&architecture("albert", 8, 1), Precision::F16);
     let budget = encoder.find_budget(16).expect("a budget");
     assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
+}
+
+#[test]
+fn a_start_without_memory_says_what_to_do() {
+    let architecture = architecture("albert", 8, 1);
+    let start = |memory: usize, precision| {
+        let card = EmulatedCard::with_memory(memory);
+        let mut encoder = GpuEncoder::new(&architecture, card, precision, source(&architecture))?;
+        let loaded = encoder.card().taken();
+        encoder.try_out(16).map(|budget| (loaded, budget))
+    };
+    let refused = |memory, precision, words: &[&str]| {
+        let error = start(memory, precision).expect_err("no memory");
+        assert_eq!(error.kind(), ErrorKind::Unusable, "{error}");
+        for word in words.iter().chain(&["stop what else uses it", "--device cuda:N", "--device cpu"]) {
+            assert!(error.message().contains(word), "'{word}' is not in: {error}");
+        }
+        // Which would not help.
+        assert!(precision == Precision::F32 || !error.message().contains("--precision"), "{error}");
+    };
+    let (loaded, budget) = start(usize::MAX, Precision::F32).expect("a start");
+    assert!(budget >= 1024);
+    refused(loaded / 2, Precision::F32, &["no memory left for this model", "MB were free", "--precision f16"]);
+    refused(1000, Precision::F16, &["no memory left for this model", "a smaller model"]);
+    // Enough for the weights and for no text; for a text of 16 tokens, but not for 1024.
+    for memory in [0, 20_000] {
+        refused(loaded + memory, Precision::F32, &["even the smallest batch", "MB were free", "--precision f16"]);
+    }
+}
+
+#[test]
+fn experts_are_computed_for_those_rows_only_that_took_them() {
+    let mut architecture = architecture("nomic_bert with experts", 48, 3);
+    // As NomicBERT v2 has them.
+    let sizes = architecture.shape.style.experts.as_mut().expect("experts");
+    (sizes.count, sizes.taken) = (8, 2);
+    let batch = batch(&(0..12).map(|sequence| text(90 + sequence, 50 + sequence as u64)).collect::<Vec<_>>());
+    let expected = on_cpu(&architecture).forward(&batch).expect("states").values;
+    let mut encoder = on_card(&architecture, Precision::F32);
+    let mut computed = |budget: usize| {
+        encoder.set_budget(budget);
+        let before = encoder.card().product_rows();
+        let states = encoder.forward(&batch).expect("states").values;
+        let error = worst(&states, &expected);
+        assert!(error < 1e-5, "{budget} tokens at once: {error:e}");
+        (states, encoder.card().product_rows() - before)
+    };
+    let ((some, some_rows), (all, all_rows)) = (computed(usize::MAX), computed(600));
+    assert!(some == all, "the same bits");
+    // Beside experts' products, of 2 in place of 8, there are 6: two around attention in each block, and one feed-forward's.
+    println!("rows of products: {some_rows}, and {all_rows} with all experts for all rows");
+    assert!(20 * some_rows < 11 * all_rows, "{some_rows} rows of products, and {all_rows}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use candle_core::cuda::kernels::{self, Module};
 use futures_util::FutureExt;
 use serde_json::Value;
 use support::nearness::{FAMILIES, cosine, family, nearness, texts};
+use support::process::{Connection, Process};
 use support::{floats, max_difference, repository};
 use text2vec_engine::device;
 use text2vec_sidecar::backend::local::{Device, Precision};
@@ -324,6 +325,39 @@ fn a_card_without_memory_for_a_model_is_refused_with_the_remedy() {
     assert_refused(&output, &["no memory left for this model", "--device cuda:N", "--precision f16"]);
 }
 
+/// How many graphs were launched, by a card's report.
+fn graphs_of(output: &Output) -> usize {
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
+    let graphs = report.split(" launches, ").nth(1).and_then(|rest| rest.split_once(" of them of graphs"));
+    graphs.and_then(|(count, _)| count.parse().ok()).expect("a report")
+}
+
+/// The text that meets it is answered, and so are those after it; probes hear of it, as only a new process can use the card.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_card_fails_is_neither_ready_nor_alive() {
+    if has_driver() {
+        return;
+    }
+    let model = short_model("bert");
+    let graphs = graphs_of(&embed(&model, &["--device", "cuda"], &["a text"], &[("FAKE_CARD_REPORT", "1")]));
+    let mut command = Process::command();
+    command.args(["--model", model.path().to_str().expect("UTF-8"), "--device", "cuda"]);
+    command.env("LD_LIBRARY_PATH", stand_in()).env("FAKE_CARD_MEMORY", "12000000");
+    command.env("FAKE_CARD_FAILS_AT_GRAPH", graphs.to_string());
+    let server = Process::launch(command).await;
+    let mut connection = Connection::open(server.address).await.expect("a connection");
+    let answer = connection.post(r#"{"text": "a text"}"#).await.expect("an answer");
+    let text = String::from_utf8_lossy(answer.body());
+    assert!(answer.status() == 500 && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{}: {text}", answer.status());
+    let answer = connection.post(r#"{"text": "another"}"#).await.expect("an answer");
+    let text = String::from_utf8_lossy(answer.body());
+    assert!(answer.status() == 503 && text.contains("its GPU has failed"), "{}: {text}", answer.status());
+    for probe in ["/.well-known/ready", "/.well-known/live"] {
+        assert_eq!(connection.get(probe).await.expect("an answer").status(), 503, "{probe}");
+    }
+}
+
 /// A card that fails goes on failing, as real ones do: at its first launch, while batches are tried, while passes are recorded, and
 /// at the first text, which is computed by the last graph that is launched.
 #[test]
@@ -336,11 +370,7 @@ fn a_card_that_fails_ends_the_command_with_its_words() {
         let variables = [("FAKE_CARD_MEMORY", "1000000000"), (variable, &value.to_string())];
         embed(&model, &["--device", "cuda"], &["a text"], &variables)
     };
-    let whole = embed("FAKE_CARD_REPORT", 1);
-    let report = String::from_utf8_lossy(&whole.stderr);
-    assert!(whole.status.success(), "{report}");
-    let graphs = report.split(" launches, ").nth(1).and_then(|rest| rest.split_once(" of them of graphs"));
-    let graphs = graphs.and_then(|(count, _)| count.parse().ok()).expect("a report");
+    let graphs = graphs_of(&embed("FAKE_CARD_REPORT", 1));
     for (variable, value) in
         [("FAKE_CARD_FAILS_AT", 1), ("FAKE_CARD_FAILS_AT", 100), ("FAKE_CARD_FAILS_AT_GRAPH", graphs - 1)]
     {

@@ -1,18 +1,20 @@
 //! The executor on GPUs: any architecture on our kernels (`crates/gpu`), sequences packed without padding.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use text2vec_gpu::card::{Card, CardError, Number};
-use text2vec_gpu::{Pooling, Transformer};
+use text2vec_gpu::{Pooling, RECORDED_ROWS, Transformer, rounded_rows};
 use text2vec_kernel::Precision;
 
-use crate::device::NO_MEMORY;
 use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
-use crate::passes::{Failure, InPasses, Part, Passes, find_budget};
+use crate::passes::{Failure, InPasses, Part, Passes, find_budget, is_out_of_memory};
 use crate::pooling::PoolingMode;
+
+mod memory;
 
 /// Tokens of a pass at most: what a kernel counts of them fits into 32 bits.
 const MOST_TOKENS: usize = 1 << 20;
@@ -20,11 +22,18 @@ const MOST_TOKENS: usize = 1 << 20;
 /// Tokens of a single text up to which passes are recorded before the first one comes.
 const RECORDED_AT_START: usize = 256;
 
+/// What there may be no memory for once the weights are there.
+const BATCH: &str = "even the smallest batch beside this model";
+
+/// What a start may take for the planning of products.
+const PLANNING: Duration = Duration::from_secs(3);
+
 /// An encoder on a card.
 pub struct GpuEncoder<C: Card> {
     architecture: Architecture,
     transformer: Transformer<C>,
     passes: Passes,
+    precision: Precision,
     /// Whatever is asked of the card fails.
     is_lost: bool,
 }
@@ -46,8 +55,16 @@ impl<C: Card> GpuEncoder<C> {
         let mut parameters = Parameters::new(architecture, tensors);
         let outer = parameters.outer()?;
         let block = |layer| parameters.block(layer);
-        let transformer = Transformer::new(card, number, architecture.shape, outer, block).map_err(unusable)?;
-        Ok(GpuEncoder { architecture: architecture.clone(), transformer, passes: Passes::new(MOST_TOKENS), is_lost: false })
+        let free = memory::free(&card);
+        let refused = |error| unusable(error, "this model", free, precision);
+        let transformer = Transformer::new(card, number, architecture.shape, outer, block).map_err(refused)?;
+        Ok(GpuEncoder {
+            architecture: architecture.clone(),
+            transformer,
+            passes: Passes::new(MOST_TOKENS),
+            precision,
+            is_lost: false,
+        })
     }
 
     /// A batch of more tokens is computed in several passes, each of sequences of like length. A longer sequence has a pass of
@@ -80,11 +97,63 @@ impl<C: Card> GpuEncoder<C> {
         let budget = find_budget(self, longest)?;
         // What larger batches took that were tried.
         self.transformer.give_back();
-        self.transformer.reserve(budget).map_err(unusable)?;
+        if let Err(error) = self.transformer.reserve(budget) {
+            return Err(unusable(error, BATCH, memory::free(self.card()), self.precision));
+        }
         if let Err(error) = self.card().give_back_unused() {
             tracing::warn!("the GPU keeps memory that is not needed: {error}");
         }
         Ok(budget)
+    }
+
+    /// So that the first text finds them recorded: one comes by itself, of any length, and a length is recorded the second time.
+    fn record_single_texts(&mut self, longest: usize) -> Result<()> {
+        let longest = longest.min(self.architecture.longest());
+        for length in (16..=RECORDED_AT_START).step_by(16).filter(|&length| length <= longest) {
+            let mut batch = TokenBatch::new();
+            batch.push(&vec![0; length], &vec![0; length]);
+            for mode in [PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken] {
+                self.pooled(&batch, &[&[mode]])?;
+                self.pooled(&batch, &[&[mode]])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// So that no caller waits while the fastest algorithm is found for a product of as many rows as its pass has: a pass of
+    /// each size that products are planned for, from the smallest up, for as long as a start may take for it.
+    fn plan_products(&mut self, longest: usize, budget: usize) -> Result<()> {
+        let begun = Instant::now();
+        let longest = longest.min(self.architecture.longest()).max(1);
+        let mut tokens = rounded_rows(RECORDED_ROWS + 1);
+        while tokens <= budget && begun.elapsed() < PLANNING {
+            let lengths = (0..tokens).step_by(longest).map(|at| longest.min(tokens - at));
+            let mut batch = TokenBatch::new();
+            lengths.for_each(|length| batch.push(&vec![0; length], &vec![0; length]));
+            self.pooled(&batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
+            tokens = rounded_rows(tokens + 1);
+        }
+        if tokens <= budget {
+            tracing::debug!(tokens, "larger passes are planned when they come");
+        }
+        Ok(())
+    }
+
+    /// What a start computes.
+    fn try_out(&mut self, longest: usize) -> Result<usize> {
+        let budget = self.find_budget(longest);
+        let tried = budget.and_then(|budget| {
+            self.plan_products(longest, budget)?;
+            self.record_single_texts(longest)?;
+            Ok(budget)
+        });
+        tried.map_err(|error| {
+            if !is_out_of_memory(&error) {
+                return error;
+            }
+            self.transformer.give_back();
+            memory::refused(BATCH, memory::free(self.card()), self.precision)
+        })
     }
 }
 
@@ -126,21 +195,7 @@ impl<C: Card> Encoder for GpuEncoder<C> {
     }
 
     fn warm_up(&mut self, longest: usize) -> Result<Option<usize>> {
-        if !self.card().is_parallel() {
-            return Ok(None);
-        }
-        let budget = self.find_budget(longest)?;
-        // One text comes by itself, of any length: each is met twice, and recorded then.
-        let longest = longest.min(self.architecture.longest());
-        for length in (16..=RECORDED_AT_START).step_by(16).filter(|&length| length <= longest) {
-            let mut batch = TokenBatch::new();
-            batch.push(&vec![0; length], &vec![0; length]);
-            for mode in [PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken] {
-                self.pooled(&batch, &[&[mode]])?;
-                self.pooled(&batch, &[&[mode]])?;
-            }
-        }
-        Ok(Some(budget))
+        if self.card().is_parallel() { self.try_out(longest).map(Some) } else { Ok(None) }
     }
 
     fn is_lost(&self) -> bool {
@@ -191,10 +246,10 @@ fn failure(error: text2vec_gpu::Error) -> Failure {
     }
 }
 
-/// What cannot be loaded, and what to do.
-fn unusable(error: text2vec_gpu::Error) -> Error {
+/// What there is no memory for, and what to do; or what cannot be loaded.
+fn unusable(error: text2vec_gpu::Error, what: &str, free: memory::Free, precision: Precision) -> Error {
     match error {
-        text2vec_gpu::Error::Card(CardError::OutOfMemory) => Error::unusable(NO_MEMORY),
+        text2vec_gpu::Error::Card(CardError::OutOfMemory) => memory::refused(what, free, precision),
         text2vec_gpu::Error::Card(CardError::Lost(reason) | CardError::Failed(reason)) => {
             Error::unusable(format!("the weights cannot be used: {reason}"))
         }
@@ -209,5 +264,9 @@ impl<C: Card> fmt::Debug for GpuEncoder<C> {
     }
 }
 
+#[cfg(all(test, any(feature = "emulated", feature = "cuda")))]
+mod checks;
+#[cfg(all(test, feature = "cuda"))]
+mod on_a_card;
 #[cfg(all(test, feature = "emulated"))]
 mod tests;

@@ -1,7 +1,8 @@
 //! A batch in passes, for devices that compute many tokens at once: how many, and what is done where they are too many.
 
+use std::fmt;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::device::budget;
 use crate::encoder::{Encoder, TokenBatch};
@@ -12,6 +13,10 @@ use crate::pooling::PoolingMode;
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
 const LONGEST_TRIED: usize = 512;
 
+/// How often a budget is measured at most, and how long it takes to be measured well.
+const MEASURED: usize = 3;
+const ENOUGH: Duration = Duration::from_millis(20);
+
 /// Why a pass was not computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -19,6 +24,23 @@ pub(crate) enum Failure {
     OutOfMemory,
     /// Anything else, in a line.
     Other(String),
+}
+
+/// Underneath an error that says that the device has no memory for a sequence, or for the smallest batch.
+#[derive(Debug)]
+struct OutOfMemory;
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("out of memory")
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// Whether it is such an error.
+pub(crate) fn is_out_of_memory(error: &Error) -> bool {
+    error.cause().is_some_and(|cause| cause.is::<OutOfMemory>())
 }
 
 /// Some sequences of a batch.
@@ -127,7 +149,11 @@ impl Passes {
                     waiting.extend([long.to_vec(), short.to_vec()]);
                 }
                 Err(Failure::OutOfMemory) => {
-                    return Err(Error::internal(format!("the device has no memory for a sequence of {tokens} tokens")));
+                    return Err(Error::internal(format!(
+                        "the device has no memory for a sequence of {tokens} tokens: stop what else uses it, or send \
+                         shorter texts"
+                    ))
+                    .caused_by(OutOfMemory));
                 }
                 Err(Failure::Other(reason)) => {
                     return Err(Error::internal(format!("the forward pass failed: {reason}")));
@@ -147,7 +173,7 @@ pub(crate) trait InPasses: Encoder {
 /// Sets the budget to what turns out best for an encoder, in sequences of up to `longest` tokens, and answers with it.
 ///
 /// # Errors
-/// As [`budget::search`].
+/// As [`budget::search`]; [`is_out_of_memory`] knows where not even the smallest batch fits.
 pub(crate) fn find_budget(encoder: &mut impl InPasses, longest: usize) -> Result<usize> {
     let architecture = encoder.architecture();
     let longest = longest.min(architecture.longest()).clamp(1, LONGEST_TRIED);
@@ -162,24 +188,38 @@ pub(crate) fn find_budget(encoder: &mut impl InPasses, longest: usize) -> Result
                 break;
             }
         }
-        // The first time kernels are loaded and memory is taken.
-        let (mut seconds, mut left) = (0.0, usize::MAX);
-        for _ in 0..2 {
+        // The first time kernels are loaded and memory is taken; of the others the shortest counts, as nothing else went on then.
+        let (mut shortest, mut left, mut measured) = (Duration::MAX, usize::MAX, Duration::ZERO);
+        for time in 0..=MEASURED {
             let begun = Instant::now();
             encoder.passes().budget = usize::MAX;
-            encoder.pooled(&batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()])?;
+            match encoder.pooled(&batch, &vec![&[PoolingMode::Mean][..]; batch.lengths().len()]) {
+                Ok(_) => {}
+                Err(error) if is_out_of_memory(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
             // Smaller, where the device had no memory for all of it.
             left = left.min(encoder.passes().budget);
-            seconds = begun.elapsed().as_secs_f64();
+            if time > 0 {
+                shortest = shortest.min(begun.elapsed());
+                measured += begun.elapsed();
+            }
+            if measured >= ENOUGH {
+                break;
+            }
         }
+        let seconds = shortest.as_secs_f64();
         Ok((left == usize::MAX).then(|| batch.tokens() as f64 / seconds.max(1e-9)))
     };
     // Of short and long sequences; there must be memory for as many tokens in the longest only.
-    let budget = budget::search(|tokens| {
+    let mut fits = true;
+    let found = budget::search(|tokens| {
         let all_long = trial(&[longest], tokens)?;
         let mixed = trial(&[16, 32, 64, 128, 256, 512].map(|length| longest.min(length)), tokens)?;
+        fits = all_long.is_some() && mixed.is_some();
         Ok(all_long.and(mixed))
-    })?;
+    });
+    let budget = found.map_err(|error| if fits { error } else { error.caused_by(OutOfMemory) })?;
     encoder.passes().budget = budget;
     Ok(budget)
 }

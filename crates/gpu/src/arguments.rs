@@ -127,8 +127,30 @@ pub(crate) struct WidenArguments {
 }
 
 #[repr(C)]
+pub(crate) struct TakersArguments {
+    pub(crate) shares: Address,
+    pub(crate) counts: Address,
+    pub(crate) takers: Address,
+    pub(crate) totals: Address,
+    pub(crate) rows: u32,
+    pub(crate) experts: u32,
+}
+
+#[repr(C)]
+pub(crate) struct GatherArguments {
+    pub(crate) from: Address,
+    pub(crate) takers: Address,
+    pub(crate) to: Address,
+    pub(crate) rows: u32,
+    pub(crate) pieces: u32,
+    pub(crate) from_stride: u32,
+    pub(crate) to_stride: u32,
+}
+
+#[repr(C)]
 pub(crate) struct AddShareArguments {
     pub(crate) from: Address,
+    pub(crate) takers: Address,
     pub(crate) shares: Address,
     pub(crate) to: Address,
     pub(crate) rows: u32,

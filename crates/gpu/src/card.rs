@@ -164,6 +164,12 @@ pub trait Card: Send + fmt::Debug {
         Ok(())
     }
 
+    /// Bytes of the card's memory that nobody has, and all of them.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn memory(&self) -> CardResult<(usize, usize)>;
+
     /// Takes memory, all zero, at a multiple of 256.
     ///
     /// # Errors

@@ -128,6 +128,11 @@ impl Card for CudaCard {
         driver("cuMemPoolTrimTo", unsafe { mem_pool::trim_to(pool, 0) })
     }
 
+    fn memory(&self) -> CardResult<(usize, usize)> {
+        self.shared.make_current()?;
+        driver("cuMemGetInfo", result::mem_get_info())
+    }
+
     fn take(&self, bytes: usize) -> CardResult<CudaMemory> {
         self.shared.not_while_recording("take")?;
         CudaMemory::take(&self.shared, bytes)

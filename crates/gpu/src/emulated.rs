@@ -49,6 +49,8 @@ struct State {
     recording: Option<Vec<Operation>>,
     /// Launches until one fails, that one included.
     fails_in: Option<usize>,
+    /// Rows of the products that were done.
+    product_rows: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -94,6 +96,7 @@ impl EmulatedCard {
             queue: Vec::new(),
             recording: None,
             fails_in: None,
+            product_rows: 0,
         };
         EmulatedCard { state: Arc::new(Mutex::new(state)) }
     }
@@ -107,6 +110,11 @@ impl EmulatedCard {
     /// Bytes that are taken and not given back.
     pub fn taken(&self) -> usize {
         self.state().taken
+    }
+
+    /// Rows of all products that were done so far: what these take grows with them.
+    pub fn product_rows(&self) -> usize {
+        self.state().product_rows
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,6 +192,9 @@ impl State {
     unsafe fn finish(&mut self) -> CardResult<()> {
         let mut result = Ok(());
         for operation in std::mem::take(&mut self.queue) {
+            if let Operation::Multiply(product) = &operation {
+                self.product_rows += product.rows;
+            }
             // SAFETY: the caller's; ranges were checked.
             result = result.and(unsafe { perform(&operation) });
         }
@@ -233,6 +244,11 @@ impl Card for EmulatedCard {
 
     fn is_parallel(&self) -> bool {
         false
+    }
+
+    fn memory(&self) -> CardResult<(usize, usize)> {
+        let state = self.state();
+        Ok((state.limit - state.taken, state.limit))
     }
 
     fn take(&self, bytes: usize) -> CardResult<EmulatedMemory> {

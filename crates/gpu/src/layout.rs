@@ -10,7 +10,7 @@ const TILE_WORDS: usize = 4;
 
 /// Passes of up to so many rows are recorded the second time that their size is met: launching their kernels one by one takes
 /// longer than running them.
-pub(crate) const RECORDED_ROWS: usize = 1024;
+pub const RECORDED_ROWS: usize = 1024;
 
 /// Sizes that a pass is rounded up to, so that few kinds of passes are met, and recordings and products are found again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,16 +26,23 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) fn of(lengths: &[usize]) -> Size {
         let tiles = lengths.iter().map(|length| length.div_ceil(TILE_QUERIES)).sum::<usize>().max(1);
-        let (rows, sequences) = (rounded(lengths.iter().sum()), lengths.len().max(1));
-        match rows <= RECORDED_ROWS {
+        let (rows, sequences) = (rounded_rows(lengths.iter().sum()), lengths.len().max(1));
+        let size = Size { rows, tiles, sequences };
+        match size.is_recorded() {
             true => Size { rows, tiles: tiles.next_power_of_two(), sequences: sequences.next_power_of_two() },
-            false => Size { rows, tiles, sequences },
+            false => size,
         }
+    }
+
+    /// Whether a pass of this size is recorded: it waits for nothing then.
+    pub(crate) fn is_recorded(self) -> bool {
+        self.rows <= RECORDED_ROWS
     }
 }
 
-/// A few per cent more at most, but never fewer than 16.
-fn rounded(rows: usize) -> usize {
+/// The rows of the products of a pass of so many: a few per cent more at most, but never fewer than 16, so that there are few
+/// different ones.
+pub fn rounded_rows(rows: usize) -> usize {
     let below = (rows.max(1) + 1).next_power_of_two() / 2;
     rows.max(1).next_multiple_of((below / 16).max(16))
 }
@@ -114,12 +121,12 @@ mod tests {
 
     #[test]
     fn sizes_are_few_and_a_few_per_cent_more() {
-        let all: std::collections::BTreeSet<usize> = (1..=100_000).map(rounded).collect();
+        let all: std::collections::BTreeSet<usize> = (1..=100_000).map(rounded_rows).collect();
         assert!(all.len() < 200, "{}", all.len());
         for rows in 1..=100_000 {
-            let got = rounded(rows);
+            let got = rounded_rows(rows);
             assert!(got >= rows && got.is_multiple_of(16) && got <= (rows + 16).max(rows * 17 / 16), "{rows}: {got}");
-            assert_eq!(rounded(got), got);
+            assert_eq!(rounded_rows(got), got);
         }
         let size = Size::of(&[64, 65, 1]);
         assert_eq!(size, Size { rows: 144, tiles: 4, sequences: 4 });

@@ -40,4 +40,5 @@ mod transformer;
 mod weights;
 
 pub use error::{Error, Result};
+pub use layout::{RECORDED_ROWS, rounded_rows};
 pub use transformer::{Pooled, Pooling, Transformer};

@@ -1,16 +1,20 @@
 //! A pass of some texts: what the card is asked for, layer by layer.
 
+use std::cell::RefCell;
+
 use text2vec_kernel::{Activation, Mask, NormPlacement};
 
 use crate::arguments::{
-    ActivationArguments, AddNormedArguments, AddShareArguments, AttentionArguments, EmbeddingArguments, HeadsArguments,
-    MOST_TABLES, NormArguments, NormParameters, RouteArguments, WidenArguments,
+    ActivationArguments, AddNormedArguments, AttentionArguments, EmbeddingArguments, HeadsArguments, MOST_TABLES,
+    NormArguments, NormParameters,
 };
 use crate::card::{Address, Card, CardResult, Epilogue, Number, Product};
 use crate::layout::Size;
 use crate::places::{Place, Places};
 use crate::queue::Queue;
 use crate::weights::{Block, FeedForward, Linear, Model, Norm, epilogue, residual};
+
+mod experts;
 
 /// What a pass is told of its texts, on the card.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,8 @@ pub(crate) struct Pass<'p, C: Card> {
     pub(crate) places: Places,
     pub(crate) input: Input,
     pub(crate) size: Size,
+    /// Where the host hears how many rows took each expert, if this pass may wait for it.
+    pub(crate) totals: Option<&'p RefCell<C::Staging>>,
     /// Cosines and sines of each of the model's rotaries.
     pub(crate) turns: Vec<Address>,
     /// Numbers of relative positions, of sequences up to so long.
@@ -216,29 +222,29 @@ impl<C: Card> Pass<'_, C> {
         let FeedForward::One { up, down } = &block.feed_forward else { return Ok(()) };
         // SAFETY: the caller's promise.
         unsafe {
-            let between = self.activated(up, from)?;
+            let between = self.activated(self.size.rows, up, from)?;
             self.multiply(down, between, to, Epilogue::None)
         }
     }
 
-    /// The first product of a feed-forward, activated and multiplied by its factors. Answers where that is.
-    unsafe fn activated(&self, up: &Linear<C>, from: Place) -> CardResult<Place> {
+    /// The first product of a feed-forward, of the first rows, activated and multiplied by its factors. Answers where that is.
+    unsafe fn activated(&self, rows: usize, up: &Linear<C>, from: Place) -> CardResult<Place> {
         let Places { between, gated, .. } = self.places;
         let shape = self.model.shape;
         let to = To { place: between, number: self.queue.number, added: Address::NOWHERE };
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(epilogue) = epilogue(shape) {
-                self.multiply(up, from, to, epilogue)?;
+            if let Some(epilogue) = epilogue(shape, self.queue.number) {
+                self.multiply_some(rows, up, from, to, epilogue)?;
                 return Ok(between);
             }
-            self.multiply(up, from, to, Epilogue::None)?;
+            self.multiply_some(rows, up, from, to, Epilogue::None)?;
             let (to, gate) = if shape.style.gated { (gated, gated.1) } else { (between, 0) };
             let arguments = ActivationArguments {
                 from: between.0,
                 to: to.0,
                 gate: gate as u32,
-                rows: self.rows(),
+                rows: rows as u32,
                 width: to.1 as u32,
                 from_stride: between.1 as u32,
                 to_stride: to.1 as u32,
@@ -254,62 +260,23 @@ impl<C: Card> Pass<'_, C> {
         }
     }
 
-    /// Adds to `wide` what the experts make of rows: to what is there, or to other rows in place of it.
-    unsafe fn experts(&self, block: &Block<C>, from: Place, other: Option<Place>) -> CardResult<()> {
-        let FeedForward::Experts { router, router_bias, experts, taken, bias } = &block.feed_forward else {
-            return Ok(());
-        };
-        let Places { wide, sums, shares, .. } = self.places;
-        let card = self.queue.card;
-        let optional = |memory: &Option<C::Memory>| memory.as_ref().map_or(Address::NOWHERE, |it| card.address(it));
-        let (rows, width) = (self.rows(), self.model.shape.hidden as u32);
-        let aside = To { place: sums, number: self.queue.number, added: Address::NOWHERE };
+    unsafe fn multiply(&self, linear: &Linear<C>, from: Place, to: To, epilogue: Epilogue) -> CardResult<()> {
         // SAFETY: the caller's promise.
-        unsafe {
-            self.queue.route(&RouteArguments {
-                from: from.0,
-                weight: card.address(router),
-                bias: optional(router_bias),
-                shares: shares.0,
-                rows,
-                width,
-                from_stride: from.1 as u32,
-                experts: experts.len() as u32,
-                taken: *taken as u32,
-            })?;
-            self.queue.widen(&WidenArguments {
-                from: other.map_or(Address::NOWHERE, |other| other.0),
-                bias: optional(bias),
-                to: wide.0,
-                rows,
-                width,
-                from_stride: other.map_or(0, |other| other.1) as u32,
-                to_stride: wide.1 as u32,
-            })?;
-            // All experts for all rows: simple, and slower than each for its own.
-            for (expert, [up, down]) in experts.iter().enumerate() {
-                let between = self.activated(up, from)?;
-                self.multiply(down, between, aside, Epilogue::None)?;
-                self.queue.add_share(&AddShareArguments {
-                    from: sums.0,
-                    shares: shares.0,
-                    to: wide.0,
-                    rows,
-                    width,
-                    from_stride: sums.1 as u32,
-                    to_stride: wide.1 as u32,
-                    experts: experts.len() as u32,
-                    expert: expert as u32,
-                })?;
-            }
-        }
-        Ok(())
+        unsafe { self.multiply_some(self.size.rows, linear, from, to, epilogue) }
     }
 
-    unsafe fn multiply(&self, linear: &Linear<C>, from: Place, to: To, epilogue: Epilogue) -> CardResult<()> {
+    /// The product of the first rows.
+    unsafe fn multiply_some(
+        &self,
+        rows: usize,
+        linear: &Linear<C>,
+        from: Place,
+        to: To,
+        epilogue: Epilogue,
+    ) -> CardResult<()> {
         let card = self.queue.card;
         let product = Product {
-            rows: self.size.rows,
+            rows,
             depth: linear.weight.stride,
             columns: linear.outputs,
             number: self.queue.number,

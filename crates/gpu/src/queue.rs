@@ -3,11 +3,12 @@
 use std::ffi::CStr;
 
 use crate::arguments::{
-    ActivationArguments, AddNormedArguments, AddShareArguments, AttentionArguments, EmbeddingArguments, HeadsArguments,
-    NormArguments, PoolingArguments, RouteArguments, WidenArguments,
+    ActivationArguments, AddNormedArguments, AddShareArguments, AttentionArguments, EmbeddingArguments,
+    GatherArguments, HeadsArguments, NormArguments, PoolingArguments, RouteArguments, TakersArguments, WidenArguments,
 };
 use crate::card::{Card, CardResult, Launch, Number, Product};
 use crate::layout::TILE_QUERIES;
+use crate::places::Takers;
 
 /// Threads of a block.
 const THREADS: u32 = 128;
@@ -125,6 +126,23 @@ impl<C: Card> Queue<'_, C> {
     pub(crate) unsafe fn widen(&self, arguments: &WidenArguments) -> CardResult<()> {
         // SAFETY: the caller's promise.
         unsafe { self.by_rows(named!(self, "widen"), arguments.rows, arguments) }
+    }
+
+    /// Lists the rows that took each expert.
+    pub(crate) unsafe fn list_takers(&self, arguments: &TakersArguments) -> CardResult<()> {
+        let threads = Takers::groups(arguments.rows as usize) as u32 * arguments.experts;
+        let blocks = [threads.div_ceil(THREADS), 1];
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.launch(c"count_takers", blocks, 0, arguments)?;
+            self.launch(c"list_takers", blocks, 0, arguments)
+        }
+    }
+
+    /// Copies some rows.
+    pub(crate) unsafe fn gather(&self, arguments: &GatherArguments) -> CardResult<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.by_rows(c"gather", arguments.rows, arguments) }
     }
 
     /// Adds an expert's share.

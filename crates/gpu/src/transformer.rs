@@ -150,7 +150,7 @@ impl<C: Card> Transformer<C> {
     }
 
     fn exchange(&self, size: Size) -> &Exchange<C> {
-        if is_recorded(size) { &self.small } else { &self.large }
+        if size.is_recorded() { &self.small } else { &self.large }
     }
 
     /// Takes what passes of so many tokens need. Recordings hold until memory must be taken anew.
@@ -188,7 +188,7 @@ impl<C: Card> Transformer<C> {
         let asked = unsafe { self.ask(kind) };
         let waited = self.card.wait();
         asked.and(waited)?;
-        let exchange = if is_recorded(size) { &mut self.small } else { &mut self.large };
+        let exchange = if size.is_recorded() { &mut self.small } else { &mut self.large };
         let bytes = &self.card.bytes(&mut exchange.values)[..kinds * size.sequences * width * 4];
         let all = values_of(Number::F32, bytes);
         let of_kind = |values: &[f32]| values[..lengths.len() * width].to_vec();
@@ -251,7 +251,7 @@ impl<C: Card> Transformer<C> {
         self.reserve(size.rows)?;
         let layout = Layout::new(size, rows.len());
         let needed = (4 * layout.words(), 4 * kinds * size.sequences * self.hidden());
-        let exchange = if is_recorded(size) { &mut self.small } else { &mut self.large };
+        let exchange = if size.is_recorded() { &mut self.small } else { &mut self.large };
         let capacity = exchange.capacity;
         if needed.0 > capacity.0 || needed.1 > capacity.1 {
             let larger = (needed.0.max(capacity.0).next_power_of_two(), needed.1.max(capacity.1).next_power_of_two());
@@ -271,7 +271,7 @@ impl<C: Card> Transformer<C> {
     /// # Safety
     /// All memory is left alone until the card has done it.
     unsafe fn ask(&mut self, kind: Kind) -> CardResult<()> {
-        if !is_recorded(kind.size) {
+        if !kind.size.is_recorded() {
             // SAFETY: the caller's promise, here and below.
             return unsafe { self.pass(kind) };
         }
@@ -361,6 +361,7 @@ impl<C: Card> Transformer<C> {
             queue: Queue { card: &self.card, number: self.number },
             model: &self.model,
             places: arena.places,
+            totals: arena.totals.as_ref().filter(|_| !size.is_recorded()),
             input: Input {
                 rows_of,
                 positions: input.skip(4 * layout.positions()),
@@ -379,10 +380,6 @@ impl<C: Card> Transformer<C> {
             pass.forward()
         }
     }
-}
-
-fn is_recorded(size: Size) -> bool {
-    size.rows <= RECORDED_ROWS
 }
 
 impl<C: Card> Tables<C> {

@@ -326,10 +326,12 @@ pub(crate) fn residual(shape: Shape, number: Number) -> Number {
     if shape.style.placement == NormPlacement::After { number } else { Number::F32 }
 }
 
-/// What a product does itself of an activation: GELU by the error function is none of it, only its approximation.
-pub(crate) fn epilogue(shape: Shape) -> Option<Epilogue> {
+/// What a product does itself of an activation: GELU by the error function is none of it, only its approximation, and that not
+/// as exactly as f32 is to be.
+pub(crate) fn epilogue(shape: Shape, number: Number) -> Option<Epilogue> {
     match shape.activation {
         _ if shape.style.gated => None,
+        Activation::GeluTanh if number == Number::F32 => None,
         Activation::GeluTanh => Some(Epilogue::GeluTanh),
         Activation::Relu => Some(Epilogue::Relu),
         Activation::Gelu | Activation::Silu => None,

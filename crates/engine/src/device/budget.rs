@@ -9,6 +9,9 @@ const MOST: usize = 1 << 18;
 /// A batch twice as large must be faster by at least this, or its size is not worth a query's waiting.
 const GROWTH: f64 = 1.05;
 
+/// Sizes in a row that bring little: one alone may have been measured while something else went on.
+const FLAT: i32 = 2;
+
 /// The smallest batch beyond which twice the tokens bring little or do not fit. `rate` computes a batch of about so many
 /// tokens and answers with tokens per second, or with `None` where the device has no memory for it.
 ///
@@ -16,12 +19,12 @@ const GROWTH: f64 = 1.05;
 /// `Unusable` if not even the first batch fits; whatever else `rate` fails with.
 pub fn search(mut rate: impl FnMut(usize) -> Result<Option<f64>>) -> Result<usize> {
     let mut best: Option<(usize, f64)> = None;
-    let mut tokens = FIRST;
-    while tokens <= MOST {
+    let (mut tokens, mut flat) = (FIRST, 0);
+    while tokens <= MOST && flat < FLAT {
         match (rate(tokens)?, best) {
             (None, _) => break,
-            (Some(now), Some((_, before))) if now < before * GROWTH => break,
-            (Some(now), _) => best = Some((tokens, now)),
+            (Some(now), Some((_, before))) if now < before * GROWTH.powi(flat + 1) => flat += 1,
+            (Some(now), _) => (best, flat) = (Some((tokens, now)), 0),
         }
         tokens *= 2;
     }
@@ -51,9 +54,13 @@ mod tests {
     #[test]
     fn budgets_grow_as_long_as_it_pays_and_fits() {
         // Grows, then flattens: the last one that paid.
-        assert_eq!(found(&[Some(1.0), Some(1.9), Some(3.0), Some(3.1), Some(9.0)]), (Ok(4096), 4));
+        assert_eq!(found(&[Some(1.0), Some(1.9), Some(3.0), Some(3.1), Some(3.2), Some(9.0)]), (Ok(4096), 5));
+        // One was measured while something else went on.
+        assert_eq!(found(&[Some(1.0), Some(0.4), Some(3.0), Some(3.1), Some(2.0)]), (Ok(4096), 5));
+        // Little twice is not much.
+        assert_eq!(found(&[Some(1.0), Some(1.04), Some(1.08)]), (Ok(1024), 3));
         // Slower again.
-        assert_eq!(found(&[Some(1.0), Some(0.5)]), (Ok(1024), 2));
+        assert_eq!(found(&[Some(1.0), Some(0.5), Some(0.6)]), (Ok(1024), 3));
         // No memory.
         assert_eq!(found(&[Some(1.0), Some(2.0), None]), (Ok(2048), 3));
         let (refused, asked) = found(&[None]);

@@ -1,102 +1,31 @@
 //! On a card that is the CPU: the kernels themselves, compiled for it.
 
 use text2vec_gpu::emulated::EmulatedCard;
-use text2vec_kernel::{Kernels, Precision};
+use text2vec_kernel::Precision;
 
+use super::checks::{self, encoder, mixed, on_cpu};
 use super::*;
-use crate::cpu::PackedEncoder;
+use crate::error::ErrorKind;
 use crate::testing::{FAMILIES, architecture, batch, cosine, source, text, worst};
 
 fn on_card(architecture: &Architecture, precision: Precision) -> GpuEncoder<EmulatedCard> {
-    GpuEncoder::new(architecture, EmulatedCard::new(), precision, source(architecture)).expect("an encoder")
-}
-
-fn on_cpu(architecture: &Architecture) -> PackedEncoder {
-    PackedEncoder::new(architecture, (Kernels::detect(), Precision::F32), 1, source(architecture)).expect("an encoder")
-}
-
-/// Of many lengths, several of them equal, not in order, one without tokens, some of more than one tile.
-fn mixed() -> TokenBatch {
-    let lengths = [7, 1, 40, 0, 19, 2, 130, 65, 7];
-    batch(&lengths.iter().zip(50..).map(|(&length, seed)| text(length, seed)).collect::<Vec<_>>())
+    encoder(EmulatedCard::new(), architecture, precision)
 }
 
 #[test]
 fn every_family_has_the_cpu_s_states_and_vectors_whatever_the_budget() {
-    let batch = mixed();
-    let modes = [&[PoolingMode::Mean][..], &[PoolingMode::Cls], &[PoolingMode::LastToken, PoolingMode::Mean]];
-    let modes: Vec<_> = (0..batch.lengths().len()).map(|sequence| modes[sequence % 3]).collect();
-    for family in FAMILIES {
-        let architecture = architecture(family, 48, 3);
-        let mut cpu = on_cpu(&architecture);
-        let expected = cpu.forward(&batch).expect("states");
-        let vectors = pool_states(&expected, &batch, &modes);
-        let mut encoder = on_card(&architecture, Precision::F32);
-        for budget in [usize::MAX, 50] {
-            encoder.set_budget(budget);
-            let states = encoder.forward(&batch).expect("states");
-            assert_eq!(states.width, expected.width);
-            let error = worst(&states.values, &expected.values);
-            assert!(error < 1e-5, "{family}, {budget} tokens at once: {error:e}");
-            // Thrice: asked for, recorded, and replayed.
-            for _ in 0..3 {
-                for (got, wanted) in encoder.pooled(&batch, &modes).expect("vectors").iter().zip(&vectors) {
-                    let error = worst(got, wanted);
-                    assert!(error < 1e-5, "{family}, {budget} tokens at once, pooled: {error:e}");
-                }
-            }
-        }
-    }
+    checks::every_family_has_the_cpu_s_states_and_vectors_whatever_the_budget(EmulatedCard::new);
 }
 
 #[test]
 fn half_precisions_stay_close() {
-    let batch = mixed();
-    let modes = vec![&[PoolingMode::Mean][..]; batch.lengths().len()];
-    for family in FAMILIES {
-        let architecture = architecture(family, 48, 3);
-        let expected = on_cpu(&architecture).pooled(&batch, &modes).expect("vectors");
-        for (precision, least) in [(Precision::F16, 0.99995), (Precision::Bf16, 0.999)] {
-            let got = on_card(&architecture, precision).pooled(&batch, &modes).expect("vectors");
-            for (sequence, (expected, got)) in expected.iter().zip(&got).enumerate() {
-                if batch.lengths()[sequence] == 0 {
-                    assert!(got.iter().all(|&value| value == 0.0));
-                    continue;
-                }
-                let cosine = cosine(expected, got);
-                assert!(cosine >= least && cosine < 1.0, "{family} {precision}, {sequence}: cosine {cosine}");
-            }
-        }
-    }
+    checks::half_precisions_stay_close(EmulatedCard::new);
 }
 
 /// Heads of sizes that kernels are compiled for, of sizes between, and of such as do not begin on 16 bytes.
 #[test]
 fn heads_of_any_size_are_computed() {
-    let batch = batch(&[(7, 1), (65, 2), (1, 3), (20, 4)].map(|(length, seed)| text(length, seed)));
-    for (family, sizes) in [
-        ("bert", &[2, 32, 36, 64, 72, 80, 96, 100, 128, 136, 256][..]),
-        // With numbers of relative positions; turned, and with windows.
-        ("mpnet", &[32, 100]),
-        ("modernbert", &[36, 128]),
-    ] {
-        for &size in sizes {
-            // Something that cannot be found in rows of other heads.
-            let architecture = architecture(family, 2 * size, 2);
-            assert_eq!(architecture.shape.head_size(), size);
-            let expected = on_cpu(&architecture).forward(&batch).expect("states").values;
-            let got = on_card(&architecture, Precision::F32).forward(&batch).expect("states").values;
-            let error = worst(&got, &expected);
-            assert!(error < 2e-5, "{family}, heads of {size}: {error:e}");
-            for (precision, least) in [(Precision::F16, 0.9999), (Precision::Bf16, 0.999)] {
-                let got = on_card(&architecture, precision).forward(&batch).expect("states").values;
-                let rows = expected.chunks_exact(2 * size).zip(got.chunks_exact(2 * size));
-                let cosine = rows.map(|(expected, got)| cosine(expected, got)).fold(1.0, f64::min);
-                // Of so few columns a norm may magnify what was rounded.
-                assert!(cosine >= least || size == 2, "{family}, heads of {size} in {precision}: cosine {cosine}");
-            }
-        }
-    }
+    checks::heads_of_any_size_are_computed(EmulatedCard::new);
     let error = GpuEncoder::new(
         &architecture("bert", 2 * 264, 2),
         EmulatedCard::new(),
@@ -104,6 +33,11 @@ fn heads_of_any_size_are_computed() {
         source(&architecture("bert", 2 * 264, 2)),
     );
     assert!(error.expect_err("too large").message().contains("heads of 264 columns"));
+}
+
+#[test]
+fn every_kernel_is_run() {
+    checks::every_kernel_is_run(EmulatedCard::new);
 }
 
 #[test]
@@ -177,6 +111,58 @@ fn the_budget_is_found_by_trying() {
     let mut encoder = on_card(&architecture("albert", 8, 1), Precision::F16);
     let budget = encoder.find_budget(16).expect("a budget");
     assert!(budget >= 1024 && budget.is_power_of_two() && encoder.passes.budget == budget, "{budget}");
+}
+
+#[test]
+fn a_start_without_memory_says_what_to_do() {
+    let architecture = architecture("albert", 8, 1);
+    let start = |memory: usize, precision| {
+        let card = EmulatedCard::with_memory(memory);
+        let mut encoder = GpuEncoder::new(&architecture, card, precision, source(&architecture))?;
+        let loaded = encoder.card().taken();
+        encoder.try_out(16).map(|budget| (loaded, budget))
+    };
+    let refused = |memory, precision, words: &[&str]| {
+        let error = start(memory, precision).expect_err("no memory");
+        assert_eq!(error.kind(), ErrorKind::Unusable, "{error}");
+        for word in words.iter().chain(&["stop what else uses it", "--device cuda:N", "--device cpu"]) {
+            assert!(error.message().contains(word), "'{word}' is not in: {error}");
+        }
+        // Which would not help.
+        assert!(precision == Precision::F32 || !error.message().contains("--precision"), "{error}");
+    };
+    let (loaded, budget) = start(usize::MAX, Precision::F32).expect("a start");
+    assert!(budget >= 1024);
+    refused(loaded / 2, Precision::F32, &["no memory left for this model", "MB were free", "--precision f16"]);
+    refused(1000, Precision::F16, &["no memory left for this model", "a smaller model"]);
+    // Enough for the weights and for no text; for a text of 16 tokens, but not for 1024.
+    for memory in [0, 20_000] {
+        refused(loaded + memory, Precision::F32, &["even the smallest batch", "MB were free", "--precision f16"]);
+    }
+}
+
+#[test]
+fn experts_are_computed_for_those_rows_only_that_took_them() {
+    let mut architecture = architecture("nomic_bert with experts", 48, 3);
+    // As NomicBERT v2 has them.
+    let sizes = architecture.shape.style.experts.as_mut().expect("experts");
+    (sizes.count, sizes.taken) = (8, 2);
+    let batch = batch(&(0..12).map(|sequence| text(90 + sequence, 50 + sequence as u64)).collect::<Vec<_>>());
+    let expected = on_cpu(&architecture).forward(&batch).expect("states").values;
+    let mut encoder = on_card(&architecture, Precision::F32);
+    let mut computed = |budget: usize| {
+        encoder.set_budget(budget);
+        let before = encoder.card().product_rows();
+        let states = encoder.forward(&batch).expect("states").values;
+        let error = worst(&states, &expected);
+        assert!(error < 1e-5, "{budget} tokens at once: {error:e}");
+        (states, encoder.card().product_rows() - before)
+    };
+    let ((some, some_rows), (all, all_rows)) = (computed(usize::MAX), computed(600));
+    assert!(some == all, "the same bits");
+    // Beside experts' products, of 2 in place of 8, there are 6: two around attention in each block, and one feed-forward's.
+    println!("rows of products: {some_rows}, and {all_rows} with all experts for all rows");
+    assert!(20 * some_rows < 11 * all_rows, "{some_rows} rows of products, and {all_rows}");
 }
 
 #[test]

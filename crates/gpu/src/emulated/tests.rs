@@ -4,6 +4,9 @@ use super::*;
 use crate::card::{Epilogue, Number, bytes_of, values_of};
 use text2vec_kernel::testing::values as numbers;
 
+mod experts;
+mod model;
+
 #[repr(C)]
 struct Selftest {
     a: Address,

@@ -70,12 +70,8 @@ impl PartialSchema for RerankRequest {
     fn schema() -> RefOr<Schema> {
         let about = "With `texts` and no `documents` as text-embeddings-inference has it; with `model`, `top_n` or \
                      `return_documents` beside documents as Cohere and Jina do; else as Weaviate does.";
-        let apis = [
-            of::<WeaviateDocuments>(),
-            of::<WeaviateProperty>(),
-            of::<TeiRerankRequest>(),
-            of::<CohereRequest>(),
-        ];
+        let apis =
+            [of::<WeaviateDocuments>(), of::<WeaviateProperty>(), of::<TeiRerankRequest>(), of::<CohereRequest>()];
         any_of(about, apis)
     }
 }

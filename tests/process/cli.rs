@@ -95,7 +95,7 @@ fn what_people_try_first_is_said_in_one_line() {
             &["embed", "--model", model, "--dimensions", "5000", "x"],
             &["--dimensions is 5000", "have 384: ask for 1 to 384"],
         ),
-        (&["embed", "--model", model, "--dimensions", "0", "x"], &["--dimensions is 0", "ask for 1 to 384"]),
+        (&["compare", model, "./none"], &["there is no directory \"./none\""]),
         (
             &["--upstream", "http://127.0.0.1:9/vectors", "--listen", "127.0.0.1:0"],
             &[
@@ -118,6 +118,17 @@ fn what_people_try_first_is_said_in_one_line() {
         (&["serve", model][..], format!("give a model as --model {model}")),
         (&[model], format!("give a model as --model {model}")),
         (&["--listen", "no.such.host.invalid:1"], "no address is known for 'no.such.host.invalid'".to_owned()),
+        // Before anything is looked for, or loaded.
+        (
+            &["embed", "--model", "./none", "--dimensions", "0", "x"],
+            "--dimensions is '0': use a number from 1".to_owned(),
+        ),
+        (
+            &["embed", "--model", "./none", "--pooling", "zzz", "x"],
+            "--pooling is 'zzz': use masked_mean, cls".to_owned(),
+        ),
+        (&["compare", "./a", "./b", "--pooling=max"], "--pooling is 'max': use masked_mean, cls".to_owned()),
+        (&["compare", "./a", "./b", "--task=none"], "--task is 'none': use passage, query".to_owned()),
     ] {
         let output = run(&mut sidecar(arguments));
         let text = String::from_utf8_lossy(&output.stderr);

@@ -540,6 +540,21 @@ fn input_without_an_end_is_refused() {
     assert_one_line_error(&output, &["/dev/zero has more than 16777216 bytes"]);
     let output = run(&mut sidecar(&["--model", model, "--auth-tokens-file", "/dev/zero", "--listen", "127.0.0.1:0"]));
     assert_one_line_error(&output, &["/dev/zero cannot be read: it has more than 1048576 bytes"]);
+    for flag in ["--tls-client-ca", "--upstream-ca", "--upstream-cert"] {
+        let (cert, key) = ("/dev/zero", "/dev/zero");
+        let tls = ["--tls-cert", cert, "--tls-key", key];
+        let output = run(sidecar(&["--print-config", flag, "/dev/zero"]).args(tls));
+        assert_one_line_error(&output, &["/dev/zero cannot be read: it has more than 1048576 bytes"]);
+    }
+    let output = run(&mut sidecar(&["--print-config", "--upstream-token-files", "a=/dev/zero"]));
+    assert_one_line_error(&output, &["--upstream-token-files: ", "it has more than 1048576 bytes"]);
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md"));
+    let page = page.expect("docs/configuration.md");
+    let (_, page) = page.split_once("## How large files may be").expect("the limits of files");
+    for (flag, most) in [("--auth-tokens-file", "1 MiB"), ("compare --texts", "16 MiB"), ("standard input", "4 MiB")] {
+        let row = page.lines().find(|line| line.contains(flag)).expect(flag);
+        assert!(row.ends_with(&format!("| {most} |")), "{row}");
+    }
 }
 
 #[test]

@@ -169,6 +169,11 @@ impl ImportArgs {
     /// # Errors
     /// `Config` if there is no place for checkpoints, and for a file that would be lost.
     pub fn options(self) -> Result<Options> {
+        // Before a server is asked.
+        if self.class_file.is_none() && self.objects.as_os_str() != "-" {
+            let unreadable = |error| Error::config(format!("{} cannot be read: {error}", self.objects.display()));
+            std::fs::metadata(&self.objects).map_err(unreadable)?;
+        }
         let output = self.output.map(unless_standard_output);
         if let Some(path) = output.as_deref().filter(|_| !self.overwrite) {
             keep_what_is_in(path)?;
@@ -251,6 +256,9 @@ fn keep_what_is_in(path: &Path) -> Result<()> {
             refused("has something in it already: name another file, or add --overwrite to lose what is there")
         }
         Ok(found) if found.is_dir() => refused("is a directory: name a file in it"),
+        Err(_) if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) => {
+            refused("cannot be written: there is no such folder")
+        }
         _ => Ok(()),
     }
 }

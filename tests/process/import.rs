@@ -90,7 +90,7 @@ fn a_file_that_has_something_in_it_is_not_written_over() {
         assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
     }
     assert!(said(&path("."), &[]).contains("is a directory: name a file in it"));
-    let by_variable = run(sidecar(&["import", "a.jsonl", "--collection", "A"]).env("T2V_OUTPUT", &full));
+    let by_variable = run(sidecar(&["import", "-", "--collection", "A"]).env("T2V_OUTPUT", &full));
     let text = String::from_utf8_lossy(&by_variable.stderr);
     assert!(text.starts_with(&format!("error: T2V_OUTPUT: {full} has something in it already")), "{text}");
     // These go on, to the class file that is not there.

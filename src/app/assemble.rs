@@ -14,7 +14,7 @@ use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::startup::{self, Services};
 use crate::backend::remote::{Remote, RemoteOptions};
 use crate::cache::{CacheOptions, Cached};
-use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, UpstreamChoice};
+use crate::config::{ModelChoice, ModelSettings, Served, Serves, Settings, Side, Source, UpstreamChoice};
 use crate::contract::call::Call;
 use crate::error::{Error, Result};
 use crate::model::hub::HubConfig;
@@ -42,7 +42,7 @@ pub(super) async fn serve_models(settings: &Settings, remote: &RemoteOptions, re
             Ok(())
         }
         Serves::Named(served) => {
-            load_and_warm(&settings.model, served, &mut cache, readiness).await?;
+            load_and_warm(settings, served, &mut cache, readiness).await?;
             connect_named(settings, served, remote, &mut cache, readiness).await
         }
     }
@@ -69,6 +69,7 @@ impl SharedCache {
 
 /// Flags that name a model.
 const MODEL: &str = "--model";
+const MODEL_NAME: &str = "MODEL_NAME";
 const PASSAGE_MODEL: &str = "--passage-model";
 const QUERY_MODEL: &str = "--query-model";
 
@@ -89,6 +90,15 @@ pub(super) fn models_here(settings: &Settings) -> Vec<(ModelChoice, &'static str
 /// The flag that names the model of a task: its own one, if it is given.
 fn flag_of_side(settings: &Settings, own: &'static str) -> &'static str {
     if settings.table.is_given(own.trim_start_matches('-')) { own } else { MODEL }
+}
+
+/// Notes in an error about a model what names it; nothing does if it is the default one.
+pub(super) fn of_model(error: Error, flag: &'static str, settings: &Settings) -> Error {
+    match settings.table.source(flag.trim_start_matches('-')) {
+        Some(Source::Default | Source::Because(_)) | None => error,
+        Some(Source::Variable(name)) if name == MODEL_NAME => error.parameter(MODEL_NAME),
+        Some(_) => error.parameter(flag),
+    }
 }
 
 /// The queue and the threads for all models of this process. A GPU that cannot be used is an error here.
@@ -192,7 +202,7 @@ async fn by_task(
         let backend = cache.around(passage.clone());
         return Ok((backend, other_names(passage, cache)));
     }
-    let mut here = Here { settings: &settings.model, inference: None };
+    let mut here = Here { settings, inference: None };
     let passage = here.or_upstream(sides.0, flag_of_side(settings, PASSAGE_MODEL), services.passage).await?;
     let query = here.or_upstream(sides.1, flag_of_side(settings, QUERY_MODEL), services.query).await?;
     Ok((cache.around(Arc::new(Paired::new(passage, query)?)), Vec::new()))
@@ -200,7 +210,7 @@ async fn by_task(
 
 /// Models in this process, with one queue and its threads for all of them.
 struct Here<'a> {
-    settings: &'a ModelSettings,
+    settings: &'a Settings,
     /// Begun with the first model.
     inference: Option<Arc<Inference>>,
 }
@@ -210,11 +220,11 @@ impl Here<'_> {
     async fn model(&mut self, model: &ModelChoice, flag: &'static str) -> Result<Arc<dyn Backend>> {
         let inference = match &self.inference {
             Some(inference) => inference.clone(),
-            None => inference(self.settings)?,
+            None => inference(&self.settings.model)?,
         };
         self.inference = Some(inference.clone());
-        let named = |error: Error| error.parameter(flag);
-        let backend: Arc<dyn Backend> = Arc::new(load(model, self.settings, &inference).await.map_err(named)?);
+        let named = |error: Error| of_model(error, flag, self.settings);
+        let backend: Arc<dyn Backend> = Arc::new(load(model, &self.settings.model, &inference).await.map_err(named)?);
         warm(&*backend).await?;
         Ok(backend)
     }
@@ -278,7 +288,7 @@ async fn connect_named(
 
 /// Loads one model after the other, the default one first. Each is ready when it has made a vector of each kind.
 async fn load_and_warm(
-    settings: &ModelSettings,
+    settings: &Settings,
     served: &[Served],
     cache: &mut SharedCache,
     readiness: &Readiness,
@@ -288,7 +298,7 @@ async fn load_and_warm(
     for (place, served) in served.iter().enumerate() {
         let Served::Model(choice) = served else { continue };
         // A model of several names is there once.
-        let model = (&*choice.source, settings.profiles.of(choice.name.as_deref(), &choice.source));
+        let model = (&*choice.source, settings.model.profiles.of(choice.name.as_deref(), &choice.source));
         let known = loaded
             .iter()
             .find(|(other, _)| *other == model)

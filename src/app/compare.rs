@@ -13,6 +13,8 @@ use crate::compare::{self as comparison, Comparison, Verdict};
 use crate::config::{CompareArgs, CompareCommand, ModelChoice, without_secrets};
 use crate::contract::call::{EmbedSettings, Text};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::hub::HubConfig;
+use crate::model::locate;
 
 /// Prints how two sides compare; an error where they should not share a collection.
 pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Result<()> {
@@ -32,6 +34,11 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     if let Some(side) = [&args.first, &args.second].into_iter().find(|side| looks_like_an_address(side)) {
         let side = without_secrets(side);
         return Err(Error::config(format!("'{side}' is no directory: for a server there, give http://{side}")));
+    }
+    // Before either is loaded, which may take long.
+    let hub = HubConfig::from_env()?;
+    for side in [&args.first, &args.second].into_iter().filter(|side| !is_url(side)) {
+        locate::find(side, model.revision.as_deref(), &hub)?;
     }
     // Between two servers nothing is computed here, so no device is asked for.
     let inference = match [&args.first, &args.second].into_iter().all(is_url) {

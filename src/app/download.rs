@@ -15,6 +15,10 @@ pub(super) async fn download(args: DownloadArgs) -> Result<()> {
              files into a directory add --dir {model}; to serve a directory, --model {model}"
         )));
     }
+    if let Some(dir) = args.dir.as_deref().filter(|dir| dir.exists() && !dir.is_dir()) {
+        let message = format!("{} is a file: name a directory, which is made if need be", dir.display());
+        return Err(Error::config(message).parameter("--dir"));
+    }
     let config = HubConfig::from_env()?;
     let found = locate::download(&args.model, args.revision.as_deref(), args.dir.as_deref(), &config).await?;
     println!("{}", found.path.display());

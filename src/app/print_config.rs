@@ -1,6 +1,6 @@
 //! `serve --print-config`: the settings as they take effect, and what the models themselves decide, as far as they are here.
 
-use super::assemble::{local_options, models_here};
+use super::assemble::{local_options, models_here, of_model};
 use super::output::print_whole;
 use super::serve::open;
 use crate::backend::local::{self, Chosen};
@@ -59,7 +59,7 @@ fn chosen(settings: &Settings) -> Result<Vec<Chosen>> {
             Some(found) => local::chosen(&local_options(found, model, &settings.model)).map(Some),
             None => Ok(None),
         };
-        find().map_err(|error| error.parameter(*flag))
+        find().map_err(|error| of_model(error, flag, settings))
     };
     // Of all that are here something is wrong or nothing, whether or not others are still to be downloaded.
     let chosen: Vec<Option<Chosen>> = models.iter().map(one).collect::<Result<_>>()?;

@@ -268,10 +268,10 @@ pub struct EmbedArgs {
     #[arg(long, env = "T2V_TASK", default_value = "passage", value_parser = ["passage", "query"])]
     pub task: String,
     /// masked_mean or cls
-    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean")]
+    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean", value_parser = ["masked_mean", "cls"])]
     pub pooling: String,
     /// Number of dimensions wanted
-    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
+    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true, value_parser = between(1, MANY as i64))]
     pub dimensions: Option<i64>,
     /// Where settings are read from.
     #[command(flatten)]
@@ -295,10 +295,10 @@ pub struct CompareArgs {
     #[arg(long, env = "T2V_TASK", default_value = "passage", value_parser = ["passage", "query"])]
     pub task: String,
     /// masked_mean or cls
-    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean")]
+    #[arg(long, env = "T2V_POOLING", default_value = "masked_mean", value_parser = ["masked_mean", "cls"])]
     pub pooling: String,
     /// Number of dimensions wanted
-    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true)]
+    #[arg(long, env = "T2V_DIMENSIONS", allow_negative_numbers = true, value_parser = between(1, MANY as i64))]
     pub dimensions: Option<i64>,
     /// Where settings are read from.
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! The flags of `import`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
@@ -12,6 +12,9 @@ use text2vec_import::{
 use super::numbers::{A_YEAR, BYTES, MANY, between};
 use super::security::Secret;
 use crate::error::{Error, Result};
+
+/// Names of standard output beside `-`.
+const STANDARD_OUTPUT: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -153,14 +156,28 @@ pub struct ImportArgs {
     /// Write objects and vectors to this file as JSON lines, and nothing into Weaviate; - is standard output
     #[arg(long, env = "T2V_OUTPUT", value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write the file of --output anew if something is in it already
+    #[arg(long, env = "T2V_OVERWRITE", num_args = 0..=1, default_value = "false", default_missing_value = "true",
+          require_equals = true, value_name = "BOOL", action = clap::ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
+    pub overwrite: bool,
 }
 
 impl ImportArgs {
     /// What the import is told.
     ///
     /// # Errors
-    /// `Config` if there is no place for checkpoints.
+    /// `Config` if there is no place for checkpoints, and for a file that would be lost.
     pub fn options(self) -> Result<Options> {
+        // Before a server is asked.
+        if self.class_file.is_none() && self.objects.as_os_str() != "-" {
+            let unreadable = |error| Error::config(format!("{} cannot be read: {error}", self.objects.display()));
+            std::fs::metadata(&self.objects).map_err(unreadable)?;
+        }
+        let output = self.output.map(unless_standard_output);
+        if let Some(path) = output.as_deref().filter(|_| !self.overwrite) {
+            keep_what_is_in(path)?;
+        }
         let checkpoints = match self.checkpoints {
             Some(folder) if folder.as_os_str().is_empty() => None,
             Some(folder) => Some(folder),
@@ -217,9 +234,32 @@ impl ImportArgs {
             failed: self.failed,
             max_errors: self.max_errors,
             max_outage: Duration::from_secs(self.max_outage),
-            output: self.output,
+            output,
             dry_run: self.dry_run,
         })
+    }
+}
+
+/// `-` for the other names of standard output: opened by one of them, a file that it is appended to (`>> FILE`) would be begun
+/// anew.
+fn unless_standard_output(path: PathBuf) -> PathBuf {
+    let is_one = STANDARD_OUTPUT.iter().any(|name| path == Path::new(name));
+    if is_one { PathBuf::from("-") } else { path }
+}
+
+/// Refuses a file that has something in it. Pipes, terminals and devices have nothing to lose.
+fn keep_what_is_in(path: &Path) -> Result<()> {
+    let refused = |what: &str| Err(Error::config(format!("{} {what}", path.display())).parameter("--output"));
+    match std::fs::metadata(path) {
+        _ if path.as_os_str() == "-" => Ok(()),
+        Ok(found) if found.is_file() && found.len() > 0 => {
+            refused("has something in it already: name another file, or add --overwrite to lose what is there")
+        }
+        Ok(found) if found.is_dir() => refused("is a directory: name a file in it"),
+        Err(_) if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) => {
+            refused("cannot be written: there is no such folder")
+        }
+        _ => Ok(()),
     }
 }
 

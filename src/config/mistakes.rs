@@ -205,6 +205,9 @@ mod tests {
             (&["--upstream-ca="], "--upstream-ca is empty: give a value, or leave it out"),
             (&["import", "--list-delimiter", ""], "--list-delimiter is empty: use one character, or leave it out"),
             (&["embed", "--task", "search"], "--task is 'search': use passage, query"),
+            (&["embed", "--pooling", "zzz"], "--pooling is 'zzz': use masked_mean, cls"),
+            (&["compare", "--pooling", "mean", "a", "b"], "--pooling is 'mean': use masked_mean, cls"),
+            (&["compare", "--dimensions", "-5", "a", "b"], "--dimensions is '-5': use a number from 1 to"),
             (&["models/bge"], "give a model as --model models/bge"),
         ] {
             let said = said(arguments).unwrap_or_else(|| panic!("nothing of {arguments:?}"));

@@ -219,7 +219,7 @@ pub(super) fn models_with(
 /// may share among its containers; `warnings` says so.
 ///
 /// # Errors
-/// `Config` if flags name both a model here and an upstream for every text.
+/// `Config` if flags name both a model here and an upstream for every text, and for what is no URL of this sidecar.
 pub(super) fn endpoints(
     given: &mut Given<'_>,
     args: &ServeArgs,
@@ -240,6 +240,11 @@ pub(super) fn endpoints(
                  texts give --upstream, or --passage-upstream and --query-upstream"
             ));
         }
+    }
+    let own = args.self_urls.split(',').map(str::trim);
+    if let Some(odd) = own.into_iter().find(|url| !url.is_empty() && !url.contains("://")) {
+        let message = format!("'{odd}' is no URL, and means no server: give it as classes do, http://{odd}");
+        return Err(Error::config(message).parameter("--self-urls"));
     }
     let endpoints = |urls: Option<InferenceUrls>| Endpoints::new(urls, &args.self_urls);
     let model = match &args.passage_model {

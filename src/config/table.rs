@@ -91,10 +91,14 @@ impl Line {
 pub struct Table(pub Vec<Line>);
 
 impl Table {
-    /// Whether a flag, its variable or a file says it, by the flag's name.
+    /// What decided a setting, by its flag's name.
+    pub fn source(&self, name: &str) -> Option<&Source> {
+        self.0.iter().find(|line| line.name == name).map(|line| &line.source)
+    }
+
+    /// Whether somebody says it, by its flag's name.
     pub fn is_given(&self, name: &str) -> bool {
-        let by_somebody = |source: &Source| !matches!(source, Source::Default | Source::Because(_));
-        self.0.iter().any(|line| line.name == name && by_somebody(&line.source))
+        !matches!(self.source(name), Some(Source::Default | Source::Because(_)) | None)
     }
 
     /// What was found out in place of what is there, by the flag's name. What a variable decided a file should say, too.

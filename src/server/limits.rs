@@ -86,6 +86,14 @@ impl From<&Limits> for ServerReport {
 }
 
 impl Limits {
+    /// The refusal of a body that is too large.
+    pub(super) fn body_too_large(&self) -> Error {
+        metrics().refused(Refusal::MaxBodyBytes);
+        let limit = self.max_body_bytes;
+        let message = format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes");
+        Error::new(ErrorKind::TooLarge, message)
+    }
+
     /// Token ids in one request.
     pub(super) fn most_token_ids(&self) -> usize {
         self.max_tokenize_bytes / size_of::<u32>()

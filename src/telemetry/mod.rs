@@ -73,13 +73,16 @@ impl Drop for Telemetry {
 
 /// Starts logging. `RUST_LOG` chooses what is logged; without it, `info` and up.
 pub fn init_logs(format: LogFormat) {
+    let (filter, warning) = filter();
     // A second call in one process (tests) keeps the first subscriber.
-    let _ = Registry::default().with(log(format)).try_init();
+    let _ = Registry::default().with(log(format, filter)).try_init();
+    warning.into_iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Starts logging, and exporting traces if the `OTEL_*` variables ask for it. Must be called within tokio.
 pub fn init(format: LogFormat) -> Telemetry {
     let (provider, warnings) = otlp::provider();
+    let (filter, warning) = filter();
     let traces = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("text2vec-sidecar"))
@@ -95,8 +98,8 @@ pub fn init(format: LogFormat) -> Telemetry {
             )
     });
     let _ = EXPORTS.set(provider.is_some());
-    let _ = Registry::default().with(traces).with(log(format)).try_init();
-    for warning in warnings {
+    let _ = Registry::default().with(traces).with(log(format, filter)).try_init();
+    for warning in warnings.into_iter().chain(warning) {
         tracing::warn!("{warning}");
     }
     if provider.is_some() {
@@ -105,12 +108,29 @@ pub fn init(format: LogFormat) -> Telemetry {
     Telemetry { provider }
 }
 
+/// What `RUST_LOG` chooses, and what is wrong with it.
+fn filter() -> (EnvFilter, Option<String>) {
+    let usual = || EnvFilter::new("info");
+    match std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default() {
+        unset if unset.is_empty() => (usual(), None),
+        text => match EnvFilter::try_new(&text) {
+            Ok(filter) => (filter, None),
+            Err(error) => {
+                let warning = format!(
+                    "RUST_LOG is '{text}', which cannot be read ({error}): info and above is logged; write such as \
+                     RUST_LOG=warn, or RUST_LOG=info,text2vec_sidecar=debug"
+                );
+                (usual(), Some(warning))
+            }
+        },
+    }
+}
+
 /// The layer that writes log lines.
-fn log<S>(format: LogFormat) -> impl Layer<S>
+fn log<S>(format: LogFormat, filter: EnvFilter) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
 {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = std::io::stderr().is_terminal() && !no_color;
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);

@@ -95,7 +95,7 @@ fn what_people_try_first_is_said_in_one_line() {
             &["embed", "--model", model, "--dimensions", "5000", "x"],
             &["--dimensions is 5000", "have 384: ask for 1 to 384"],
         ),
-        (&["embed", "--model", model, "--dimensions", "0", "x"], &["--dimensions is 0", "ask for 1 to 384"]),
+        (&["compare", model, "./none"], &["there is no directory \"./none\""]),
         (
             &["--upstream", "http://127.0.0.1:9/vectors", "--listen", "127.0.0.1:0"],
             &[
@@ -118,6 +118,17 @@ fn what_people_try_first_is_said_in_one_line() {
         (&["serve", model][..], format!("give a model as --model {model}")),
         (&[model], format!("give a model as --model {model}")),
         (&["--listen", "no.such.host.invalid:1"], "no address is known for 'no.such.host.invalid'".to_owned()),
+        // Before anything is looked for, or loaded.
+        (
+            &["embed", "--model", "./none", "--dimensions", "0", "x"],
+            "--dimensions is '0': use a number from 1".to_owned(),
+        ),
+        (
+            &["embed", "--model", "./none", "--pooling", "zzz", "x"],
+            "--pooling is 'zzz': use masked_mean, cls".to_owned(),
+        ),
+        (&["compare", "./a", "./b", "--pooling=max"], "--pooling is 'max': use masked_mean, cls".to_owned()),
+        (&["compare", "./a", "./b", "--task=none"], "--task is 'none': use passage, query".to_owned()),
     ] {
         let output = run(&mut sidecar(arguments));
         let text = String::from_utf8_lossy(&output.stderr);
@@ -529,6 +540,21 @@ fn input_without_an_end_is_refused() {
     assert_one_line_error(&output, &["/dev/zero has more than 16777216 bytes"]);
     let output = run(&mut sidecar(&["--model", model, "--auth-tokens-file", "/dev/zero", "--listen", "127.0.0.1:0"]));
     assert_one_line_error(&output, &["/dev/zero cannot be read: it has more than 1048576 bytes"]);
+    for flag in ["--tls-client-ca", "--upstream-ca", "--upstream-cert"] {
+        let (cert, key) = ("/dev/zero", "/dev/zero");
+        let tls = ["--tls-cert", cert, "--tls-key", key];
+        let output = run(sidecar(&["--print-config", flag, "/dev/zero"]).args(tls));
+        assert_one_line_error(&output, &["/dev/zero cannot be read: it has more than 1048576 bytes"]);
+    }
+    let output = run(&mut sidecar(&["--print-config", "--upstream-token-files", "a=/dev/zero"]));
+    assert_one_line_error(&output, &["--upstream-token-files: ", "it has more than 1048576 bytes"]);
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md"));
+    let page = page.expect("docs/configuration.md");
+    let (_, page) = page.split_once("## How large files may be").expect("the limits of files");
+    for (flag, most) in [("--auth-tokens-file", "1 MiB"), ("compare --texts", "16 MiB"), ("standard input", "4 MiB")] {
+        let row = page.lines().find(|line| line.contains(flag)).expect(flag);
+        assert!(row.ends_with(&format!("| {most} |")), "{row}");
+    }
 }
 
 #[test]

@@ -61,6 +61,54 @@ fn a_file_behind_a_switch_is_the_file() {
     assert!(said(&["--dry-run=perhaps", "a.jsonl"], &[]).contains("--dry-run is 'perhaps': use true or false"));
 }
 
+/// A file that would be lost is refused before anything is asked or read.
+#[test]
+fn a_file_that_has_something_in_it_is_not_written_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(path("full"), "precious\n").expect("write");
+    std::fs::write(path("empty"), "").expect("write");
+    let made = std::process::Command::new("mkfifo").arg(path("fifo")).status();
+    assert!(made.expect("mkfifo runs").success());
+    std::os::unix::fs::symlink(path("full"), path("link")).expect("a link");
+    let import = |output: &str, more: &[&str]| {
+        let mut command = sidecar(&["import", "a.jsonl", "--class-file", "no/such/class.json", "--output", output]);
+        run(command.args(more))
+    };
+    let said = |output: &str, more: &[&str]| {
+        let output = import(output, more);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let full = path("full");
+    for (output, more) in
+        [(&full, &[][..]), (&path("link"), &[]), (&full, &["--dry-run"]), (&full, &["--overwrite=false"])]
+    {
+        let text = said(output, more);
+        let expected =
+            format!("error: --output: {output} has something in it already: name another file, or add --overwrite");
+        assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
+    }
+    assert!(said(&path("."), &[]).contains("is a directory: name a file in it"));
+    let by_variable = run(sidecar(&["import", "-", "--collection", "A"]).env("T2V_OUTPUT", &full));
+    let text = String::from_utf8_lossy(&by_variable.stderr);
+    assert!(text.starts_with(&format!("error: T2V_OUTPUT: {full} has something in it already")), "{text}");
+    // These go on, to the class file that is not there.
+    let others = [path("empty"), path("none"), path("fifo"), "/dev/null".into(), "/dev/stdout".into(), "-".into()];
+    for (output, more) in others.iter().map(|output| (output, &[][..])).chain([(&full, &["--overwrite"][..])]) {
+        let text = said(output, more);
+        assert!(text.contains("no/such/class.json cannot be read"), "{output}: {text}");
+    }
+    // Standard output into that file, which the shell has begun or goes on with.
+    for name in ["-", "/dev/stdout", "/dev/fd/1"] {
+        let file = std::fs::OpenOptions::new().append(true).open(&full).expect("open");
+        let mut command = sidecar(&["import", "a.jsonl", "--class-file", "no/such/class.json", "--output", name]);
+        let output = command.stdout(file).output().expect("the binary runs");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("class.json cannot be read"), "{name}: {output:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&full).expect("a file"), "precious\n");
+}
+
 #[test]
 fn a_class_file_of_another_collection_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");

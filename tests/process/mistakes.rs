@@ -44,21 +44,25 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("upstream", "passage-model = \"./x\"\nquery-model = \"./y\"", "a=http://127.0.0.1:9"),
     ("passage-upstream", "", "ftp://a"),
     ("query-upstream", "", "http://"),
+    ("self-urls", "", "http://a,localhost:8080"),
     ("allow-upstream", "", "a b"),
+    ("allow-upstream", "", "http://a"),
+    ("upstream", "", ","),
     ("upstream-ca", "", "/no/such/file"),
     ("upstream-cert", "", "/no/such/file"),
     ("upstream-cert", "", "KEY"),
+    ("upstream-cert", "", "CERT"),
     ("upstream-key", "upstream-cert = \"CERT\"", "/no/such/file"),
+    ("upstream-key", "upstream-cert = \"CERT\"", "JUNK"),
     ("upstream-tokens", "", "verysecret"),
     ("upstream-tokens", "", "http://a=verysecret"),
+    ("upstream-tokens", "", "a="),
     ("upstream-token-files", "", "a=/no/such/file"),
     ("upstream-token-files", "", "/no/such/file"),
+    ("upstream-token-files", "", "a=EMPTY"),
     ("upstream-headers", "", "a=verysecret"),
     ("upstream-headers", "", "a=a b:verysecret"),
 ];
-
-/// What no value of is a mistake: a URL that nobody asks for.
-const NEVER: &[&str] = &["self-urls"];
 
 #[test]
 fn every_setting_s_mistake_is_told_with_its_file_and_line() {
@@ -81,7 +85,7 @@ fn every_setting_s_mistake_is_told_with_its_file_and_line() {
     let mut mistakes: Vec<(String, String, String)> = Vec::new();
     for argument in serve.get_arguments() {
         let Some(name) = argument.get_long() else { continue };
-        if ["help", "config", "print-config", "check"].contains(&name) || NEVER.contains(&name) {
+        if ["help", "config", "print-config", "check"].contains(&name) {
             continue;
         }
         let wrong = |value: &str| (name.to_owned(), String::new(), value.to_owned());
@@ -116,6 +120,55 @@ fn every_setting_s_mistake_is_told_with_its_file_and_line() {
         assert!(!error.contains("verysecret"), "{text}: {error}");
         println!("{}", error.trim_end());
     }
+}
+
+/// What is wrong is said before a server is asked, and by the name of what says it.
+#[test]
+fn what_newcomers_mistake_is_said_before_anything_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("file"), "x").expect("write");
+    let said = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = sidecar(arguments);
+        let nobody = ("HF_ENDPOINT", "http://127.0.0.1:9");
+        command.env("RUST_LOG", "warn").env("HF_HOME", dir.path()).envs([nobody]).envs(variables.iter().copied());
+        let output = run(command.current_dir(&dir));
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!((output.status.code(), error.trim_end().lines().count()), (Some(1), 1), "{arguments:?}: {error}");
+        error
+    };
+    let nobody = "http://127.0.0.1:9";
+    for (arguments, variables, words) in [
+        (
+            &["download", "https://huggingface.co/org/none"][..],
+            &[][..],
+            "named by its id, such as org/name, not by a URL",
+        ),
+        (&["download", "org/none", "--revision", "a b"], &[], "--revision: \"a b\" is not a revision"),
+        (&["download", "org/none", "--revision", "a b"], &[("HF_HUB_OFFLINE", "1")], "--revision: \"a b\" is not"),
+        (&["download", "org/none", "--dir", "file"], &[], "--dir: file is a file: name a directory"),
+        (
+            &["import", "none.jsonl", "--collection", "A", "--weaviate", nobody],
+            &[],
+            "none.jsonl cannot be read: No such",
+        ),
+        (
+            &["import", "file", "--collection", "A", "--output", "no/such/x", "--weaviate", nobody],
+            &[],
+            "--output: no/such/x cannot be written: there is no such folder",
+        ),
+        (&["--check"], &[("MODEL_NAME", "./none")], "error: MODEL_NAME: there is no directory \"./none\""),
+        (&["--check"], &[("HF_HUB_OFFLINE", "1")], "error: HF_HUB_OFFLINE is set and sentence-transformers/"),
+        (&["--check", "--self-urls", "localhost:8080"], &[], "--self-urls: 'localhost:8080' is no URL"),
+    ] {
+        let error = said(arguments, variables);
+        assert!(error.contains(words), "{arguments:?}: {error}");
+    }
+    // What the log is to have, and cannot.
+    let model = model_dir();
+    let arguments = ["embed", "--model", model.to_str().expect("a path"), "a text"];
+    let output = run(sidecar(&arguments).env("RUST_LOG", "a=b=c"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("RUST_LOG is 'a=b=c', which cannot be read"), "{text}");
 }
 
 /// Commands that take some of the settings say it in the same way.

@@ -6,6 +6,7 @@ mod cancel;
 mod clients;
 mod grpc;
 mod http;
+mod large_bodies;
 mod meta;
 mod models;
 mod module;

@@ -74,7 +74,9 @@ pub fn parse_list(text: &str) -> Result<Vec<Address>> {
             .collect::<Result<Vec<Address>>>()?,
     };
     match addresses.first() {
-        None => Err(Error::invalid("a list of upstreams without an upstream")),
+        None => {
+            Err(Error::invalid("a list of upstreams without an upstream: give a base URL, such as http://host:8080"))
+        }
         Some(first) if addresses.iter().any(|address| address.named_kind() != first.named_kind()) => {
             Err(Error::invalid("replicas of one upstream must be of one kind: give all of them the same scheme"))
         }

@@ -64,14 +64,34 @@ impl Tls {
             (Some(certificate), key) => {
                 let mut pem = read(certificate)?;
                 if let Some(key) = key {
+                    let own = read(key)?;
+                    if !has(&own, "PRIVATE KEY-----") {
+                        return Err(at_fault(key, format!("{} holds no PEM key", key.display())));
+                    }
                     pem.push(b'\n');
-                    pem.extend(read(key)?);
+                    pem.extend(own);
+                }
+                for (mark, lacking) in [
+                    ("-----BEGIN CERTIFICATE-----", "no certificate: a PEM file is wanted"),
+                    (
+                        "PRIVATE KEY-----",
+                        "a certificate without its key: add the key, or name its file by --upstream-key",
+                    ),
+                ] {
+                    if !has(&pem, mark) {
+                        return Err(at_fault(certificate, format!("{} holds {lacking}", certificate.display())));
+                    }
                 }
                 Some(Identity::from_pem(&pem).map_err(|error| not_pem(certificate, error))?)
             }
         };
         Ok(Tls { extra, identity })
     }
+}
+
+/// Whether a PEM file has a line of this kind.
+fn has(pem: &[u8], mark: &str) -> bool {
+    pem.windows(mark.len()).any(|part| part == mark.as_bytes())
 }
 
 /// Answers every name with the one address that was checked.

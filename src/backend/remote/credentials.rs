@@ -42,12 +42,18 @@ impl Credentials {
     /// `Config` for an entry of another form or a token file that cannot be read; the text names its host, never its
     /// secret.
     pub fn parse(tokens: &str, token_files: &str, headers: &str) -> Result<Credentials> {
-        let token =
-            |(place, token): (&str, &str)| entry(place, AUTHORIZATION, Source::Value(format!("Bearer {token}")));
+        let token = |(place, token): (&str, &str)| {
+            let entry = entry(place, AUTHORIZATION, Source::Value(format!("Bearer {token}")))?;
+            match token.trim().is_empty() {
+                true => Err(Error::config(format!("for {} there is no token behind the =", entry.host))),
+                false => Ok(entry),
+            }
+        };
         let file = |(place, path): (&str, &str)| entry(place, AUTHORIZATION, Source::TokenFile(path.into()));
         let header = |(place, header): (&str, &str)| {
+            let shown = without_user(place);
             let wrong =
-                || Error::config(format!("for {place} there is no Header-Name:value: write {place}=Header-Name:value"));
+                || Error::config(format!("for {shown} there is no Header-Name:value: write {shown}=Header-Name:value"));
             let (name, value) = header.split_once(':').ok_or_else(wrong)?;
             let name = name.trim().parse().map_err(|_| wrong())?;
             entry(place, name, Source::Value(value.trim().to_owned()))
@@ -96,7 +102,13 @@ impl Source {
                     let message = format!("the token file {} cannot be read: {error}", path.display());
                     Error::config(message).naming(Place::File(path.clone())).caused_by(error)
                 };
-                Ok(format!("Bearer {}", small_file::read_text(path).map_err(failed)?.trim()))
+                match small_file::read_text(path).map_err(failed)?.trim() {
+                    "" => {
+                        let message = format!("the token file {} is empty: write a token into it", path.display());
+                        Err(Error::config(message).naming(Place::File(path.clone())))
+                    }
+                    token => Ok(format!("Bearer {token}")),
+                }
             }
         }
     }
@@ -116,9 +128,13 @@ fn entries(list: &str, read: impl Fn((&str, &str)) -> Result<Entry>) -> Result<V
     parts.map(checked).collect()
 }
 
+/// In front of an @ a password may stand.
+fn without_user(place: &str) -> &str {
+    place.rsplit_once('@').map_or(place, |(_, host)| host)
+}
+
 fn entry(place: &str, name: HeaderName, source: Source) -> Result<Entry> {
-    // In front of an @ a password may stand.
-    let shown = place.rsplit_once('@').map_or(place, |(_, host)| host);
+    let shown = without_user(place);
     let wrong = || {
         Error::config(format!("'{shown}' is not a host with an optional :port: give it without a scheme and a path"))
     };
@@ -172,6 +188,8 @@ mod tests {
             ("=verysecret", "", ""),
             ("a=very\nsecret", "", ""),
             ("", "", "a=b c:verysecret"),
+            ("", "", "u:verysecret@a=b"),
+            ("a= ,b=verysecret", "", ""),
         ] {
             let error = Credentials::parse(tokens, files, headers).expect_err("refused");
             assert!(!error.message().contains("secret"), "{error}");

@@ -190,7 +190,7 @@ impl Pattern {
             // In front of an @ a password may stand.
             let shown = entry.rsplit_once('@').map_or(entry.to_owned(), |(_, host)| format!("…@{host}"));
             Error::config(format!(
-                "'{shown}' is not a host, *.suffix, address or network/bits with an optional :port and /path"
+                "'{shown}' is not a host, *.suffix, address or network/bits with an optional :port and /path, and without a scheme"
             ))
             .parameter("--allow-upstream")
         };

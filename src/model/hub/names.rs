@@ -29,8 +29,10 @@ pub fn check_id(id: &str) -> Result<()> {
         return Ok(());
     }
     // A URL may have a password in it.
-    let shown = if id.contains("://") { "a URL".to_owned() } else { format!("{id:?}") };
-    Err(Error::invalid(format!("{shown} is neither a directory nor a Hub model id (like org/name)")))
+    Err(Error::invalid(match id.contains("://") {
+        true => "a model of the Hub is named by its id, such as org/name, not by a URL".to_owned(),
+        false => format!("{id:?} is neither a directory nor a Hub model id (like org/name)"),
+    }))
 }
 
 /// Checks that a branch, tag or commit name is safe in paths and URLs.

@@ -35,6 +35,9 @@ pub async fn locate(model: &str, revision: Option<&str>, config: &HubConfig) -> 
 /// As [`hub::fetch`], and `Config` if what the Hub has is not a model that can be loaded.
 pub async fn download(model: &str, revision: Option<&str>, dir: Option<&Path>, config: &HubConfig) -> Result<ModelDir> {
     hub::check_id(model)?;
+    if let Some(revision) = revision {
+        hub::check_revision(revision)?;
+    }
     if config.offline {
         let here = match dir {
             None => find_cached(model, revision, config)?,

@@ -4,6 +4,7 @@
 //! [`Patience`], and takes nobody's place meanwhile (see [`hall`]).
 
 mod hall;
+mod remainder;
 mod watch;
 
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use self::hall::{Doorkeeper, Member, Standing};
+use self::remainder::{Remainder, drop_rest};
 use self::watch::{Answer, Due, Patience, Watch, Watched};
 use super::answers::{Patient, Unread};
 use super::auth::Certified;
@@ -212,7 +214,7 @@ impl Speaker {
         let watch = Arc::new(Watch::new(self.patience));
         let mut io = Watched::new(stream, watch.clone());
         let (retiring, unread) = (AtomicBool::new(false), Unread::default());
-        let caller = Caller { member, certified, watch, retiring, unread };
+        let caller = Caller { member, certified, watch, retiring, unread, remainder: Remainder::default() };
         match self.opening(&mut io, &caller.watch, closing.clone()).await {
             Some(Version::HTTP_2) => Box::pin(self.speak_http2(io, Arc::new(caller), closing)).await,
             Some(_) => Box::pin(self.speak_http1(io, Arc::new(caller), closing)).await,
@@ -274,8 +276,12 @@ impl Speaker {
         let service = service_fn(|request| self.clone().answer(request, caller.clone()));
         let mut connection = self.http1.serve_connection(TokioIo::new(io), service);
         let wind_up = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
-        let given_up = self.converse(Pin::new(&mut connection), wind_up, &caller, closing).await;
+        let given_up = self.converse(Pin::new(&mut connection), wind_up, &caller, closing.clone()).await;
         let watch = &caller.watch;
+        if !given_up && caller.remainder.is_left() {
+            let stream = connection.into_parts().io.into_inner().into_inner();
+            return Box::pin(drop_rest(stream, last_call(closing))).await;
+        }
         // With an answer before it, nobody knows how much of that is still to be sent.
         if given_up && watch.has_part_of_a_head() && !watch.has_asked() {
             let stream = connection.into_parts().io.into_inner().into_inner();
@@ -354,7 +360,7 @@ impl Speaker {
         request: Request<Incoming>,
         caller: Arc<Caller>,
     ) -> Result<axum::http::Response<Answer>, Infallible> {
-        let mut request = routed(request);
+        let mut request = routed(request).map(|body| caller.remainder.of(body));
         let under_way = caller.watch.request();
         let http2 = request.version() == Version::HTTP_2;
         let refusal = match caller.member.asks() {
@@ -429,6 +435,8 @@ struct Caller {
     retiring: AtomicBool,
     /// Told of answers that were given up.
     unread: Unread,
+    /// Of the last request's body; HTTP/2 has its own way to say that no more of it is wanted.
+    remainder: Remainder,
 }
 
 /// Waits until something is due.

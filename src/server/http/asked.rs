@@ -32,10 +32,7 @@ pub(super) async fn within_deadline<T>(headers: &HeaderMap, call: impl Future<Ou
 pub(super) fn read_body(service: &Service, body: Result<Bytes, BytesRejection>) -> Result<Bytes> {
     body.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            counted().refused(Refusal::MaxBodyBytes);
-            let limit = service.limits.max_body_bytes;
-            let message = format!("the body is larger than {limit} bytes: send less at once or raise --max-body-bytes");
-            return Error::new(ErrorKind::TooLarge, message);
+            return service.limits.body_too_large();
         }
         let causes = std::iter::successors(Some(&rejection as &dyn std::error::Error), |error| error.source());
         match causes.filter_map(|error| error.downcast_ref::<Error>()).next() {

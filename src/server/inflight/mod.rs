@@ -32,6 +32,8 @@ use std::time::Duration;
 use axum::BoxError;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
@@ -43,6 +45,7 @@ pub(super) use self::share::BodyRoom;
 use self::share::Share;
 use super::answers::keep;
 use super::grpc::call::is_stream;
+use super::limits::Limits;
 use super::observe::is_grpc;
 use crate::error::{Error, Result};
 use crate::telemetry::metrics::labels::Refusal;
@@ -62,6 +65,12 @@ pub(super) async fn hold_room(State(room): State<BodyRoom>, request: Request, ne
         return next.run(request).await;
     }
     let share = room.begin();
+    let limits = share.limits();
+    // What its head says, where that says how long it is, and gzip is not to be undone.
+    let is_too_large = request.body().size_hint().lower() > limits.max_body_bytes as u64;
+    if is_too_large && !is_grpc(request.headers()) {
+        return refuse_by_head(limits, request, next).await;
+    }
     let slot = Slot::default();
     let read = slot.clone();
     let request = match (is_grpc(request.headers()), is_stream(request.uri().path())) {
@@ -78,6 +87,18 @@ pub(super) async fn hold_room(State(room): State<BodyRoom>, request: Request, ne
     let response = next.run(request).await;
     if let Some(share) = put(&slot, None).filter(Share::is_large) {
         keep(Box::new(share));
+    }
+    response
+}
+
+/// Has a request whose head says that its body is too large answered in its reader's words, before any of the body has come.
+async fn refuse_by_head(limits: Limits, request: Request, next: Next) -> Response {
+    let refusal = async move { Err::<Bytes, _>(BoxError::from(limits.body_too_large())) };
+    let is_http1 = request.version() <= Version::HTTP_11;
+    let mut response = next.run(request.map(|_| Body::from_stream(stream::once(refusal)))).await;
+    if is_http1 {
+        // The next request would begin behind the body.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -171,7 +192,6 @@ fn status(error: BoxError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::limits::Limits;
 
     #[tokio::test]
     async fn only_time_spent_waiting_for_the_sender_counts() {

@@ -344,12 +344,24 @@ async fn a_server_whose_card_fails_is_neither_ready_nor_alive() {
     let mut command = Process::command();
     command.args(["--model", model.path().to_str().expect("UTF-8"), "--device", "cuda"]);
     command.env("LD_LIBRARY_PATH", stand_in()).env("FAKE_CARD_MEMORY", "12000000");
-    command.env("FAKE_CARD_FAILS_AT_GRAPH", graphs.to_string());
+    // After what a start computes, and some texts.
+    command.env("FAKE_CARD_FAILS_AT_GRAPH", (graphs + 10).to_string());
     let server = Process::launch(command).await;
     let mut connection = Connection::open(server.address).await.expect("a connection");
-    let answer = connection.post(r#"{"text": "a text"}"#).await.expect("an answer");
-    let text = String::from_utf8_lossy(answer.body());
-    assert!(answer.status() == 500 && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{}: {text}", answer.status());
+    let mut answered = 0;
+    let (status, text) = loop {
+        let body = serde_json::json!({"text": format!("text {answered}")}).to_string();
+        let answer = connection.post(body).await.expect("an answer");
+        if answer.status() != 200 {
+            break (answer.status(), String::from_utf8_lossy(answer.body()).into_owned());
+        }
+        answered += 1;
+        assert!(answered < 100, "the card does not fail");
+    };
+    assert!(
+        answered > 0 && status == 500 && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"),
+        "{answered}, {status}: {text}"
+    );
     let answer = connection.post(r#"{"text": "another"}"#).await.expect("an answer");
     let text = String::from_utf8_lossy(answer.body());
     assert!(answer.status() == 503 && text.contains("its GPU has failed"), "{}: {text}", answer.status());

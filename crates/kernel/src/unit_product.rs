@@ -179,6 +179,33 @@ impl Row {
     }
 }
 
+/// A part of the left factor times one of the right.
+struct Product {
+    parts: (usize, usize),
+    /// Whether each is still to be loaded into its tiles.
+    loads: (bool, bool),
+}
+
+impl Product {
+    const fn new(parts: (usize, usize), loads: (bool, bool)) -> Product {
+        Product { parts, loads }
+    }
+}
+
+/// Of six products in parts the five small ones.
+const SMALL: [Product; 5] = [
+    Product::new((0, 2), (true, true)),
+    Product::new((0, 1), (false, true)),
+    Product::new((1, 1), (true, false)),
+    Product::new((1, 0), (false, true)),
+    Product::new((2, 0), (true, false)),
+];
+/// Three products in parts.
+const THREE: [Product; 3] =
+    [Product::new((0, 1), (true, true)), Product::new((0, 0), (false, true)), Product::new((1, 0), (true, false))];
+/// The large one of six, and all there is of one part.
+const LARGE: [Product; 1] = [Product::new((0, 0), (true, true))];
+
 /// The sums of a block over some steps of the depth, stored `sums.1` words apart.
 ///
 /// # Safety
@@ -194,71 +221,80 @@ pub(super) unsafe fn block<U: MatrixUnit, M: Meanwhile, const TERMS: usize>(
     meanwhile: &mut M,
 ) {
     let (factors, steps) = (factors.skip(steps.start), steps.len());
+    let size = (rows > TILE_ROWS, columns > TILE_WORDS);
     // SAFETY: handed on.
     unsafe {
-        match (rows > TILE_ROWS, columns > TILE_WORDS) {
-            (true, true) => tiles::<U, M, TERMS, true, true>(unit, factors, steps, sums, meanwhile),
-            (true, false) => tiles::<U, M, TERMS, true, false>(unit, factors, steps, sums, meanwhile),
-            (false, true) => tiles::<U, M, TERMS, false, true>(unit, factors, steps, sums, meanwhile),
-            (false, false) => tiles::<U, M, TERMS, false, false>(unit, factors, steps, sums, meanwhile),
+        match size {
+            (true, true) => tiles::<U, M, TERMS, true>(unit, size, factors, steps, sums, meanwhile),
+            _ => tiles::<U, M, TERMS, false>(unit, size, factors, steps, sums, meanwhile),
         }
     }
 }
 
-/// A block of one or two tiles each way. Tiles 0 to 3 hold the sums, 4 and 5 the left factor, 6 and 7 the right one.
+/// A block of one or two tiles each way, `WHOLE` if two both ways. Tiles 0 to 3 hold the sums, 4 and 5 the left factor, 6 and
+/// 7 the right one.
 ///
 /// # Safety
 /// As for [`block`].
 #[inline(always)]
-unsafe fn tiles<U: MatrixUnit, M: Meanwhile, const TERMS: usize, const TALL: bool, const WIDE: bool>(
+unsafe fn tiles<U: MatrixUnit, M: Meanwhile, const TERMS: usize, const WHOLE: bool>(
     unit: &mut U,
-    mut factors: Factors,
+    size: (bool, bool),
+    factors: Factors,
     steps: usize,
     (sums, stride): (*mut f32, usize),
     meanwhile: &mut M,
 ) {
     // SAFETY: within the factors and the sums, by contract.
     unsafe {
-        let below = sums.wrapping_add(TILE_ROWS * stride);
         unit.zero::<0>();
         unit.zero::<1>();
         unit.zero::<2>();
         unit.zero::<3>();
         let mut row = Row { products: 0, sums, stride };
         if TERMS == 6 {
-            let mut factors = factors;
-            for _ in 0..steps {
-                multiply::<U, M, TERMS, TALL, WIDE, true, true>(unit, factors, (0, 2), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, false, true>(unit, factors, (0, 1), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, true, false>(unit, factors, (1, 1), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, false, true>(unit, factors, (1, 0), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, true, false>(unit, factors, (2, 0), meanwhile);
-                row.grow(unit, 5);
-                factors = factors.skip(1);
-            }
+            all_steps::<U, M, TERMS, WHOLE>(unit, size, (factors, steps), &SMALL, &mut row, meanwhile);
         }
-        for _ in 0..steps {
-            if TERMS == 3 {
-                multiply::<U, M, TERMS, TALL, WIDE, true, true>(unit, factors, (0, 1), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, false, true>(unit, factors, (0, 0), meanwhile);
-                multiply::<U, M, TERMS, TALL, WIDE, true, false>(unit, factors, (1, 0), meanwhile);
-                row.grow(unit, 3);
-            } else {
-                multiply::<U, M, TERMS, TALL, WIDE, true, true>(unit, factors, (0, 0), meanwhile);
-                row.grow(unit, 1);
-            }
-            factors = factors.skip(1);
-        }
+        let products: &[Product] = if TERMS == 3 { &THREE } else { &LARGE };
+        all_steps::<U, M, TERMS, WHOLE>(unit, size, (factors, steps), products, &mut row, meanwhile);
+        let (tall, wide) = if WHOLE { (true, true) } else { size };
+        let below = sums.wrapping_add(TILE_ROWS * stride);
         unit.store::<0>(sums, stride);
-        if WIDE {
+        if wide {
             unit.store::<1>(sums.add(TILE_WORDS), stride);
         }
-        if TALL {
+        if tall {
             unit.store::<2>(below, stride);
         }
-        if TALL && WIDE {
+        if tall && wide {
             unit.store::<3>(below.add(TILE_WORDS), stride);
         }
+    }
+}
+
+/// Adds these products of each step.
+///
+/// # Safety
+/// The factors must be readable for the steps, `row`'s sums writable for a tile.
+#[inline(always)]
+unsafe fn all_steps<U: MatrixUnit, M: Meanwhile, const TERMS: usize, const WHOLE: bool>(
+    unit: &mut U,
+    size: (bool, bool),
+    (mut factors, steps): (Factors, usize),
+    products: &[Product],
+    row: &mut Row,
+    meanwhile: &mut M,
+) {
+    for _ in 0..steps {
+        // A loop, and not as many copies: what is done meanwhile is in each.
+        for product in products {
+            // SAFETY: handed on.
+            unsafe { multiply::<U, TERMS, WHOLE>(unit, size, factors, product) };
+            meanwhile.go_on();
+        }
+        // SAFETY: handed on.
+        unsafe { row.grow(unit, products.len()) };
+        factors = factors.skip(1);
     }
 }
 
@@ -267,53 +303,46 @@ unsafe fn tiles<U: MatrixUnit, M: Meanwhile, const TERMS: usize, const TALL: boo
 /// # Safety
 /// Both parts must be readable for a step.
 #[inline(always)]
-unsafe fn multiply<
-    U: MatrixUnit,
-    M: Meanwhile,
-    const TERMS: usize,
-    const TALL: bool,
-    const WIDE: bool,
-    const LEFT: bool,
-    const RIGHT: bool,
->(
+unsafe fn multiply<U: MatrixUnit, const TERMS: usize, const WHOLE: bool>(
     unit: &mut U,
+    size: (bool, bool),
     Factors { left, right }: Factors,
-    (left_part, right_part): (usize, usize),
-    meanwhile: &mut M,
+    product: &Product,
 ) {
-    let from_left = left.0.wrapping_add(left_part * left.2);
-    let from_right = right.0.wrapping_add(right_part * right.2);
+    let from_left = left.0.wrapping_add(product.parts.0 * left.2);
+    let from_right = right.0.wrapping_add(product.parts.1 * right.2);
+    let (tall, wide) = if WHOLE { (true, true) } else { size };
+    let (load_left, load_right) = if TERMS == 3 || TERMS == 6 { product.loads } else { (true, true) };
     // SAFETY: readable by contract.
     unsafe {
         // With few parts the right factor, which the next rows need again, is best left in the first-level cache.
-        if LEFT && TERMS == 6 {
+        if load_left && TERMS == 6 {
             unit.load::<4>(from_left, left.1);
-        } else if LEFT {
+        } else if load_left {
             unit.load_once::<4>(from_left, left.1);
         }
-        if RIGHT {
+        if load_right {
             unit.load::<6>(from_right, right.1);
         }
         add_products::<U, TERMS, 0, 4, 6>(unit);
-        if WIDE {
-            if RIGHT {
+        if wide {
+            if load_right {
                 unit.load::<7>(from_right.add(TILE_WORDS), right.1);
             }
             add_products::<U, TERMS, 1, 4, 7>(unit);
         }
-        if TALL {
-            if LEFT && TERMS == 6 {
+        if tall {
+            if load_left && TERMS == 6 {
                 unit.load::<5>(from_left.add(TILE_ROWS * left.1), left.1);
-            } else if LEFT {
+            } else if load_left {
                 unit.load_once::<5>(from_left.add(TILE_ROWS * left.1), left.1);
             }
             add_products::<U, TERMS, 2, 5, 6>(unit);
         }
-        if TALL && WIDE {
+        if tall && wide {
             add_products::<U, TERMS, 3, 5, 7>(unit);
         }
     }
-    meanwhile.go_on();
 }
 
 #[inline(always)]

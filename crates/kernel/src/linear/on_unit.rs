@@ -228,10 +228,9 @@ impl<S: Simd> OnUnit<'_, S> {
                         };
                         let totals = sums.add((block_rows.start - rows.start) * BLOCK);
                         let (size, steps_here) = ((block_rows.len(), BLOCK), 0..steps.len());
-                        if steps.start == 0 {
-                            block::<U, _, 6>(unit, size, factors, steps_here, (totals, BLOCK), &mut split);
-                        } else {
-                            block::<U, _, 6>(unit, size, factors, steps_here, (piece_sums, BLOCK), &mut split);
+                        let to = if steps.start == 0 { totals } else { piece_sums };
+                        block::<U, _, 6>(unit, size, factors, steps_here, (to, BLOCK), &mut split);
+                        if steps.start != 0 {
                             for at in (0..block_rows.len() * BLOCK).step_by(S::LANES) {
                                 let total = s.add(s.load(totals.add(at)), s.load(piece_sums.add(at)));
                                 s.store(totals.add(at), total);

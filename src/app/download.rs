@@ -19,8 +19,10 @@ pub(super) async fn download(args: DownloadArgs) -> Result<()> {
         let message = format!("{} is a file: name a directory, which is made if need be", dir.display());
         return Err(Error::config(message).parameter("--dir"));
     }
+    // A variable that nobody filled in says nothing.
+    let revision = args.revision.as_deref().filter(|revision| !revision.is_empty());
     let config = HubConfig::from_env()?;
-    let found = locate::download(&args.model, args.revision.as_deref(), args.dir.as_deref(), &config).await?;
+    let found = locate::download(&args.model, revision, args.dir.as_deref(), &config).await?;
     println!("{}", found.path.display());
     Ok(())
 }

@@ -200,8 +200,13 @@ fn unknown(key: &str, value: &DeValue<'_>) -> String {
     }
 }
 
-/// The setting whose name is nearest, by what clap finds for a mistyped flag.
+/// The setting whose name is nearest: written as its variable is, or by what clap finds for a mistyped flag.
 fn similar(key: &str) -> Option<String> {
+    let flag = key.to_lowercase().replace('_', "-");
+    let flag = flag.strip_prefix("t2v-").unwrap_or(&flag);
+    if settings_of_serve(&Cli::command()).any(|argument| argument.get_long() == Some(flag)) {
+        return Some(flag.to_owned());
+    }
     let error = Cli::command().try_get_matches_from(["text2vec-sidecar", "serve", &format!("--{key}")]).err()?;
     match error.get(ContextKind::SuggestedArg)? {
         ContextValue::String(flag) => {
@@ -288,6 +293,8 @@ mod tests {
             ("chekc = true", "config.toml:1: 'chekc' is no setting: see serve --help"),
             ("[serve]\nthreads = 2", "config.toml:1: 'serve' is a table: settings stand outside of tables"),
             ("cache.bytes = 2", "config.toml:1: 'cache' is a table"),
+            ("THREADS = 2", "config.toml:1: 'THREADS' is no setting: did you mean threads?"),
+            ("T2V_MAX_WAIT = 2", "config.toml:1: 'T2V_MAX_WAIT' is no setting: did you mean max-wait?"),
             ("threads = \"2\"", "config.toml:1: threads is a text: use a whole number, without quotes"),
             ("max-wait = 1.5", "config.toml:1: max-wait is a number with a fraction: use a whole number"),
             ("threads = { a = 2 }", "config.toml:1: threads is a table: use a whole number"),

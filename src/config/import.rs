@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use text2vec_import::{
     Consistency, Format, IdRule, Options, SidecarOptions, SourceOptions, TenantRule, WeaviateOptions,
@@ -54,7 +54,7 @@ pub struct ImportArgs {
     #[arg(value_name = "FILE")]
     pub objects: PathBuf,
     /// Collection that they go into
-    #[arg(long, env = "T2V_COLLECTION", required_unless_present = "class_file")]
+    #[arg(long, env = "T2V_COLLECTION", required_unless_present = "class_file", value_parser = NonEmptyStringValueParser::new())]
     pub collection: Option<String>,
     /// URL of Weaviate's REST API
     #[arg(
@@ -172,7 +172,9 @@ impl ImportArgs {
         // Before a server is asked.
         if self.class_file.is_none() && self.objects.as_os_str() != "-" {
             let unreadable = |error| Error::config(format!("{} cannot be read: {error}", self.objects.display()));
-            std::fs::metadata(&self.objects).map_err(unreadable)?;
+            if std::fs::metadata(&self.objects).map_err(unreadable)?.is_dir() {
+                return Err(Error::config(format!("{} is a directory: give a file", self.objects.display())));
+            }
         }
         let output = self.output.map(unless_standard_output);
         if let Some(path) = output.as_deref().filter(|_| !self.overwrite) {

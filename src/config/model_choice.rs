@@ -42,12 +42,8 @@ impl ModelChoice {
         if source.is_empty() {
             return refused("nothing is behind '=': give a directory or a Hub id, as <name>=<directory or Hub id>");
         }
-        if !is_name(name) {
-            return refused(&format!(
-                "'{name}' cannot be a name: names have letters, digits, '.', '_' and '-', in parts with '/' between them, each \
-                 beginning with a letter or digit, perhaps a tag behind ':' (BAAI/bge-small-en-v1.5, nomic-embed-text:v1.5), \
-                 {MAX_NAME} bytes at most; a directory with '=' in its path begins with / or ./"
-            ));
+        if let Some(why) = no_name(name) {
+            return refused(&format!("{why}; a directory with '=' in its path begins with / or ./"));
         }
         Ok(ModelChoice { name: Some(name.into()), source: source.into() })
     }
@@ -55,6 +51,17 @@ impl ModelChoice {
 
 /// The longest name of a model, in bytes.
 pub(super) const MAX_NAME: usize = 200;
+
+/// Why callers could not ask for a model by this name.
+pub(super) fn no_name(name: &str) -> Option<String> {
+    (!is_name(name)).then(|| {
+        format!(
+            "'{name}' cannot be a name: names have letters, digits, '.', '_' and '-', in parts with '/' between them, each \
+             beginning with a letter or digit, perhaps a tag behind ':' (BAAI/bge-small-en-v1.5, nomic-embed-text:v1.5), \
+             {MAX_NAME} bytes at most"
+        )
+    })
+}
 
 /// Whether a model may be named so: what Hub ids and Ollama's names are made of, and paths of URLs hold as it is.
 fn is_name(name: &str) -> bool {

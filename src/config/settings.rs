@@ -264,7 +264,8 @@ impl ModelSettings {
             None => given.note_found("threads", &text2vec_kernel::cores().to_string(), Source::Default),
         }
         ModelSettings {
-            revision: args.revision.clone(),
+            // A variable that nobody filled in.
+            revision: args.revision.clone().filter(|revision| !revision.is_empty()),
             profiles: Profiles(args.profile.clone()),
             hints: reference.hints,
             direct_tokenize: given.or("direct_tokenize", args.direct_tokenize, direct),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::model_choice::no_name;
 use super::numbers::{A_YEAR, between};
 use super::security::flag_of_file;
 use crate::backend::remote::RemoteOptions;
@@ -124,9 +125,12 @@ impl UpstreamArgs {
     /// The upstreams that are models beside others, in order. Empty where `--upstream` names one that takes every text.
     ///
     /// # Errors
-    /// `Config` if more than one has no name.
+    /// `Config` if more than one has no name, and for a name that no caller could use.
     pub(super) fn models(&self) -> Result<Vec<UpstreamChoice>> {
         let choices = self.choices();
+        if let Some(why) = choices.iter().filter_map(|choice| choice.name.as_deref()).find_map(no_name) {
+            return Err(Error::config(why).parameter("--upstream"));
+        }
         match choices.iter().filter(|choice| choice.name.is_none()).count() {
             _ if self.whole().is_some() => Ok(Vec::new()),
             0 | 1 => Ok(choices),
@@ -208,6 +212,7 @@ mod tests {
         let with_key = expected(&[("", "openai+http://1/v1?model=x"), ("a", "http://u:p=q@2/?k=v")]);
         assert_eq!(models(&["openai+http://1/v1?model=x,a=http://u:p=q@2/?k=v"]), with_key);
         assert_eq!(models(&["openai+http://1/v1?model=x", "a=http://u:p=q@2/?k=v"]), with_key);
+        assert!(models(&["a b=http://1"]).is_err_and(|error| error.message().contains("'a b' cannot be a name")));
         assert!(models(&["http://1", "http://2"]).is_err_and(|error| error.message().contains("need names")));
         for whole in ["http://1", "http://1,http://2", " http://1", "openai+http://1/v1?model=x"] {
             assert_eq!(models(&[whole]), Ok(Vec::new()), "{whole}");

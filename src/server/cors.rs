@@ -29,6 +29,10 @@ impl Origins {
         match &named[..] {
             [] => Ok(None),
             ["*"] => Ok(Some(Origins { named: Vec::new() })),
+            named if named.contains(&"*") => {
+                let message = "'*' stands for all origins: give it alone, or the others without it";
+                Err(Error::config(message).parameter("--cors-origins"))
+            }
             named => {
                 named.iter().map(|origin| origin_of(origin)).collect::<Result<_>>().map(|named| Some(Origins { named }))
             }

@@ -46,8 +46,10 @@ fn checkpoints_may_be_switched_off() {
         let said = said(arguments, &variables);
         assert!(said.contains("--class-file no/such/class.json cannot be read"), "{arguments:?}: {said}");
     }
-    let said = said(&["a.jsonl", "--failed", ""], &[]);
-    assert_eq!(said, "error: --failed is empty: give a value, or leave it out");
+    let failed = said(&["a.jsonl", "--failed", ""], &[]);
+    assert_eq!(failed, "error: --failed is empty: give a value, or leave it out");
+    let collection = said(&["a.jsonl", "--collection="], &[]);
+    assert_eq!(collection, "error: --collection is empty: give a value, or leave it out");
 }
 
 #[test]

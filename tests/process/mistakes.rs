@@ -19,6 +19,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("tls-client-ca", "tls-cert = \"CERT\"\ntls-key = \"KEY\"", "JUNK"),
     ("auth-tokens-file", "", "EMPTY"),
     ("cors-origins", "", "app.example.com"),
+    ("cors-origins", "", "*,https://a"),
     ("model", "", "./no/such/dir"),
     ("model", "", "http://embedder:8080"),
     ("model", "", "a b=./dir"),
@@ -37,6 +38,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("query-model", "passage-model = \"MODEL\"", "./no/such/dir"),
     ("upstream", "", "http://h=x"),
     ("upstream", "", "localhost:8080"),
+    ("upstream", "", "a b=http://127.0.0.1:9"),
     ("upstream", "", "http://127.0.0.1:9/vectors"),
     ("upstream", "", "http://a,grpc://b"),
     ("upstream", "model = \"./dir\"", "http://127.0.0.1:9"),
@@ -158,6 +160,9 @@ fn what_newcomers_mistake_is_said_before_anything_else() {
         ),
         (&["--check"], &[("MODEL_NAME", "./none")], "error: MODEL_NAME: there is no directory \"./none\""),
         (&["--check"], &[("HF_HUB_OFFLINE", "1")], "error: HF_HUB_OFFLINE is set and sentence-transformers/"),
+        (&["import", ".", "--collection", "A", "--weaviate", nobody], &[], ". is a directory: give a file"),
+        (&["--check", "--model", "org/none"], &[("T2V_REVISION", "")], "as a Hub id it cannot be had"),
+        (&["download", "org/none"], &[("T2V_REVISION", "")], "cannot be reached"),
         (&["--check", "--self-urls", "localhost:8080"], &[], "--self-urls: 'localhost:8080' is no URL"),
     ] {
         let error = said(arguments, variables);

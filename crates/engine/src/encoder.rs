@@ -113,6 +113,15 @@ pub trait Encoder: Send {
         Ok(pool_states(&self.forward(batch)?, batch, modes))
     }
 
+    /// Begins to compute what [`Encoder::pooled`] gives, on a device that does so by itself: the next batch may be begun
+    /// meanwhile. `None` where this batch is to be computed by [`Encoder::pooled`].
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    fn begin(&mut self, _batch: &TokenBatch, _modes: &[&[PoolingMode]]) -> Result<Option<Box<dyn Begun>>> {
+        Ok(None)
+    }
+
     /// Finds out by trying how many tokens are best computed at once, in sequences of up to `longest`; `None` where a few are
     /// as good as many. To be called before the encoder is used.
     ///
@@ -139,6 +148,15 @@ pub trait Encoder: Send {
     fn is_half(&self) -> bool {
         false
     }
+}
+
+/// A batch that a device computes. It may be waited for by another thread than that which has its encoder.
+pub trait Begun: Send {
+    /// Waits for its vectors. `modes` are those that it was begun with.
+    ///
+    /// # Errors
+    /// `Internal` if the pass failed.
+    fn finish(self: Box<Self>, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>>;
 }
 
 /// Pools the states of each sequence.

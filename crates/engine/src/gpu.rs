@@ -1,17 +1,19 @@
 //! The executor on GPUs: any architecture on our kernels (`crates/gpu`), sequences packed without padding.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use text2vec_gpu::card::{Card, CardError, Number};
-use text2vec_gpu::{Pooling, RECORDED_ROWS, Transformer, rounded_rows};
+use text2vec_gpu::{Pending, Pooled, Pooling, RECORDED_ROWS, Transformer, rounded_rows};
 use text2vec_kernel::Precision;
 
-use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
+use crate::encoder::{Begun, Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
-use crate::passes::{Failure, InPasses, Part, Passes, find_budget, is_out_of_memory};
+use crate::passes::{Failure, InPasses, Part, Passes, failed, find_budget, is_out_of_memory};
 use crate::pooling::PoolingMode;
 
 mod memory;
@@ -35,7 +37,7 @@ pub struct GpuEncoder<C: Card> {
     passes: Passes,
     precision: Precision,
     /// Whatever is asked of the card fails.
-    is_lost: bool,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl<C: Card> GpuEncoder<C> {
@@ -63,7 +65,7 @@ impl<C: Card> GpuEncoder<C> {
             transformer,
             passes: Passes::new(MOST_TOKENS),
             precision,
-            is_lost: false,
+            is_lost: Arc::default(),
         })
     }
 
@@ -83,13 +85,9 @@ impl<C: Card> GpuEncoder<C> {
         batch: &TokenBatch,
         mut run: impl FnMut(&mut Transformer<C>, &Part<'_>) -> text2vec_gpu::Result<()>,
     ) -> Result<()> {
-        let (transformer, is_lost) = (&mut self.transformer, &mut self.is_lost);
-        self.passes.run(&self.architecture, batch, |part| {
-            run(transformer, part).map_err(|error| {
-                *is_lost |= matches!(error, text2vec_gpu::Error::Card(CardError::Lost(_)));
-                failure(error)
-            })
-        })
+        let (transformer, is_lost) = (&mut self.transformer, &self.is_lost);
+        self.passes
+            .run(&self.architecture, batch, |part| run(transformer, part).map_err(|error| failure(error, is_lost)))
     }
 
     /// Sets the budget to what turns out best, in sequences of up to `longest` tokens, and answers with it.
@@ -173,25 +171,36 @@ impl<C: Card> Encoder for GpuEncoder<C> {
             return Ok(pool_states(&self.forward(batch)?, batch, modes));
         }
         let width = self.hidden_size();
-        // Of a sequence without tokens, all that is known.
-        let mut vectors: Vec<Vec<f32>> = modes.iter().map(|modes| vec![0.0; modes.len() * width]).collect();
+        let mut vectors = nothing(modes, width);
         self.run(batch, |transformer, part| {
-            let is_wanted = |pooling: Pooling| {
-                part.sequences
-                    .iter()
-                    .any(|&sequence| modes[sequence].iter().any(|&mode| on_card(mode) == Some(pooling)))
-            };
-            let pooled = transformer.pooled(&part.rows, &part.lengths, Pooling::ALL.map(is_wanted))?;
-            for (place, &sequence) in part.sequences.iter().enumerate() {
-                for (to, &mode) in vectors[sequence].chunks_exact_mut(width).zip(modes[sequence]) {
-                    if let Some(vector) = on_card(mode).and_then(|pooling| pooled.vector(pooling, place)) {
-                        to.copy_from_slice(vector);
-                    }
-                }
-            }
+            let wanted = wanted(part.sequences, modes);
+            let pooled = transformer.pooled(&part.rows, &part.lengths, wanted)?;
+            place(&pooled, part.sequences, modes, width, &mut vectors);
             Ok(())
         })?;
         Ok(vectors)
+    }
+
+    fn begin(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Option<Box<dyn Begun>>> {
+        if modes.iter().copied().flatten().any(|&mode| on_card(mode).is_none()) {
+            return Ok(None);
+        }
+        let mut passes = self.passes.cut(batch);
+        let (Some(sequences), true) = (passes.pop(), passes.is_empty()) else { return Ok(None) };
+        let rows = Passes::rows(&self.architecture, batch)?;
+        let ranges: Vec<_> = batch.ranges().collect();
+        let part = Part::of(&sequences, &rows, &ranges);
+        match self.transformer.begin(&part.rows, &part.lengths, wanted(&sequences, modes)) {
+            Ok(pending) => Ok(pending.map(|pending| {
+                let (width, is_lost) = (self.hidden_size(), self.is_lost.clone());
+                Box::new(Pass { pending, sequences, width, is_lost }) as Box<dyn Begun>
+            })),
+            Err(error) => match failure(error, &self.is_lost) {
+                // In smaller passes it may have it.
+                Failure::OutOfMemory => Ok(None),
+                Failure::Other(reason) => Err(failed(&reason)),
+            },
+        }
     }
 
     fn warm_up(&mut self, longest: usize) -> Result<Option<usize>> {
@@ -199,11 +208,56 @@ impl<C: Card> Encoder for GpuEncoder<C> {
     }
 
     fn is_lost(&self) -> bool {
-        self.is_lost
+        self.is_lost.load(Ordering::Acquire)
     }
 
     fn hidden_size(&self) -> usize {
         self.architecture.shape.hidden
+    }
+}
+
+/// A batch that is one pass.
+struct Pass<C: Card> {
+    pending: Pending<C>,
+    /// Which of the batch it has.
+    sequences: Vec<usize>,
+    width: usize,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl<C: Card> Begun for Pass<C> {
+    fn finish(self: Box<Self>, modes: &[&[PoolingMode]]) -> Result<Vec<Vec<f32>>> {
+        let Pass { pending, sequences, width, is_lost } = *self;
+        let pooled = pending.finish().map_err(|error| match failure(error, &is_lost) {
+            Failure::OutOfMemory => failed("no memory was left for it"),
+            Failure::Other(reason) => failed(&reason),
+        })?;
+        let mut vectors = nothing(modes, width);
+        place(&pooled, &sequences, modes, width, &mut vectors);
+        Ok(vectors)
+    }
+}
+
+/// Vectors of sequences of which nothing is known, as of those without tokens.
+fn nothing(modes: &[&[PoolingMode]], width: usize) -> Vec<Vec<f32>> {
+    modes.iter().map(|modes| vec![0.0; modes.len() * width]).collect()
+}
+
+/// The poolings that some of these sequences are asked for.
+fn wanted(sequences: &[usize], modes: &[&[PoolingMode]]) -> [bool; 3] {
+    Pooling::ALL.map(|pooling| {
+        sequences.iter().any(|&sequence| modes[sequence].iter().any(|&mode| on_card(mode) == Some(pooling)))
+    })
+}
+
+/// Puts the vectors of a pass, whose sequences these are, to those of its batch.
+fn place(pooled: &Pooled, sequences: &[usize], modes: &[&[PoolingMode]], width: usize, vectors: &mut [Vec<f32>]) {
+    for (place, &sequence) in sequences.iter().enumerate() {
+        for (to, &mode) in vectors[sequence].chunks_exact_mut(width).zip(modes[sequence]) {
+            if let Some(vector) = on_card(mode).and_then(|pooling| pooled.vector(pooling, place)) {
+                to.copy_from_slice(vector);
+            }
+        }
     }
 }
 
@@ -238,7 +292,10 @@ fn number(precision: Precision) -> Result<Number> {
     }
 }
 
-fn failure(error: text2vec_gpu::Error) -> Failure {
+fn failure(error: text2vec_gpu::Error, is_lost: &AtomicBool) -> Failure {
+    if matches!(error, text2vec_gpu::Error::Card(CardError::Lost(_))) {
+        is_lost.store(true, Ordering::Release);
+    }
     match error {
         text2vec_gpu::Error::Card(CardError::OutOfMemory) => Failure::OutOfMemory,
         text2vec_gpu::Error::Card(CardError::Lost(reason) | CardError::Failed(reason)) => Failure::Other(reason),

@@ -1,5 +1,6 @@
 //! A batch in passes, for devices that compute many tokens at once: how many, and what is done where they are too many.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -56,7 +57,16 @@ pub(crate) struct Part<'a> {
     ranges: &'a [Range<usize>],
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// These of a batch that has these rows and ranges.
+    pub(crate) fn of(sequences: &'a [usize], rows: &[Cow<'_, [u32]>], ranges: &'a [Range<usize>]) -> Part<'a> {
+        let gather = |source: &Cow<'_, [u32]>| -> Vec<u32> {
+            sequences.iter().flat_map(|&sequence| &source[ranges[sequence].clone()]).copied().collect()
+        };
+        let lengths = sequences.iter().map(|&sequence| ranges[sequence].len()).collect();
+        Part { sequences, rows: rows.iter().map(gather).collect(), lengths, ranges }
+    }
+
     /// Copies their states, which are packed in their order, to where the batch has them.
     pub(crate) fn scatter(&self, states: &[f32], width: usize, all: &mut [f32]) {
         let mut states = states;
@@ -104,16 +114,11 @@ impl Passes {
         passes
     }
 
-    /// Computes each pass by `run`. Where the device has no memory for a pass, it is halved, and so are those to come.
+    /// For each embedding table the row of each token.
     ///
     /// # Errors
-    /// `Invalid` and `Unusable` for sequences that the model cannot take, `Internal` for what fails.
-    pub(crate) fn run(
-        &mut self,
-        architecture: &Architecture,
-        batch: &TokenBatch,
-        mut run: impl FnMut(&Part<'_>) -> std::result::Result<(), Failure>,
-    ) -> Result<()> {
+    /// `Invalid` and `Unusable` for sequences that the model cannot take.
+    pub(crate) fn rows<'b>(architecture: &Architecture, batch: &'b TokenBatch) -> Result<Vec<Cow<'b, [u32]>>> {
         let rows = architecture.rows(batch)?;
         // A row that is not there would not fail on a GPU but end all work on it.
         for (table, rows) in architecture.tables.iter().zip(&rows) {
@@ -125,21 +130,26 @@ impl Passes {
                 )));
             }
         }
+        Ok(rows)
+    }
+
+    /// Computes each pass by `run`. Where the device has no memory for a pass, it is halved, and so are those to come.
+    ///
+    /// # Errors
+    /// `Invalid` and `Unusable` for sequences that the model cannot take, `Internal` for what fails.
+    pub(crate) fn run(
+        &mut self,
+        architecture: &Architecture,
+        batch: &TokenBatch,
+        mut run: impl FnMut(&Part<'_>) -> std::result::Result<(), Failure>,
+    ) -> Result<()> {
+        let rows = Passes::rows(architecture, batch)?;
         let ranges: Vec<_> = batch.ranges().collect();
         let mut waiting = self.cut(batch);
         waiting.reverse();
         while let Some(sequences) = waiting.pop() {
-            let gather = |source: &[u32]| -> Vec<u32> {
-                sequences.iter().flat_map(|&sequence| &source[ranges[sequence].clone()]).copied().collect()
-            };
-            let lengths: Vec<usize> = sequences.iter().map(|&sequence| ranges[sequence].len()).collect();
-            let tokens: usize = lengths.iter().sum();
-            let part = Part {
-                sequences: &sequences,
-                rows: rows.iter().map(|rows| gather(rows)).collect(),
-                lengths,
-                ranges: &ranges,
-            };
+            let part = Part::of(&sequences, &rows, &ranges);
+            let tokens: usize = part.lengths.iter().sum();
             match run(&part) {
                 Ok(()) => {}
                 Err(Failure::OutOfMemory) if sequences.len() > 1 => {
@@ -155,13 +165,16 @@ impl Passes {
                     ))
                     .caused_by(OutOfMemory));
                 }
-                Err(Failure::Other(reason)) => {
-                    return Err(Error::internal(format!("the forward pass failed: {reason}")));
-                }
+                Err(Failure::Other(reason)) => return Err(failed(&reason)),
             }
         }
         Ok(())
     }
+}
+
+/// A pass failed.
+pub(crate) fn failed(reason: &str) -> Error {
+    Error::internal(format!("the forward pass failed: {reason}"))
 }
 
 /// An encoder that computes in passes.

@@ -143,13 +143,15 @@ pub type CardResult<T> = Result<T, CardError>;
 
 /// A card. Copies, kernels and products are done one after the other, in the order in which they are asked for, and may be done
 /// later than the call returns; [`Card::wait`] waits for all of them.
-pub trait Card: Send + fmt::Debug {
+pub trait Card: Send + fmt::Debug + 'static {
     /// Memory on the card, given back when dropped (after what was asked for before is done).
     type Memory: Send;
-    /// Memory of the host that the card copies from and to by itself.
-    type Staging: Send;
+    /// Memory of the host that the card copies from and to by itself; to be written and read while nothing is copied.
+    type Staging: Send + AsMut<[u8]>;
     /// Work that can be asked for again as a whole.
     type Recording: Send;
+    /// A point in what was asked for.
+    type Mark: Mark;
 
     /// Whether many rows at once are faster than a few: it is not the CPU in a card's place.
     fn is_parallel(&self) -> bool {
@@ -185,9 +187,6 @@ pub trait Card: Send + fmt::Debug {
     /// As [`Card::take`].
     fn staging(&self, bytes: usize) -> CardResult<Self::Staging>;
 
-    /// The host's memory, to write and to read while nothing is copied.
-    fn bytes<'s>(&self, staging: &'s mut Self::Staging) -> &'s mut [u8];
-
     /// Copies bytes of the host to a place, and returns when that is done.
     ///
     /// # Safety
@@ -200,7 +199,8 @@ pub trait Card: Send + fmt::Debug {
     /// Copies the first so many bytes to a place. May be recorded.
     ///
     /// # Safety
-    /// As many bytes there are the caller's, and the host's are neither written nor dropped before [`Card::wait`] returns.
+    /// As many bytes there are the caller's, and the host's are neither written nor dropped before [`Card::wait`], or that for a
+    /// later [`Card::Mark`], returns.
     ///
     /// # Errors
     /// What the driver says.
@@ -255,5 +255,20 @@ pub trait Card: Send + fmt::Debug {
     ///
     /// # Errors
     /// What the driver says, also of what was asked for before.
+    fn wait(&self) -> CardResult<()>;
+
+    /// Marks what was asked for so far.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn mark(&self) -> CardResult<Self::Mark>;
+}
+
+/// A point in what a card was asked for. Another thread may wait for it, while the card is asked for more.
+pub trait Mark: Send {
+    /// Waits until everything before it is done.
+    ///
+    /// # Errors
+    /// As [`Card::wait`].
     fn wait(&self) -> CardResult<()>;
 }

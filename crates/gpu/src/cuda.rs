@@ -3,6 +3,7 @@
 //! - `answer`: what the libraries answer, in words.
 //! - `shared`: what a card, its memory and its recordings have in common: context, stream, kernels, workspace.
 //! - `memory`: memory of the card, and of the host for it.
+//! - `event`: moments in a stream.
 //! - `recording`: graphs.
 //! - `products`: which of cuBLASLt's algorithms computes what.
 
@@ -20,6 +21,7 @@ use cudarc::driver::sys::{
 use crate::card::{Address, Card, CardError, CardResult, Launch, Product};
 
 mod answer;
+mod event;
 mod memory;
 mod products;
 mod recording;
@@ -29,6 +31,7 @@ use answer::driver;
 use products::Products;
 use shared::Shared;
 
+pub use event::CudaMark;
 pub use memory::{CudaMemory, CudaStaging};
 pub use recording::CudaRecording;
 
@@ -119,6 +122,7 @@ impl Card for CudaCard {
     type Memory = CudaMemory;
     type Staging = CudaStaging;
     type Recording = CudaRecording;
+    type Mark = CudaMark;
 
     fn give_back_unused(&self) -> CardResult<()> {
         // What is to be freed is freed in the stream's order.
@@ -145,10 +149,6 @@ impl Card for CudaCard {
     fn staging(&self, bytes: usize) -> CardResult<CudaStaging> {
         self.shared.not_while_recording("staging")?;
         CudaStaging::take(&self.shared, bytes)
-    }
-
-    fn bytes<'s>(&self, staging: &'s mut CudaStaging) -> &'s mut [u8] {
-        staging.bytes_mut()
     }
 
     unsafe fn write(&self, to: Address, bytes: &[u8]) -> CardResult<()> {
@@ -227,5 +227,11 @@ impl Card for CudaCard {
         self.shared.not_while_recording("wait")?;
         self.shared.make_current()?;
         self.shared.wait()
+    }
+
+    fn mark(&self) -> CardResult<CudaMark> {
+        self.shared.not_while_recording("mark")?;
+        self.shared.make_current()?;
+        CudaMark::new(&self.shared)
     }
 }

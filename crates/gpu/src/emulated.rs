@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::card::{Address, Card, CardError, CardResult, Launch, Product};
+use crate::card::{Address, Card, CardError, CardResult, Launch, Mark, Product};
 
 mod memory;
 mod product;
@@ -241,6 +241,7 @@ impl Card for EmulatedCard {
     type Memory = EmulatedMemory;
     type Staging = EmulatedMemory;
     type Recording = EmulatedRecording;
+    type Mark = EmulatedMark;
 
     fn is_parallel(&self) -> bool {
         false
@@ -263,10 +264,6 @@ impl Card for EmulatedCard {
     fn staging(&self, bytes: usize) -> CardResult<EmulatedMemory> {
         self.state().not_while_recording("staging")?;
         EmulatedMemory::take(&self.state, bytes, false)
-    }
-
-    fn bytes<'s>(&self, staging: &'s mut EmulatedMemory) -> &'s mut [u8] {
-        staging.bytes_mut()
     }
 
     unsafe fn write(&self, to: Address, bytes: &[u8]) -> CardResult<()> {
@@ -337,5 +334,26 @@ impl Card for EmulatedCard {
         state.not_while_recording("wait")?;
         // SAFETY: what was asked for was vouched for.
         unsafe { state.finish() }
+    }
+
+    fn mark(&self) -> CardResult<EmulatedMark> {
+        self.state().not_while_recording("mark")?;
+        Ok(EmulatedMark(self.state.clone()))
+    }
+}
+
+/// A point in what an [`EmulatedCard`] was asked for; what comes behind it is done with it.
+pub struct EmulatedMark(Arc<Mutex<State>>);
+
+impl std::fmt::Debug for EmulatedMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmulatedMark").finish_non_exhaustive()
+    }
+}
+
+impl Mark for EmulatedMark {
+    fn wait(&self) -> CardResult<()> {
+        // SAFETY: what was asked for was vouched for.
+        unsafe { lock(&self.0).finish() }
     }
 }

@@ -32,13 +32,17 @@ pub mod emulated;
 
 mod arguments;
 mod error;
+mod exchange;
 mod layout;
 mod pass;
 mod places;
+mod pooled;
 mod queue;
 mod transformer;
 mod weights;
 
 pub use error::{Error, Result};
+pub use exchange::Pending;
 pub use layout::{RECORDED_ROWS, rounded_rows};
-pub use transformer::{Pooled, Pooling, Transformer};
+pub use pooled::{Pooled, Pooling};
+pub use transformer::Transformer;

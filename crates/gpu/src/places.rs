@@ -6,7 +6,7 @@ use text2vec_kernel::NormPlacement;
 
 use crate::card::{Address, Card, CardResult, Number};
 use crate::layout::RECORDED_ROWS;
-use crate::weights::{FeedForward, Model, padded, residual};
+use crate::weights::{Model, padded, residual};
 
 /// Rows on the card, and how far apart they are, in numbers.
 pub(crate) type Place = (Address, usize);
@@ -96,7 +96,7 @@ impl<C: Card> Arena<C> {
             Ok(memory.last().map_or(Address::NOWHERE, |memory| card.address(memory)))
         };
         let is_after = shape.style.placement == NormPlacement::After;
-        let has_experts = model.blocks.iter().any(|block| matches!(block.feed_forward, FeedForward::Experts { .. }));
+        let has_experts = model.has_experts();
         let has_norms_of_outputs =
             model.blocks.iter().any(|block| block.attention_output_norm.is_some() || block.feed_forward_norm.is_some());
         let (hidden, intermediate) = (shape.hidden, shape.intermediate);

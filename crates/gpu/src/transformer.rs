@@ -8,9 +8,11 @@ use text2vec_kernel::{Block, Outer, Shape};
 use crate::arguments::{MOST_TABLES, PoolingArguments};
 use crate::card::{Address, Card, CardError, CardResult, Number, values_of};
 use crate::error::{Error, Result};
+use crate::exchange::{Exchange, Free, Pending};
 use crate::layout::{Layout, RECORDED_ROWS, Size};
 use crate::pass::{Input, Pass};
 use crate::places::{Arena, Place};
+use crate::pooled::{Pooled, Pooling, Vectors};
 use crate::queue::Queue;
 use crate::weights::{Model, bring};
 
@@ -21,41 +23,6 @@ const FEWEST_POSITIONS: usize = 512;
 /// Bytes of states that come back at once.
 const STATES_BYTES: usize = 4 << 20;
 
-/// What a sequence's states become one vector by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// The first token's.
-    First,
-    /// The last token's.
-    Last,
-}
-
-impl Pooling {
-    /// All of them, in the order in which [`Transformer::pooled`] has them.
-    pub const ALL: [Pooling; 3] = [Pooling::Mean, Pooling::First, Pooling::Last];
-}
-
-/// Vectors of a pass' sequences.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pooled {
-    /// For each kind of [`Pooling::ALL`] that was wanted, one vector for each sequence.
-    values: Vec<f32>,
-    wanted: [bool; 3],
-    sequences: usize,
-    width: usize,
-}
-
-impl Pooled {
-    /// The vector of a sequence, if this kind was wanted.
-    pub fn vector(&self, pooling: Pooling, sequence: usize) -> Option<&[f32]> {
-        let place = self.wanted[..pooling as usize].iter().filter(|&&wanted| wanted).count();
-        let at = (place * self.sequences + sequence) * self.width;
-        self.wanted[pooling as usize].then(|| &self.values[at..at + self.width])
-    }
-}
-
 /// A model on a card.
 pub struct Transformer<C: Card> {
     // In this order they are dropped: recordings use all the others' memory, and all of it is the card's.
@@ -65,8 +32,9 @@ pub struct Transformer<C: Card> {
     tables: Tables<C>,
     /// For passes that may be recorded, whatever they consist of: it stays where it is.
     small: Exchange<C>,
-    /// For all others: it grows.
+    /// For all others: it grows. A pass that was begun takes it along.
     large: Exchange<C>,
+    free: Free<C>,
     arena: Option<Arena<C>>,
     /// A pass' input before it is copied to where the card reads it.
     words: Vec<u32>,
@@ -98,15 +66,6 @@ struct Tables<C: Card> {
     bias: Option<C::Memory>,
 }
 
-/// Memory through which a pass' input comes and its vectors go.
-struct Exchange<C: Card> {
-    input: C::Memory,
-    words: C::Staging,
-    vectors: C::Memory,
-    values: C::Staging,
-    capacity: (usize, usize),
-}
-
 impl<C: Card> Transformer<C> {
     /// Brings a model to a card, block by block, in numbers of this kind.
     ///
@@ -131,6 +90,7 @@ impl<C: Card> Transformer<C> {
             tables,
             small,
             large,
+            free: Free::default(),
             arena: None,
             words: Vec::new(),
             model,
@@ -178,22 +138,44 @@ impl<C: Card> Transformer<C> {
     /// # Errors
     /// `OutOfMemory`, after which fewer tokens may be tried; what the driver says.
     pub fn pooled(&mut self, rows: &[Vec<u32>], lengths: &[usize], wanted: [bool; 3]) -> Result<Pooled> {
-        let width = self.hidden();
         let size = Size::of(lengths);
-        let kinds = wanted.iter().filter(|&&wanted| wanted).count();
-        self.prepare(rows, lengths, size, kinds)?;
-        let kind = Kind { size, wanted };
+        let vectors = Vectors { wanted, sequences: lengths.len(), room: size.sequences, width: self.hidden() };
+        self.prepare(rows, lengths, size, vectors.values())?;
         // SAFETY: everything that the work uses is this model's and lives until the work is done: `wait` is asked for below, also
         // where something fails, before anything else is done with it.
-        let asked = unsafe { self.ask(kind) };
+        let asked = unsafe { self.ask(Kind { size, wanted }) };
         let waited = self.card.wait();
         asked.and(waited)?;
         let exchange = if size.is_recorded() { &mut self.small } else { &mut self.large };
-        let bytes = &self.card.bytes(&mut exchange.values)[..kinds * size.sequences * width * 4];
-        let all = values_of(Number::F32, bytes);
-        let of_kind = |values: &[f32]| values[..lengths.len() * width].to_vec();
-        let values = all.chunks_exact(size.sequences * width).flat_map(of_kind).collect();
-        Ok(Pooled { values, wanted, sequences: lengths.len(), width })
+        Ok(vectors.read(exchange.values.as_mut()))
+    }
+
+    /// Asks for the same, and returns before it is done: the next pass may be begun meanwhile. `None` for passes of few tokens,
+    /// which are replayed, and those that the host waits in: they are [`Transformer::pooled`].
+    ///
+    /// # Errors
+    /// As [`Transformer::pooled`].
+    pub fn begin(&mut self, rows: &[Vec<u32>], lengths: &[usize], wanted: [bool; 3]) -> Result<Option<Pending<C>>> {
+        let size = Size::of(lengths);
+        if size.is_recorded() || self.model.has_experts() {
+            return Ok(None);
+        }
+        let vectors = Vectors { wanted, sequences: lengths.len(), room: size.sequences, width: self.hidden() };
+        let next = self.free.take(&self.card)?;
+        self.prepare(rows, lengths, size, vectors.values())?;
+        // SAFETY: the exchange goes along with what is pending, which waits before it is used again. All other memory is this
+        // model's, and of later work alone: the card does one thing after the other.
+        let asked = unsafe { self.ask(Kind { size, wanted }) };
+        match asked.and_then(|()| self.card.mark()) {
+            Ok(mark) => {
+                let exchange = std::mem::replace(&mut self.large, next);
+                Ok(Some(self.free.pending(exchange, mark, vectors)))
+            }
+            Err(error) => {
+                self.card.wait()?;
+                Err(error.into())
+            }
+        }
     }
 
     /// The states of every token, `[tokens, hidden]`.
@@ -218,7 +200,7 @@ impl<C: Card> Transformer<C> {
                 // SAFETY: rows of the states; the bytes are read after the waiting.
                 unsafe { card.copy_out(place.skip(first * row_bytes), bytes, &staging)? };
                 card.wait()?;
-                let rows = values_of(number, &card.bytes(&mut staging)[..bytes]);
+                let rows = values_of(number, &staging.as_mut()[..bytes]);
                 rows.chunks_exact(stride).for_each(|row| values.extend_from_slice(&row[..width]));
             }
             Ok(values)
@@ -230,15 +212,15 @@ impl<C: Card> Transformer<C> {
 
     /// Memory for a pass of this size, and its words where the card will copy them from. Without memory for it, that of earlier
     /// passes is given back: a smaller pass takes less.
-    fn prepare(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, kinds: usize) -> Result<()> {
-        let prepared = self.take_and_write(rows, lengths, size, kinds);
+    fn prepare(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, values: usize) -> Result<()> {
+        let prepared = self.take_and_write(rows, lengths, size, values);
         if matches!(prepared, Err(Error::Card(CardError::OutOfMemory))) {
             self.give_back();
         }
         prepared
     }
 
-    fn take_and_write(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, kinds: usize) -> Result<()> {
+    fn take_and_write(&mut self, rows: &[Vec<u32>], lengths: &[usize], size: Size, values: usize) -> Result<()> {
         let tokens: usize = lengths.iter().sum();
         if rows.len() != self.model.tables.len() || rows.iter().any(|rows| rows.len() != tokens) {
             return Err(Error::Model(text2vec_kernel::Error::internal("rows that are not those of the tokens")));
@@ -250,7 +232,7 @@ impl<C: Card> Transformer<C> {
         }
         self.reserve(size.rows)?;
         let layout = Layout::new(size, rows.len());
-        let needed = (4 * layout.words(), 4 * kinds * size.sequences * self.hidden());
+        let needed = (4 * layout.words(), 4 * values);
         let exchange = if size.is_recorded() { &mut self.small } else { &mut self.large };
         let capacity = exchange.capacity;
         if needed.0 > capacity.0 || needed.1 > capacity.1 {
@@ -259,8 +241,7 @@ impl<C: Card> Transformer<C> {
         }
         self.words.resize(layout.words(), 0);
         layout.write(rows, lengths, &mut self.words);
-        let bytes = self.card.bytes(&mut exchange.words);
-        for (bytes, word) in bytes.chunks_exact_mut(4).zip(&self.words) {
+        for (bytes, word) in exchange.words.as_mut().chunks_exact_mut(4).zip(&self.words) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
         Ok(())
@@ -390,18 +371,6 @@ impl<C: Card> Tables<C> {
             positions,
             turns: model.rotaries.iter().map(|rotary| bring(rotary.table(positions))).collect::<CardResult<_>>()?,
             bias: bias.map(bring).transpose()?,
-        })
-    }
-}
-
-impl<C: Card> Exchange<C> {
-    fn new(card: &C, (words, vectors): (usize, usize)) -> CardResult<Exchange<C>> {
-        Ok(Exchange {
-            input: card.take(words)?,
-            words: card.staging(words)?,
-            vectors: card.take(vectors)?,
-            values: card.staging(vectors)?,
-            capacity: (words, vectors),
         })
     }
 }

@@ -93,6 +93,11 @@ pub(crate) struct Model<C: Card> {
 }
 
 impl<C: Card> Model<C> {
+    /// Whether some of its feed-forwards are of experts.
+    pub(crate) fn has_experts(&self) -> bool {
+        self.blocks.iter().any(|block| matches!(block.feed_forward, FeedForward::Experts { .. }))
+    }
+
     /// Each block is on the card before the next is asked for.
     pub(crate) fn new(
         card: &C,

@@ -29,7 +29,7 @@ fn fetch<C: Card>(card: &C, memory: &C::Memory, bytes: usize) -> Vec<u8> {
     // SAFETY: both are there until it is done.
     unsafe { card.copy_out(card.address(memory), bytes, &staging) }.unwrap();
     card.wait().unwrap();
-    card.bytes(&mut staging).to_vec()
+    staging.as_mut().to_vec()
 }
 
 /// What is added to a product.
@@ -104,8 +104,8 @@ fn compare(card: &CudaCard, case: Case) -> Option<String> {
         Number::F16 => 5e-3,
         Number::Bf16 => 4e-2,
     };
-    let is_wrong = |(found, wanted): &(&f32, &f32)| !((*found - *wanted).abs() <= tolerance * (1.0 + wanted.abs()));
-    let (found, wanted) = found.iter().zip(&wanted).find(is_wrong)?;
+    let is_right = |(found, wanted): &(&f32, &f32)| (*found - *wanted).abs() <= tolerance * (1.0 + wanted.abs());
+    let (found, wanted) = found.iter().zip(&wanted).find(|pair| !is_right(pair))?;
     Some(format!("{case:?}: {found}, not {wanted}"))
 }
 

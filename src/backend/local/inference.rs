@@ -5,7 +5,8 @@
 //! All models of a process can share one thread and its queue ([`Inference`]): then one forward pass runs at a time, on
 //! all threads, and what waits of all models together is bounded. A batch with sequences of several models is one forward
 //! pass for each; the threads of a model that is not at work are parked. A GPU has two threads, which take turns: one takes a
-//! batch and computes it while the other answers what it has computed before. With several GPUs each has its own, and all
+//! batch and computes it while the other answers what it has computed before; where a whole batch waits already, it is taken and
+//! brought to the GPU meanwhile, so that there is always work for it. With several GPUs each has its own, and all
 //! take from the one queue. A GPU that fails for good is left to itself; without another one the queue fails, and with it the
 //! server's readiness and liveness: in this process the driver would not use it again.
 
@@ -257,7 +258,7 @@ fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
                 sequence.text.timeline.dispatched(pass, begun, texts, tokens);
             }
             let kept = of_models.peek().and_then(|_| turn.take());
-            is_lost |= compute_together(sequences, worker.encoder, &mut turn);
+            is_lost |= compute_together(sequences, worker.encoder, &mut turn, &|| batcher.has_a_batch());
             turn = turn.or(kept);
             metrics().stage(Stage::Forward, begun.elapsed());
             metrics().batch_texts.number(texts as u64);
@@ -275,17 +276,22 @@ fn work(batcher: &Batcher<Sequence>, worker: &Worker) {
 
 /// Computes sequences of one model. Should they fail together, each is computed by itself: one of them is the cause, and
 /// its neighbours must not suffer. Whether the device has failed for good.
-fn compute_together(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> bool {
-    let Err(error) = compute(sequences, encoder, turn) else { return false };
+fn compute_together(
+    sequences: &[Sequence],
+    encoder: usize,
+    turn: &mut Turn<'_>,
+    next_waits: &dyn Fn() -> bool,
+) -> bool {
+    let Err(error) = compute(sequences, encoder, turn, next_waits) else { return false };
     match sequences {
         [alone] => {
             alone.text.fail(error);
             alone.text.model.encoders.get(encoder).is_some_and(|encoder| lock(encoder).is_lost())
         }
         // `|`: those that come after a loss are answered too, by errors that come at once.
-        sequences => sequences
-            .iter()
-            .fold(false, |is_lost, sequence| is_lost | compute_together(std::slice::from_ref(sequence), encoder, turn)),
+        sequences => sequences.iter().fold(false, |is_lost, sequence| {
+            is_lost | compute_together(std::slice::from_ref(sequence), encoder, turn, next_waits)
+        }),
     }
 }
 
@@ -294,9 +300,9 @@ fn lock(encoder: &Mutex<Box<dyn Encoder>>) -> MutexGuard<'_, Box<dyn Encoder>> {
     encoder.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Forward pass and pooling of some sequences of one model, with which the turn ends; then dense layers, and each text that
-/// becomes complete is answered.
-fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Result<()> {
+/// Forward pass and pooling of some sequences of one model, with which the turn ends, or earlier, where the device computes by
+/// itself and the next batch waits; then dense layers, and each text that becomes complete is answered.
+fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>, next_waits: &dyn Fn() -> bool) -> Result<()> {
     let Some(first) = sequences.first() else { return Ok(()) };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut batch = TokenBatch::new();
@@ -308,8 +314,20 @@ fn compute(sequences: &[Sequence], encoder: usize, turn: &mut Turn<'_>) -> Resul
             return Err(Error::internal("an inference thread has no encoder for this model"));
         };
         let mut encoder = lock(encoder);
-        let vectors = encoder.pooled(&batch, &modes)?;
-        drop(encoder);
+        let vectors = match encoder.begin(&batch, &modes)? {
+            Some(begun) => {
+                drop(encoder);
+                if next_waits() {
+                    drop(turn.take());
+                }
+                begun.finish(&modes)?
+            }
+            None => {
+                let vectors = encoder.pooled(&batch, &modes)?;
+                drop(encoder);
+                vectors
+            }
+        };
         drop(turn.take());
         for (sequence, vector) in sequences.iter().zip(vectors) {
             sequence.text.computed(sequence.index, first.text.model.head.apply(vector));
@@ -333,7 +351,7 @@ mod tests {
     use crate::backend::local::timeline::Timeline;
     use crate::model::tokenizer::Tokens;
     use text2vec_engine::dense::Head;
-    use text2vec_engine::encoder::HiddenStates;
+    use text2vec_engine::encoder::{Begun, HiddenStates};
     use text2vec_engine::pooling::{PoolingMode, Sum};
 
     /// States are the ids themselves, two wide. The id 13 panics, 14 is an error, 15 makes NaN.
@@ -482,6 +500,70 @@ mod tests {
             batcher.admit(Class::Passage, Ask { least: 1, most: 1 }, None).await.expect_err("nobody computes");
         assert!(batcher.has_failed() && refusal.message() == FAILED, "{refusal}");
         assert_eq!(batcher.refusal(), refusal);
+    }
+
+    /// Computes by itself once a batch is begun, for as long as it takes until so many are, or a moment.
+    struct ByItself {
+        flying: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+        wanted: usize,
+    }
+
+    struct Flight(Arc<AtomicUsize>, Arc<AtomicUsize>, usize, Vec<Vec<f32>>);
+
+    impl Begun for Flight {
+        fn finish(self: Box<Self>, _: &[&[PoolingMode]]) -> text2vec_kernel::Result<Vec<Vec<f32>>> {
+            let until = Instant::now() + std::time::Duration::from_secs(if self.2 > 1 { 10 } else { 0 });
+            while self.1.load(Ordering::Acquire) < self.2 && Instant::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            self.0.fetch_sub(1, Ordering::AcqRel);
+            Ok(self.3)
+        }
+    }
+
+    impl Encoder for ByItself {
+        fn forward(&mut self, batch: &TokenBatch) -> text2vec_kernel::Result<HiddenStates> {
+            Fake.forward(batch)
+        }
+
+        fn begin(
+            &mut self,
+            batch: &TokenBatch,
+            modes: &[&[PoolingMode]],
+        ) -> text2vec_kernel::Result<Option<Box<dyn Begun>>> {
+            let flying = 1 + self.flying.fetch_add(1, Ordering::AcqRel);
+            self.most.fetch_max(flying, Ordering::AcqRel);
+            let vectors = self.pooled(batch, modes)?;
+            Ok(Some(Box::new(Flight(self.flying.clone(), self.most.clone(), self.wanted, vectors))))
+        }
+
+        fn hidden_size(&self) -> usize {
+            2
+        }
+    }
+
+    /// Two batches are on a card where two wait; what is less than one waits for the end of that before it, and grows.
+    #[tokio::test]
+    async fn a_whole_batch_is_begun_while_another_is_computed() {
+        for (texts, at_once) in [(17, 2), (9, 1)] {
+            let inference = Inference::start_as_with_cards(1, Vec::new(), 100_000).expect("threads");
+            let (flying, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+            let encoder = ByItself { flying: flying.clone(), most: most.clone(), wanted: at_once };
+            let model = Arc::new(Model::new(vec![Box::new(encoder)], Head::default()));
+            // Eight are a batch.
+            let ids = vec![6; CARD_TOKENS / 8];
+            let (pieces, answers): (Vec<_>, Vec<_>) = (0..texts).map(|_| text(&model, &[&ids])).unzip();
+            let tokens = texts * ids.len();
+            let ask = Ask { least: tokens, most: tokens };
+            let admission = inference.batcher().admit(Class::Passage, ask, None).await.expect("room");
+            let _submission = admission.submit(pieces.into_iter().flatten(), false).expect("queued");
+            for answer in answers {
+                assert_eq!(answer.await.expect("an answer").expect("a vector").vector.to_vec(), [6.0, 1.0]);
+            }
+            assert_eq!((most.load(Ordering::Acquire), flying.load(Ordering::Acquire)), (at_once, 0), "{texts} texts");
+        }
     }
 
     /// A card that fails for good at the id 13, and counts how often it is asked after that.

@@ -95,6 +95,48 @@ pub(super) fn heads_of_any_size_are_computed<C: Card>(card: impl Fn() -> C) {
     }
 }
 
+/// Two are under way, and waited for by another thread in either order; meanwhile small ones, too large ones and states are
+/// computed. Vectors are those of batches by themselves, bit by bit.
+pub(super) fn batches_are_begun_while_others_are_computed<C: Card>(card: impl Fn() -> C) {
+    let architecture = architecture("bert", 24, 2);
+    let modes = &[PoolingMode::Mean, PoolingMode::Cls, PoolingMode::LastToken][..];
+    // Of different sizes, one with a sequence without tokens: the second needs more room than the first had.
+    let large = [10usize, 14, 12].map(|count| {
+        let lengths = (0..count).map(|at| if at == 3 { 0 } else { 120 + at });
+        batch(&lengths.map(|length| text(length, (count * length) as u64)).collect::<Vec<_>>())
+    });
+    let modes_of = |batch: &TokenBatch| vec![modes; batch.lengths().len()];
+    let mut encoder = encoder(card(), &architecture, Precision::F32);
+    let alone = large.each_ref().map(|batch| encoder.pooled(batch, &modes_of(batch)).expect("vectors"));
+    let small = mixed();
+    let small_alone = encoder.pooled(&small, &modes_of(&small)).expect("vectors");
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let begun =
+            large.each_ref().map(|batch| encoder.begin(batch, &modes_of(batch)).expect("begun").expect("large"));
+        let mut begun = begun.map(Some);
+        let few = encoder.begin(&small, &modes_of(&small)).expect("nothing wrong");
+        assert!(few.is_none(), "few tokens are not begun");
+        assert_eq!(encoder.pooled(&small, &modes_of(&small)).expect("vectors"), small_alone);
+        let finished = std::thread::scope(|scope| {
+            let finish = || order.map(|at| (at, begun[at].take().expect("once").finish(&modes_of(&large[at]))));
+            scope.spawn(finish).join().expect("no panic")
+        });
+        for (at, vectors) in finished {
+            assert_eq!(vectors.expect("vectors"), alone[at], "{order:?}");
+        }
+    }
+    // Given up, its memory is used again only after it is done.
+    drop(encoder.begin(&large[0], &modes_of(&large[0])).expect("begun"));
+    let next = encoder.begin(&large[2], &modes_of(&large[2])).expect("begun").expect("large");
+    assert_eq!(next.finish(&modes_of(&large[2])).expect("vectors"), alone[2]);
+    // In several passes it is not begun, nor where the card does not pool.
+    encoder.set_budget(500);
+    assert!(encoder.begin(&large[0], &modes_of(&large[0])).expect("nothing wrong").is_none());
+    encoder.set_budget(usize::MAX);
+    let maximum = vec![&[PoolingMode::Max][..]; large[0].lengths().len()];
+    assert!(encoder.begin(&large[0], &maximum).expect("nothing wrong").is_none());
+}
+
 /// Every kernel, in f32 and f16, with as little as shows it: for tools that look at every access to memory.
 pub(super) fn every_kernel_is_run<C: Card>(card: impl Fn() -> C) {
     // More rows than recordings have: experts are then computed for who takes them.

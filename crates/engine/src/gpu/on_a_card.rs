@@ -33,6 +33,11 @@ fn heads_of_any_size_are_computed() {
 }
 
 #[test]
+fn batches_are_begun_while_others_are_computed() {
+    card().map(checks::batches_are_begun_while_others_are_computed);
+}
+
+#[test]
 fn every_kernel_is_run() {
     card().map(checks::every_kernel_is_run);
 }

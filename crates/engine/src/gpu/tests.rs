@@ -6,7 +6,7 @@ use text2vec_kernel::Precision;
 use super::checks::{self, encoder, mixed, on_cpu};
 use super::*;
 use crate::error::ErrorKind;
-use crate::testing::{FAMILIES, architecture, batch, cosine, source, text, worst};
+use crate::testing::{architecture, batch, source, text, worst};
 
 fn on_card(architecture: &Architecture, precision: Precision) -> GpuEncoder<EmulatedCard> {
     encoder(EmulatedCard::new(), architecture, precision)
@@ -33,6 +33,11 @@ fn heads_of_any_size_are_computed() {
         source(&architecture("bert", 2 * 264, 2)),
     );
     assert!(error.expect_err("too large").message().contains("heads of 264 columns"));
+}
+
+#[test]
+fn batches_are_begun_while_others_are_computed() {
+    checks::batches_are_begun_while_others_are_computed(EmulatedCard::new);
 }
 
 #[test]

@@ -69,11 +69,6 @@ impl CudaStaging {
         Ok(CudaStaging { start, bytes, shared: shared.clone() })
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: initialised, and this one's; the card copies nothing meanwhile, as whoever asked for copies promised.
-        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes) }
-    }
-
     /// Where the first so many bytes lie.
     pub(super) fn first(&self, bytes: usize) -> CardResult<*mut c_void> {
         if bytes > self.bytes {
@@ -81,6 +76,13 @@ impl CudaStaging {
             return Err(CardError::Failed(format!("a copy of {bytes} bytes, where the host has {room}")));
         }
         Ok(self.start)
+    }
+}
+
+impl AsMut<[u8]> for CudaStaging {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: initialised, and this one's; the card copies nothing meanwhile, as whoever asked for copies promised.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.bytes) }
     }
 }
 

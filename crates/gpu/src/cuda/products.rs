@@ -17,10 +17,9 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulPreferenceAttributes_t, cublasLtMatrixLayout_t, cublasLtReductionScheme_t, cublasStatus_t,
     cudaDataType_t,
 };
-use cudarc::driver::result::event;
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUstream};
 
-use super::answer::{blas, driver};
+use super::answer::blas;
+use super::event::Event;
 use super::memory::CudaMemory;
 use super::shared::Shared;
 use crate::card::{Address, CardError, CardResult, Epilogue, Number, Product};
@@ -249,7 +248,7 @@ impl Plan {
         if product.added != Address::NOWHERE {
             product.added = aside.address();
         }
-        let (start, end) = (Event::new()?, Event::new()?);
+        let (start, end) = (Event::timed()?, Event::timed()?);
         let mut best = (f32::INFINITY, self.algorithm);
         for (place, &candidate) in candidates.iter().enumerate() {
             self.algorithm = candidate;
@@ -408,37 +407,6 @@ impl Drop for Preference {
         // SAFETY: as for an operation.
         if let Err(error) = blas("cublasLtMatmulPreferenceDestroy", unsafe { result::destroy_matmul_pref(self.0) }) {
             tracing::debug!("a descriptor is left: {error}");
-        }
-    }
-}
-
-/// A moment in a stream.
-struct Event(CUevent);
-
-impl Event {
-    fn new() -> CardResult<Event> {
-        driver("cuEventCreate", event::create(CUevent_flags::CU_EVENT_DEFAULT)).map(Event)
-    }
-
-    fn record(&self, stream: CUstream) -> CardResult<()> {
-        // SAFETY: both are there.
-        driver("cuEventRecord", unsafe { event::record(self.0, stream) })
-    }
-
-    /// Milliseconds between the two, once this one is reached.
-    fn since(&self, earlier: &Event) -> CardResult<f32> {
-        // SAFETY: an event that was recorded.
-        driver("cuEventSynchronize", unsafe { event::synchronize(self.0) })?;
-        // SAFETY: both were recorded, in one stream.
-        driver("cuEventElapsedTime", unsafe { event::elapsed(earlier.0, self.0) })
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: it is there, and nobody uses it any more.
-        if let Err(error) = driver("cuEventDestroy", unsafe { event::destroy(self.0) }) {
-            tracing::debug!("an event is left: {error}");
         }
     }
 }

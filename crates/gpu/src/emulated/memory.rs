@@ -58,9 +58,11 @@ impl EmulatedMemory {
     pub(super) fn start(&self) -> u64 {
         self.outer as u64 + ZONE as u64
     }
+}
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: initialised, and this one's; the card does nothing meanwhile.
+impl AsMut<[u8]> for EmulatedMemory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: initialised, and this one's; the card does nothing with it meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.outer.add(ZONE), self.bytes) }
     }
 }

@@ -28,7 +28,7 @@ fn fetch(card: &EmulatedCard, memory: &EmulatedMemory, bytes: usize) -> Vec<u8> 
     // SAFETY: both are there until it is done.
     unsafe { card.copy_out(card.address(memory), bytes, &staging) }.unwrap();
     card.wait().unwrap();
-    card.bytes(&mut staging).to_vec()
+    staging.as_mut().to_vec()
 }
 
 /// Launches a kernel that stays within what its arguments name.
@@ -326,11 +326,11 @@ fn what_is_recorded_is_done_when_it_is_replayed() {
     let recording = record(&given, &got);
     card.wait().unwrap();
     for value in [1.0, 2.0] {
-        card.bytes(&mut given).copy_from_slice(&bytes_of(Number::F32, &[value; 32]));
+        given.as_mut().copy_from_slice(&bytes_of(Number::F32, &[value; 32]));
         // SAFETY: all memory is still there.
         unsafe { card.replay(&recording) }.unwrap();
         card.wait().unwrap();
-        assert_eq!(values_of(Number::F32, card.bytes(&mut got)), [32.0 * value; 32]);
+        assert_eq!(values_of(Number::F32, got.as_mut()), [32.0 * value; 32]);
     }
     let refused = |work: &mut dyn FnMut() -> CardResult<()>| {
         // SAFETY: nothing is recorded.
@@ -355,9 +355,9 @@ fn nothing_is_done_before_somebody_waits() {
     let mut staging = card.staging(16).unwrap();
     // SAFETY: both stay.
     unsafe { card.copy_out(card.address(&memory), 16, &staging) }.unwrap();
-    assert_eq!(card.bytes(&mut staging), [0; 16]);
+    assert_eq!(staging.as_mut(), [0; 16]);
     card.wait().unwrap();
-    assert_eq!(card.bytes(&mut staging), [1; 16]);
+    assert_eq!(staging.as_mut(), [1; 16]);
 }
 
 #[test]

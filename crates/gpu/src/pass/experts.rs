@@ -82,7 +82,7 @@ impl<C: Card> Pass<'_, C> {
             card.copy_out(at(words.totals()), bytes, &totals.borrow())?;
             card.wait()?;
             let totals = &mut *totals.borrow_mut();
-            let totals = card.bytes(totals)[..bytes].as_chunks().0.iter().map(|&total| u32::from_le_bytes(total));
+            let totals = totals.as_mut()[..bytes].as_chunks().0.iter().map(|&total| u32::from_le_bytes(total));
             for (expert, (total, [up, down])) in totals.zip(experts).enumerate() {
                 let total = total.min(self.rows());
                 if total == 0 {

@@ -111,6 +111,11 @@ impl<P: Piece> Batcher<P> {
         self.shared.refusal()
     }
 
+    /// Whether as much waits as a batch takes. Costs one lock and no scan.
+    pub fn has_a_batch(&self) -> bool {
+        self.shared.lock().has_a_batch()
+    }
+
     /// What waits of a class now. Costs one lock and no scan.
     pub fn depth(&self, class: Class) -> Depth {
         let state = self.shared.lock();

@@ -77,6 +77,11 @@ impl<P> Lane<P> {
         self.turn_tokens
     }
 
+    /// Tokens that wait.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     pub(super) fn set_turn(&mut self, tokens: usize) {
         self.turn_tokens = tokens;
     }

@@ -83,6 +83,12 @@ impl<P> State<P> {
         self.lanes.iter().any(|lane| !lane.is_empty())
     }
 
+    /// Whether as much waits as a batch takes.
+    pub(super) fn has_a_batch(&self) -> bool {
+        let waiting: usize = self.lanes.iter().map(Lane::tokens).sum();
+        waiting >= self.options.batch_tokens
+    }
+
     /// Whether nothing will come any more.
     pub(super) fn has_ended(&self) -> bool {
         match self.phase {

@@ -39,6 +39,8 @@ on_card=(env LIBRARY_PATH="$card" cargo test "${cheap[@]}" -p text2vec-gpu --fea
 LD_LIBRARY_PATH=$card "${on_card[@]}"
 FAKE_CARD_NO_POOLS=1 LD_LIBRARY_PATH=$card "${on_card[@]}"
 if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then "${on_card[@]}"; fi
-LD_LIBRARY_PATH=$card cargo test "${cheap[@]}" -p text2vec-sidecar -p text2vec-engine --lib -- on_a_card
+LD_LIBRARY_PATH=$card cargo test "${cheap[@]}" -p text2vec-sidecar -p text2vec-engine --lib -- --nocapture on_a_card |
+  tee "$CARGO_TARGET_DIR/engine.log"
+if grep '^NO GPU HERE' "$CARGO_TARGET_DIR/engine.log"; then exit 1; fi
 grep -E '^(COMPARED ON A CARD|NO GPU HERE)' "$compared"
 echo "cuda-check: $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"

@@ -41,7 +41,8 @@ sanitizer() { # tool
     head -n 1)
   [ -n "$sanitizer" ] || skip "there is no compute-sanitizer here, and none came along (SANITIZER=1 bundle.sh)"
   local tests=("$programs/test-engine" --test-threads 1 --nocapture on_a_card::every_kernel_is_run)
-  "${tests[@]}" || return 1
+  "${tests[@]}" 2>&1 | tee "$log" || return 1
+  if grep -q '^NO GPU HERE' "$log"; then return 1; fi
   "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 20 --report-api-errors no "${tests[@]}" 2>&1 | tee "$log" || code=1
   if grep -qiE 'device not supported|not supported on' "$log"; then skip "compute-sanitizer does not work on this machine"; fi
   return "$code"
@@ -50,7 +51,8 @@ sanitizer() { # tool
 bench() {
   local more=()
   read -ra more <<<"${BENCH:-}"
-  "$python" benches/gpu/run.py --model "$model" --ours "$programs/gpu" --load "$programs/load" \
+  # What is stopped at its limit is this itself, which then prints what it has.
+  exec "$python" benches/gpu/run.py --model "$model" --ours "$programs/gpu" --load "$programs/load" \
     --binary "$programs/text2vec-sidecar" --limit 180 --save "$out/bench.json" --logs "$out" "${more[@]}"
 }
 cpu() {
@@ -74,7 +76,7 @@ if [ "${1:-}" = --part ]; then
     test-gpu) tests test-gpu cuda on_a_card ;;
     memcheck | racecheck) sanitizer "$2" ;;
     bench) bench ;;
-    host) "$programs/host" --model "$model" --corpus benches/corpus.jsonl ;;
+    host) exec "$programs/host" --model "$model" --corpus benches/corpus.jsonl ;;
     cpu) cpu ;;
     *) echo "there is no such part"; exit 1 ;;
   esac
@@ -89,7 +91,9 @@ whole=${LIMIT:-530}
 work=$(mktemp -d) dmon=
 trap 'rm -rf "$work"; if [ -n "$dmon" ]; then kill "$dmon"; fi' EXIT
 mkdir -p "$out"
-pack() { if [ -n "${OUT:-}" ]; then tar -czf "$OUT/results.tar.gz" -C "$here" out; fi; }
+pack() {
+  if [ -n "${OUT:-}" ]; then tar -czf "$work/results" -C "$here" out && cp "$work/results" "$OUT/results.new" && mv "$OUT/results.new" "$OUT/results.tar.gz"; fi
+}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 programs=$work/programs

@@ -308,7 +308,7 @@ fn unusable(error: text2vec_gpu::Error, what: &str, free: memory::Free, precisio
     match error {
         text2vec_gpu::Error::Card(CardError::OutOfMemory) => memory::refused(what, free, precision),
         text2vec_gpu::Error::Card(CardError::Lost(reason) | CardError::Failed(reason)) => {
-            Error::unusable(format!("the weights cannot be used: {reason}"))
+            Error::unusable(format!("the GPU cannot be used for {what}: {reason}"))
         }
         text2vec_gpu::Error::Model(error) => error,
     }

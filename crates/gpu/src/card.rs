@@ -116,12 +116,30 @@ pub struct Product {
     pub to: (Address, usize),
 }
 
+/// What the driver answers to all that is asked of a context after it: only a new process can use the card again.
+pub const LOST: [&str; 14] = [
+    "CUDA_ERROR_ILLEGAL_ADDRESS",
+    "CUDA_ERROR_MISALIGNED_ADDRESS",
+    "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+    "CUDA_ERROR_INVALID_PC",
+    "CUDA_ERROR_HARDWARE_STACK_ERROR",
+    "CUDA_ERROR_LAUNCH_FAILED",
+    "CUDA_ERROR_LAUNCH_TIMEOUT",
+    "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_ECC_UNCORRECTABLE",
+    "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_UNKNOWN",
+];
+
 /// What went wrong with a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CardError {
     /// It has no memory left for this. It goes on working.
     OutOfMemory,
-    /// Whatever is asked of it from now on fails in this process; in the driver's words.
+    /// Whatever is asked of it from now on fails in this process ([`LOST`]); in the driver's words.
     Lost(String),
     /// Anything else, in the driver's words.
     Failed(String),

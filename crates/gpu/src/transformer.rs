@@ -144,8 +144,7 @@ impl<C: Card> Transformer<C> {
         // SAFETY: everything that the work uses is this model's and lives until the work is done: `wait` is asked for below, also
         // where something fails, before anything else is done with it.
         let asked = unsafe { self.ask(Kind { size, wanted }) };
-        let waited = self.card.wait();
-        asked.and(waited)?;
+        both(asked, self.card.wait())?;
         let exchange = if size.is_recorded() { &mut self.small } else { &mut self.large };
         Ok(vectors.read(exchange.values.as_mut()))
     }
@@ -171,10 +170,7 @@ impl<C: Card> Transformer<C> {
                 let exchange = std::mem::replace(&mut self.large, next);
                 Ok(Some(self.free.pending(exchange, mark, vectors)))
             }
-            Err(error) => {
-                self.card.wait()?;
-                Err(error.into())
-            }
+            Err(error) => Ok(both(Err(error), self.card.wait())?),
         }
     }
 
@@ -206,8 +202,7 @@ impl<C: Card> Transformer<C> {
             Ok(values)
         };
         let states = states(self);
-        let waited = self.card.wait();
-        Ok(states.and_then(|states| waited.map(|()| states))?)
+        Ok(both(states, self.card.wait())?)
     }
 
     /// Memory for a pass of this size, and its words where the card will copy them from. Without memory for it, that of earlier
@@ -360,6 +355,14 @@ impl<C: Card> Transformer<C> {
             self.card.copy_in(&exchange.words, 4 * layout.words(), input)?;
             pass.forward()
         }
+    }
+}
+
+/// What was asked for, once it was waited for: where the card is lost that counts, as cuBLASLt says less.
+fn both<T>(asked: CardResult<T>, waited: CardResult<()>) -> CardResult<T> {
+    match (asked, waited) {
+        (_, Err(CardError::Lost(reason))) => Err(CardError::Lost(reason)),
+        (asked, waited) => asked.and_then(|made| waited.map(|()| made)),
     }
 }
 

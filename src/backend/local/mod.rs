@@ -14,6 +14,7 @@ mod report;
 pub mod sentences;
 mod text;
 mod timeline;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Instant;

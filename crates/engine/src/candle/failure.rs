@@ -1,5 +1,7 @@
 //! What a device's errors mean.
 
+use text2vec_gpu::card::LOST;
+
 use crate::device::NO_MEMORY;
 use crate::error::Error;
 use crate::weights::first_line;
@@ -8,6 +10,12 @@ use crate::weights::first_line;
 pub(super) fn is_out_of_memory(error: &candle_core::Error) -> bool {
     let text = error.to_string();
     ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|name| text.contains(name))
+}
+
+/// Whether the device fails from now on, whatever it is asked.
+pub(super) fn is_lost(error: &candle_core::Error) -> bool {
+    let text = error.to_string();
+    LOST.iter().any(|name| text.contains(name))
 }
 
 /// What cannot be loaded, and what to do.
@@ -23,6 +31,13 @@ pub(crate) fn unusable(error: candle_core::Error) -> Error {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn a_device_that_fails_for_good_is_known() {
+        let said = |text: &str| is_lost(&candle_core::Error::Msg(text.to_owned()));
+        assert!(said("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")"));
+        assert!(!said("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")") && !said("something else"));
+    }
 
     #[test]
     fn want_of_memory_is_told_with_what_to_do() {

@@ -14,7 +14,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_transformers::models::debertav2;
 use serde_json::{Map, Value};
 
-use super::failure::unusable;
+use super::failure::{is_lost, unusable};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch};
 use crate::error::{Error, Result};
 use crate::family::config::Config;
@@ -40,6 +40,8 @@ pub struct LibraryEncoder {
     vocabulary: usize,
     types: usize,
     longest: usize,
+    /// Whatever is asked of the device fails.
+    is_lost: bool,
 }
 
 impl LibraryEncoder {
@@ -62,6 +64,7 @@ impl LibraryEncoder {
             vocabulary: config.vocab_size,
             types: config.type_vocab_size,
             longest: longest(config),
+            is_lost: false,
         })
     }
 
@@ -81,12 +84,18 @@ impl Encoder for LibraryEncoder {
         }
         let mut values = Vec::with_capacity(batch.tokens() * self.hidden);
         for range in batch.ranges().filter(|range| !range.is_empty()) {
-            let states = self.states(&batch.ids()[range.clone()], &batch.type_ids()[range]).map_err(|error| {
+            let computed = self.states(&batch.ids()[range.clone()], &batch.type_ids()[range]);
+            let states = computed.map_err(|error| {
+                self.is_lost |= is_lost(&error);
                 Error::internal(format!("the forward pass failed: {}", first_line(&error.to_string())))
             })?;
             values.extend_from_slice(&states);
         }
         Ok(HiddenStates { values, width: self.hidden })
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     fn hidden_size(&self) -> usize {

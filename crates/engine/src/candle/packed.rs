@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 
 use self::model::Model;
 use self::pass::Pass;
-use super::failure::is_out_of_memory;
+use super::failure::{is_lost, is_out_of_memory};
 use crate::encoder::{Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
@@ -36,6 +36,8 @@ const MOST_ELEMENTS: usize = i32::MAX as usize;
 pub struct CandlePackedEncoder {
     model: Model,
     passes: Passes,
+    /// Whatever is asked of the device fails.
+    is_lost: bool,
 }
 
 impl CandlePackedEncoder {
@@ -54,7 +56,7 @@ impl CandlePackedEncoder {
         let shape = architecture.shape;
         let widest = (3 * shape.attention_width()).max(shape.intermediate).max(shape.hidden);
         let passes = Passes::new(MOST_ELEMENTS / widest.max(architecture.table_width()));
-        Ok(CandlePackedEncoder { model: Model::new(architecture, device, precision, tensors)?, passes })
+        Ok(CandlePackedEncoder { model: Model::new(architecture, device, precision, tensors)?, passes, is_lost: false })
     }
 
     /// A batch of more tokens is computed in several passes, each of sequences of like length. A longer sequence has a pass
@@ -81,14 +83,18 @@ impl CandlePackedEncoder {
                 "a sequence of {length} tokens is too long for a GPU: send shorter texts, or serve this model with --device cpu"
             )));
         }
+        let lost = &mut self.is_lost;
         self.passes.run(&model.architecture, batch, |part: &Part<'_>| {
             let computed = Pass::new(model, part.rows.clone(), part.lengths.clone()).and_then(|pass| {
                 let states = pass.forward(model)?;
                 run(model, part, &pass, states)
             });
-            computed.map_err(|error| match is_out_of_memory(&error) {
-                true => Failure::OutOfMemory,
-                false => Failure::Other(first_line(&error.to_string()).to_owned()),
+            computed.map_err(|error| {
+                *lost |= is_lost(&error);
+                match is_out_of_memory(&error) {
+                    true => Failure::OutOfMemory,
+                    false => Failure::Other(first_line(&error.to_string()).to_owned()),
+                }
             })
         })
     }
@@ -154,6 +160,10 @@ impl Encoder for CandlePackedEncoder {
                 Ok(Some(budget))
             }
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     fn hidden_size(&self) -> usize {

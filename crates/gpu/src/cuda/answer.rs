@@ -8,7 +8,7 @@ use cudarc::cublaslt::sys::cublasStatus_t;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult;
 
-use crate::card::{CardError, CardResult};
+use crate::card::{CardError, CardResult, LOST};
 
 /// The driver's answer to this call.
 pub(super) fn driver<T>(call: impl Display, answer: Result<T, DriverError>) -> CardResult<T> {
@@ -19,29 +19,8 @@ pub(super) fn driver<T>(call: impl Display, answer: Result<T, DriverError>) -> C
         let name = error.error_name().map_or_else(|_| format!("{:?}", error.0), in_words);
         let description = error.error_string().map_or_else(|_| "the driver has no word for it".to_owned(), in_words);
         let said = format!("{call}: {name}: {description}");
-        if is_lost(error.0) { CardError::Lost(said) } else { CardError::Failed(said) }
+        if LOST.contains(&&*name) { CardError::Lost(said) } else { CardError::Failed(said) }
     })
-}
-
-/// Whether the driver gives this answer to all that is asked of a context after it: the process has to be started again.
-fn is_lost(answer: CUresult) -> bool {
-    matches!(
-        answer,
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUresult::CUDA_ERROR_INVALID_PC
-            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUresult::CUDA_ERROR_LAUNCH_FAILED
-            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUresult::CUDA_ERROR_ASSERT
-            | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
-            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
-            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
-            | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
-            | CUresult::CUDA_ERROR_UNKNOWN
-    )
 }
 
 fn in_words(text: &CStr) -> String {

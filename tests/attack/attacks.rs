@@ -136,6 +136,29 @@ async fn until_closed(mut stream: TcpStream) -> std::io::Result<()> {
     Err(std::io::ErrorKind::UnexpectedEof.into())
 }
 
+/// Announces a body that is too large, and sends a byte of it a second, refused or not, until it is left. Answers what it was
+/// told, and for how long it was listened to.
+pub(crate) async fn refused_sender(server: SocketAddr, until: Instant) -> (String, Duration) {
+    let begun = Instant::now();
+    let head = b"POST /vectors HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000000\r\n\r\n";
+    let (mut stream, answer) = loop {
+        let mut stream = TcpStream::connect(server).await.expect("a connection");
+        stream.write_all(head).await.expect("sent");
+        let mut answer = vec![0; 4096];
+        let read = stream.read(&mut answer).await.expect("an answer");
+        answer.truncate(read);
+        // Whoever waited for the server's start may still have the place.
+        if !answer.starts_with(b"HTTP/1.1 429 ") {
+            break (stream, answer);
+        }
+    };
+    while Instant::now() < until && stream.write_all(b" ").await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    (line, begun.elapsed())
+}
+
 async fn silent(server: SocketAddr) -> std::io::Result<()> {
     until_closed(TcpStream::connect(server).await?).await
 }

@@ -108,6 +108,40 @@ async fn probes_have_a_place_beside_a_crowd_of_silent_connections() {
     seen.assert_probed();
 }
 
+/// Two connections are all the server has. Whoever is refused and goes on sending, a byte a second, has no place meanwhile, with
+/// a token or without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_senders_keep_nobodys_place() {
+    let _alone = ALONE.lock().await;
+    for (variables, status) in [(&[][..], "413"), (&[("AUTHENTICATION_ALLOWED_TOKENS", "a-token")], "401")] {
+        let server = Process::start(&["--max-connections", "2"], variables).await;
+        let until = Instant::now() + Duration::from_secs(6);
+        let senders = [(); 2].map(|()| tokio::spawn(attacks::refused_sender(server.address, until)));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let begun = Instant::now();
+        let served = loop {
+            let asked = reqwest::Client::builder().no_proxy().build().expect("a client");
+            let url = format!("http://{}/vectors", server.address);
+            let asked = asked.post(url).bearer_auth("a-token").body(r#"{"text":"served"}"#);
+            let answer = asked.send().await.expect("an answer").status();
+            if answer != 429 {
+                break answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let waited = begun.elapsed();
+        println!("{status}: served after {waited:?}");
+        assert_eq!(served, 200);
+        assert!(waited < Duration::from_secs(2), "{status}: {waited:?}");
+        for sender in senders {
+            let (answer, held) = sender.await.expect("a sender");
+            assert!(answer.contains(status), "{answer}");
+            println!("a sender was listened to for {held:?}");
+            assert!(held > Duration::from_secs(3), "{status}: the attack did not stand: {held:?}");
+        }
+    }
+}
+
 /// An upstream that asks for a wait of 584 thousand million years answers for one text and refuses its neighbour.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upstream_that_asks_for_an_absurd_wait() {

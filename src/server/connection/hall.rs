@@ -1,13 +1,15 @@
 //! Who gets in. A connection waits in the lobby until its first whole head; then it takes one of the places, or, where none
 //! is left, it is a guest: it gets one answer, which is a refusal except to a probe. Silent connections and slow ones thus
-//! take nobody's place, and when the lobby is full the one that has been there longest makes room for the next.
+//! take nobody's place, and when the lobby is full the one that has been there longest makes room for the next. Whoever has
+//! the last answer and is only listened to goes back into the lobby, and is the first to make room.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 /// Open files that are not connections at the port: the process's own, and connections to upstreams.
@@ -26,6 +28,7 @@ const WAITS: u8 = 0;
 const SERVED: u8 = 1;
 const GUEST: u8 = 2;
 const OUT: u8 = 3;
+const ANSWERED: u8 = 4;
 
 /// How many connections there may be at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +68,51 @@ pub(super) struct Hall {
     room: Room,
     served: AtomicUsize,
     waiting: AtomicUsize,
+    /// Those in the lobby who had a place, and some who have left.
+    answered: Mutex<VecDeque<Arc<Seat>>>,
+}
+
+impl Hall {
+    fn answered(&self) -> MutexGuard<'_, VecDeque<Arc<Seat>>> {
+        // Nothing panics while it is held.
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a queue of the lobby holds many who have left it.
+    fn is_stale(&self, queued: usize) -> bool {
+        queued > 2 * self.waiting.load(Ordering::Acquire) + LEAST_LOBBY
+    }
+}
+
+/// Where a connection stands, and how it is told to leave.
+#[derive(Default)]
+pub(super) struct Seat {
+    standing: AtomicU8,
+    leave: Notify,
+}
+
+impl Seat {
+    fn is(&self, standings: &[u8]) -> bool {
+        standings.contains(&self.standing.load(Ordering::Acquire))
+    }
+
+    /// Out, if it stands so. Answers how it stood.
+    fn out(&self, standings: &[u8]) -> Option<u8> {
+        let leaves = |now: u8| standings.contains(&now).then_some(OUT);
+        self.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves).ok()
+    }
 }
 
 /// A connection's standing. Dropping it gives up what it holds.
 pub(super) struct Member {
     hall: Arc<Hall>,
-    standing: Arc<AtomicU8>,
+    seat: Arc<Seat>,
 }
 
 impl Member {
     /// A whole head has come: where the connection stands from now on.
     pub(super) fn asks(&self) -> Standing {
-        match self.standing.load(Ordering::Acquire) {
+        match self.seat.standing.load(Ordering::Acquire) {
             SERVED => return Standing::Served,
             WAITS => {}
             _ => return Standing::Guest,
@@ -85,7 +121,7 @@ impl Member {
         let free = |served: usize| (served < hall.room.places).then_some(served + 1);
         let has_place = hall.served.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).is_ok();
         let next = if has_place { SERVED } else { GUEST };
-        let changed = self.standing.compare_exchange(WAITS, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let changed = self.seat.standing.compare_exchange(WAITS, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
         match (has_place, changed) {
             (true, true) => {
                 hall.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -100,17 +136,37 @@ impl Member {
         }
     }
 
+    /// Its last answer is sent: it gives up its place and goes on in the lobby.
+    pub(super) fn steps_down(&self) {
+        let standing = &self.seat.standing;
+        if standing.compare_exchange(SERVED, ANSWERED, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        self.hall.waiting.fetch_add(1, Ordering::AcqRel);
+        self.hall.served.fetch_sub(1, Ordering::AcqRel);
+        let mut answered = self.hall.answered();
+        if self.hall.is_stale(answered.len()) {
+            answered.retain(|seat| seat.is(&[ANSWERED]));
+        }
+        answered.push_back(self.seat.clone());
+    }
+
+    /// Until it is to leave the lobby, having stepped down.
+    pub(super) async fn shown_out(&self) {
+        self.seat.leave.notified().await;
+    }
+
     /// What the doorkeeper follows.
-    pub(super) fn standing(&self) -> Arc<AtomicU8> {
-        self.standing.clone()
+    pub(super) fn seat(&self) -> Arc<Seat> {
+        self.seat.clone()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        match self.standing.swap(OUT, Ordering::AcqRel) {
+        match self.seat.standing.swap(OUT, Ordering::AcqRel) {
             SERVED => self.hall.served.fetch_sub(1, Ordering::AcqRel),
-            WAITS | GUEST => self.hall.waiting.fetch_sub(1, Ordering::AcqRel),
+            WAITS | GUEST | ANSWERED => self.hall.waiting.fetch_sub(1, Ordering::AcqRel),
             _ => 0,
         };
     }
@@ -119,49 +175,68 @@ impl Drop for Member {
 /// Keeps the lobby.
 pub(super) struct Doorkeeper {
     hall: Arc<Hall>,
-    /// Those in the lobby, the oldest first, and some who have left it.
-    queue: VecDeque<(Arc<AtomicU8>, AbortHandle)>,
-    shown_out: u64,
-    said: Option<Instant>,
+    /// Those in the lobby who never had a place, the oldest first, and some who have left it.
+    queue: VecDeque<(Arc<Seat>, AbortHandle)>,
+    unheard: ShownOut,
+    answered: ShownOut,
     complained: Option<Instant>,
+}
+
+/// How many were shown out since the log said so, and when it did.
+#[derive(Default)]
+struct ShownOut {
+    connections: u64,
+    said: Option<Instant>,
 }
 
 impl Doorkeeper {
     /// Of an empty hall.
     pub(super) fn new(room: Room) -> Doorkeeper {
-        let hall = Hall { room, served: AtomicUsize::new(0), waiting: AtomicUsize::new(0) };
-        Doorkeeper { hall: Arc::new(hall), queue: VecDeque::new(), shown_out: 0, said: None, complained: None }
+        let (served, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let hall = Hall { room, served, waiting, answered: Mutex::default() };
+        let (unheard, answered) = (ShownOut::default(), ShownOut::default());
+        Doorkeeper { hall: Arc::new(hall), queue: VecDeque::new(), unheard, answered, complained: None }
     }
 
     /// Lets one more into the lobby. Whoever has been in it longest leaves where it is full.
     pub(super) fn admit(&mut self) -> Member {
         while self.hall.waiting.load(Ordering::Acquire) >= self.hall.room.lobby && self.show_out_the_oldest() {}
         self.hall.waiting.fetch_add(1, Ordering::AcqRel);
-        Member { hall: self.hall.clone(), standing: Arc::new(AtomicU8::new(WAITS)) }
+        Member { hall: self.hall.clone(), seat: Arc::default() }
     }
 
     /// The task that serves a connection that was admitted.
-    pub(super) fn is_served_by(&mut self, standing: Arc<AtomicU8>, task: AbortHandle) {
-        let left = |standing: &AtomicU8| matches!(standing.load(Ordering::Acquire), SERVED | OUT);
-        while self.queue.front().is_some_and(|(standing, _)| left(standing)) {
+    pub(super) fn is_served_by(&mut self, seat: Arc<Seat>, task: AbortHandle) {
+        while self.queue.front().is_some_and(|(seat, _)| !seat.is(&[WAITS, GUEST])) {
             self.queue.pop_front();
         }
-        if self.queue.len() > 2 * self.hall.waiting.load(Ordering::Acquire) + LEAST_LOBBY {
-            self.queue.retain(|(standing, _)| !left(standing));
+        if self.hall.is_stale(self.queue.len()) {
+            self.queue.retain(|(seat, _)| seat.is(&[WAITS, GUEST]));
         }
-        self.queue.push_back((standing, task));
+        self.queue.push_back((seat, task));
     }
 
-    /// Ends the connection that has been in the lobby longest; `false` if nobody is there.
+    /// Ends a connection in the lobby, of those who have their answer, else of all, the one that has been there longest;
+    /// `false` if nobody is there.
     pub(super) fn show_out_the_oldest(&mut self) -> bool {
-        while let Some((standing, task)) = self.queue.pop_front() {
-            let leaves = |now: u8| matches!(now, WAITS | GUEST).then_some(OUT);
-            if standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, leaves).is_ok() {
+        loop {
+            let Some(seat) = self.hall.answered().pop_front() else { break };
+            if seat.out(&[ANSWERED]).is_some() {
                 self.hall.waiting.fetch_sub(1, Ordering::AcqRel);
-                task.abort();
-                self.say();
+                seat.leave.notify_one();
+                self.answered.one_more("connections that had their answer", self.hall.room.lobby);
                 return true;
             }
+        }
+        while let Some((seat, task)) = self.queue.pop_front() {
+            let Some(stood) = seat.out(&[WAITS, GUEST]) else { continue };
+            self.hall.waiting.fetch_sub(1, Ordering::AcqRel);
+            task.abort();
+            match stood {
+                WAITS => self.unheard.one_more("connections that had not asked anything yet", self.hall.room.lobby),
+                _ => self.answered.one_more("connections that had their answer", self.hall.room.lobby),
+            }
+            return true;
         }
         false
     }
@@ -177,16 +252,18 @@ impl Doorkeeper {
             self.complained = Some(Instant::now());
         }
     }
+}
 
-    fn say(&mut self) {
-        self.shown_out += 1;
+impl ShownOut {
+    /// Counts one more, and says so now and then.
+    fn one_more(&mut self, who: &str, lobby: usize) {
+        self.connections += 1;
         if self.said.is_none_or(|said| said.elapsed() >= QUIET) {
             tracing::warn!(
-                connections = self.shown_out,
-                "connections that had not asked anything yet were closed to make room for new ones: {} may wait",
-                self.hall.room.lobby
+                connections = self.connections,
+                "{who} were closed to make room for new ones: {lobby} may wait"
             );
-            (self.shown_out, self.said) = (0, Some(Instant::now()));
+            *self = ShownOut { connections: 0, said: Some(Instant::now()) };
         }
     }
 }
@@ -216,7 +293,7 @@ mod tests {
 
     fn admit(keeper: &mut Doorkeeper, tasks: &mut tokio::task::JoinSet<()>) -> Member {
         let member = keeper.admit();
-        keeper.is_served_by(member.standing(), tasks.spawn(std::future::pending()));
+        keeper.is_served_by(member.seat(), tasks.spawn(std::future::pending()));
         member
     }
 
@@ -237,6 +314,30 @@ mod tests {
         drop((guest, third));
         assert_eq!(keeper.hall.served.load(Ordering::Acquire) + keeper.hall.waiting.load(Ordering::Acquire), 0);
         assert!(!keeper.show_out_the_oldest());
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_gives_up_the_place_and_is_the_first_to_make_room() {
+        let (mut keeper, mut tasks) = (Doorkeeper::new(Room { places: 1, lobby: 2 }), tokio::task::JoinSet::new());
+        let waits = admit(&mut keeper, &mut tasks);
+        let answered = admit(&mut keeper, &mut tasks);
+        assert_eq!(answered.asks(), Standing::Served);
+        answered.steps_down();
+        let third = admit(&mut keeper, &mut tasks);
+        tokio::time::timeout(Duration::from_secs(5), answered.shown_out()).await.expect("shown out");
+        assert_eq!((third.asks(), waits.asks()), (Standing::Served, Standing::Guest));
+        third.steps_down();
+        third.steps_down();
+        drop((answered, waits, third));
+        assert_eq!(keeper.hall.served.load(Ordering::Acquire) + keeper.hall.waiting.load(Ordering::Acquire), 0);
+        assert!(!keeper.show_out_the_oldest());
+        // Those who step down are forgotten as well.
+        for _ in 0..10_000 {
+            let member = admit(&mut keeper, &mut tasks);
+            assert_eq!(member.asks(), Standing::Served);
+            member.steps_down();
+        }
+        assert!(keeper.hall.answered().len() <= 2 * LEAST_LOBBY, "{}", keeper.hall.answered().len());
     }
 
     #[tokio::test]

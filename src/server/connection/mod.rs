@@ -8,17 +8,16 @@ mod remainder;
 mod watch;
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, EXPECT};
 use axum::http::{HeaderName, HeaderValue, Request, StatusCode, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -35,8 +34,8 @@ use tokio_rustls::server::TlsStream;
 use tower::Service;
 
 use self::hall::{Doorkeeper, Member, Standing};
-use self::remainder::{Remainder, drop_rest};
-use self::watch::{Answer, Due, Patience, Watch, Watched};
+use self::remainder::{Rest, SILENCE, drop_rest};
+use self::watch::{Answer, Due, Patience, Watch, Watched, due};
 use super::answers::{Patient, Unread};
 use super::auth::Certified;
 use super::health::is_probe;
@@ -106,6 +105,7 @@ struct Speaker {
     readiness: Readiness,
     patience: Patience,
     max_age: Duration,
+    max_body_wait: Duration,
     max_write_wait: Duration,
     max_head_bytes: usize,
     places: usize,
@@ -144,6 +144,7 @@ impl Connections {
             readiness,
             patience: Patience { head: limits.max_head_wait, idle: lifetimes.max_connection_idle },
             max_age: lifetimes.max_connection_age,
+            max_body_wait: limits.max_body_wait,
             max_write_wait: limits.max_write_wait,
             max_head_bytes: limits.max_head_bytes,
             places: room.places,
@@ -162,9 +163,9 @@ impl Connections {
                 // Small answers must not wait for the peer's delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
                 let member = self.doorkeeper.admit();
-                let standing = member.standing();
+                let seat = member.seat();
                 let serving = self.speaker.clone().serve(stream, self.tls.clone(), member, self.closing.subscribe());
-                self.doorkeeper.is_served_by(standing, self.tasks.spawn(serving));
+                self.doorkeeper.is_served_by(seat, self.tasks.spawn(serving));
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
             Err(error) => self.make_room(&error).await,
@@ -213,8 +214,8 @@ impl Speaker {
         };
         let watch = Arc::new(Watch::new(self.patience));
         let mut io = Watched::new(stream, watch.clone());
-        let (retiring, unread) = (AtomicBool::new(false), Unread::default());
-        let caller = Caller { member, certified, watch, retiring, unread, remainder: Remainder::default() };
+        let (retiring, leaves_rest) = (AtomicBool::new(false), AtomicBool::new(false));
+        let caller = Caller { member, certified, watch, retiring, unread: Unread::default(), leaves_rest };
         match self.opening(&mut io, &caller.watch, closing.clone()).await {
             Some(Version::HTTP_2) => Box::pin(self.speak_http2(io, Arc::new(caller), closing)).await,
             Some(_) => Box::pin(self.speak_http1(io, Arc::new(caller), closing)).await,
@@ -278,9 +279,18 @@ impl Speaker {
         let wind_up = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
         let given_up = self.converse(Pin::new(&mut connection), wind_up, &caller, closing.clone()).await;
         let watch = &caller.watch;
-        if !given_up && caller.remainder.is_left() {
+        if !given_up && caller.leaves_rest.load(Ordering::Relaxed) {
+            // Whoever wants the place has more of a claim to it.
+            caller.member.steps_down();
             let stream = connection.into_parts().io.into_inner().into_inner();
-            return Box::pin(drop_rest(stream, last_call(closing))).await;
+            let until = async {
+                tokio::select! {
+                    () = caller.member.shown_out() => {}
+                    () = watch.is_out_of_a_guests_time() => {}
+                    () = last_call(closing) => {}
+                }
+            };
+            return Box::pin(drop_rest(stream, SILENCE, self.max_body_wait, until)).await;
         }
         // With an answer before it, nobody knows how much of that is still to be sent.
         if given_up && watch.has_part_of_a_head() && !watch.has_asked() {
@@ -360,9 +370,13 @@ impl Speaker {
         request: Request<Incoming>,
         caller: Arc<Caller>,
     ) -> Result<axum::http::Response<Answer>, Infallible> {
-        let mut request = routed(request).map(|body| caller.remainder.of(body));
-        let under_way = caller.watch.request();
         let http2 = request.version() == Version::HTTP_2;
+        let expects = request.headers().contains_key(EXPECT);
+        let (head, body) = routed(request).into_parts();
+        // HTTP/2 has its own way to say that no more of it is wanted.
+        let (body, rest) = Rest::follow(body, !http2);
+        let mut request = Request::from_parts(head, body);
+        let under_way = caller.watch.request();
         let refusal = match caller.member.asks() {
             Standing::Served => self.refuse_head(&request),
             Standing::Guest => {
@@ -372,7 +386,10 @@ impl Speaker {
             }
         };
         let mut response = match refusal {
-            Some(refusal) => refusal,
+            Some(refusal) => {
+                drop(request);
+                refusal
+            }
             None => {
                 request.extensions_mut().insert(caller.unread.clone());
                 if let Some(certified) = caller.certified {
@@ -381,8 +398,18 @@ impl Speaker {
                 self.router.clone().call(request).await?
             }
         };
+        let mut ends = caller.retiring.load(Ordering::Relaxed) || self.readiness.is_draining();
+        if let Some(rest) = rest.and_then(Rest::left) {
+            // The next request would begin behind it. Whoever waits to be told to send it may never do so.
+            if !ends && !expects && remainder::is_small(&rest) {
+                remainder::read(rest, caller.watch.request());
+            } else {
+                ends = true;
+                caller.leaves_rest.store(true, Ordering::Relaxed);
+            }
+        }
         // HTTP/1.1 has no other way to say so without a race; HTTP/2 has GOAWAY.
-        if !http2 && (caller.retiring.load(Ordering::Relaxed) || self.readiness.is_draining()) {
+        if !http2 && ends {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Answer::new(body, under_way)))
@@ -435,29 +462,8 @@ struct Caller {
     retiring: AtomicBool,
     /// Told of answers that were given up.
     unread: Unread,
-    /// Of the last request's body; HTTP/2 has its own way to say that no more of it is wanted.
-    remainder: Remainder,
-}
-
-/// Waits until something is due.
-async fn due(watch: &Watch, wound_up: Option<Instant>) -> Due {
-    let mut timer = pin!(sleep_until(Instant::now()));
-    poll_fn(|context| {
-        loop {
-            let until = match watch.due(Instant::now(), wound_up) {
-                Ok(until) => until,
-                Err(due) => return Poll::Ready(due),
-            };
-            // Later is early enough: then it is looked again.
-            if timer.is_elapsed() || until < timer.deadline() {
-                timer.as_mut().reset(until);
-            }
-            if timer.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await
+    /// Not all of the last request's body was read.
+    leaves_rest: AtomicBool,
 }
 
 /// Ends a little after the server begins to.

@@ -1,7 +1,8 @@
 //! What a connection is at, and how long it may stay so: nothing came yet, a head is arriving, requests are under way,
 //! nothing is.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// What an HTTP/2 client sends before its first request at the least: the preface and the head of a SETTINGS frame.
 const HTTP2_OPENING: u64 = 24 + 9;
@@ -80,6 +81,14 @@ impl Watch {
     /// The connection may ask once.
     pub(super) fn set_guest(&self) {
         let _ = self.guest_since.compare_exchange(NEVER, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Until a guest has to leave; for ever for others.
+    pub(super) async fn is_out_of_a_guests_time(&self) {
+        match self.guest_since.load(Ordering::Relaxed) {
+            NEVER => std::future::pending().await,
+            since => sleep_until(self.opened + Duration::from_millis(since) + GUEST).await,
+        }
     }
 
     /// The client speaks HTTP/2.
@@ -167,6 +176,27 @@ impl Watch {
             self.head_begun.store(NEVER, Ordering::Relaxed);
         }
     }
+}
+
+/// Waits until something is due.
+pub(super) async fn due(watch: &Watch, wound_up: Option<Instant>) -> Due {
+    let mut timer = pin!(sleep_until(Instant::now()));
+    poll_fn(|context| {
+        loop {
+            let until = match watch.due(Instant::now(), wound_up) {
+                Ok(until) => until,
+                Err(due) => return Poll::Ready(due),
+            };
+            // Later is early enough: then it is looked again.
+            if timer.is_elapsed() || until < timer.deadline() {
+                timer.as_mut().reset(until);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
 
 /// So much later, or in thirty years.

@@ -32,8 +32,6 @@ use std::time::Duration;
 use axum::BoxError;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::{StreamExt, stream};
@@ -94,13 +92,7 @@ pub(super) async fn hold_room(State(room): State<BodyRoom>, request: Request, ne
 /// Has a request whose head says that its body is too large answered in its reader's words, before any of the body has come.
 async fn refuse_by_head(limits: Limits, request: Request, next: Next) -> Response {
     let refusal = async move { Err::<Bytes, _>(BoxError::from(limits.body_too_large())) };
-    let is_http1 = request.version() <= Version::HTTP_11;
-    let mut response = next.run(request.map(|_| Body::from_stream(stream::once(refusal)))).await;
-    if is_http1 {
-        // The next request would begin behind the body.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    next.run(request.map(|_| Body::from_stream(stream::once(refusal)))).await
 }
 
 /// A body in one piece, as its readers want it. One that is larger than allowed ends early, and its reader refuses it.

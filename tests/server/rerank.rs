@@ -125,6 +125,7 @@ async fn whoever_asks_as_cohere_s_clients_do_is_answered_so_at_weaviate_s_path()
         (json!({"query": "a", "documents": ["b"]}), "scores"),
         (json!({"query": "a", "documents": ["b"], "property": "p"}), "scores"),
         (json!({"query": "a", "documents": ["b"], "top_n": null, "model": null, "tenant": "x"}), "scores"),
+        (json!({"query": "a", "documents": ["b"], "model": ""}), "scores"),
         (json!({"query": "a", "property": "p", "model": "rank"}), "score"),
     ] {
         let (status, answer) = post(&server, "/rerank", &body).await;

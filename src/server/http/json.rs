@@ -28,6 +28,11 @@ impl Object {
         self.0.get(key).is_some_and(|value| value.get() != "null")
     }
 
+    /// Whether a field is there, and neither null nor an empty text.
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.has(key) && self.0.get(key).is_some_and(|value| value.get() != "\"\"")
+    }
+
     /// Lets a field be given by another name.
     pub(super) fn rename(&mut self, other: &str, key: &str) {
         if let (Some(value), false) = (self.0.remove(other), self.0.contains_key(key)) {

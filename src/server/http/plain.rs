@@ -84,6 +84,11 @@ impl<'a> Fields<'a> {
         self.fields.has(key)
     }
 
+    /// Whether a field is there, and neither null nor an empty text.
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.fields.says(key)
+    }
+
     /// A whole number above 0.
     pub(super) fn count(&mut self, key: &'static str) -> Result<Option<NonZeroUsize>> {
         self.take(key, "a whole number above 0")

@@ -87,7 +87,7 @@ enum Api {
 impl Api {
     /// Weaviate sends a query and documents, or, to its container, a property; nothing else has `texts`.
     fn of(fields: &Fields<'_>) -> Api {
-        let is_of_cohere = || ["model", "top_n", "return_documents"].iter().any(|field| fields.has(field));
+        let is_of_cohere = || ["model", "top_n", "return_documents"].iter().any(|field| fields.says(field));
         match (fields.has("documents"), fields.has("texts"), fields.has("property")) {
             (false, true, _) => Api::Tei,
             (false, false, true) => Api::Weaviate,

@@ -12,7 +12,7 @@ use crate::error::Error;
 pub fn told(line: &CommandLine, error: Error) -> Error {
     let Some(name) = error.parameter_name() else { return error };
     let Some(long) = name.strip_prefix("--") else {
-        let is_variable = REFERENCE_VARIABLES.contains(&name) && !error.message().contains(name);
+        let is_variable = REFERENCE_VARIABLES.contains(&name) && !has_word(error.message(), name);
         return if is_variable { error.clone().context(name) } else { error };
     };
     let given = Given::new(line, line.matches.subcommand_name().unwrap_or("serve"));
@@ -20,9 +20,38 @@ pub fn told(line: &CommandLine, error: Error) -> Error {
         source @ Source::File(_) => error.clone().context(format_args!("{source}: {long}")),
         source @ (Source::Flag(_) | Source::Variable(_)) => {
             let source = source.to_string();
-            let is_told = error.message().contains(&source);
-            if is_told { error } else { error.clone().context(source) }
+            if has_word(error.message(), &source) { error } else { error.clone().context(source) }
         }
         Source::Default | Source::Because(_) => error,
+    }
+}
+
+/// Whether a flag or a variable is in a text, and not only as a part of a longer name.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    text.match_indices(word).any(|(at, _)| {
+        let (before, behind) = (&text[..at], &text[at + word.len()..]);
+        !before.ends_with(is_of_a_name) && !behind.starts_with(is_of_a_name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_within_a_longer_one_is_not_that_name() {
+        for (text, word, has) in [
+            ("give --upstream once", "--upstream", true),
+            ("see --upstream", "--upstream", true),
+            ("(--upstream=x)", "--upstream", true),
+            ("see --upstream-tokens", "--upstream", false),
+            ("see --upstream-tokens or --upstream", "--upstream", true),
+            ("T2V_MODEL_X is set", "T2V_MODEL", false),
+            ("T2V_MODEL: none", "T2V_MODEL", true),
+            ("MY_MODEL_NAME", "MODEL_NAME", false),
+        ] {
+            assert_eq!(has_word(text, word), has, "{word} in {text}");
+        }
     }
 }

@@ -18,13 +18,13 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::followed::Followed;
+use super::followed::{Followed, at_fault};
 use super::health::is_probe;
 use super::http::description::is_open;
 use super::http::errors::error_response_at;
 use super::http::page;
 use super::observe::is_grpc;
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::telemetry::metrics::labels::Refusal;
 use crate::telemetry::metrics::metrics;
 
@@ -83,9 +83,7 @@ impl Access {
         let files: Vec<PathBuf> = file.into_iter().collect();
         let path = files.first().cloned().unwrap_or_default();
         let tokens = Followed::new("tokens", files, move |contents| {
-            let unusable = |problem: &str| {
-                Error::config(format!("{} {problem}", path.display())).naming(Place::File(path.clone()))
-            };
+            let unusable = |problem| at_fault(&path, format_args!("{problem}"));
             let mut tokens = listed.clone();
             for content in contents {
                 tokens.extend(lines(content).map_err(unusable)?);

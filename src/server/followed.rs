@@ -1,7 +1,8 @@
 //! What is made of files and made again when they change: orchestrators replace tokens and certificates under a running
 //! server.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the contents of some files mean.
 type Read<T> = dyn Fn(&[Vec<u8>]) -> Result<T> + Send + Sync;
+
+/// A file that cannot be used, named in the text and noted.
+pub(super) fn at_fault(file: &Path, what: fmt::Arguments<'_>) -> Error {
+    Error::config(format!("{} {what}", file.display())).naming(Place::File(file.to_owned()))
+}
 
 /// A value made of files. Whoever holds an older one keeps it: nothing under way is disturbed by a change.
 pub(super) struct Followed<T> {

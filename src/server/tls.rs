@@ -17,8 +17,8 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::followed::Followed;
-use crate::error::{Error, Place, Result};
+use super::followed::{Followed, at_fault};
+use crate::error::Result;
 
 /// What is told to who speaks plain HTTP/1.1, which a person can read.
 const NOT_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 73\r\n\
@@ -120,10 +120,6 @@ fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>>
         true => Err(at_fault(file, format_args!("holds no certificate: a PEM file is wanted"))),
         false => Ok(found),
     }
-}
-
-fn at_fault(file: &Path, what: fmt::Arguments<'_>) -> Error {
-    Error::config(format!("{} {what}", file.display())).naming(Place::File(file.to_owned()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::backend::Backend;
-use crate::backend::local::{Inference, LocalBackend, LocalOptions};
+use crate::backend::local::{self, Inference, LocalBackend, LocalOptions};
 use crate::backend::paired::Paired;
 use crate::backend::remote::directory::ClassUpstreams;
 use crate::backend::remote::startup::{self, Services};
@@ -131,16 +131,19 @@ pub(super) fn local_options(found: ModelDir, model: &ModelChoice, settings: &Mod
     }
 }
 
-/// Finds (or downloads) and loads a model.
+/// Finds (or downloads) and loads a model. That it is not there, or not what it should be, is `named` by what names it; other errors
+/// may be other settings' or the machine's, and name the files that they are about.
 pub(super) async fn load(
     model: &ModelChoice,
     settings: &ModelSettings,
     inference: &Arc<Inference>,
+    named: impl Fn(Error) -> Error,
 ) -> Result<LocalBackend> {
     let started = Instant::now();
     let hub = HubConfig { progress: std::io::stderr().is_terminal(), ..HubConfig::from_env()? };
-    let found = locate::locate(&model.source, settings.revision.as_deref(), &hub).await?;
+    let found = locate::locate(&model.source, settings.revision.as_deref(), &hub).await.map_err(&named)?;
     let options = local_options(found, model, settings);
+    local::chosen(&options).map_err(&named)?;
     let inference = inference.clone();
     let backend = tokio::task::spawn_blocking(move || LocalBackend::load_beside(&options, inference))
         .await
@@ -224,7 +227,7 @@ impl Here<'_> {
         };
         self.inference = Some(inference.clone());
         let named = |error: Error| of_model(error, flag, self.settings);
-        let backend: Arc<dyn Backend> = Arc::new(load(model, &self.settings.model, &inference).await.map_err(named)?);
+        let backend: Arc<dyn Backend> = Arc::new(load(model, &self.settings.model, &inference, named).await?);
         warm(&*backend).await?;
         Ok(backend)
     }

@@ -48,7 +48,10 @@ pub(super) async fn compare(command: CompareCommand, args: CompareArgs) -> Resul
     let mut sides: Vec<Arc<dyn Backend>> = Vec::new();
     for side in [&args.first, &args.second] {
         sides.push(match &inference {
-            Some(inference) if !is_url(side) => Arc::new(load(&ModelChoice::unnamed(side), &model, inference).await?),
+            Some(inference) if !is_url(side) => {
+                // No setting names it, but a word of the command line.
+                Arc::new(load(&ModelChoice::unnamed(side), &model, inference, |error| error).await?)
+            }
             _ => {
                 let services = startup::connect(Some(side), None, false, &remote).await?;
                 services.passage.ok_or_else(|| Error::internal("no connection to the server"))?

@@ -32,7 +32,7 @@ pub(super) async fn embed(command: EmbedCommand, args: EmbedArgs) -> Result<()> 
     let EmbedCommand { choice, model } = command;
     init_logs(&model);
     let named = |error: Error| error.parameter("--model");
-    let backend = load(&choice, &model, &inference(&model)?).await.map_err(named)?;
+    let backend = load(&choice, &model, &inference(&model)?, named).await?;
     backend.info().makes_vectors().map_err(|error| error.with_kind(ErrorKind::Config))?;
     check_dimensions(args.dimensions, backend.info())?;
     let settings = EmbedSettings {

@@ -55,11 +55,13 @@ fn chosen(settings: &Settings) -> Result<Vec<Chosen>> {
     }
     let hub = HubConfig::from_env()?;
     let one = |(model, flag): &(ModelChoice, &'static str)| {
-        let find = || match locate::find(&model.source, settings.model.revision.as_deref(), &hub)? {
-            Some(found) => local::chosen(&local_options(found, model, &settings.model)).map(Some),
+        let named = |error| of_model(error, flag, settings);
+        let revision = settings.model.revision.as_deref();
+        match locate::find(&model.source, revision, &hub).map_err(named)? {
+            Some(found) => local::chosen(&local_options(found, model, &settings.model)).map(Some).map_err(named),
+            None if hub.offline => Err(named(locate::absent_offline(&model.source, revision, &hub))),
             None => Ok(None),
-        };
-        find().map_err(|error| of_model(error, flag, settings))
+        }
     };
     // Of all that are here something is wrong or nothing, whether or not others are still to be downloaded.
     let chosen: Vec<Option<Chosen>> = models.iter().map(one).collect::<Result<_>>()?;

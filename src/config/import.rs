@@ -178,7 +178,7 @@ impl ImportArgs {
         }
         let output = self.output.map(unless_standard_output);
         if let Some(path) = output.as_deref().filter(|_| !self.overwrite) {
-            keep_what_is_in(path)?;
+            keep_what_is_in(path, &self.objects)?;
         }
         let checkpoints = match self.checkpoints {
             Some(folder) if folder.as_os_str().is_empty() => None,
@@ -249,11 +249,16 @@ fn unless_standard_output(path: PathBuf) -> PathBuf {
     if is_one { PathBuf::from("-") } else { path }
 }
 
-/// Refuses a file that has something in it. Pipes, terminals and devices have nothing to lose.
-fn keep_what_is_in(path: &Path) -> Result<()> {
+/// Refuses a file that has something in it, and the one that is read first of all: nobody means to lose that. Pipes, terminals and
+/// devices have nothing to lose.
+fn keep_what_is_in(path: &Path, objects: &Path) -> Result<()> {
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
     let refused = |what: &str| Err(Error::config(format!("{} {what}", path.display())).parameter("--output"));
     match std::fs::metadata(path) {
         _ if path.as_os_str() == "-" => Ok(()),
+        Ok(found) if found.is_file() && whole(path) == whole(objects) => {
+            refused("is the file that is read: name another file")
+        }
         Ok(found) if found.is_file() && found.len() > 0 => {
             refused("has something in it already: name another file, or add --overwrite to lose what is there")
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::{ModelArgs, ServeArgs};
 use super::model_choice::{DEFAULT_MODEL, ModelChoice};
 use super::reference::ReferenceEnv;
-use super::table::{Given, Source};
+use super::table::{Given, Source, without_secrets};
 use super::upstream::UpstreamChoice;
 use crate::backend::remote::address;
 use crate::contract::class::Settings as ClassSettings;
@@ -243,7 +243,8 @@ pub(super) fn endpoints(
     }
     let own = args.self_urls.split(',').map(str::trim);
     if let Some(odd) = own.into_iter().find(|url| !url.is_empty() && !url.contains("://")) {
-        let message = format!("'{odd}' is no URL, and means no server: give it as classes do, http://{odd}");
+        let shown = without_secrets(odd);
+        let message = format!("'{shown}' is no URL, and means no server: give it as classes do, http://{shown}");
         return Err(Error::config(message).parameter("--self-urls"));
     }
     let endpoints = |urls: Option<InferenceUrls>| Endpoints::new(urls, &args.self_urls);
@@ -263,7 +264,8 @@ pub(super) fn endpoints(
             let addresses = address::parse_list(url).unwrap_or_default();
             let shown = addresses.first().map_or("a server", |address| address.shown());
             let flags = ["--upstream", "--passage-upstream", "--query-upstream", "--model", "--passage-model"];
-            let is_of_file = |flag: &&&str| matches!(given.source(&flag[2..].replace('-', "_")), Source::File(_));
+            let is_of_file =
+                |flag: &&&str| matches!(given.source_of_flag(flag.trim_start_matches('-')), Source::File(_));
             let by = flags.iter().find(is_of_file).copied().unwrap_or("--upstream");
             return Err(Error::config(format!(
                 "{model} and --upstream (T2V_UPSTREAM) are both given, a model to serve here and {shown} to forward texts \

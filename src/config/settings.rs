@@ -292,9 +292,14 @@ impl ModelSettings {
 }
 
 impl ModelSettings {
-    /// Refuses instructions that this CPU does not have.
+    /// Refuses instructions that this CPU does not have, and a precision that the engine does not.
     fn check_engine(&self) -> Result<()> {
         match self.engine {
+            Engine::Candle if self.precision != Precision::F32 => Err(Error::config(format!(
+                "the engine candle computes in f32 only: leave out --engine candle, or --precision {}",
+                self.precision
+            ))
+            .parameter("--engine")),
             Engine::Kernels(set) => match Kernels::with(set) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(Error::from(error).parameter("--engine")),

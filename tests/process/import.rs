@@ -92,6 +92,12 @@ fn a_file_that_has_something_in_it_is_not_written_over() {
         assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
     }
     assert!(said(&path("."), &[]).contains("is a directory: name a file in it"));
+    // Of what is read nothing is to be lost.
+    for output in [&full, &path("link")] {
+        let text = run(&mut sidecar(&["import", &full, "--collection", "A", "--output", output])).stderr;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(text, format!("error: --output: {output} is the file that is read: name another file\n"));
+    }
     let by_variable = run(sidecar(&["import", "-", "--collection", "A"]).env("T2V_OUTPUT", &full));
     let text = String::from_utf8_lossy(&by_variable.stderr);
     assert!(text.starts_with(&format!("error: T2V_OUTPUT: {full} has something in it already")), "{text}");

@@ -31,6 +31,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("profile", "model = \"MODEL\"", "model2vec"),
     ("engine", "", "neo"),
     ("engine", "", if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" }),
+    ("engine", "model = \"MODEL\"\nprecision = \"int8\"", "candle"),
+    ("model", "", "org/none"),
     ("device", "", "tpu"),
     ("precision", "", "f64"),
     ("log-format", "", "xml"),
@@ -47,6 +49,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("passage-upstream", "", "ftp://a"),
     ("query-upstream", "", "http://"),
     ("self-urls", "", "http://a,localhost:8080"),
+    ("self-urls", "", "any:verysecret@localhost:8080"),
     ("allow-upstream", "", "a b"),
     ("allow-upstream", "", "http://a"),
     ("upstream", "", ","),
@@ -174,6 +177,56 @@ fn what_newcomers_mistake_is_said_before_anything_else() {
     let output = run(sidecar(&arguments).env("RUST_LOG", "a=b=c"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("RUST_LOG is 'a=b=c', which cannot be read"), "{text}");
+}
+
+/// What is no fault of the model is not told as one, though it shows while that is loaded.
+#[test]
+fn a_model_is_blamed_for_nothing_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let model = model_dir();
+    let text = format!("\nmodel = {:?}\nengine = \"candle\"\nprecision = \"int8\"\n", model.to_str().expect("a path"));
+    std::fs::write(dir.path().join("engine.toml"), text).expect("write");
+    std::fs::write(dir.path().join("hub.toml"), "model = \"org/none\"").expect("write");
+    let path = |name: &str| dir.path().join(name);
+    for broken in ["config.json", "tokenizer.json"] {
+        let copy = path(&format!("without-{broken}"));
+        std::fs::create_dir(&copy).expect("a directory");
+        for file in std::fs::read_dir(&model).expect("a model") {
+            let file = file.expect("a file");
+            if file.path().is_file() {
+                std::fs::copy(file.path(), copy.join(file.file_name())).expect("copy");
+            }
+        }
+        std::fs::create_dir(copy.join("1_Pooling")).expect("a directory");
+        std::fs::copy(model.join("1_Pooling/config.json"), copy.join("1_Pooling/config.json")).expect("copy");
+        std::fs::write(copy.join(broken), "{").expect("write");
+        let text = format!("\nmodel = {copy:?}");
+        std::fs::write(path(&format!("{broken}.toml")), text).expect("write");
+    }
+    let tokenizer = path("without-tokenizer.json").join("tokenizer.json");
+    let tokenizer = tokenizer.to_str().expect("a path");
+    for (file, arguments, variables, words) in [
+        ("engine.toml", &["--check"][..], &[][..], "engine.toml:3: engine: the engine candle computes in f32 only"),
+        ("engine.toml", &["--print-config"], &[], "engine.toml:3: engine: the engine candle computes in f32 only"),
+        ("engine.toml", &["embed", "a text"], &[], "engine.toml:3: engine: the engine candle computes in f32 only"),
+        ("hub.toml", &["--check"], &[("HF_ENDPOINT", "nonsense")], "HF_ENDPOINT is not a URL"),
+        ("hub.toml", &["--print-config"], &[("HF_ENDPOINT", "nonsense")], "HF_ENDPOINT is not a URL"),
+        ("hub.toml", &["embed", "a text"], &[("HF_ENDPOINT", "nonsense")], "HF_ENDPOINT is not a URL"),
+        ("hub.toml", &["--print-config"], &[("HF_HUB_OFFLINE", "1")], "hub.toml:1: model: HF_HUB_OFFLINE is set"),
+        // These are the model's; what only loading shows names its file.
+        ("config.json.toml", &["--check"], &[], "config.json.toml:2: model: "),
+        ("config.json.toml", &["--print-config"], &[], "config.json.toml:2: model: "),
+        ("config.json.toml", &["embed", "a text"], &[], "config.json.toml:2: model: "),
+        ("tokenizer.json.toml", &["--check"], &[], tokenizer),
+    ] {
+        let mut command = sidecar(arguments);
+        command.current_dir(&dir).env("T2V_CONFIG", file).envs(variables.iter().copied());
+        let output = run(&mut command);
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        let what = format!("{file}, {arguments:?}: {error}");
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{what}");
+        assert!(error.starts_with(&format!("error: {words}")), "{what}");
+    }
 }
 
 /// Commands that take some of the settings say it in the same way.

@@ -29,4 +29,4 @@ mod snapshots;
 
 pub use self::found::{IMAGE_MODEL_DIR, Image, Layout, MODEL2VEC_IMAGE_DIR, ModelDir};
 pub use self::memo::{MEMO_FILE, Memo};
-pub use self::search::{download, find, locate};
+pub use self::search::{absent_offline, download, find, locate};

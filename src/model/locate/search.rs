@@ -116,7 +116,7 @@ fn find_cached(id: &str, revision: Option<&str>, config: &HubConfig) -> Result<O
 }
 
 /// Why an id could not be found while offline, with what the cache does have.
-fn absent_offline(id: &str, revision: Option<&str>, config: &HubConfig) -> Error {
+pub fn absent_offline(id: &str, revision: Option<&str>, config: &HubConfig) -> Error {
     let error = hub::offline_error(id, config);
     let Some(cache) = &config.cache else { return error };
     let folder = cache.join(hub::cache_folder_name(id));

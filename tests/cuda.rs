@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use candle_core::cuda::kernels::{self, Module};
 use futures_util::FutureExt;
 use serde_json::Value;
-use support::nearness::{FAMILIES, cosine, family, nearness, texts};
+use support::nearness::{FAMILIES, cosine, family, nearness, precisions, texts};
 use support::process::{Connection, Process};
 use support::{floats, max_difference, repository};
 use text2vec_engine::device;
@@ -210,16 +210,12 @@ async fn a_card_makes_the_cpu_s_vectors() {
     let mut failed = Vec::new();
     for (name, path, texts) in &models {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            // Its numbers are too large, which is refused.
-            if name.starts_with("gemma3") && precision == Precision::F16 {
-                continue;
-            }
+        for precision in precisions(name) {
             // A card is not at hand every day: one that fails does not hide the others.
             match AssertUnwindSafe(nearness(path, &cards, precision, &texts)).catch_unwind().await {
                 Ok(found) => {
                     println!("{}, {name} in {precision}: {found}", cards[0].name);
-                    if !found.suffices(precision) {
+                    if !found.suffices(name, precision) {
                         failed.push(format!("{name} in {precision}"));
                     }
                 }

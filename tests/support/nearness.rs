@@ -20,6 +20,14 @@ pub(crate) const FAMILIES: &[&str] = &[
     "gte", "gte-en", "jina-v2", "modernbert", "eurobert", "llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma3-causal",
 ];
 
+/// What a device computes a family's model in: Gemma's numbers are too large for f16, which is refused.
+pub(crate) fn precisions(family: &str) -> impl Iterator<Item = Precision> {
+    let is_too_large = family.starts_with("gemma3");
+    [Precision::F32, Precision::F16, Precision::Bf16]
+        .into_iter()
+        .filter(move |&precision| !(is_too_large && precision == Precision::F16))
+}
+
 /// What was seen of some texts' vectors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nearness {
@@ -32,12 +40,14 @@ pub(crate) struct Nearness {
 }
 
 impl Nearness {
-    /// Whether it is what a device owes in this precision: the CPU's f32 but for rounding, or its direction.
-    pub(crate) fn suffices(&self, precision: Precision) -> bool {
+    /// Whether it is what a device owes for this model in this precision: the CPU's f32 but for rounding, or its direction.
+    pub(crate) fn suffices(&self, model: &str, precision: Precision) -> bool {
         match precision {
             Precision::F32 => self.difference <= 1e-4 && self.cosine >= 1.0 - 1e-6,
             Precision::F16 => self.cosine >= 0.9999,
-            // Three bits less of each number than f16. No more is promised of it.
+            // Three bits less of each number than f16. No more is promised of it, and some tiny models magnify what is rounded:
+            // of this one torch's own bf16 has 0.9989 of torch's f32.
+            _ if model == "mistral" => self.cosine >= 0.995,
             _ => self.cosine >= 0.999,
         }
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use text2vec_kernel::NormPlacement;
 
 use crate::card::{Address, Card, CardResult, Number};
-use crate::layout::RECORDED_ROWS;
+use crate::layout::{RECORDED_ROWS, Takers};
 use crate::weights::{Model, padded, residual};
 
 /// Rows on the card, and how far apart they are, in numbers.
@@ -38,43 +38,6 @@ pub(crate) struct Places {
     pub(crate) gathered: Place,
     /// Which these are.
     pub(crate) takers: Address,
-}
-
-/// Rows that are counted together; `kernels/experts.cuh` has the same number.
-const GROUP_ROWS: usize = 128;
-
-/// Where words about experts' rows lie, behind each other: of how many rows, and how many experts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Takers {
-    pub(crate) rows: usize,
-    pub(crate) experts: usize,
-}
-
-impl Takers {
-    /// How many groups there are.
-    pub(crate) fn groups(rows: usize) -> usize {
-        rows.div_ceil(GROUP_ROWS)
-    }
-
-    /// The rows that took an expert.
-    pub(crate) fn of(self, expert: usize) -> usize {
-        expert * self.rows
-    }
-
-    /// How many rows of each group took each expert.
-    pub(crate) fn counts(self) -> usize {
-        self.experts * self.rows
-    }
-
-    /// How many rows took each expert.
-    pub(crate) fn totals(self) -> usize {
-        self.counts() + Takers::groups(self.rows) * self.experts
-    }
-
-    /// All of them.
-    pub(crate) fn words(self) -> usize {
-        self.totals() + self.experts
-    }
 }
 
 /// Memory for them.

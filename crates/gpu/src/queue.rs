@@ -7,8 +7,7 @@ use crate::arguments::{
     GatherArguments, HeadsArguments, NormArguments, PoolingArguments, RouteArguments, TakersArguments, WidenArguments,
 };
 use crate::card::{Card, CardResult, Launch, Number, Product};
-use crate::layout::TILE_QUERIES;
-use crate::places::Takers;
+use crate::layout::{TILE_QUERIES, Takers};
 
 /// Threads of a block.
 const THREADS: u32 = 128;

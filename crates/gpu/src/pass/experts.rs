@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use super::{Pass, To};
 use crate::arguments::{AddShareArguments, GatherArguments, RouteArguments, TakersArguments, WidenArguments};
 use crate::card::{Address, Card, CardResult, Epilogue};
-use crate::layout::rounded_rows;
-use crate::places::{Place, Places, Takers};
+use crate::layout::{Takers, rounded_rows};
+use crate::places::{Place, Places};
 use crate::weights::{Block, FeedForward, Linear};
 
 /// As all of a pass, unsafe on the one condition that model and arena outlive the work.

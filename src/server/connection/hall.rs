@@ -224,7 +224,7 @@ impl Doorkeeper {
             if seat.out(&[ANSWERED]).is_some() {
                 self.hall.waiting.fetch_sub(1, Ordering::AcqRel);
                 seat.leave.notify_one();
-                self.answered.one_more("connections that had their answer", self.hall.room.lobby);
+                self.say(ANSWERED);
                 return true;
             }
         }
@@ -232,13 +232,28 @@ impl Doorkeeper {
             let Some(stood) = seat.out(&[WAITS, GUEST]) else { continue };
             self.hall.waiting.fetch_sub(1, Ordering::AcqRel);
             task.abort();
-            match stood {
-                WAITS => self.unheard.one_more("connections that had not asked anything yet", self.hall.room.lobby),
-                _ => self.answered.one_more("connections that had their answer", self.hall.room.lobby),
-            }
+            self.say(stood);
             return true;
         }
         false
+    }
+
+    /// Says, now and then, that whoever stood so was shown out.
+    fn say(&mut self, stood: u8) {
+        let lobby = self.hall.room.lobby;
+        if stood == WAITS {
+            if let Some(connections) = self.unheard.one_more() {
+                tracing::warn!(
+                    connections,
+                    "connections that had not asked anything yet were closed to make room for new ones: {lobby} may wait"
+                );
+            }
+        } else if let Some(connections) = self.answered.one_more() {
+            tracing::warn!(
+                connections,
+                "connections that had their answer were closed to make room for new ones: {lobby} may wait"
+            );
+        }
     }
 
     /// Says, now and then, that a connection could not be accepted.
@@ -255,16 +270,15 @@ impl Doorkeeper {
 }
 
 impl ShownOut {
-    /// Counts one more, and says so now and then.
-    fn one_more(&mut self, who: &str, lobby: usize) {
+    /// Counts one more. Answers how many there are to be told of, now and then.
+    fn one_more(&mut self) -> Option<u64> {
         self.connections += 1;
-        if self.said.is_none_or(|said| said.elapsed() >= QUIET) {
-            tracing::warn!(
-                connections = self.connections,
-                "{who} were closed to make room for new ones: {lobby} may wait"
-            );
-            *self = ShownOut { connections: 0, said: Some(Instant::now()) };
+        if self.said.is_some_and(|said| said.elapsed() < QUIET) {
+            return None;
         }
+        let connections = self.connections;
+        *self = ShownOut { connections: 0, said: Some(Instant::now()) };
+        Some(connections)
     }
 }
 

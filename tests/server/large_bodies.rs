@@ -199,6 +199,24 @@ async fn a_server_that_ends_waits_for_nobody_who_sends_on_and_on() {
     assert!(stopped < Duration::from_secs(5), "{stopped:?}");
 }
 
+/// Whoever has a place, is refused, and goes on sending has as long as a body may take.
+#[tokio::test]
+async fn who_is_refused_is_listened_to_for_max_body_wait() {
+    let wait = Duration::from_secs(1);
+    let server = TestServer::start_unready(Limits { max_body_wait: wait, ..Limits::default() }).await;
+    let mut stream = connect(&server).await;
+    stream.write_all(b"POST /vectors HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000000\r\n\r\n").await.expect("sent");
+    let begun = Instant::now();
+    let head = next_answer(&mut stream).await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+    while stream.write_all(b" ").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "still listened to");
+    }
+    assert!(begun.elapsed() >= wait, "{:?}", begun.elapsed());
+    server.stop().await;
+}
+
 /// Whoever finds no place, and goes on sending what is not read, is left as soon as guests are.
 #[tokio::test]
 async fn who_has_no_place_is_listened_to_for_five_seconds() {

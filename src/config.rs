@@ -17,6 +17,7 @@ mod numbers;
 mod reference;
 #[cfg(test)]
 mod round_trip;
+mod secrets;
 mod security;
 mod serves;
 mod settings;
@@ -35,12 +36,13 @@ pub use import::{ConsistencyChoice, FormatChoice, IdChoice, ImportArgs};
 pub use mistakes::REFERENCE_VARIABLES;
 pub use model_choice::{DEFAULT_MODEL, ModelChoice};
 pub use reference::ReferenceEnv;
+pub use secrets::without_secrets;
 pub use security::{Secret, SecurityArgs};
 pub use serves::{Served, Serves, Side};
 pub use settings::{
     CacheSettings, CompareCommand, EmbedCommand, LogSettings, ModelSettings, Profiles, SecuritySettings, Settings,
     UpstreamSettings,
 };
-pub use table::{Line, Source, Table, without_secrets};
+pub use table::{Line, Source, Table};
 pub use told::told;
 pub use upstream::{AccessArgs, UpstreamArgs, UpstreamChoice};

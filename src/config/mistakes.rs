@@ -10,7 +10,7 @@ use clap::{Arg, Command, CommandFactory};
 
 use super::args::Cli;
 use super::file::SettingsFile;
-use super::table::without_secrets;
+use super::secrets::without_secrets;
 
 /// The names of the reference container's and the module's variables that mean something here.
 pub const REFERENCE_VARIABLES: &[&str] = &[

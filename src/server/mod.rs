@@ -1,6 +1,7 @@
 //! One port for HTTP/1.1, h2c and gRPC. Surfaces only translate their wire format: [`http`] and [`grpc`] have a file for
 //! each. [`service`] is what they share; [`run()`] binds them together.
 
+mod access;
 mod answers;
 mod auth;
 mod classes;
@@ -22,7 +23,7 @@ mod run;
 mod service;
 mod tls;
 
-pub use auth::Access;
+pub use access::Access;
 pub use cors::Origins;
 pub use limits::Limits;
 pub use models::Readiness;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::auth::Access;
+use super::access::Access;
 use super::cors::Origins;
 use super::limits::Limits;
 use super::tls::Tls;

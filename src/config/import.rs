@@ -237,6 +237,7 @@ impl ImportArgs {
             max_errors: self.max_errors,
             max_outage: Duration::from_secs(self.max_outage),
             output,
+            overwrite: self.overwrite,
             dry_run: self.dry_run,
         })
     }

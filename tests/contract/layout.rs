@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crates, and the only places that may name each.
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["server/"]),
-    ("base64", &["server/auth.rs", "server/http/written.rs", "backend/remote/"]),
+    ("base64", &["server/access.rs", "server/http/written.rs", "backend/remote/"]),
     ("hyper", &["server/"]),
     ("hyper_util", &["server/"]),
     ("tonic", &["server/", "lib.rs", "backend/remote/formats/sidecar.rs"]),
@@ -44,7 +44,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("tokenizers", &["model/tokenizer/"]),
     ("prost", &["model/tokenizer/sentencepiece.rs", "lib.rs", "server/grpc/"]),
     ("reqwest", &["model/hub/", "app/", "backend/remote/", "telemetry/otlp.rs"]),
-    ("subtle", &["server/auth.rs"]),
+    ("subtle", &["server/access.rs"]),
     ("tokio_rustls", &["server/tls.rs", "server/connection/"]),
     ("moka", &["cache/store.rs", "server/classes.rs"]),
     ("rlimit", &["app/"]),

@@ -125,6 +125,8 @@ pub struct Options {
     pub max_outage: Duration,
     /// File that objects and vectors go to as JSON lines, in place of Weaviate; `-` is standard output.
     pub output: Option<PathBuf>,
+    /// Write `output` anew if something is in it.
+    pub overwrite: bool,
     /// Every row is read and checked and the first chunk embedded; nothing is written.
     pub dry_run: bool,
 }
@@ -160,6 +162,7 @@ pub(crate) mod tests {
             max_errors: 1,
             max_outage: Duration::from_secs(1),
             output: None,
+            overwrite: false,
             dry_run: false,
         }
     }

@@ -13,6 +13,19 @@ use crate::error::{Error, Result};
 use crate::sidecar::Made;
 use crate::weaviate::Entry;
 
+/// Opens a file for writing. Whoever wrote into it since it was looked at first loses nothing.
+fn file(path: &Path, overwrite: bool) -> Result<File> {
+    let opened = File::options().write(true).create(true).truncate(overwrite).open(path);
+    let file = opened.map_err(|error| unwritable(path, &error))?;
+    match file.metadata() {
+        Ok(found) if found.is_file() && found.len() > 0 => Err(Error::new(format!(
+            "--output {} has something in it already: name another file, or add --overwrite to lose what is there",
+            path.display()
+        ))),
+        _ => Ok(file),
+    }
+}
+
 /// Where lines go.
 pub(crate) struct Output {
     path: PathBuf,
@@ -20,11 +33,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// `-` is standard output.
-    pub(crate) fn open(path: &Path) -> Result<Output> {
+    /// `-` is standard output. A file that has something in it is written anew only if it may be.
+    pub(crate) fn open(path: &Path, overwrite: bool) -> Result<Output> {
         let write: Box<dyn Write + Send> = match path.as_os_str() == "-" {
             true => Box::new(std::io::stdout()),
-            false => Box::new(File::create(path).map_err(|error| unwritable(path, &error))?),
+            false => Box::new(file(path, overwrite)?),
         };
         Ok(Output { path: path.to_owned(), write: Mutex::new(Box::new(BufWriter::new(write))) })
     }
@@ -61,4 +74,22 @@ impl Output {
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Error {
     Error::new(format!("--output {} cannot be written: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_into_a_file_meanwhile_is_not_lost() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("objects.jsonl");
+        assert!(file(&path, false).is_ok(), "it is new");
+        assert!(file(&path, false).is_ok(), "nothing is in it");
+        std::fs::write(&path, "{}\n").expect("a line");
+        let error = file(&path, false).expect_err("something is in it");
+        assert!(error.message().contains("--overwrite"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("the file"), b"{}\n");
+        assert!(file(&path, true).is_ok_and(|file| file.metadata().is_ok_and(|found| found.len() == 0)));
+    }
 }

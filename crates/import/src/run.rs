@@ -138,7 +138,7 @@ pub async fn run<S: Future<Output = ()>>(options: Options, stop: impl Fn() -> S)
     }
     let sink = match (&options.output, weaviate) {
         _ if options.dry_run => Sink::Nothing,
-        (Some(path), _) => Sink::Output(Output::open(path)?),
+        (Some(path), _) => Sink::Output(Output::open(path, options.overwrite)?),
         (None, Some(weaviate)) => Sink::Weaviate(Box::new(weaviate)),
         (None, None) => {
             return Err(Error::new("a class from a file needs --output: without Weaviate nothing can go into it"));

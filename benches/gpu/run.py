@@ -289,7 +289,7 @@ def main():
         """What a part gives; it may fail, and the others go on."""
         began = time.monotonic()
         if began - started > args.limit:
-            notes.append(f"{name}: not measured: --limit {args.limit}")
+            notes.append(f"{name}: not measured: " + (f"--limit {args.limit}" if args.limit >= 0 else "the time was over"))
             return None
         try:
             return work()

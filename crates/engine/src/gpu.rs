@@ -13,7 +13,7 @@ use crate::encoder::{Begun, Encoder, HiddenStates, TokenBatch, pool_states};
 use crate::error::{Error, Result};
 use crate::family::architecture::Architecture;
 use crate::family::parameters::{NamedTensor, Parameters};
-use crate::passes::{Failure, InPasses, Part, Passes, failed, find_budget, is_out_of_memory};
+use crate::passes::{Failure, InPasses, LONGEST_TRIED, Part, Passes, failed, find_budget, is_out_of_memory};
 use crate::pooling::PoolingMode;
 
 mod memory;
@@ -122,7 +122,7 @@ impl<C: Card> GpuEncoder<C> {
     /// each size that products are planned for, from the smallest up, for as long as a start may take for it.
     fn plan_products(&mut self, longest: usize, budget: usize) -> Result<()> {
         let begun = Instant::now();
-        let longest = longest.min(self.architecture.longest()).max(1);
+        let longest = longest.min(self.architecture.longest()).clamp(1, LONGEST_TRIED);
         let mut tokens = rounded_rows(RECORDED_ROWS + 1);
         while tokens <= budget && begun.elapsed() < PLANNING {
             let lengths = (0..tokens).step_by(longest).map(|at| longest.min(tokens - at));
@@ -182,7 +182,9 @@ impl<C: Card> Encoder for GpuEncoder<C> {
     }
 
     fn begin(&mut self, batch: &TokenBatch, modes: &[&[PoolingMode]]) -> Result<Option<Box<dyn Begun>>> {
-        if modes.iter().copied().flatten().any(|&mode| on_card(mode).is_none()) {
+        // Before anything is computed for it: most batches of a few texts are not begun.
+        let may_begin = self.transformer.may_begin(batch.tokens());
+        if !may_begin || modes.iter().copied().flatten().any(|&mode| on_card(mode).is_none()) {
             return Ok(None);
         }
         let mut passes = self.passes.cut(batch);

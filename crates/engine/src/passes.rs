@@ -12,7 +12,7 @@ use crate::family::architecture::Architecture;
 use crate::pooling::PoolingMode;
 
 /// Sequences to try budgets with are no longer than this, even where a model takes any length.
-const LONGEST_TRIED: usize = 512;
+pub(crate) const LONGEST_TRIED: usize = 512;
 
 /// How often a budget is measured at most, and how long it takes to be measured well.
 const MEASURED: usize = 3;

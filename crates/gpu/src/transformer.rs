@@ -149,14 +149,19 @@ impl<C: Card> Transformer<C> {
         Ok(vectors.read(exchange.values.as_mut()))
     }
 
-    /// Asks for the same, and returns before it is done: the next pass may be begun meanwhile. `None` for passes of few tokens,
-    /// which are replayed, and those that the host waits in: they are [`Transformer::pooled`].
+    /// Whether a pass of so many tokens may be begun: neither one of few, which is replayed, nor one that the host waits in.
+    pub fn may_begin(&self, tokens: usize) -> bool {
+        tokens > RECORDED_ROWS && !self.model.has_experts()
+    }
+
+    /// Asks for the same, and returns before it is done: the next pass may be begun meanwhile. `None` for what
+    /// [`Transformer::may_begin`] refuses: that is [`Transformer::pooled`].
     ///
     /// # Errors
     /// As [`Transformer::pooled`].
     pub fn begin(&mut self, rows: &[Vec<u32>], lengths: &[usize], wanted: [bool; 3]) -> Result<Option<Pending<C>>> {
         let size = Size::of(lengths);
-        if size.is_recorded() || self.model.has_experts() {
+        if !self.may_begin(lengths.iter().sum()) {
             return Ok(None);
         }
         let vectors = Vectors { wanted, sequences: lengths.len(), room: size.sequences, width: self.hidden() };
